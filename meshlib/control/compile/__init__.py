@@ -1,0 +1,1 @@
+"""(graph, client, names) → resources. Pure; a file per kind and per feature."""

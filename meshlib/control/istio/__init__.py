@@ -1,0 +1,1 @@
+"""What documents mean: one typed kind a file, line numbers kept."""

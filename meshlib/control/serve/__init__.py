@@ -1,0 +1,1 @@
+"""What is pushed, when, to whom: ADS over gRPC, registration, status."""

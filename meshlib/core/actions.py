@@ -1,0 +1,125 @@
+"""The vocabulary between core and drivers: what `outbound.flow` yields, and what it is sent back.
+
+| yielded | the driver does | and sends |
+|---|---|---|
+| `Sleep` | waits | None |
+| `Attempt` | sends the request to the endpoint | an `Outcome` |
+| `Mirror` | sends a copy in the background, looks at nothing | None |
+| `Discard` | drops the response of the last attempt | None |
+| `Reply` | returns this response; nothing was sent, or it does not matter any more | ends |
+| `Deliver` | returns the last attempt's response, headers edited, body by `deadline` | the end of the body |
+| `Raise` | raises: the last attempt failed and there is nothing to return | ends |
+
+After `Deliver` the driver resumes the generator when the body ended, broke or was closed, or
+closes it (`GeneratorExit`): so a slot that the generator holds is given back exactly once.
+"""
+
+from dataclasses import dataclass, field
+
+from meshlib.core.request import Failed, Header, RequestHead
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait that long before the next step (a back-off or an injected delay)."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Send `head` to `address`; one try."""
+
+    cluster: str
+    address: tuple[str, int]
+    head: RequestHead
+    connect_timeout: float
+    """Seconds for a new connection."""
+    try_deadline: float | None
+    """When this try must have a response head, on the driver's clock; None: no limit of its own."""
+    deadline: float | None
+    """When the response must be whole, on the driver's clock."""
+    number: int = 1
+    """1 for the first try."""
+    max_requests_per_connection: int = 0
+    """0: no limit."""
+    idle_timeout: float = 3600.0
+    """Seconds after which an idle connection is closed instead of used."""
+    max_connections: int = 2**32 - 1
+    max_pending: int = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """Send a copy of the request there, without waiting for it or caring what becomes of it."""
+
+    cluster: str
+    address: tuple[str, int]
+    head: RequestHead
+    connect_timeout: float
+    timeout: float
+    """Seconds after which the copy is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Close the response of the last attempt: another try follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is told of a finished decision: for errors, `response.extensions["meshlib"]` and telemetry."""
+
+    route: str = ""
+    """The route's name in the wire configuration."""
+    document: str = ""
+    """`VirtualService namespace/name`, or empty for a default route."""
+    source: str = ""
+    """`file:line` of the YAML behind the route."""
+    cluster: str = ""
+    endpoint: str = ""
+    """`address:port` of the last attempt."""
+    attempts: int = 0
+    flag: str = "-"
+    """Envoy's response flags, comma separated; `-` for none."""
+    detail: str = ""
+    """One sentence: why this reply, if the mesh made it."""
+    config_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A response that the mesh makes itself, as a sidecar would: redirect, direct response, 404 NR, 503 UH, …"""
+
+    status: int
+    facts: Facts
+    headers: tuple[Header, ...] = ()
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Return the last attempt's response with these headers."""
+
+    headers: tuple[Header, ...]
+    facts: Facts
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Raise:
+    """The last attempt failed for good: raise the error for `failed`, which says `facts`."""
+
+    failed: Failed
+    facts: Facts
+
+
+Action = Sleep | Attempt | Mirror | Discard | Reply | Deliver | Raise
+
+
+@dataclass(frozen=True, slots=True)
+class BodyEnded:
+    """Sent into the flow after `Deliver`: the body was read to its end, or not."""
+
+    complete: bool = True
+    failed: Failed | None = field(default=None)

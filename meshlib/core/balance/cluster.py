@@ -1,0 +1,64 @@
+"""A cluster's policy: how to balance, connect, and when to stop."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+UNLIMITED = 2**32 - 1
+
+
+class Policy(Enum):
+    """How an endpoint is picked."""
+
+    ROUND_ROBIN = "round robin"
+    LEAST_REQUEST = "least request"
+    RANDOM = "random"
+
+
+class Resolution(Enum):
+    """Where the addresses come from."""
+
+    ENDPOINTS = "the control service"
+    DNS = "DNS, of the endpoints' host names"
+    ORIGINAL = "the request's own host and port (pass through)"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Envoy's circuit breaker thresholds."""
+
+    max_connections: int = UNLIMITED
+    max_pending: int = UNLIMITED
+    max_requests: int = UNLIMITED
+    max_retries: int = UNLIMITED
+
+
+@dataclass(frozen=True, slots=True)
+class OutlierPolicy:
+    """When an endpoint is ejected for a while. Times in seconds; None: that detector is off."""
+
+    consecutive_5xx: int | None = 5
+    consecutive_gateway: int | None = None
+    interval: float = 10.0
+    base_ejection: float = 30.0
+    max_ejection: float = 300.0
+    max_ejection_percent: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The policy of one cluster."""
+
+    name: str
+    endpoints_name: str
+    """Which EDS resource lists its endpoints."""
+    policy: Policy = Policy.LEAST_REQUEST
+    resolution: Resolution = Resolution.ENDPOINTS
+    choice_count: int = 2
+    connect_timeout: float = 10.0
+    limits: Limits = Limits()
+    outlier: OutlierPolicy | None = None
+    max_requests_per_connection: int = 0
+    idle_timeout: float = 3600.0
+    panic_threshold: int = 50
+    """Percent of healthy endpoints below which health is ignored."""
+    locality_weighted: bool = False

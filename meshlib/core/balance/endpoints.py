@@ -1,0 +1,44 @@
+"""Who serves a cluster now: endpoints in localities in priorities, with what can be computed beforehand."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address that serves a cluster. Its identity, also in the ledger, is `key`."""
+
+    host: str
+    """An IP address, or a DNS name for DNS clusters."""
+    port: int
+    weight: int = 1
+    healthy: bool = True
+    """False: UNHEALTHY, DRAINING or TIMEOUT in EDS."""
+    hostname: str = ""
+    metadata: tuple[tuple[str, str], ...] = ()
+    """Labels and the workload's name, for people."""
+    key: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalityEndpoints:
+    """The endpoints of one locality at one priority."""
+
+    locality: str
+    priority: int
+    weight: int
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSet:
+    """All endpoints of one cluster."""
+
+    localities: tuple[LocalityEndpoints, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many endpoints there are."""
+        return sum(len(group.endpoints) for group in self.localities)

@@ -1,0 +1,104 @@
+"""The only HTTP that core knows: heads, and what became of an attempt.
+
+Header names and values are bytes, as the application wrote them; core never rewrites one it was
+not told to. Lookups go by lower-case name.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+Header = tuple[bytes, bytes]
+
+
+class Dice(Protocol):
+    """A source of chance: `random.Random` fits; tests load it."""
+
+    def random(self) -> float:
+        """A number in [0, 1)."""
+        ...
+
+
+class RequestHead:
+    """Method, target and headers of one request. Treat as immutable.
+
+    `authority` is what the Host header says (with port, if the application gave one), `path` the
+    path with its query, beginning with `/`. `headers` holds no `host`.
+    """
+
+    __slots__ = ("_index", "authority", "headers", "method", "path", "scheme")
+
+    def __init__(
+        self, method: str, scheme: str, authority: str, path: str, headers: Iterable[Header] = ()
+    ) -> None:
+        self.method = method
+        self.scheme = scheme
+        self.authority = authority
+        self.path = path
+        self.headers = headers if isinstance(headers, list) else list(headers)
+        self._index: dict[bytes, bytes] | None = None
+
+    def header(self, name: bytes) -> bytes | None:
+        """The value of a header by lower-case name, several joined with a comma as Envoy does; or None.
+
+        The pseudo-headers `:method`, `:authority`, `:path` and `:scheme` work too, and `host` is
+        `:authority`.
+        """
+        index = self._index
+        if index is None:
+            index = self._index = self._make_index()
+        return index.get(name)
+
+    def _make_index(self) -> dict[bytes, bytes]:
+        index = {
+            b":method": self.method.encode("latin-1"),
+            b":scheme": self.scheme.encode("latin-1"),
+            b":authority": self.authority.encode("latin-1"),
+            b"host": self.authority.encode("latin-1"),
+            b":path": self.path.encode("latin-1"),
+        }
+        for name, value in self.headers:
+            key = name.lower()
+            index[key] = index[key] + b"," + value if key in index else value
+        return index
+
+    def __repr__(self) -> str:
+        return f"<{self.method} {self.scheme}://{self.authority}{self.path}, {len(self.headers)} headers>"
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """Status and headers of a response."""
+
+    status: int
+    headers: tuple[Header, ...] = ()
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header by lower-case name, or None."""
+        return next((value for key, value in self.headers if key.lower() == name), None)
+
+
+class Failure(Enum):
+    """How an attempt ended without a response."""
+
+    CONNECT_FAILED = "connection refused or unreachable"
+    CONNECT_TIMED_OUT = "no connection within the connect timeout"
+    RESET_BEFORE_REQUEST = "connection lost before the request was on its way"
+    RESET = "connection lost before response headers"
+    REFUSED_STREAM = "the peer refused the stream unprocessed"
+    TRY_TIMED_OUT = "no response within the time of one try"
+    TIMED_OUT = "no response within the time of the route"
+    PROTOCOL = "the peer does not speak the protocol"
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An attempt without a response: how, and the transport's own words."""
+
+    how: Failure
+    detail: str = ""
+
+
+Outcome = ResponseHead | Failed
+"""What became of an attempt."""

@@ -1,0 +1,1 @@
+"""Which rule: virtual hosts by authority, routes in order, the first match wins."""

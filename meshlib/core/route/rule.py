@@ -1,0 +1,97 @@
+"""A route and what it says: frozen values, made once when a route configuration arrives."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from meshlib.core.headers import HeaderEdits
+from meshlib.core.request import RequestHead
+from meshlib.core.retry import RetryPolicy
+from meshlib.core.route.match import RouteMatch
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which YAML made a rule."""
+
+    document: str = ""
+    """`VirtualService default/reviews`; empty for a default route."""
+    source: str = ""
+    """`file:line`."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedCluster:
+    """One destination of a route. `upto` is the cumulative weight, for one bisection a pick."""
+
+    name: str
+    weight: int
+    upto: int
+    request_headers: HeaderEdits
+    response_headers: HeaderEdits
+    authority: str = ""
+    """The authority to send instead, or empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorPolicy:
+    """A copy of a share of the requests goes to `cluster`."""
+
+    cluster: str
+    millionths: int = 1_000_000
+    """The share, in parts per million."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Send the request to one of `clusters`."""
+
+    clusters: tuple[WeightedCluster, ...]
+    total_weight: int
+    timeout: float = 0.0
+    """Seconds for the whole response; 0: no limit."""
+    retry: RetryPolicy | None = None
+    mirrors: tuple[MirrorPolicy, ...] = ()
+    rewrite: Callable[[RequestHead], str] | None = None
+    """Gives the new path (with query)."""
+    rewrite_text: str = ""
+    """The rewrite in words, for `meshlib explain`."""
+    authority: str = ""
+    """The authority to send instead, or empty."""
+    max_grpc_timeout: float | None = None
+    """Upper bound in seconds of a gRPC request's own grpc-timeout; 0: no bound; None: ignore it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """Answer with a redirect. Envoy's RedirectAction."""
+
+    status: int = 301
+    scheme: str = ""
+    https: bool = False
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    prefix: str | None = None
+    """Replaces the matched prefix."""
+    matched_prefix: str = ""
+    strip_query: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DirectResponse:
+    """Answer with a fixed response."""
+
+    status: int
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One rule: if `match` holds, do `action`."""
+
+    name: str
+    match: RouteMatch
+    action: Forward | Redirect | DirectResponse
+    request_headers: HeaderEdits
+    response_headers: HeaderEdits
+    origin: Origin = field(default_factory=Origin)

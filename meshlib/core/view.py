@@ -1,0 +1,31 @@
+"""The immutable whole that a request is decided against. A push makes a new one; a request keeps its own.
+
+    name "reviews:9080" ──► Target ──► RouteTable ──► Route ──► cluster names
+    cluster name ──► Cluster (policy) + EndpointSet (who is there now)
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from meshlib.core.balance.cluster import Cluster
+from meshlib.core.balance.endpoints import EndpointSet
+from meshlib.core.route.table import RouteTable
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Everything known at one moment, by name. `version` is the control service's configuration version."""
+
+    version: str = ""
+    tables: Mapping[str, RouteTable] = field(default_factory=lambda: MappingProxyType({}))
+    """By the name asked for, `host:port`."""
+    clusters: Mapping[str, Cluster] = field(default_factory=lambda: MappingProxyType({}))
+    endpoints: Mapping[str, EndpointSet] = field(default_factory=lambda: MappingProxyType({}))
+    """By cluster name."""
+
+    def __repr__(self) -> str:
+        return (
+            f"View({self.version!r}, {len(self.tables)} targets, {len(self.clusters)} clusters, "
+            f"{sum(e.size for e in self.endpoints.values())} endpoints)"
+        )

@@ -1,0 +1,1 @@
+"""The hands in the user's process: sockets, threads, clocks."""

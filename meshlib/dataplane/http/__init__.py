@@ -1,0 +1,1 @@
+"""Connections to endpoints, and the pools that keep them."""

@@ -1,0 +1,1 @@
+"""The contract between control service and data plane: everything that crosses the wire, sans-IO."""

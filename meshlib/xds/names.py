@@ -1,0 +1,58 @@
+"""Names that both planes must spell alike. Istio's, wherever Istio has one.
+
+- cluster and EDS resource: `outbound|<port>|<subset>|<fqdn>`
+- route configuration of one service: `outbound|<port>||<fqdn>`
+- route configuration of an Envoy's shared HTTP listener: `<port>`
+- listener that a `meshlib` or `grpc` client asks for: the `host:port` it was given
+"""
+
+from dataclasses import dataclass
+
+PASSTHROUGH_CLUSTER = "PassthroughCluster"
+BLACK_HOLE_CLUSTER = "BlackHoleCluster"
+ALLOW_ANY = "allow_any"
+BLOCK_ALL = "block_all"
+UNKNOWN_SERVICE = "UnknownService"
+
+# Filter metadata: `istio` carries what istioctl shows, `meshlib` which line of which file made it.
+ISTIO_METADATA = "istio"
+MESHLIB_METADATA = "meshlib"
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterName:
+    """The four parts of a cluster's name."""
+
+    port: int
+    subset: str
+    host: str
+    direction: str = "outbound"
+
+    def __str__(self) -> str:
+        return f"{self.direction}|{self.port}|{self.subset}|{self.host}"
+
+    @classmethod
+    def parse(cls, name: str) -> "ClusterName | None":
+        """The parts of `outbound|9080|v1|reviews.default.svc.cluster.local`; None for other names."""
+        parts = name.split("|")
+        if len(parts) != 4 or not parts[1].isdecimal():
+            return None
+        return cls(direction=parts[0], port=int(parts[1]), subset=parts[2], host=parts[3])
+
+
+def cluster_name(port: int, subset: str, host: str) -> str:
+    """`outbound|<port>|<subset>|<host>`."""
+    return f"outbound|{port}|{subset}|{host}"
+
+
+def split_authority(name: str, default_port: int) -> tuple[str, int]:
+    """`host` and port of `host`, `host:port` or `[v6]:port`; the host lower-case, without brackets.
+
+    A port that is no number counts as part of the host, which then matches nothing.
+    """
+    host, colon, port = name.rpartition(":")
+    if not colon or (host.count(":") and not host.endswith("]")):
+        host, port = name, ""
+    if port and not port.isdecimal():
+        host, port = name, ""
+    return host.removeprefix("[").removesuffix("]").lower(), int(port) if port else default_port

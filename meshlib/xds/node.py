@@ -1,0 +1,119 @@
+"""Who is at the other end of a stream: what a client says of itself in `envoy.config.core.v3.Node`.
+
+Metadata keys are Istio's (NAMESPACE, LABELS, SERVICE_ACCOUNT, GENERATOR, …). The flavour decides
+what a client is sent; it comes from metadata, else from the user agent.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from meshlib.xds import pb
+
+
+class Flavour(Enum):
+    """The four kinds of client that one compiler feeds."""
+
+    MESHLIB = "meshlib"
+    GRPC = "grpc"
+    ENVOY = "envoy"
+    GATEWAY = "gateway"
+
+
+@dataclass(frozen=True, slots=True)
+class Locality:
+    """Where a workload runs: region/zone/subzone, each possibly empty."""
+
+    region: str = ""
+    zone: str = ""
+    subzone: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "Locality":
+        """From Istio's `region/zone/subzone`."""
+        parts = (text.split("/") + ["", "", ""])[:3]
+        return cls(*parts)
+
+    def __str__(self) -> str:
+        return "/".join(p for p in (self.region, self.zone, self.subzone) if p)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """What the compiler may know of a client. Equal clients are sent equal resources.
+
+    `id` names the process and is not part of equality: two processes of one workload share
+    every compiled resource.
+    """
+
+    flavour: Flavour
+    namespace: str = "default"
+    service_account: str = "default"
+    labels: tuple[tuple[str, str], ...] = ()
+    locality: Locality = Locality()
+    gateways: tuple[str, ...] = ()
+    id: str = field(default="", compare=False)
+    version: str = field(default="", compare=False)
+    dns_domain: str = "cluster.local"
+
+    @property
+    def label_map(self) -> Mapping[str, str]:
+        """The labels as a mapping."""
+        return dict(self.labels)
+
+
+def to_node(client: Client, *, extra: Mapping[str, Any] | None = None) -> Any:
+    """The Node message with which `client` opens a stream; `extra` adds metadata fields."""
+    node = pb.Node(
+        id=client.id,
+        cluster=f"{client.service_account}.{client.namespace}",
+        user_agent_name=client.flavour.value,
+        user_agent_version=client.version,
+    )
+    node.locality.region = client.locality.region
+    node.locality.zone = client.locality.zone
+    node.locality.sub_zone = client.locality.subzone
+    node.metadata.update(
+        {
+            "GENERATOR": client.flavour.value,
+            "NAMESPACE": client.namespace,
+            "SERVICE_ACCOUNT": client.service_account,
+            "LABELS": dict(client.labels),
+            **(extra or {}),
+        }
+    )
+    return node
+
+
+def from_node(node: Any) -> Client:
+    """What a Node message says; what it leaves out has Istio's default.
+
+    The flavour is metadata GENERATOR; else the user agent (`envoy`, or `gRPC …`, `grpc-node …`);
+    else `meshlib`. A node id of Istio's form (`sidecar~ip~pod.ns~domain`) gives the namespace.
+    """
+    metadata = pb.to_dict(node.metadata) if node.HasField("metadata") else {}
+    labels = metadata.get("LABELS")
+    parts = node.id.split("~")
+    of_id = parts[2].rpartition(".")[2] if len(parts) == 4 else ""
+    return Client(
+        flavour=_flavour(str(metadata.get("GENERATOR", "")), node.user_agent_name),
+        namespace=str(metadata.get("NAMESPACE") or of_id or "default"),
+        service_account=str(metadata.get("SERVICE_ACCOUNT") or "default"),
+        labels=tuple(sorted((str(k), str(v)) for k, v in labels.items())) if isinstance(labels, dict) else (),
+        locality=Locality(node.locality.region, node.locality.zone, node.locality.sub_zone),
+        id=node.id,
+        version=node.user_agent_version,
+    )
+
+
+def _flavour(generator: str, user_agent: str) -> Flavour:
+    for flavour in Flavour:
+        if generator == flavour.value:
+            return flavour
+    agent = user_agent.lower()
+    if agent == "envoy":
+        return Flavour.ENVOY
+    if agent.startswith("grpc"):
+        return Flavour.GRPC
+    return Flavour.MESHLIB
