@@ -1,0 +1,24 @@
+"""How a resource is refused: with the path of the field and the reason, which become the NACK's text.
+
+Law: a resource is taken whole or refused whole; nothing of a refused resource takes effect.
+"""
+
+from meshlib.errors import RefusedResource
+
+
+class Refused(RefusedResource):
+    """A field of a resource can't be used. `path` is relative to the resource, as in protobuf's text form.
+
+    `within` puts a prefix before it while the error travels up through the decoders.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}" if path else reason)
+        self.path = path
+        self.reason = reason
+
+    def within(self, prefix: str) -> "Refused":
+        """The same refusal seen from an enclosing message, whose field `prefix` this was."""
+        if not self.path or self.path.startswith("["):
+            return Refused(prefix + self.path, self.reason)
+        return Refused(f"{prefix}.{self.path}", self.reason)
