@@ -8,8 +8,7 @@ Rules (Envoy, HeaderParser and RouteEntry::finalizeRequestHeaders):
 * An empty value adds nothing unless the edit keeps empty values.
 
 Values are templates. `%REQ(name?other):length%`, `%UPSTREAM_CLUSTER%`, `%ROUTE_NAME%`,
-`%VIRTUAL_HOST_NAME%`, `%PROTOCOL%` and (in response edits) `%RESPONSE_CODE%` are known inside a
-process; every other operator, such as `%DOWNSTREAM_REMOTE_ADDRESS%`, has no value here and gives
+`%PROTOCOL%` and (in response edits) `%RESPONSE_CODE%` are known inside a process; every other operator, such as `%DOWNSTREAM_REMOTE_ADDRESS%`, has no value here and gives
 nothing, never its own text: a header that says `%…%` to the next service would be a lie. `%%` is `%`.
 """
 
@@ -40,7 +39,6 @@ class EditContext:
     request: RequestHead
     cluster: str = ""
     route: str = ""
-    virtual_host: str = ""
     status: int = 0
 
 
@@ -232,7 +230,6 @@ def _nothing(context: EditContext) -> bytes | None:
 _KNOWN: dict[str, Piece] = {
     "UPSTREAM_CLUSTER": lambda context: context.cluster.encode(),
     "ROUTE_NAME": lambda context: context.route.encode(),
-    "VIRTUAL_HOST_NAME": lambda context: context.virtual_host.encode(),
     "PROTOCOL": lambda context: b"HTTP/1.1",
     "RESPONSE_CODE": lambda context: str(context.status).encode() if context.status else None,
 }

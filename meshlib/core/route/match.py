@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from meshlib.core.request import RequestHead
-from meshlib.core.route.text import Presence, Range, TextMatch
+from meshlib.core.route.text import Presence, Range, TextKind, TextMatch
 
 
 class PathKind(Enum):
@@ -31,12 +31,11 @@ class PathKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class PathMatch:
-    """The path condition. `value` is a prefix or path; for a regex, its pattern (in `regex`, made)."""
+    """The path condition. `value` is a prefix, a path or a pattern. ValueError: not an RE2 pattern."""
 
     kind: PathKind = PathKind.PREFIX
     value: str = "/"
     case_sensitive: bool = True
-    regex: TextMatch | None = None
     holds: Callable[[str], bool] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -168,8 +167,7 @@ def query_parameters(path: str) -> dict[str, str]:
 def _path_test(match: PathMatch) -> Callable[[str], bool]:
     wanted = match.value if match.case_sensitive else match.value.lower()
     if match.kind is PathKind.REGEX:
-        assert match.regex is not None
-        meets = match.regex.meets
+        meets = TextMatch(TextKind.REGEX, match.value).meets
         return lambda path: meets(path.encode("latin-1"))
     test = _path_text_test(match.kind, wanted)
     return test if match.case_sensitive else lambda path: test(path.lower())

@@ -71,9 +71,11 @@ class Redirect:
     host: str = ""
     port: int = 0
     path: str = ""
-    prefix: str | None = None
-    """Replaces the matched prefix."""
-    matched_prefix: str = ""
+    """Instead of the request's path; if it has a query, that replaces the request's query."""
+    rewrite: Callable[[RequestHead], str] | None = None
+    """Gives the path (with query) if `path` is empty; None: the request's own."""
+    rewrite_text: str = ""
+    """The rewrite in words, for `meshlib explain`."""
     strip_query: bool = False
 
 

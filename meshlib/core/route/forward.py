@@ -1,0 +1,93 @@
+"""A forwarded request: which cluster, what it looks like on its way, how long it may take.
+
+Rules (Envoy, RouteEntryImplBase::finalizeRequestHeaders, Router::FilterUtility::finalTimeout):
+* A cluster of weight 0 is never picked.
+* Header edits first (cluster's, then the route's), then the host, then the path. A rewritten path
+  leaves the old one in x-envoy-original-path.
+* The weighted cluster's host beats the route's.
+* A gRPC request's own grpc-timeout counts, up to the route's max_grpc_timeout, if the route has one.
+* A per-try timeout that is not shorter than the whole has no effect.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from meshlib.core.headers import EditContext
+from meshlib.core.request import Dice, Header, RequestHead
+from meshlib.core.route.rule import Forward, Route, WeightedCluster
+
+ORIGINAL_PATH = b"x-envoy-original-path"
+_GRPC_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+
+
+def pick_cluster(forward: Forward, dice: Dice) -> WeightedCluster:
+    """One of the clusters, each as often as its weight says."""
+    clusters = forward.clusters
+    if len(clusters) == 1:
+        return clusters[0]
+    point = dice.random() * forward.total_weight
+    for cluster in clusters:
+        if point < cluster.upto:
+            return cluster
+    return clusters[-1]
+
+
+def outgoing(head: RequestHead, route: Route, forward: Forward, cluster: WeightedCluster) -> RequestHead:
+    """The request as it is sent to `cluster`; `head` itself if nothing changes."""
+    authority = cluster.authority or forward.authority or head.authority
+    headers = head.headers
+    if cluster.request_headers or route.request_headers:
+        context = EditContext(head, cluster.name, route.name)
+        headers = route.request_headers.apply(cluster.request_headers.apply(headers, context), context)
+    path = head.path
+    if forward.rewrite is not None:
+        path = forward.rewrite(head)
+        headers = [header for header in headers if header[0].lower() != ORIGINAL_PATH]
+        headers.append((ORIGINAL_PATH, head.path.encode("latin-1")))
+    if headers is head.headers and path is head.path and authority is head.authority:
+        return head
+    return RequestHead(head.method, head.scheme, authority, path, headers)
+
+
+def incoming(
+    headers: Iterable[Header], status: int, head: RequestHead, route: Route, cluster: WeightedCluster | None
+) -> tuple[Header, ...]:
+    """The response's headers as the application sees them. `cluster` is None for a reply of our own."""
+    edits = (
+        route.response_headers if cluster is None else cluster.response_headers.then(route.response_headers)
+    )
+    if not edits:
+        return tuple(headers)
+    context = EditContext(head, "" if cluster is None else cluster.name, route.name, status)
+    return tuple(edits.apply(headers, context))
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds; 0: no limit."""
+
+    whole: float
+    per_try: float
+
+
+def timeouts(forward: Forward, head: RequestHead) -> Timeouts:
+    """How long the whole response and each try may take."""
+    whole = forward.timeout
+    if forward.max_grpc_timeout is not None and _is_grpc(head):
+        whole = grpc_timeout(head.header(b"grpc-timeout"))
+        if forward.max_grpc_timeout and not 0 < whole <= forward.max_grpc_timeout:
+            whole = forward.max_grpc_timeout
+    per_try = forward.retry.per_try_timeout if forward.retry is not None else 0.0
+    return Timeouts(whole, 0.0 if whole and per_try >= whole else per_try)
+
+
+def grpc_timeout(value: bytes | None) -> float:
+    """The seconds in a grpc-timeout header (`1S`, `200m`); 0 if there is none or it is malformed."""
+    if value is None or not value[:-1].isdigit() or len(value) > 9:
+        return 0.0
+    return int(value[:-1]) * _GRPC_UNITS.get(value[-1:], 0.0)
+
+
+def _is_grpc(head: RequestHead) -> bool:
+    kind = head.header(b"content-type")
+    return kind is not None and (kind == b"application/grpc" or kind.startswith(b"application/grpc+"))
