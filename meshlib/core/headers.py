@@ -7,9 +7,10 @@ Rules (Envoy, HeaderParser and RouteEntry::finalizeRequestHeaders):
   then all that overwrite; then all that append.
 * An empty value adds nothing unless the edit keeps empty values.
 
-Values are templates. `%REQ(name?other):length%`, `%UPSTREAM_CLUSTER%`, `%ROUTE_NAME%`,
-`%PROTOCOL%` and (in response edits) `%RESPONSE_CODE%` are known inside a process; every other operator, such as `%DOWNSTREAM_REMOTE_ADDRESS%`, has no value here and gives
-nothing, never its own text: a header that says `%…%` to the next service would be a lie. `%%` is `%`.
+Values are templates. `%REQ(name?other):length%`, `%UPSTREAM_CLUSTER%`, `%ROUTE_NAME%`, `%PROTOCOL%`
+and (in response edits) `%RESPONSE_CODE%` are known inside a process; every other operator, such as
+`%DOWNSTREAM_REMOTE_ADDRESS%`, has no value here and gives nothing, never its own text: a header that
+says `%…%` to the next service would be a lie. `%%` is `%`.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""The same decision as `RouteTable.match`, told step by step: which rules were tried, and why each did not match."""
+"""The decision of `RouteTable.match`, told step by step: which rules were tried, why each did not match."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
