@@ -5,7 +5,7 @@ into endpoints of every service that selects its labels.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from meshlib.xds.node import Locality
 
@@ -23,7 +23,7 @@ class Registration:
     """An IP address, in its canonical spelling."""
     ports: tuple[tuple[str, int], ...]
     """The number of each named port, 1 to 65535."""
-    locality: Locality = Locality()
+    locality: Locality = field(default_factory=Locality)
     weight: int = 1
     """Share of traffic against its peers, 1 to 128 * 1024."""
     draining: bool = False

@@ -126,7 +126,9 @@ class ClientStream:
             raise ProtocolError(f"a response of type {response.type_url[:200]!r}, which was not asked for")
         if not response.nonce:
             raise ProtocolError(f"a response of {kind.short} without a nonce")
-        return self._delta_update(kind, of, response) if self._delta else self._full_update(kind, of, response)
+        return (
+            self._delta_update(kind, of, response) if self._delta else self._full_update(kind, of, response)
+        )
 
     def _delta_update(self, kind: Kind, of: _Subscription, response: Any) -> Update:
         resources: dict[str, Resource] = {}
