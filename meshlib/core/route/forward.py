@@ -3,7 +3,7 @@
 Rules (Envoy, RouteEntryImplBase::finalizeRequestHeaders, Router::FilterUtility::finalTimeout):
 * A cluster of weight 0 is never picked.
 * Header edits first (cluster's, then the route's), then the host, then the path. A rewritten path
-  leaves the old one in x-envoy-original-path.
+  leaves the old one in x-envoy-original-path, a rewritten host in x-envoy-original-host.
 * The weighted cluster's host beats the route's.
 * A gRPC request's own grpc-timeout counts, up to the route's max_grpc_timeout, if the route has one.
 * A per-try timeout that is not shorter than the whole has no effect.
@@ -17,6 +17,7 @@ from meshlib.core.request import Dice, Header, RequestHead
 from meshlib.core.route.rule import Forward, Route, WeightedCluster
 
 ORIGINAL_PATH = b"x-envoy-original-path"
+ORIGINAL_HOST = b"x-envoy-original-host"
 _GRPC_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 
@@ -34,19 +35,26 @@ def pick_cluster(forward: Forward, dice: Dice) -> WeightedCluster:
 
 def outgoing(head: RequestHead, route: Route, forward: Forward, cluster: WeightedCluster) -> RequestHead:
     """The request as it is sent to `cluster`; `head` itself if nothing changes."""
-    authority = cluster.authority or forward.authority or head.authority
     headers = head.headers
     if cluster.request_headers or route.request_headers:
         context = EditContext(head, cluster.name, route.name)
         headers = route.request_headers.apply(cluster.request_headers.apply(headers, context), context)
+    authority = cluster.authority or forward.authority
+    if authority:
+        headers = _set(headers, ORIGINAL_HOST, head.authority)
     path = head.path
     if forward.rewrite is not None:
         path = forward.rewrite(head)
-        headers = [header for header in headers if header[0].lower() != ORIGINAL_PATH]
-        headers.append((ORIGINAL_PATH, head.path.encode("latin-1")))
-    if headers is head.headers and path is head.path and authority is head.authority:
+        headers = _set(headers, ORIGINAL_PATH, head.path)
+    if headers is head.headers:
         return head
-    return RequestHead(head.method, head.scheme, authority, path, headers)
+    return RequestHead(head.method, head.scheme, authority or head.authority, path, headers)
+
+
+def _set(headers: list[Header], name: bytes, value: str) -> list[Header]:
+    made = [header for header in headers if header[0].lower() != name]
+    made.append((name, value.encode("latin-1")))
+    return made
 
 
 def incoming(
