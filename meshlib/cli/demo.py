@@ -1,0 +1,113 @@
+"""`meshlib demo`: Bookinfo under the tutorial's rules, seven real processes on this machine's loopback."""
+
+import asyncio
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from meshlib.cli.demo_stage import Stage
+
+
+def demo(
+    port: Annotated[
+        int | None,
+        typer.Option(help="Where the page is served, on 127.0.0.1: 9080; with --once a free port."),
+    ] = None,
+    control_port: Annotated[
+        int, typer.Option(help="Where the control service listens; 0 takes a free port.")
+    ] = 0,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Keep rules, logs and state there. Without it they are gone when the demo ends."),
+    ] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Drive the scenarios, print expected against seen, exit 0 or 1.")
+    ] = False,
+) -> None:
+    """Bookinfo under a well-known Istio tutorial's rules: real processes, no sidecar, no network, no root."""
+    import starlette  # noqa: F401 what is missing is said before anything starts
+    import uvicorn  # noqa: F401
+    from rich.console import Console
+
+    console = Console()
+    chosen = (0 if once else 9080) if port is None else port
+    with _until_told_to_stop(once), _stage(folder, chosen, control_port, console) as stage:
+        if once:
+            raise typer.Exit(_drive(stage, console))
+        _linger(stage, console)
+
+
+@contextmanager
+def _stage(folder: Path | None, port: int, control_port: int, console: "Console") -> "Iterator[Stage]":
+    """All processes up; none left afterwards, and no folder that nobody asked for."""
+    from meshlib.cli.demo_stage import DemoError, Stage
+
+    kept = folder is not None
+    place = folder.absolute() if folder else Path(tempfile.mkdtemp(prefix="meshlib-demo-"))
+    stage = Stage(place, port, control_port)
+    try:
+        stage.set_up()
+        with console.status("starting the control service and Bookinfo"):
+            stage.start()
+        yield stage
+    except DemoError:
+        kept = True  # its message points at the logs
+        raise
+    finally:
+        stage.stop()
+        if not kept:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _drive(stage: "Stage", console: "Console") -> int:
+    from meshlib.cli.demo_scenarios import Scenarios
+    from meshlib.cli.render_demo import show_end, show_result, show_row
+
+    started = time.monotonic()
+    rows = asyncio.run(Scenarios(stage, lambda row: show_row(console, row)).run())
+    show_result(console, rows, time.monotonic() - started)
+    for child in stage.ended():
+        show_end(console, child)
+    return 0 if all(row.passed for row in rows) else 1
+
+
+def _linger(stage: "Stage", console: "Console") -> None:
+    """Until Ctrl-C; a child that ends unasked is reported, and productpage's end ends the demo."""
+    from meshlib.cli.render_demo import show_end, show_start
+
+    show_start(console, stage)
+    while True:
+        time.sleep(0.2)
+        for child in stage.ended():
+            show_end(console, child)
+            if child.name.startswith("productpage"):
+                raise typer.Exit(1)
+
+
+@contextmanager
+def _until_told_to_stop(unfinished: bool) -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP end the block and the program in order; a failure only if `unfinished`."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        for other in told:
+            signal.signal(other, signal.SIG_IGN)
+        raise SystemExit(128 + number if unfinished else 0)
+
+    told = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in told}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
