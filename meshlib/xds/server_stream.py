@@ -108,8 +108,8 @@ class ServerStream:
         self._count = 0
 
     def __repr__(self) -> str:
-        waits = ", ".join(k.short for k, s in self._kinds.items() if s.pending)
-        return f"ServerStream({'delta' if self._delta else 'sotw'}, {self.client}, waits for {waits or 'nothing'})"
+        waits = ", ".join(k.short for k, s in self._kinds.items() if s.pending) or "nothing"
+        return f"ServerStream({'delta' if self._delta else 'sotw'}, {self.client}, waits for {waits})"
 
     @property
     def delta(self) -> bool:
@@ -197,7 +197,7 @@ class ServerStream:
         of.pending = None
         if not request.HasField("error_detail"):
             of.acked, of.error = pending.version, ""
-            for name in pending.names:
+            for name in pending.names if self._partial(of) else tuple(of.refused):
                 of.refused.pop(name, None)
             return True
         of.nacked = pending.version
@@ -296,10 +296,10 @@ class ServerStream:
                 continue
             if of.pending is not None or (kind in _NAMED_BY_ROUTES and self._lives_by_older()):
                 return
-            of.sent.update(dict.fromkeys(gone))
-            if of.wildcard:
-                for name in set(gone) - of.names:
-                    del of.sent[name]
+            for name in gone:
+                _forget(of, name)
+                if name in of.names:
+                    of.sent[name] = None
             if self._delta:
                 responses.append(self._part(of, snapshot.version, [], gone))
             elif kind.wildcard:
@@ -343,7 +343,7 @@ _NAMED_BY_ROUTES = (Kind.CLUSTER, Kind.ENDPOINTS, Kind.SECRET)
 
 
 def _packed(resource: Resource) -> Any:
-    return pb.Any(type_url=resource.kind.type_url, value=resource.body)
+    return pb.message("google.protobuf.Any")(type_url=resource.kind.type_url, value=resource.body)
 
 
 def _again(of: Subscription, name: str) -> None:
