@@ -1,0 +1,28 @@
+"""The bounds of the control server, and the gRPC options that set them.
+
+Received messages stay small (a node with its 500 extensions is some tens of KB, 10,000 names some
+hundred); sent ones may hold a whole mesh. After a restart all clients come back at once: gRPC's
+default of 1,000 pending requests refused bursts above 1,500 streams.
+"""
+
+MAX_RECEIVED = 4 * 1024 * 1024
+MAX_SENT = 512 * 1024 * 1024
+HOLD_SECONDS = 1.0
+"""How long listeners and routes wait for a client that does not ask for its endpoints."""
+STOP_GRACE_SECONDS = 0.5
+
+GRPC_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", MAX_RECEIVED),
+    ("grpc.max_send_message_length", MAX_SENT),
+    ("grpc.so_reuseport", 0),  # a port that is taken is an error
+    ("grpc.server.max_pending_requests", 100_000),
+    ("grpc.server.max_pending_requests_hard_limit", 200_000),
+    ("grpc.max_concurrent_streams", 100_000),
+    ("grpc.max_metadata_size", 16 * 1024),
+    # A client that vanished without a word is noticed after 30 + 10 s.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+)

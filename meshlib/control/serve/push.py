@@ -1,0 +1,174 @@
+"""What is pushed, when, and to whom.
+
+- A snapshot is compiled when a stream needs it, once for all streams of equal clients that ask for
+  the same, and again after each `publish`.
+- `publish` compiles nothing itself: it marks every stream. Each stream compares in its own task and
+  sends only what differs, so a client that nothing concerns is sent nothing, and a slow client
+  delays nobody: it has one mark and not a queue, and gets the newest snapshot when it is ready.
+- A compiler that fails for one client leaves that client with what it has; others go on.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from meshlib.control.serve.limits import HOLD_SECONDS
+from meshlib.xds.kinds import Kind
+from meshlib.xds.node import Client, Flavour
+from meshlib.xds.server_stream import ServerStream
+from meshlib.xds.snapshot import Resource, Snapshot
+
+log = logging.getLogger(__name__)
+
+_BY_NAME = (Flavour.MESHLIB, Flavour.GRPC)
+
+
+class Compiler(Protocol):
+    """Turns the configuration of one moment into resources. Pure: equal arguments, equal results."""
+
+    version: str
+
+    def resources(self, client: Client, listeners: frozenset[str]) -> Iterable[Resource]:
+        """Everything for a client. Flavours meshlib and grpc: the closure of the listeners named;
+        envoy and gateway: everything of that node, `listeners` is empty.
+        """
+        ...
+
+
+class Nothing:
+    """The compiler before the first one is published: there is nothing."""
+
+    version = ""
+
+    def resources(self, client: Client, listeners: frozenset[str]) -> Iterable[Resource]:
+        """No resources."""
+        return ()
+
+
+class Connection:
+    """One open stream, as the hub and the status see it."""
+
+    def __init__(self, number: int, delta: bool, peer: str, now: float, seen: int) -> None:
+        self.number = number
+        self.peer = peer
+        self.stream = ServerStream(delta)
+        self.since = now
+        self.behind_since: float | None = None
+        """When the first publish came that this client has not answered; None: it is up to date."""
+        self.seen = seen
+        """How many configurations had been published when it was last up to date."""
+        self.dirty = asyncio.Event()
+
+    @property
+    def listeners(self) -> frozenset[str]:
+        """The listener names that the closure starts from."""
+        client = self.stream.client
+        return self.stream.names(Kind.LISTENER) if client and client.flavour in _BY_NAME else frozenset()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something was sent that is not answered."""
+        return self.stream.holding or any(s.pending for s in self.stream.subscriptions.values())
+
+
+class Hub:
+    """The current compiler, the open streams, and the snapshots that they share. One event loop."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._compiler: Compiler = Nothing()
+        self._published = False
+        self._snapshots: dict[tuple[Client, frozenset[str]], Snapshot | None] = {}
+        self._resources: dict[tuple[Kind, str, str], Resource] = {}
+        self._connections: dict[int, Connection] = {}
+        self._numbers = itertools.count(1)
+        self._versions = 0
+
+    @property
+    def version(self) -> str:
+        """Of the configuration in force; empty before the first."""
+        return self._compiler.version
+
+    @property
+    def published(self) -> int:
+        """How many configurations were published so far."""
+        return self._versions
+
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """The open streams, oldest first."""
+        return tuple(self._connections.values())
+
+    def publish(self, compiler: Compiler) -> None:
+        """Puts a configuration in force; called on the event loop. The caller batches changes."""
+        self._compiler = compiler
+        self._published = True
+        self._versions += 1
+        self._snapshots.clear()
+        self._resources.clear()
+        now = self._clock()
+        for connection in self._connections.values():
+            if connection.behind_since is None:
+                connection.behind_since = now
+            connection.dirty.set()
+
+    def opened(self, delta: bool, peer: str) -> Connection:
+        """A stream began."""
+        connection = Connection(next(self._numbers), delta, peer, self._clock(), self._versions)
+        self._connections[connection.number] = connection
+        return connection
+
+    def closed(self, connection: Connection) -> None:
+        """A stream ended."""
+        del self._connections[connection.number]
+
+    def heard(self, connection: Connection, request: Any) -> None:
+        """A request came; the server stream's ProtocolError goes to the caller."""
+        if connection.stream.received(request):
+            connection.dirty.set()
+
+    async def due(self, connection: Connection) -> list[Any]:
+        """Waits until there may be something to send, and gives it; possibly nothing after all."""
+        hurry = False
+        try:
+            async with asyncio.timeout(HOLD_SECONDS if connection.stream.holding else None):
+                await connection.dirty.wait()
+        except TimeoutError:
+            hurry = True
+            log.warning(
+                "%s did not ask for its clusters' endpoints; it is sent its routes now", connection.peer
+            )
+        connection.dirty.clear()
+        client = connection.stream.client
+        if client is None or not self._published:
+            return []
+        snapshot = self._snapshot(client, connection)
+        if snapshot is None:
+            return []
+        responses = connection.stream.publish(snapshot, hurry)
+        if not responses and not connection.waiting:
+            connection.behind_since = None
+            connection.seen = self._versions
+        return responses
+
+    def _snapshot(self, client: Client, connection: Connection) -> Snapshot | None:
+        key = (client, connection.listeners)
+        if key not in self._snapshots:
+            self._snapshots[key] = self._compiled(*key)
+        return self._snapshots[key]
+
+    def _compiled(self, client: Client, listeners: frozenset[str]) -> Snapshot | None:
+        version = self._compiler.version
+        try:
+            made = [self._shared(resource) for resource in self._compiler.resources(client, listeners)]
+        except Exception:
+            log.exception("configuration %s can't be compiled for %s; it keeps what it has", version, client)
+            return None
+        return Snapshot.of(version, made)
+
+    def _shared(self, resource: Resource) -> Resource:
+        """One object for equal resources of all snapshots."""
+        return self._resources.setdefault((resource.kind, resource.name, resource.version), resource)

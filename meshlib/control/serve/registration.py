@@ -1,0 +1,250 @@
+"""Servers that join: from health discovery streams to registrations.
+
+A server opens a stream of Envoy's health discovery service. Its first message says who it is: node
+metadata NAMESPACE, SERVICE_ACCOUNT, LABELS, PORTS {name: number}, LOCALITY, WEIGHT. Then it reports
+its endpoints, all at one address, HEALTHY or DRAINING. Rules:
+
+- A registration is a node id at an address with ports; two processes with one node id are two.
+- It lives as long as a stream reports it, and a grace longer: who comes back in time never left.
+  Who said DRAINING before its stream ended, left.
+- UNHEALTHY or TIMEOUT takes it out at once; its stream may bring it back.
+- What is wrong is refused with the reason; the stream ends and nothing of it is kept.
+"""
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from meshlib.control.registration import Registration
+from meshlib.errors import ControlError
+from meshlib.xds import pb
+from meshlib.xds.node import Locality
+
+MAX_LABELS = 256
+MAX_PORTS = 64
+MAX_TEXT = 253
+MAX_WEIGHT = 128 * 1024
+REPORT_SECONDS = 10.0
+
+_UNKNOWN, _HEALTHY, _UNHEALTHY, _DRAINING, _TIMEOUT, _DEGRADED = range(6)
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-._")
+
+
+class RefusedRegistration(ControlError):
+    """What a server says of itself can't be used; the message says which part and why."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    registration: Registration
+    streams: set[int] = field(default_factory=set)
+    gone_at: float = 0.0
+
+
+class Registrar:
+    """Who is registered. Time is an argument; not thread-safe."""
+
+    def __init__(self, on_change: Callable[[tuple[Registration, ...]], None], grace: float = 2.0) -> None:
+        """`on_change` is called with all registrations, sorted by id, whenever they differ."""
+        self._on_change = on_change
+        self._grace = grace
+        self._entries: dict[str, _Entry] = {}
+        self._told: tuple[Registration, ...] = ()
+
+    @property
+    def registrations(self) -> tuple[Registration, ...]:
+        """All, sorted by id."""
+        return self._told
+
+    @property
+    def next_expiry(self) -> float | None:
+        """When `expire` has something to do, or None."""
+        ends = [entry.gone_at for entry in self._entries.values() if not entry.streams]
+        return min(ends, default=None)
+
+    def reported(self, stream: int, registration: Registration | None, now: float) -> None:
+        """A stream said this of its server; None: it is not to be used now."""
+        for key, entry in list(self._entries.items()):
+            if stream in entry.streams and (registration is None or registration.id != key):
+                self._leave(key, entry, stream, now, at_once=True)
+        if registration is not None:
+            entry = self._entries.setdefault(registration.id, _Entry(registration))
+            entry.registration = registration
+            entry.streams.add(stream)
+        self._tell()
+
+    def ended(self, stream: int, now: float) -> None:
+        """A stream ended."""
+        for key, entry in list(self._entries.items()):
+            if stream in entry.streams:
+                self._leave(key, entry, stream, now, at_once=entry.registration.draining)
+        self._tell()
+
+    def expire(self, now: float) -> None:
+        """Removes those whose grace is over."""
+        for key, entry in list(self._entries.items()):
+            if not entry.streams and entry.gone_at <= now:
+                del self._entries[key]
+        self._tell()
+
+    def _leave(self, key: str, entry: _Entry, stream: int, now: float, at_once: bool) -> None:
+        entry.streams.discard(stream)
+        if entry.streams:
+            return
+        entry.gone_at = now + self._grace
+        if at_once:
+            del self._entries[key]
+
+    def _tell(self) -> None:
+        found = tuple(self._entries[key].registration for key in sorted(self._entries))
+        if found != self._told:
+            self._told = found
+            self._on_change(found)
+
+
+class Joining:
+    """One stream's conversation: its identity from the first message, then its reports."""
+
+    def __init__(self) -> None:
+        self._identity: Registration | None = None
+
+    def received(self, message: Any) -> Registration | None:
+        """The registration that a HealthCheckRequestOrEndpointHealthResponse amounts to, if any.
+
+        RefusedRegistration: what was said can't be used.
+        """
+        if message.HasField("health_check_request"):
+            if not message.health_check_request.HasField("node"):
+                raise RefusedRegistration("the health check request carries no node")
+            self._identity = identity(message.health_check_request.node)
+            return None
+        if self._identity is None:
+            raise RefusedRegistration("endpoints before the health check request that says whose they are")
+        return _located(self._identity, message.endpoint_health_response)
+
+
+def specifier() -> Any:
+    """The server's reply: how often to report."""
+    return pb.HealthCheckSpecifier(interval=pb.duration(REPORT_SECONDS))
+
+
+def identity(node: Any) -> Registration:
+    """A registration without address from node metadata. RefusedRegistration: it can't be used."""
+    if not node.id or len(node.id) > MAX_TEXT:
+        raise RefusedRegistration(f"node.id has {len(node.id)} characters; 1 to {MAX_TEXT} are allowed")
+    if len(node.metadata.fields) > MAX_LABELS:
+        raise RefusedRegistration(f"metadata has more than {MAX_LABELS} fields")
+    metadata = {name: value for name, value in node.metadata.fields.items() if name in _FIELDS}
+    ports = _numbers(metadata.get("PORTS"))
+    locality = Locality(node.locality.region, node.locality.zone, node.locality.sub_zone)
+    if "LOCALITY" in metadata:
+        locality = Locality.parse(_text("LOCALITY", metadata["LOCALITY"]))
+    return Registration(
+        id=node.id,
+        namespace=_name("NAMESPACE", metadata.get("NAMESPACE")),
+        service_account=_name("SERVICE_ACCOUNT", metadata.get("SERVICE_ACCOUNT")),
+        labels=_labels(metadata.get("LABELS")),
+        address="",
+        ports=ports,
+        locality=locality,
+        weight=_number("WEIGHT", metadata["WEIGHT"], MAX_WEIGHT) if "WEIGHT" in metadata else 1,
+    )
+
+
+_FIELDS = frozenset({"NAMESPACE", "SERVICE_ACCOUNT", "LABELS", "PORTS", "LOCALITY", "WEIGHT"})
+
+
+def _located(who: Registration, response: Any) -> Registration | None:
+    reports = list(response.endpoints_health)
+    for cluster in response.cluster_endpoints_health:
+        for locality in cluster.locality_endpoints_health:
+            reports += locality.endpoints_health
+    if len(reports) > MAX_PORTS:
+        raise RefusedRegistration(f"{len(reports)} endpoints; at most {MAX_PORTS} are allowed")
+    states = {report.health_status for report in reports}
+    if not reports or states & {_UNHEALTHY, _TIMEOUT}:
+        return None
+    addresses = {_address(report.endpoint.address.socket_address) for report in reports}
+    if len(addresses) > 1:
+        raise RefusedRegistration(f"endpoints at several addresses: {', '.join(sorted(addresses))}")
+    (address,) = addresses
+    ports = ",".join(f"{name}:{number}" for name, number in who.ports)
+    return replace(who, id=f"{who.id}@{address}/{ports}", address=address, draining=_DRAINING in states)
+
+
+def _address(socket: Any) -> str:
+    try:
+        found = ipaddress.ip_address(socket.address)
+    except ValueError:
+        raise RefusedRegistration(f"address {socket.address[:80]!r} is no IP address") from None
+    if found.is_unspecified or found.is_multicast:
+        raise RefusedRegistration(f"address {found} is not the address of a server")
+    return str(found)
+
+
+def _text(name: str, value: Any) -> str:
+    if value.WhichOneof("kind") != "string_value":
+        raise RefusedRegistration(f"metadata {name} is not a text")
+    text = str(value.string_value)
+    if len(text) > MAX_TEXT or not text.isprintable():
+        raise RefusedRegistration(
+            f"metadata {name} is {text[:80]!r}; at most {MAX_TEXT} printable characters"
+        )
+    return text
+
+
+def _name(name: str, value: Any) -> str:
+    text = _text(name, value) if value is not None else ""
+    if not _PLAIN.issuperset(text):
+        raise RefusedRegistration(
+            f"metadata {name} is {text[:80]!r}; lower-case letters, digits, '-' and '.' are allowed"
+        )
+    return text or "default"
+
+
+def _struct(name: str, value: Any, limit: int) -> Mapping[str, Any]:
+    if value.WhichOneof("kind") != "struct_value":
+        raise RefusedRegistration(f"metadata {name} is not an object")
+    fields: Mapping[str, Any] = value.struct_value.fields
+    if len(fields) > limit:
+        raise RefusedRegistration(f"metadata {name} has {len(fields)} fields; at most {limit} are allowed")
+    return fields
+
+
+def _labels(value: Any) -> tuple[tuple[str, str], ...]:
+    if value is None:
+        return ()
+    found = _struct("LABELS", value, MAX_LABELS)
+    for name in found:
+        if not name or len(name) > 2 * MAX_TEXT:
+            raise RefusedRegistration(f"metadata LABELS has a name of {len(name)} characters")
+    return tuple(sorted((name, _text(f"LABELS.{name}", text)) for name, text in found.items()))
+
+
+def _numbers(value: Any) -> tuple[tuple[str, int], ...]:
+    if value is None:
+        raise RefusedRegistration("metadata PORTS is missing; {name: number} is needed")
+    found = _struct("PORTS", value, MAX_PORTS)
+    if not found:
+        raise RefusedRegistration("metadata PORTS is empty; {name: number} is needed")
+    return tuple(
+        sorted(
+            (_name("PORTS", _as_text(name)), _number(f"PORTS.{name}", n, 65535)) for name, n in found.items()
+        )
+    )
+
+
+def _as_text(text: str) -> Any:
+    return pb.message("google.protobuf.Value")(string_value=text)
+
+
+def _number(name: str, value: Any, most: int) -> int:
+    if value.WhichOneof("kind") != "number_value":
+        raise RefusedRegistration(f"metadata {name} is not a number")
+    number = value.number_value
+    if not (1 <= number <= most) or number != int(number):
+        raise RefusedRegistration(
+            f"metadata {name} is {number:g}; a whole number from 1 to {most} is allowed"
+        )
+    return int(number)
