@@ -106,6 +106,7 @@ class ServerStream:
         self._max_names = max_names
         self._kinds: dict[Kind, Subscription] = {}
         self._count = 0
+        self._given_up: set[str] = set()
 
     def __repr__(self) -> str:
         waits = ", ".join(k.short for k, s in self._kinds.items() if s.pending) or "nothing"
@@ -223,9 +224,11 @@ class ServerStream:
             of = self._kinds.get(kind)
             if of is None:
                 continue
-            if kind in _NAMES_CLUSTERS and not hurry and self._warming(snapshot):
-                self.holding = True
-                return responses
+            if kind in _NAMES_CLUSTERS and (warming := self._warming(snapshot)):
+                if not hurry:
+                    self.holding = True
+                    return responses
+                self._given_up |= warming
             if not self._make(of, snapshot, responses):
                 return responses
         self._break(snapshot, responses)
@@ -274,16 +277,14 @@ class ServerStream:
             for name in names:
                 _again(endpoints, name)
 
-    def _warming(self, snapshot: Snapshot) -> bool:
-        """Whether a cluster was sent whose endpoints the client is still about to ask for."""
+    def _warming(self, snapshot: Snapshot) -> set[str]:
+        """Clusters that were sent and whose endpoints the client is still about to ask for."""
         clusters, endpoints = self._kinds.get(Kind.CLUSTER), self._kinds.get(Kind.ENDPOINTS)
         if clusters is None or not clusters.wildcard or (endpoints is not None and endpoints.wildcard):
-            return False
+            return set()
+        there = clusters.sent.keys() & snapshot.resources.get(Kind.ENDPOINTS, {}).keys()
         asked = endpoints.names if endpoints is not None else set()
-        return any(
-            name in clusters.sent and name not in clusters.refused and name not in asked
-            for name in snapshot.resources.get(Kind.ENDPOINTS, ())
-        )
+        return there - clusters.refused.keys() - asked - self._given_up
 
     def _break(self, snapshot: Snapshot, responses: list[Any]) -> None:
         """Removes what is gone: first what names, then what is named."""

@@ -31,7 +31,7 @@ _UNKNOWN, _HEALTHY, _UNHEALTHY, _DRAINING, _TIMEOUT, _DEGRADED = range(6)
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-._")
 
 
-class RefusedRegistration(ControlError):
+class RegistrationError(ControlError):
     """What a server says of itself can't be used; the message says which part and why."""
 
 
@@ -112,15 +112,15 @@ class Joining:
     def received(self, message: Any) -> Registration | None:
         """The registration that a HealthCheckRequestOrEndpointHealthResponse amounts to, if any.
 
-        RefusedRegistration: what was said can't be used.
+        RegistrationError: what was said can't be used.
         """
         if message.HasField("health_check_request"):
             if not message.health_check_request.HasField("node"):
-                raise RefusedRegistration("the health check request carries no node")
+                raise RegistrationError("the health check request carries no node")
             self._identity = identity(message.health_check_request.node)
             return None
         if self._identity is None:
-            raise RefusedRegistration("endpoints before the health check request that says whose they are")
+            raise RegistrationError("endpoints before the health check request that says whose they are")
         return _located(self._identity, message.endpoint_health_response)
 
 
@@ -130,11 +130,11 @@ def specifier() -> Any:
 
 
 def identity(node: Any) -> Registration:
-    """A registration without address from node metadata. RefusedRegistration: it can't be used."""
+    """A registration without address from node metadata. RegistrationError: it can't be used."""
     if not node.id or len(node.id) > MAX_TEXT:
-        raise RefusedRegistration(f"node.id has {len(node.id)} characters; 1 to {MAX_TEXT} are allowed")
+        raise RegistrationError(f"node.id has {len(node.id)} characters; 1 to {MAX_TEXT} are allowed")
     if len(node.metadata.fields) > MAX_LABELS:
-        raise RefusedRegistration(f"metadata has more than {MAX_LABELS} fields")
+        raise RegistrationError(f"metadata has more than {MAX_LABELS} fields")
     metadata = {name: value for name, value in node.metadata.fields.items() if name in _FIELDS}
     ports = _numbers(metadata.get("PORTS"))
     locality = Locality(node.locality.region, node.locality.zone, node.locality.sub_zone)
@@ -161,13 +161,13 @@ def _located(who: Registration, response: Any) -> Registration | None:
         for locality in cluster.locality_endpoints_health:
             reports += locality.endpoints_health
     if len(reports) > MAX_PORTS:
-        raise RefusedRegistration(f"{len(reports)} endpoints; at most {MAX_PORTS} are allowed")
+        raise RegistrationError(f"{len(reports)} endpoints; at most {MAX_PORTS} are allowed")
     states = {report.health_status for report in reports}
     if not reports or states & {_UNHEALTHY, _TIMEOUT}:
         return None
     addresses = {_address(report.endpoint.address.socket_address) for report in reports}
     if len(addresses) > 1:
-        raise RefusedRegistration(f"endpoints at several addresses: {', '.join(sorted(addresses))}")
+        raise RegistrationError(f"endpoints at several addresses: {', '.join(sorted(addresses))}")
     (address,) = addresses
     ports = ",".join(f"{name}:{number}" for name, number in who.ports)
     return replace(who, id=f"{who.id}@{address}/{ports}", address=address, draining=_DRAINING in states)
@@ -177,27 +177,25 @@ def _address(socket: Any) -> str:
     try:
         found = ipaddress.ip_address(socket.address)
     except ValueError:
-        raise RefusedRegistration(f"address {socket.address[:80]!r} is no IP address") from None
+        raise RegistrationError(f"address {socket.address[:80]!r} is no IP address") from None
     if found.is_unspecified or found.is_multicast:
-        raise RefusedRegistration(f"address {found} is not the address of a server")
+        raise RegistrationError(f"address {found} is not the address of a server")
     return str(found)
 
 
 def _text(name: str, value: Any) -> str:
     if value.WhichOneof("kind") != "string_value":
-        raise RefusedRegistration(f"metadata {name} is not a text")
+        raise RegistrationError(f"metadata {name} is not a text")
     text = str(value.string_value)
     if len(text) > MAX_TEXT or not text.isprintable():
-        raise RefusedRegistration(
-            f"metadata {name} is {text[:80]!r}; at most {MAX_TEXT} printable characters"
-        )
+        raise RegistrationError(f"metadata {name} is {text[:80]!r}; at most {MAX_TEXT} printable characters")
     return text
 
 
 def _name(name: str, value: Any) -> str:
     text = _text(name, value) if value is not None else ""
     if not _PLAIN.issuperset(text):
-        raise RefusedRegistration(
+        raise RegistrationError(
             f"metadata {name} is {text[:80]!r}; lower-case letters, digits, '-' and '.' are allowed"
         )
     return text or "default"
@@ -205,10 +203,10 @@ def _name(name: str, value: Any) -> str:
 
 def _struct(name: str, value: Any, limit: int) -> Mapping[str, Any]:
     if value.WhichOneof("kind") != "struct_value":
-        raise RefusedRegistration(f"metadata {name} is not an object")
+        raise RegistrationError(f"metadata {name} is not an object")
     fields: Mapping[str, Any] = value.struct_value.fields
     if len(fields) > limit:
-        raise RefusedRegistration(f"metadata {name} has {len(fields)} fields; at most {limit} are allowed")
+        raise RegistrationError(f"metadata {name} has {len(fields)} fields; at most {limit} are allowed")
     return fields
 
 
@@ -218,16 +216,16 @@ def _labels(value: Any) -> tuple[tuple[str, str], ...]:
     found = _struct("LABELS", value, MAX_LABELS)
     for name in found:
         if not name or len(name) > 2 * MAX_TEXT:
-            raise RefusedRegistration(f"metadata LABELS has a name of {len(name)} characters")
+            raise RegistrationError(f"metadata LABELS has a name of {len(name)} characters")
     return tuple(sorted((name, _text(f"LABELS.{name}", text)) for name, text in found.items()))
 
 
 def _numbers(value: Any) -> tuple[tuple[str, int], ...]:
     if value is None:
-        raise RefusedRegistration("metadata PORTS is missing; {name: number} is needed")
+        raise RegistrationError("metadata PORTS is missing; {name: number} is needed")
     found = _struct("PORTS", value, MAX_PORTS)
     if not found:
-        raise RefusedRegistration("metadata PORTS is empty; {name: number} is needed")
+        raise RegistrationError("metadata PORTS is empty; {name: number} is needed")
     return tuple(
         sorted(
             (_name("PORTS", _as_text(name)), _number(f"PORTS.{name}", n, 65535)) for name, n in found.items()
@@ -241,10 +239,8 @@ def _as_text(text: str) -> Any:
 
 def _number(name: str, value: Any, most: int) -> int:
     if value.WhichOneof("kind") != "number_value":
-        raise RefusedRegistration(f"metadata {name} is not a number")
+        raise RegistrationError(f"metadata {name} is not a number")
     number = value.number_value
     if not (1 <= number <= most) or number != int(number):
-        raise RefusedRegistration(
-            f"metadata {name} is {number:g}; a whole number from 1 to {most} is allowed"
-        )
+        raise RegistrationError(f"metadata {name} is {number:g}; a whole number from 1 to {most} is allowed")
     return int(number)
