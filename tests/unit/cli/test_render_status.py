@@ -1,0 +1,83 @@
+"""A status as tables: who is up to date, who waits, who refused and why."""
+
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+
+from meshlib.cli.render_status import show_status
+
+RESOURCES: dict[str, Any] = {
+    "kind": "LDS",
+    "names": ["reviews:9080"],
+    "subscribed": 1,
+    "sent": 1,
+    "acked": "7.1",
+    "nack": "",
+    "nacked": "",
+    "refused": [],
+    "pending": False,
+}
+CLIENT: dict[str, Any] = {
+    "id": "productpage-1",
+    "namespace": "default",
+    "service_account": "bookinfo-productpage",
+    "behind_seconds": 0,
+    "behind_versions": 0,
+    "kinds": [RESOURCES],
+}
+SERVER: dict[str, Any] = {
+    "namespace": "default",
+    "service_account": "bookinfo-reviews",
+    "labels": {"version": "v1", "app": "reviews"},
+    "address": "127.0.0.1",
+    "ports": {"http": 7001},
+    "draining": False,
+}
+
+
+def text(**found: Any) -> str:
+    console = Console(width=160, no_color=True, file=StringIO())
+    empty = {"version": "7.1", "clients": [], "registrations": [], "errors": [], "warnings": []}
+    show_status(console, "127.0.0.1:15010", empty | found)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def test_nobody_is_connected() -> None:
+    assert text() == "control 127.0.0.1:15010, configuration 7.1\nno client is connected\n"
+
+
+def test_a_client_that_is_up_to_date_and_a_server() -> None:
+    shown = text(clients=[CLIENT], registrations=[SERVER, SERVER | {"draining": True}])
+    assert "default/bookinfo-productpage" in shown
+    assert "reviews:9080" in shown
+    assert "up to date" in shown
+    assert "app=reviews, version=v1" in shown
+    assert "127.0.0.1:7001 http" in shown
+    assert "healthy" in shown
+    assert "draining" in shown
+
+
+def test_a_refusal_is_told_with_its_text() -> None:
+    shown = text(clients=[CLIENT | {"kinds": [RESOURCES | {"nack": "routes[0]: bad [regex]"}]}])
+    assert "refused by productpage-1, LDS: routes[0]: bad [regex]" in shown
+
+
+def test_how_far_behind() -> None:
+    late = CLIENT | {"behind_seconds": 1.25, "behind_versions": 2}
+    assert "2 behind, 1.2 s" in text(clients=[late])
+    assert "waiting for its answer, 1.2 s" in text(
+        clients=[late | {"kinds": [RESOURCES | {"pending": True}]}]
+    )
+    assert "nothing" in text(clients=[late | {"kinds": []}])
+
+
+def test_many_names_are_counted() -> None:
+    many = RESOURCES | {"names": [f"s{n}:80" for n in range(9)], "subscribed": 9}
+    assert "s0:80, s1:80, s2:80, … 9 in all" in text(clients=[CLIENT | {"kinds": [many]}])
+
+
+def test_errors_and_warnings_of_the_configuration() -> None:
+    shown = text(errors=["a.yaml:3: spec: bad"], warnings=["b.yaml:4: old"])
+    assert "error a.yaml:3: spec: bad\nwarning b.yaml:4: old\n" in shown
