@@ -1,0 +1,74 @@
+"""The request that `meshlib explain` is asked about: from arguments to a head and the name to look up.
+
+Nothing is added to what was written: a header that a real client would send, such as user-agent,
+counts only if it is given.
+"""
+
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+import typer
+
+from meshlib.core.request import RequestHead
+
+PORTS = {"http": 80, "https": 443}
+
+
+def parse_request(words: list[str], headers: Iterable[str]) -> tuple[RequestHead, str, int]:
+    """The head, host and port of `[METHOD] URL` and of `name: value` headers.
+
+    BadParameter: not one or two words, not an http URL, or a header without a colon.
+    """
+    if len(words) > 2:
+        raise typer.BadParameter(f"{' '.join(words[2:])!r} is too much", param_hint="[METHOD] URL")
+    method, url = words if len(words) == 2 else ("GET", words[0])
+    if not method.isascii() or not method.isalpha():
+        raise typer.BadParameter(f"{method!r} is no method", param_hint="METHOD")
+    scheme, authority, host, port, path = _parts(url)
+    pairs = [_header(text) for text in headers]
+    authority = next((value.decode() for name, value in pairs if name.lower() == b"host"), authority)
+    kept = [pair for pair in pairs if pair[0].lower() != b"host"]
+    return RequestHead(method.upper(), scheme, authority, path, kept), host, port
+
+
+def parse_identity(text: str | None) -> tuple[str, str]:
+    """Namespace and service account of `NAMESPACE/ACCOUNT`; both `default` if there is none."""
+    if text is None:
+        return "default", "default"
+    namespace, slash, account = text.partition("/")
+    if not slash or not namespace or not account or "/" in account:
+        raise typer.BadParameter(f"{text!r} is not NAMESPACE/ACCOUNT", param_hint="--from")
+    return namespace, account
+
+
+def parse_labels(texts: Iterable[str]) -> dict[str, str]:
+    """Labels of `k=v` texts."""
+    found: dict[str, str] = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign or not key:
+            raise typer.BadParameter(f"{text!r} is not k=v", param_hint="--label")
+        found[key] = value
+    return found
+
+
+def _parts(url: str) -> tuple[str, str, str, int, str]:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise typer.BadParameter(f"{url!r}: {error}", param_hint="URL") from None
+    if parts.scheme not in PORTS or not parts.hostname:
+        raise typer.BadParameter(f"{url!r} is no URL that begins with http:// or https://", param_hint="URL")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    if not path.isascii() or not parts.netloc.isascii():
+        raise typer.BadParameter(f"{url!r} holds characters that a URL must escape", param_hint="URL")
+    authority = parts.netloc.rpartition("@")[2]
+    return parts.scheme, authority, parts.hostname, port if port is not None else PORTS[parts.scheme], path
+
+
+def _header(text: str) -> tuple[bytes, bytes]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise typer.BadParameter(f"{text!r} is not 'name: value'", param_hint="-H")
+    return name.strip().encode(), value.strip().encode()
