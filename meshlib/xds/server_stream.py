@@ -80,9 +80,11 @@ class Subscription:
     def wants(self, name: str) -> bool:
         return self.wildcard or name in self.names
 
-    def changed(self, there: Mapping[str, Resource]) -> list[str]:
-        """Names that are there in another version than was sent, sorted."""
+    def changed(self, there: Mapping[str, Resource], keep: bool) -> list[str]:
+        """Names that are there in another version than was sent, sorted; `keep`: that were not sent."""
         names = there.keys() if self.wildcard else self.names & there.keys()
+        if keep:
+            names = {name for name in names if self.sent.get(name) is None}
         return sorted(
             n for n in names if (sent := self.sent.get(n)) is None or sent.version != there[n].version
         )
@@ -107,6 +109,8 @@ class ServerStream:
         self._kinds: dict[Kind, Subscription] = {}
         self._count = 0
         self._given_up: set[str] = set()
+        self.returning = False
+        """Whether it came with resources of an earlier stream."""
 
     def __repr__(self) -> str:
         waits = ", ".join(k.short for k, s in self._kinds.items() if s.pending) or "nothing"
@@ -144,6 +148,8 @@ class ServerStream:
         first = of is None
         if of is None:
             of = self._kinds[kind] = Subscription(kind)
+        if first and (request.initial_resource_versions if self._delta else request.version_info):
+            self.returning = True
         take = self._take_delta if self._delta else self._take_full
         asked = take(of, request, first)
         if sum(len(s.names) for s in self._kinds.values()) > self._max_names:
@@ -213,11 +219,15 @@ class ServerStream:
 
     # What the client is sent
 
-    def publish(self, snapshot: Snapshot, hurry: bool = False) -> list[Any]:
+    def publish(self, snapshot: Snapshot, hurry: bool = False, keep: bool = False) -> list[Any]:
         """The responses to send now, in this order, so that the client comes to hold the snapshot.
 
         What must wait for an answer comes with a later call, after `received` returned True.
+        `keep`: the snapshot is not whole yet, so what the client holds stays as it is; it is sent
+        only what it has not (and nothing in a state-of-the-world stream).
         """
+        if keep and not self._delta:
+            return []
         self.holding = False
         responses: list[Any] = []
         for kind in SENDING_ORDER:
@@ -229,15 +239,16 @@ class ServerStream:
                     self.holding = True
                     return responses
                 self._given_up |= warming
-            if not self._make(of, snapshot, responses):
+            if not self._make(of, snapshot, responses, keep):
                 return responses
-        self._break(snapshot, responses)
+        if not keep:
+            self._break(snapshot, responses)
         return responses
 
-    def _make(self, of: Subscription, snapshot: Snapshot, responses: list[Any]) -> bool:
+    def _make(self, of: Subscription, snapshot: Snapshot, responses: list[Any], keep: bool) -> bool:
         """Sends what is new or changed of one kind; False: it has to wait, and what follows too."""
         there = snapshot.resources.get(of.kind, {})
-        changed = of.changed(there)
+        changed = of.changed(there, keep)
         absent = [n for n in of.gone(there) if n not in of.sent]
         if of.pending is not None:
             return not (changed or of.alone)

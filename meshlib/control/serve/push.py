@@ -5,6 +5,8 @@
 - `publish` compiles nothing itself: it marks every stream. Each stream compares in its own task and
   sends only what differs, so a client that nothing concerns is sent nothing, and a slow client
   delays nobody: it has one mark and not a queue, and gets the newest snapshot when it is ready.
+- A service that has just started does not know yet who serves: until `settle`, clients that come
+  back with what an earlier life sent them keep it, and are sent only what they have not.
 - A compiler that fails for one client leaves that client with what it has; others go on.
 """
 
@@ -77,8 +79,10 @@ class Connection:
 class Hub:
     """The current compiler, the open streams, and the snapshots that they share. One event loop."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, settled: bool = True) -> None:
+        """`clock` gives seconds; `settled=False`: `settle` will be called."""
         self._clock = clock
+        self._settled = settled
         self._compiler: Compiler = Nothing()
         self._published = False
         self._snapshots: dict[tuple[Client, frozenset[str]], Snapshot | None] = {}
@@ -115,6 +119,13 @@ class Hub:
                 connection.behind_since = now
             connection.dirty.set()
 
+    def settle(self) -> None:
+        """Who serves is known now: clients that came back are brought up to date."""
+        if not self._settled:
+            self._settled = True
+            for connection in self._connections.values():
+                connection.dirty.set()
+
     def opened(self, delta: bool, peer: str) -> Connection:
         """A stream began."""
         connection = Connection(next(self._numbers), delta, peer, self._clock(), self._versions)
@@ -148,7 +159,8 @@ class Hub:
         snapshot = self._snapshot(client, connection)
         if snapshot is None:
             return []
-        responses = connection.stream.publish(snapshot, hurry)
+        keep = connection.stream.returning and not self._settled
+        responses = connection.stream.publish(snapshot, hurry, keep)
         if not responses and not connection.waiting:
             connection.behind_since = None
             connection.seen = self._versions

@@ -1,0 +1,207 @@
+"""Who is registered, by time and by what servers say."""
+
+from typing import Any
+
+import pytest
+
+from meshlib.control.registration import Registration
+from meshlib.control.serve.registration import Joining, Registrar, RegistrationError, identity, specifier
+from meshlib.xds import pb
+from meshlib.xds.node import Locality
+
+
+def node(name: str = "r", **metadata: Any) -> Any:
+    made = pb.Node(id=name)
+    made.metadata.update({"PORTS": {"http": 9080}} | metadata)
+    return made
+
+
+def one(name: str = "a", draining: bool = False) -> Registration:
+    return Registration(name, "shop", "x", (), "10.0.0.1", (("http", 80),), draining=draining)
+
+
+@pytest.fixture
+def changes() -> list[tuple[Registration, ...]]:
+    return []
+
+
+@pytest.fixture
+def registrar(changes: list[tuple[Registration, ...]]) -> Registrar:
+    return Registrar(changes.append, grace=2.0)
+
+
+def test_a_stream_that_ended_is_remembered_for_the_grace(
+    registrar: Registrar, changes: list[tuple[Registration, ...]]
+) -> None:
+    registrar.reported(1, one(), 0.0)
+    registrar.reported(1, one(), 1.0)
+    registrar.ended(1, 5.0)
+    assert registrar.next_expiry == 7.0
+    registrar.expire(6.9)
+    assert changes == [(one(),)]
+    registrar.expire(7.0)
+    assert changes == [(one(),), ()]
+    assert registrar.next_expiry is None
+
+
+def test_who_comes_back_within_the_grace_never_left(
+    registrar: Registrar, changes: list[tuple[Registration, ...]]
+) -> None:
+    registrar.reported(1, one(), 0.0)
+    registrar.ended(1, 1.0)
+    registrar.reported(2, one(), 2.0)
+    registrar.expire(100.0)
+    assert changes == [(one(),)]
+
+
+def test_a_new_stream_before_the_old_one_is_known_to_be_dead(
+    registrar: Registrar, changes: list[tuple[Registration, ...]]
+) -> None:
+    registrar.reported(1, one(), 0.0)
+    registrar.reported(2, one(), 1.0)
+    registrar.ended(1, 30.0)
+    assert registrar.next_expiry is None
+    assert changes == [(one(),)]
+
+
+def test_draining_is_told_at_once_and_the_end_of_its_stream_removes(
+    registrar: Registrar, changes: list[tuple[Registration, ...]]
+) -> None:
+    registrar.reported(1, one(), 0.0)
+    registrar.reported(1, one(draining=True), 1.0)
+    registrar.ended(1, 2.0)
+    assert changes == [(one(),), (one(draining=True),), ()]
+
+
+def test_unhealthy_is_out_and_may_come_back(
+    registrar: Registrar, changes: list[tuple[Registration, ...]]
+) -> None:
+    registrar.reported(1, one(), 0.0)
+    registrar.reported(1, None, 1.0)
+    registrar.reported(1, one(), 2.0)
+    assert changes == [(one(),), (), (one(),)]
+
+
+def health(*reports: tuple[str, str]) -> Any:
+    message = pb.HealthCheckRequestOrEndpointHealthResponse()
+    cluster = message.endpoint_health_response.cluster_endpoints_health.add(cluster_name="x")
+    group = cluster.locality_endpoints_health.add()
+    for state, address in reports:
+        report = group.endpoints_health.add(health_status=state)
+        report.endpoint.address.socket_address.address = address
+    return message
+
+
+def joined(**metadata: Any) -> Joining:
+    found = Joining()
+    message = pb.HealthCheckRequestOrEndpointHealthResponse()
+    message.health_check_request.node.CopyFrom(node(**metadata))
+    assert found.received(message) is None
+    return found
+
+
+def test_two_processes_of_one_node_id_are_two_registrations() -> None:
+    first = joined(PORTS={"http": 1}).received(health(("HEALTHY", "10.0.0.1")))
+    second = joined(PORTS={"http": 2}).received(health(("HEALTHY", "10.0.0.1")))
+    assert first is not None
+    assert second is not None
+    assert (first.id, second.id) == ("r@10.0.0.1/http:1", "r@10.0.0.1/http:2")
+
+
+def test_everything_that_a_node_says() -> None:
+    found = identity(
+        node(
+            NAMESPACE="shop",
+            SERVICE_ACCOUNT="ratings",
+            LABELS={"version": "v1", "app": "ratings"},
+            PORTS={"http": 9080, "admin": 1},
+            LOCALITY="r1/z1",
+            WEIGHT=3,
+        )
+    )
+    assert found == Registration(
+        "r",
+        "shop",
+        "ratings",
+        (("app", "ratings"), ("version", "v1")),
+        "",
+        (("admin", 1), ("http", 9080)),
+        Locality("r1", "z1"),
+        3,
+    )
+    assert (identity(node()).namespace, identity(node()).service_account) == ("default", "default")
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        (["HEALTHY"], False),
+        (["UNKNOWN"], False),
+        (["DEGRADED"], False),
+        (["HEALTHY", "DRAINING"], True),
+        (["UNHEALTHY"], None),
+        (["HEALTHY", "TIMEOUT"], None),
+        ([], None),
+    ],
+)
+def test_what_a_report_amounts_to(states: list[str], expected: bool | None) -> None:
+    found = joined().received(health(*((state, "::1") for state in states)))
+    assert (found.draining if found else None) == expected
+    assert found is None or found.address == "::1"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "text"),
+    [
+        ({"NAMESPACE": 7}, "metadata NAMESPACE is not a text"),
+        ({"NAMESPACE": "a b"}, "metadata NAMESPACE is 'a b'; lower-case letters"),
+        ({"SERVICE_ACCOUNT": "x" * 300}, "at most 253 printable characters"),
+        ({"LABELS": ["app"]}, "metadata LABELS is not an object"),
+        ({"LABELS": {"app": 1}}, "metadata LABELS.app is not a text"),
+        ({"LABELS": {"app": "a\nb"}}, "printable"),
+        ({"LABELS": {str(n): "" for n in range(3000)}}, "metadata LABELS has 3000 fields; at most 256"),
+        ({"PORTS": {}}, "metadata PORTS is empty"),
+        ({"PORTS": {str(n): 1 for n in range(1000)}}, "metadata PORTS has 1000 fields; at most 64"),
+        ({"PORTS": {"http": 0}}, "metadata PORTS.http is 0; a whole number from 1 to 65535"),
+        ({"PORTS": {"http": 80.5}}, "metadata PORTS.http is 80.5"),
+        ({"PORTS": {"http": float("nan")}}, "metadata PORTS.http is nan"),
+        ({"PORTS": {"http": float("inf")}}, "metadata PORTS.http is inf"),
+        ({"PORTS": {"http": True}}, "metadata PORTS.http is not a number"),
+        ({"WEIGHT": -1}, "metadata WEIGHT is -1"),
+        ({"LOCALITY": {"region": "r"}}, "metadata LOCALITY is not a text"),
+    ],
+)
+def test_metadata_that_is_no_good(metadata: dict[str, Any], text: str) -> None:
+    with pytest.raises(RegistrationError) as caught:
+        identity(node(**metadata))
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "text"),
+    [
+        (["ratings.local"], "address 'ratings.local' is no IP address"),
+        ([""], "address '' is no IP address"),
+        (["0.0.0.0"], "address 0.0.0.0 is not the address of a server"),
+        (["224.0.0.1"], "is not the address of a server"),
+        (["10.0.0.1", "10.0.0.2"], "endpoints at several addresses: 10.0.0.1, 10.0.0.2"),
+        (["10.0.0.1"] * 65, "65 endpoints; at most 64"),
+    ],
+)
+def test_addresses_that_are_no_good(addresses: list[str], text: str) -> None:
+    with pytest.raises(RegistrationError) as caught:
+        joined().received(health(*(("HEALTHY", address) for address in addresses)))
+    assert text in str(caught.value)
+
+
+def test_endpoints_of_nobody_and_a_node_without_an_id() -> None:
+    with pytest.raises(RegistrationError, match="before the health check request"):
+        Joining().received(health(("HEALTHY", "10.0.0.1")))
+    with pytest.raises(RegistrationError, match="has 0 characters"):
+        identity(node(""))
+    with pytest.raises(RegistrationError, match="PORTS is missing"):
+        identity(pb.Node(id="x"))
+
+
+def test_the_reply_asks_for_a_report_every_ten_seconds() -> None:
+    assert pb.seconds(specifier().interval) == 10.0
