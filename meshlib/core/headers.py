@@ -1,10 +1,11 @@
 """Header edits: what a route configuration sets, appends and removes, and in which order.
 
 Rules (Envoy, HeaderParser and RouteEntry::finalizeRequestHeaders):
-* Levels go from the most specific to the least: weighted cluster, route, virtual host, route
-  configuration (the other way round if the configuration says most_specific_header_mutations_wins).
+* The weighted cluster's level comes first, then route, virtual host, route configuration (these
+  three the other way round if the configuration says most_specific_header_mutations_wins).
 * In one level: removals first; then every value is worked out against the headers as they are now;
   then all that overwrite; then all that append.
+* Each level sees the request as the levels before it left it.
 * An empty value adds nothing unless the edit keeps empty values.
 
 Values are templates. `%REQ(name?other):length%`, `%UPSTREAM_CLUSTER%`, `%ROUTE_NAME%`, `%PROTOCOL%`
@@ -14,7 +15,7 @@ says `%…%` to the next service would be a lie. `%%` is `%`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from meshlib.core.request import Header, RequestHead
@@ -95,11 +96,19 @@ class HeaderEdits:
         return HeaderEdits(self.levels + other.levels) if self.levels else other
 
     def apply(self, headers: Iterable[Header], context: EditContext) -> list[Header]:
-        """The edited headers, as a new list. Names that were not touched keep their order and spelling."""
+        """Edited response headers, as a new list. Names that were not touched keep order and spelling."""
         made = list(headers)
         for level in self.levels:
             made = _apply_level(level, made, context)
         return made
+
+    def apply_to_request(self, context: EditContext) -> RequestHead:
+        """The context's request with edited headers."""
+        head = context.request
+        for level in self.levels:
+            edited = _apply_level(level, head.headers, replace(context, request=head))
+            head = RequestHead(head.method, head.scheme, head.authority, head.path, edited)
+        return head
 
     def words(self) -> tuple[str, ...]:
         """Each edit in words, for people: `set x-a: 1`, `remove x-b`."""
@@ -148,9 +157,8 @@ def _apply_level(level: EditLevel, headers: list[Header], context: EditContext) 
                     overwrite[edit.name] = value
     if overwrite:
         headers = [header for header in headers if header[0].lower() not in overwrite]
-        headers.extend(overwrite.items())
-    headers.extend(append)
-    return headers
+        headers += overwrite.items()
+    return [*headers, *append]
 
 
 def parse_template(source: str) -> Template:

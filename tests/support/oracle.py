@@ -10,7 +10,11 @@ What makes the comparison fair, and what it therefore does not cover:
   this library routes the path that the application's HTTP client made.
 * Names of headers are compared in lower case, several headers of one name as one value.
 * Headers that a proxy adds on its own account (`OWN_HEADERS`) are left out.
+* Envoy turns its own replies to gRPC requests, the echo's included, into gRPC statuses; of those only
+  the route is compared.
 * Chances are 0 or 100 percent.
+* A rewrite to a path that does not begin with a slash is refused by the echo, with 400; of such a
+  request only route and cluster are compared.
 """
 
 import asyncio
@@ -19,6 +23,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from support.envoy import run_envoy
 from support.oracle_http import Call, Received, ask_all
@@ -26,7 +31,7 @@ from support.oracle_http import Call, Received, ask_all
 from meshlib.core.request import RequestHead
 from meshlib.core.route.forward import incoming, outgoing, pick_cluster, timeouts
 from meshlib.core.route.redirect import location
-from meshlib.core.route.rule import DirectResponse, Redirect
+from meshlib.core.route.rule import DirectResponse, Forward, Redirect
 from meshlib.core.route.table import RouteTable
 from meshlib.dataplane.decode.routes import decode_routes
 from meshlib.xds import pb
@@ -123,8 +128,10 @@ def our_answer(table: RouteTable, call: Call) -> Answer:
     head = RequestHead(call.method, "http", call.authority, call.path, headers)
     route = table.match(head, Loaded(0.5))
     if route is None:
-        return Answer(404)
+        return Answer(0 if call.is_grpc else 404)
     action = route.action
+    if call.is_grpc and not isinstance(action, Forward):
+        return Answer(0, route.name)
     if isinstance(action, Redirect):
         reply = [(b"location", location(action, head).encode("latin-1"))]
         edited = _texts(incoming(reply, action.status, head, route, None))
@@ -136,6 +143,8 @@ def our_answer(table: RouteTable, call: Call) -> Answer:
         return Answer(action.status, route.name, body=action.body.decode(), response=edited)
     cluster = pick_cluster(action, Loaded(0.5))
     sent = outgoing(head, route, action, cluster)
+    if not sent.path.startswith("/"):
+        return Answer(400, route.name, cluster.name)
     limits = timeouts(action, head)
     upstream = [(name.encode(), value.encode()) for name, value in UPSTREAM_HEADERS]
     return Answer(
@@ -144,9 +153,9 @@ def our_answer(table: RouteTable, call: Call) -> Answer:
         cluster.name,
         path=sent.path,
         authority=sent.authority,
-        timeout_ms=round(1000 * (limits.per_try or limits.whole)),
+        timeout_ms=int(1000 * (limits.per_try or limits.whole) + 1e-6),
         request=_texts(sent.headers),
-        response=_texts(incoming(upstream, 200, head, route, cluster)),
+        response=_texts(incoming(upstream, 200, sent, route, cluster)),
     )
 
 
@@ -154,18 +163,25 @@ def _texts(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     return joined((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)
 
 
-def envoy_answer(got: Received) -> Answer:
+def envoy_answer(call: Call, got: Received) -> Answer:
     """What Envoy did, read from its response."""
     own = dict(got.headers)
     answer = Answer(got.status, own.get("x-oracle-route", ""), own.get("x-oracle-cluster", ""))
     answer.response = joined((n, v) for n, v in got.headers if not n.startswith("x-oracle-"))
+    if call.is_grpc and not answer.cluster:
+        return Answer(0, answer.route)
     if not answer.cluster:
         answer.location = answer.response.pop("location", "")
         answer.body = got.body
         if got.status == 404 and not answer.route:
             answer.response = {}
         return answer
-    echoed = [(name, value) for name, _, value in (line.partition("\t") for line in got.body.split("\n"))]
+    if got.status == 400:
+        return Answer(400, answer.route, answer.cluster)
+    body = unquote(answer.response.pop("grpc-message", ""), "latin-1") if call.is_grpc else got.body
+    if call.is_grpc and answer.response.pop("grpc-status", ""):
+        answer.response["content-type"] = "text/plain"
+    echoed = [(name, value) for name, _, value in (line.partition("\t") for line in body.split("\n"))]
     pseudo = dict(echoed)
     answer.path, answer.authority = pseudo.get(":path", ""), pseudo.get(":authority", "")
     answer.timeout_ms = int(pseudo.get("x-envoy-expected-rq-timeout-ms", "0"))
@@ -184,7 +200,7 @@ async def compare(cases: Sequence[Case], *, scopes: int = 500) -> tuple[int, lis
             table = decode_routes(case.config)
             for call, got in zip(case.requests, received, strict=True):
                 compared += 1
-                theirs, ours = envoy_answer(got), our_answer(table, call)
+                theirs, ours = envoy_answer(call, got), our_answer(table, call)
                 if theirs != ours:
                     differences.append(Difference(case, call, theirs, ours))
     return compared, differences

@@ -1,4 +1,4 @@
-"""Requests byte by byte over keep-alive connections, so that nothing between a case and Envoy tidies them up."""
+"""Requests byte by byte over keep-alive connections: nothing between a case and Envoy tidies them up."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,6 +15,12 @@ class Call:
     authority: str
     path: str
     headers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_grpc(self) -> bool:
+        """Whether Envoy takes it for gRPC: by the first content-type."""
+        kinds = [value for name, value in self.headers if name.lower() == "content-type"]
+        return bool(kinds) and (kinds[0] == "application/grpc" or kinds[0].startswith("application/grpc+"))
 
     def encode(self, case: int) -> bytes:
         """The bytes on the wire; `case` picks the route configuration."""

@@ -37,7 +37,6 @@ PATHS = (
     "/a//b",
     "/a%2fb",
     "/a;x=1",
-    "/é".encode().decode("latin-1"),
 )
 PATTERNS = (
     ".*",
@@ -107,7 +106,7 @@ def _match(dice: random.Random) -> Values:
     elif kind < 0.85:
         match = {"safe_regex": {"regex": dice.choice(PATTERNS) or "/"}}
     else:
-        match = {"path_separated_prefix": dice.choice(("/a", "/api", "/api/v1", "/A/b", "a"))}
+        match = {"path_separated_prefix": dice.choice(("/a", "/api", "/api/v1", "/A/b", "ab"))}
     if dice.random() < 0.2:
         match["case_sensitive"] = dice.random() < 0.3
     if dice.random() < 0.4:
@@ -286,7 +285,9 @@ def make_call(dice: random.Random, values: Values) -> Call:
     path = _near_path(dice, match)
     if query or dice.random() < 0.05:
         path += "?" + "&".join(query)
-    named = tuple(header for header in headers if not header[0].startswith(":") and header[0] != "host")
+    named = tuple(
+        header for header in headers if header[0].lower() != "host" and not header[0].startswith(":")
+    )
     method = dice.choice(("GET", "GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"))
     return Call(method, _near_authority(dice, dice.choice(host["domains"])), path, named)
 

@@ -2,9 +2,9 @@
 
 Rules (Envoy, RouteEntryImplBase::finalizeRequestHeaders, Router::FilterUtility::finalTimeout):
 * A cluster of weight 0 is never picked.
-* Header edits first (cluster's, then the route's), then the host, then the path. A rewritten path
-  leaves the old one in x-envoy-original-path, a rewritten host in x-envoy-original-host.
-* The weighted cluster's host beats the route's.
+* In this order: the weighted cluster's header edits, its host, the route's edits, its host, its path.
+* A rewritten path leaves the old one in x-envoy-original-path, unless it is empty: then the path
+  stays. The route's host leaves the one before it in x-envoy-original-host.
 * A gRPC request's own grpc-timeout counts, up to the route's max_grpc_timeout, if the route has one.
 * A per-try timeout that is not shorter than the whole has no effect.
 """
@@ -35,20 +35,23 @@ def pick_cluster(forward: Forward, dice: Dice) -> WeightedCluster:
 
 def outgoing(head: RequestHead, route: Route, forward: Forward, cluster: WeightedCluster) -> RequestHead:
     """The request as it is sent to `cluster`; `head` itself if nothing changes."""
-    headers = head.headers
-    if cluster.request_headers or route.request_headers:
-        context = EditContext(head, cluster.name, route.name)
-        headers = route.request_headers.apply(cluster.request_headers.apply(headers, context), context)
-    authority = cluster.authority or forward.authority
-    if authority:
-        headers = _set(headers, ORIGINAL_HOST, head.authority)
-    path = head.path
-    if forward.rewrite is not None:
-        path = forward.rewrite(head)
-        headers = _set(headers, ORIGINAL_PATH, head.path)
-    if headers is head.headers:
-        return head
-    return RequestHead(head.method, head.scheme, authority or head.authority, path, headers)
+    made = head
+    if cluster.request_headers:
+        made = cluster.request_headers.apply_to_request(EditContext(made, cluster.name, route.name))
+    if cluster.authority:
+        made = _changed(made, cluster.authority, made.path, made.headers)
+    if route.request_headers:
+        made = route.request_headers.apply_to_request(EditContext(made, cluster.name, route.name))
+    if forward.authority:
+        headers = _set(made.headers, ORIGINAL_HOST, made.authority)
+        made = _changed(made, forward.authority, made.path, headers)
+    if forward.rewrite is not None and (path := forward.rewrite(made)):
+        made = _changed(made, made.authority, path, _set(made.headers, ORIGINAL_PATH, made.path))
+    return made
+
+
+def _changed(head: RequestHead, authority: str, path: str, headers: list[Header]) -> RequestHead:
+    return RequestHead(head.method, head.scheme, authority, path, headers)
 
 
 def _set(headers: list[Header], name: bytes, value: str) -> list[Header]:
@@ -58,15 +61,19 @@ def _set(headers: list[Header], name: bytes, value: str) -> list[Header]:
 
 
 def incoming(
-    headers: Iterable[Header], status: int, head: RequestHead, route: Route, cluster: WeightedCluster | None
+    headers: Iterable[Header], status: int, sent: RequestHead, route: Route, cluster: WeightedCluster | None
 ) -> tuple[Header, ...]:
-    """The response's headers as the application sees them. `cluster` is None for a reply of our own."""
-    edits = (
-        route.response_headers if cluster is None else cluster.response_headers.then(route.response_headers)
-    )
+    """The response's headers as the application sees them.
+
+    `sent` is the request as it went out (Envoy's templates see that one). `cluster` is None for a
+    reply of our own, and `sent` is then the request as it came.
+    """
+    edits = route.response_headers
+    if cluster is not None:
+        edits = cluster.response_headers.then(edits)
     if not edits:
         return tuple(headers)
-    context = EditContext(head, "" if cluster is None else cluster.name, route.name, status)
+    context = EditContext(sent, "" if cluster is None else cluster.name, route.name, status)
     return tuple(edits.apply(headers, context))
 
 

@@ -21,10 +21,11 @@ def location(redirect: Redirect, head: RequestHead) -> str:
 
 def _path(redirect: Redirect, head: RequestHead) -> str:
     if redirect.path:
-        if "?" in redirect.path:
-            return redirect.path
+        named = redirect.path if redirect.path.startswith("/") else "/" + redirect.path
+        if "?" in named or redirect.strip_query:
+            return named
         _, question, query = head.path.partition("?")
-        return redirect.path if redirect.strip_query else redirect.path + question + query
+        return named + question + query
     path = redirect.rewrite(head) if redirect.rewrite is not None else head.path
     return path.partition("?")[0] if redirect.strip_query else path
 

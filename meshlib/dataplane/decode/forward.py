@@ -11,7 +11,7 @@ Refused: every way to choose a cluster or a host that only a proxy has (a header
 from dataclasses import dataclass
 from typing import Any
 
-from meshlib.core.headers import EMPTY, HeaderEdits
+from meshlib.core.headers import EMPTY
 from meshlib.core.retry import RetryPolicy
 from meshlib.core.route.match import PathMatch
 from meshlib.core.route.rule import Forward, MirrorPolicy, WeightedCluster
@@ -46,9 +46,6 @@ class Inherited:
 
     retry: RetryPolicy | None = None
     mirrors: tuple[MirrorPolicy, ...] = ()
-    request_before: HeaderEdits = EMPTY
-    """Edits to put before those of each weighted cluster."""
-    response_before: HeaderEdits = EMPTY
 
 
 def decode_forward(message: Any, matched: PathMatch, inherited: Inherited) -> Forward:
@@ -56,7 +53,7 @@ def decode_forward(message: Any, matched: PathMatch, inherited: Inherited) -> Fo
     for field, _ in message.ListFields():
         if field.name in _UNSUPPORTED:
             raise Refused(field.name, "is not supported")
-    clusters, total = _decode_clusters(message, inherited)
+    clusters, total = _decode_clusters(message)
     rewrite, words = decode_rewrite(message, matched)
     retry = inherited.retry
     if message.HasField("retry_policy"):
@@ -77,22 +74,22 @@ def decode_forward(message: Any, matched: PathMatch, inherited: Inherited) -> Fo
     )
 
 
-def _decode_clusters(message: Any, inherited: Inherited) -> tuple[tuple[WeightedCluster, ...], int]:
+def _decode_clusters(message: Any) -> tuple[tuple[WeightedCluster, ...], int]:
     which = message.WhichOneof("cluster_specifier")
     if which == "cluster":
         if not message.cluster:
             raise Refused("cluster", "is empty")
-        only = WeightedCluster(message.cluster, 1, 1, inherited.request_before, inherited.response_before)
+        only = WeightedCluster(message.cluster, 1, 1, EMPTY, EMPTY)
         return (only,), 1
     if which != "weighted_clusters":
         raise Refused(which or "cluster_specifier", "is not supported" if which else "is not set")
     try:
-        return _decode_weighted(message.weighted_clusters, inherited)
+        return _decode_weighted(message.weighted_clusters)
     except Refused as refused:
         raise refused.within("weighted_clusters") from None
 
 
-def _decode_weighted(message: Any, inherited: Inherited) -> tuple[tuple[WeightedCluster, ...], int]:
+def _decode_weighted(message: Any) -> tuple[tuple[WeightedCluster, ...], int]:
     if len(message.clusters) > MAX_CLUSTERS:
         raise Refused("clusters", f"more than {MAX_CLUSTERS}")
     made = []
@@ -100,7 +97,7 @@ def _decode_weighted(message: Any, inherited: Inherited) -> tuple[tuple[Weighted
     for number, cluster in enumerate(message.clusters):
         try:
             total += cluster.weight.value
-            made.append(_decode_weighted_cluster(cluster, total, inherited))
+            made.append(_decode_weighted_cluster(cluster, total))
         except Refused as refused:
             raise refused.within(f"clusters[{number}]") from None
     if not 0 < total <= MAX_TOTAL_WEIGHT:
@@ -108,7 +105,7 @@ def _decode_weighted(message: Any, inherited: Inherited) -> tuple[tuple[Weighted
     return tuple(made), total
 
 
-def _decode_weighted_cluster(cluster: Any, upto: int, inherited: Inherited) -> WeightedCluster:
+def _decode_weighted_cluster(cluster: Any, upto: int) -> WeightedCluster:
     if cluster.cluster_header:
         raise Refused("cluster_header", "is not supported")
     if not cluster.name:
@@ -117,8 +114,8 @@ def _decode_weighted_cluster(cluster: Any, upto: int, inherited: Inherited) -> W
         name=cluster.name,
         weight=cluster.weight.value,
         upto=upto,
-        request_headers=inherited.request_before.then(decode_edits(cluster, "request")),
-        response_headers=inherited.response_before.then(decode_edits(cluster, "response")),
+        request_headers=decode_edits(cluster, "request"),
+        response_headers=decode_edits(cluster, "response"),
         authority=cluster.host_rewrite_literal,
     )
 

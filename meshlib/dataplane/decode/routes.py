@@ -10,7 +10,7 @@ Rules:
 
 from typing import Any
 
-from meshlib.core.headers import EMPTY, HeaderEdits
+from meshlib.core.headers import HeaderEdits
 from meshlib.core.route.rule import DirectResponse, Forward, Origin, Redirect, Route
 from meshlib.core.route.table import RouteTable, VirtualHost
 from meshlib.dataplane.decode.errors import Refused
@@ -103,10 +103,6 @@ class _Decoder:
         action: Forward | Redirect | DirectResponse
         try:
             if which == "route":
-                if self.specific_wins:
-                    # The cluster's edits come last then, so all of them stand with the cluster.
-                    inherited = Inherited(inherited.retry, inherited.mirrors, request, response)
-                    request = response = EMPTY
                 action = decode_forward(message.route, match.path, inherited)
             elif which == "redirect":
                 action = decode_redirect(message.redirect, match.path)
