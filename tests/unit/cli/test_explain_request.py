@@ -1,0 +1,69 @@
+"""The request that is asked about, from the command line's words."""
+
+import pytest
+import typer
+
+from meshlib.cli.explain_request import parse_identity, parse_labels, parse_request
+
+
+@pytest.mark.parametrize(
+    ("words", "method", "authority", "path", "host", "port"),
+    [
+        (["http://reviews:9080/reviews/0"], "GET", "reviews:9080", "/reviews/0", "reviews", 9080),
+        (["post", "http://reviews"], "POST", "reviews", "/", "reviews", 80),
+        (["GET", "https://a.b/c?d=e#f"], "GET", "a.b", "/c?d=e", "a.b", 443),
+        (["http://u:p@Reviews:1/"], "GET", "Reviews:1", "/", "reviews", 1),
+        (["http://[::1]:8/?x"], "GET", "[::1]:8", "/?x", "::1", 8),
+    ],
+)
+def test_method_and_url(
+    words: list[str], method: str, authority: str, path: str, host: str, port: int
+) -> None:
+    head, found_host, found_port = parse_request(words, ())
+    assert (head.method, head.authority, head.path) == (method, authority, path)
+    assert (found_host, found_port) == (host, port)
+
+
+def test_headers_and_host() -> None:
+    head, host, _ = parse_request(["http://a/"], ["End-User: jason ", "x:", "Host: b", "t: 1:2"])
+    assert head.headers == [(b"End-User", b"jason"), (b"x", b""), (b"t", b"1:2")]
+    assert (head.authority, host) == ("b", "a")
+
+
+@pytest.mark.parametrize(
+    ("words", "headers"),
+    [
+        (["reviews"], ()),
+        (["ftp://reviews/"], ()),
+        (["http://"], ()),
+        (["http://a:b/"], ()),
+        (["http://a:99999/"], ()),
+        (["http://[::1/"], ()),
+        (["http://a/ü"], ()),
+        (["G T", "http://a/"], ()),
+        (["GET", "http://a/", "more"], ()),
+        (["http://a/"], ("no colon",)),
+        (["http://a/"], (": x",)),
+    ],
+)
+def test_what_is_no_request(words: list[str], headers: tuple[str, ...]) -> None:
+    with pytest.raises(typer.BadParameter):
+        parse_request(words, headers)
+
+
+def test_identity_and_labels() -> None:
+    assert parse_identity(None) == ("default", "default")
+    assert parse_identity("shop/cart") == ("shop", "cart")
+    assert parse_labels(["a=b", "c=d=e", "f="]) == {"a": "b", "c": "d=e", "f": ""}
+
+
+@pytest.mark.parametrize("text", ["", "a", "a/", "/b", "a/b/c"])
+def test_what_is_no_identity(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is not NAMESPACE/ACCOUNT"):
+        parse_identity(text)
+
+
+@pytest.mark.parametrize("text", ["", "a", "=b"])
+def test_what_is_no_label(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is not k=v"):
+        parse_labels([text])
