@@ -31,7 +31,9 @@ class Call:
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
     def __str__(self) -> str:
-        return f"{self.method} {self.path}  Host: {self.authority}  {dict(self.headers) or ''}"
+        return (
+            f"{self.method} {self.path}  Host: {self.authority}  {' | '.join(map(': '.join, self.headers))}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,7 @@ def _forward(dice: random.Random) -> Values:
                 cluster["host_rewrite_literal"] = host
         made["weighted_clusters"] = {"clusters": weighted}
     if dice.random() < 0.5:
-        made["timeout"] = dice.choice(("0s", "2s", "0.25s", "30s", "0.0015s"))
+        made["timeout"] = dice.choice(("0s", "2s", "0.25s", "30s", "1.0015s"))
     if dice.random() < 0.2:
         made["max_grpc_timeout"] = dice.choice(("0s", "1s", "10s"))
     if dice.random() < 0.3:

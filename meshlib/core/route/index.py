@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from meshlib.core.request import Dice, RequestHead
-from meshlib.core.route.match import PathKind, bare_path
+from meshlib.core.route.match import PathKind, bare_path, values_of
 from meshlib.core.route.rule import Route
 
 _MILLION = 1_000_000
@@ -67,9 +67,12 @@ class RuleIndex:
         files = 0 if not found else 2
         for name, by_value in self._by_header:
             value = head.header(name)
-            if value is not None and (more := by_value.get(value)) is not None:
-                found += more
-                files += 1
+            if value is None:
+                continue
+            for each in (value,) if b"," not in value else set(values_of(head, name)):
+                if (more := by_value.get(each)) is not None:
+                    found += more
+                    files += 1
         size = len(path)
         for length, by_text in self._by_prefix:
             if length > size:

@@ -2,7 +2,8 @@
 
 Rules (Envoy, RouteMatch and HeaderUtility):
 * All conditions must hold. The path is looked at without its query; a regex must match all of it.
-* Several headers of one name are one value, joined with commas. Names are case-insensitive.
+* Names of headers are case-insensitive. Of several headers with one name it is enough that one value
+  meets the condition; an inverted condition holds if none does. (Envoy, match_headers_individually.)
 * A header that is absent fails every condition on its value, inverted ones too, unless the
   condition takes an absent header as an empty one.
 * Query parameters are not decoded; of several with one name the first counts.
@@ -11,7 +12,7 @@ Conditions are closures, made once when a route configuration arrives. `matches`
 traffic; `why_not` says the same for people.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -182,18 +183,33 @@ def _path_text_test(kind: PathKind, wanted: str) -> Callable[[str], bool]:
     return lambda path: path == wanted or path.startswith(segment)
 
 
+def values_of(head: RequestHead, name: bytes) -> Sequence[bytes]:
+    """The values of a header, one for each time it stands there; `name` is lower case."""
+    value = head.header(name)
+    if value is None:
+        return ()
+    if b"," not in value or name in _JOINED or name.startswith(b":") or name == b"host":
+        return (value,)
+    return [each for key, each in head.headers if key.lower() == name]
+
+
+_JOINED = frozenset((b"content-type", b"user-agent"))
+"""Repeated, these are one value joined with commas: Envoy has one place for each."""
+
+
 def _header_test(match: HeaderMatch) -> Callable[[RequestHead], bool]:
     name, meets, invert = match.name, match.test.meets, match.invert
+    absent = match.absent_is_empty
     if isinstance(match.test, Presence):
-        return lambda head: meets(head.header(name)) is not invert
+        return lambda head: meets(b"" if absent else head.header(name)) is not invert
     exact = match.exact
-    if exact is not None:
-        return lambda head: head.header(name) == exact
-    if match.absent_is_empty:
-        return lambda head: meets(head.header(name) or b"") is not invert
 
     def holds(head: RequestHead) -> bool:
         value = head.header(name)
-        return value is not None and meets(value) is not invert
+        if value is None:
+            return absent and meets(b"") is not invert
+        if b"," not in value:
+            return (value == exact) if exact is not None else meets(value) is not invert
+        return any(map(meets, values_of(head, name))) is not invert
 
     return holds
