@@ -205,7 +205,8 @@ class ClientStream:
     def to_send(self) -> list[Any]:
         """The requests to send now, in this order; empty when there is nothing to say."""
         messages: list[Any] = []
-        for kind in _ASKING_ORDER:
+        # Clusters before the listeners that lead to them: the server then sends them in that order.
+        for kind in SENDING_ORDER:
             of = self._subscriptions.get(kind)
             if of is not None:
                 messages += self._delta_requests(kind, of) if self._delta else self._full_requests(kind, of)
@@ -263,10 +264,6 @@ class ClientStream:
             message.node.CopyFrom(self._node)
             self._node_sent = True
         return message
-
-
-# Listeners first: what they name is then already on its way when it is asked for.
-_ASKING_ORDER = (Kind.LISTENER, *(kind for kind in SENDING_ORDER if kind is not Kind.LISTENER))
 
 
 def _with_error(message: Any, text: str) -> Any:

@@ -25,6 +25,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from google.protobuf import json_format
+
 from meshlib.errors import ControlError
 from meshlib.xds import pb
 from meshlib.xds.kinds import BY_TYPE_URL, SENDING_ORDER, Kind
@@ -376,7 +378,7 @@ def _client(request: Any) -> Client:
         raise ProtocolError("the first request of a stream must carry the node")
     try:
         return from_node(request.node)
-    except ValueError as error:
+    except (ValueError, json_format.Error) as error:
         raise ProtocolError(f"the node's metadata can't be read: {error}") from None
 
 

@@ -291,3 +291,89 @@ async def test_a_port_that_is_taken_and_a_service_that_is_not_there() -> None:
             await ControlServer(Hub(), address).start()
     with pytest.raises(ControlUnavailable, match="UNAVAILABLE"):
         await asyncio.to_thread(fetch_status, address, 2)
+
+
+class Nonsense:
+    """A compiler that gives what is no resource."""
+
+    version = "9"
+
+    def resources(self, client: Client, listeners: frozenset[str]) -> Iterable[Any]:
+        yield Resource(Kind.LISTENER, "a:80", "1", "text instead of bytes")  # type: ignore[arg-type]
+
+
+async def test_a_stream_that_cannot_be_served_ends_and_its_client_may_come_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    hub = Hub()
+    hub.publish(Nonsense())
+    async with serving(hub) as (_, channel):
+        peer = Peer(channel, True)
+        peer.state.subscribe(Kind.LISTENER, ["a:80"])
+        await peer.say()
+        assert await peer.call.code() is grpc.StatusCode.INTERNAL
+        assert "sending to" in caplog.text
+        hub.publish(Fixed("10", "ten"))
+        back = Peer(channel, True)
+        back.state.subscribe(Kind.LISTENER, ["a:80"])
+        await back.say()
+        assert set((await back.next()).resources) == {"a:80"}
+        assert len(hub.connections) == 1
+
+
+async def test_a_client_that_does_not_read_delays_nobody() -> None:
+    hub = Hub()
+    hub.publish(Fixed("0", "x" * 1_000_000))
+    async with serving(hub) as (_, channel):
+        slow, quick = Peer(channel, True, "slow"), Peer(channel, True, "quick")
+        for peer in (slow, quick):
+            peer.state.subscribe(Kind.LISTENER, ["a:80"])
+            await peer.say()
+        await quick.next()
+        for step in range(1, 30):
+            hub.publish(Fixed(str(step), f"{step}" * 100_000))
+            began = time.monotonic()
+            assert (await quick.next()).version == str(step)
+            assert time.monotonic() - began < 1
+        assert (await slow.next()).version == "0"
+        assert (await slow.next()).version == "29"
+
+
+async def test_routes_wait_no_longer_than_the_limit_for_a_client_that_does_not_ask(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("meshlib.control.serve.push.HOLD_SECONDS", 0.05)
+
+    class Warming:
+        version = "1"
+
+        def resources(self, client: Client, listeners: frozenset[str]) -> Iterable[Resource]:
+            yield Resource.of(Kind.CLUSTER, "a", pb.Cluster(name="a"))
+            yield Resource.of(Kind.ENDPOINTS, "a", pb.ClusterLoadAssignment(cluster_name="a"))
+            yield Resource.of(Kind.LISTENER, "l", pb.Listener(name="l"))
+
+    hub = Hub()
+    hub.publish(Warming())
+    async with serving(hub) as (_, channel):
+        peer = Peer(channel, True)
+        peer.state.subscribe(Kind.CLUSTER, ["*"])
+        peer.state.subscribe(Kind.LISTENER, ["l"])
+        await peer.say()
+        assert (await peer.next()).kind is Kind.CLUSTER
+        assert (await peer.next()).kind is Kind.LISTENER
+        assert "did not ask for its clusters' endpoints" in caplog.text
+
+
+async def test_who_asks_for_clusters_before_listeners_is_not_told_that_they_are_gone() -> None:
+    hub = Hub()
+    hub.publish(Fixed("1", "one"))
+    async with serving(hub) as (_, channel):
+        peer = Peer(channel, False)
+        peer.state.subscribe(Kind.CLUSTER, ["a:80"])
+        await peer.say()
+        await asyncio.sleep(0.05)
+        peer.state.subscribe(Kind.LISTENER, ["a:80"])
+        await peer.say()
+        first = await peer.next()
+        assert (first.kind, set(first.resources)) == (Kind.CLUSTER, {"a:80"})
+        assert (await peer.next()).kind is Kind.LISTENER

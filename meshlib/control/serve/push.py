@@ -5,6 +5,9 @@
 - `publish` compiles nothing itself: it marks every stream. Each stream compares in its own task and
   sends only what differs, so a client that nothing concerns is sent nothing, and a slow client
   delays nobody: it has one mark and not a queue, and gets the newest snapshot when it is ready.
+- What clients of flavours meshlib and grpc are sent follows from the listeners that they ask for, and
+  a reconnecting one may ask for its clusters first: it is sent nothing until it asked for listeners,
+  else it would be told that its clusters are gone.
 - A service that has just started does not know yet who serves: until `settle`, clients that come
   back with what an earlier life sent them keep it, and are sent only what they have not.
 - A compiler that fails for one client leaves that client with what it has; others go on.
@@ -69,6 +72,14 @@ class Connection:
         """The listener names that the closure starts from."""
         client = self.stream.client
         return self.stream.names(Kind.LISTENER) if client and client.flavour in _BY_NAME else frozenset()
+
+    @property
+    def introduced(self) -> bool:
+        """Whether it is known what this client is to be sent."""
+        client = self.stream.client
+        return client is not None and (
+            client.flavour not in _BY_NAME or Kind.LISTENER in self.stream.subscriptions
+        )
 
     @property
     def waiting(self) -> bool:
@@ -154,7 +165,7 @@ class Hub:
             )
         connection.dirty.clear()
         client = connection.stream.client
-        if client is None or not self._published:
+        if client is None or not connection.introduced or not self._published:
             return []
         snapshot = self._snapshot(client, connection)
         if snapshot is None:

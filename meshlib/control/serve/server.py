@@ -157,7 +157,7 @@ class ControlServer:
         finally:
             self._hub.closed(connection)
             sending.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            with contextlib.suppress(asyncio.CancelledError, grpc.aio.AbortError):
                 await sending
 
     async def _send(self, connection: Connection, context: Context) -> None:
@@ -167,6 +167,10 @@ class ControlServer:
                     await context.write(response)
         except (grpc.aio.BaseError, grpc.aio.UsageError):
             log.debug("%s is gone", connection.peer)
+        except Exception:
+            # A stream that nobody sends on must end, so that its client comes back.
+            log.exception("sending to %s failed", connection.peer)
+            await context.abort(grpc.StatusCode.INTERNAL, "the control service failed on this stream")
 
     async def _join(self, requests: AsyncIterator[Any], context: Context) -> None:
         stream, joining = next(self._streams), Joining()
