@@ -1,0 +1,228 @@
+"""The server's end of an ADS stream, message by message."""
+
+from typing import Any
+
+import pytest
+
+from meshlib.xds import pb
+from meshlib.xds.kinds import BY_TYPE_URL, Kind
+from meshlib.xds.node import Client, Flavour, to_node
+from meshlib.xds.server_stream import ProtocolError, ServerStream
+from meshlib.xds.snapshot import Resource, Snapshot
+
+NODE = to_node(Client(Flavour.ENVOY, id="proxy"))
+
+
+def snapshot(version: str, **marks: str) -> Snapshot:
+    """`CDS_a="1"` is a cluster `a` whose content is 1."""
+    resources = []
+    for key, mark in marks.items():
+        short, _, name = key.partition("_")
+        kind = next(k for k in Kind if k.short == short)
+        resources.append(Resource(kind, name, mark, mark.encode()))
+    return Snapshot.of(version, resources)
+
+
+def ask(stream: ServerStream, kind: Kind, *names: str, nonce: str = "", error: str = "", **more: Any) -> bool:
+    if stream.delta:
+        made = pb.DeltaDiscoveryRequest(resource_names_subscribe=names, **more)
+    else:
+        made = pb.DiscoveryRequest(resource_names=names, **more)
+    made.type_url = kind.type_url
+    made.response_nonce = nonce
+    if error:
+        made.error_detail.message = error
+    if stream.client is None:
+        made.node.CopyFrom(NODE)
+    return stream.received(made)
+
+
+def answer(stream: ServerStream, responses: list[Any], error: str = "", names: tuple[str, ...] = ()) -> None:
+    for response in responses:
+        ask(stream, BY_TYPE_URL[response.type_url], *names, nonce=response.nonce, error=error)
+
+
+def shown(responses: list[Any]) -> list[str]:
+    """`CDS a b -c`: a type, what is sent of it, and what is removed."""
+    found = []
+    for response in responses:
+        words = [BY_TYPE_URL[response.type_url].short]
+        words += [getattr(r, "name", None) or r.value.decode() for r in response.resources]
+        words += [f"-{name}" for name in getattr(response, "removed_resources", ())]
+        found.append(" ".join(words))
+    return found
+
+
+@pytest.fixture
+def delta() -> ServerStream:
+    """Asked for all clusters and endpoints, and for listener l and routes r."""
+    stream = ServerStream(delta=True)
+    ask(stream, Kind.CLUSTER)
+    ask(stream, Kind.ENDPOINTS, "*")
+    ask(stream, Kind.LISTENER, "l")
+    ask(stream, Kind.ROUTES, "r")
+    return stream
+
+
+def test_in_order_of_sending_and_only_what_changed(delta: ServerStream) -> None:
+    first = delta.publish(snapshot("1", RDS_r="1", LDS_l="1", EDS_a="1", CDS_a="1", CDS_b="1"))
+    assert shown(first) == ["CDS a b", "EDS a", "LDS l", "RDS r"]
+    assert [r.system_version_info for r in first] == ["1"] * 4
+    answer(delta, first)
+    second = delta.publish(snapshot("2", RDS_r="2", LDS_l="1", EDS_a="1", CDS_a="1", CDS_b="1"))
+    assert shown(second) == ["RDS r"]
+    answer(delta, second)
+    assert delta.publish(snapshot("3", RDS_r="2", LDS_l="1", EDS_a="1", CDS_a="1", CDS_b="1")) == []
+
+
+def test_what_is_gone_is_removed_after_what_no_longer_names_it_was_accepted(delta: ServerStream) -> None:
+    answer(delta, delta.publish(snapshot("1", RDS_r="1", EDS_a="1", CDS_a="1", LDS_l="1")))
+    new = snapshot("2", RDS_r="2", EDS_b="1", CDS_b="1", LDS_l="1")
+    made = delta.publish(new)
+    assert shown(made) == ["CDS b", "EDS b", "RDS r"]
+    assert delta.publish(new) == []
+    answer(delta, made)
+    assert shown(delta.publish(new)) == ["EDS -a", "CDS -a"]
+
+
+def test_no_cluster_goes_while_the_new_routes_are_refused(delta: ServerStream) -> None:
+    answer(delta, delta.publish(snapshot("1", RDS_r="1", EDS_a="1", CDS_a="1", LDS_l="1")))
+    new = snapshot("2", RDS_r="2", LDS_l="1")
+    answer(delta, delta.publish(new), error="bad regex")
+    assert delta.publish(new) == []
+    assert delta.subscriptions[Kind.ROUTES].error == "bad regex"
+    third = snapshot("3", RDS_r="3", LDS_l="1")
+    answer(delta, delta.publish(third))
+    assert shown(delta.publish(third)) == ["EDS -a", "CDS -a"]
+
+
+def test_one_response_of_a_type_at_a_time_and_the_newest_wins(delta: ServerStream) -> None:
+    first = delta.publish(snapshot("1", CDS_a="1"))
+    assert shown(first) == ["CDS a", "EDS", "LDS -l", "RDS -r"]
+    assert delta.publish(snapshot("2", CDS_a="2")) == []
+    assert delta.publish(snapshot("3", CDS_a="3", RDS_r="3")) == [], (
+        "routes wait for the clusters before them"
+    )
+    assert ask(delta, Kind.CLUSTER, nonce=first[0].nonce)
+    last = delta.publish(snapshot("3", CDS_a="3", RDS_r="3"))
+    assert shown(last) == ["CDS a"]
+    assert last[0].resources[0].version == "3"
+
+
+def test_a_refused_response_is_sent_once_more_in_parts_and_then_rests(delta: ServerStream) -> None:
+    now = snapshot("1", CDS_a="1", CDS_b="bad", CDS_c="1")
+    sent = []
+    for _ in range(20):
+        for response in delta.publish(now):
+            sent += shown([response])
+            bad = any(r.version == "bad" for r in response.resources)
+            answer(delta, [response], error="invalid" if bad else "")
+    assert [s for s in sent if s.startswith("CDS")] == ["CDS a b c", "CDS a", "CDS b", "CDS c"]
+    assert set(delta.subscriptions[Kind.CLUSTER].refused) == {"b"}
+    assert shown(delta.publish(snapshot("2", CDS_a="1", CDS_b="2", CDS_c="1"))) == ["CDS b"]
+
+
+def test_who_comes_back_is_sent_only_what_differs() -> None:
+    stream = ServerStream(delta=True)
+    ask(stream, Kind.CLUSTER, "*", initial_resource_versions={"a": "1", "b": "1", "gone": "1"})
+    assert stream.returning
+    assert shown(stream.publish(snapshot("9", CDS_a="1", CDS_b="2", CDS_c="1"))) == ["CDS b c"]
+    ask(stream, Kind.CLUSTER, nonce="1")
+    assert shown(stream.publish(snapshot("9", CDS_a="1", CDS_b="2", CDS_c="1"))) == ["CDS -gone"]
+
+
+def test_what_is_subscribed_again_is_sent_again() -> None:
+    stream = ServerStream(delta=True)
+    now = snapshot("1", RDS_a="1")
+    ask(stream, Kind.ROUTES, "a", "b")
+    answer(stream, first := stream.publish(now))
+    assert shown(first) == ["RDS a -b"]
+    assert stream.publish(now) == []
+    ask(stream, Kind.ROUTES, "a", "b")
+    assert shown(stream.publish(now)) == ["RDS a -b"]
+
+
+def test_a_stale_nonce_is_no_answer_but_its_names_count_in_delta(delta: ServerStream) -> None:
+    delta.publish(snapshot("1", CDS_a="1", RDS_r="1"))
+    assert not ask(delta, Kind.CLUSTER, nonce="77")
+    assert not ask(delta, Kind.CLUSTER, nonce="77", error="not mine")
+    assert delta.subscriptions[Kind.CLUSTER].pending is not None
+    assert delta.subscriptions[Kind.CLUSTER].error == ""
+    assert ask(delta, Kind.ROUTES, "s", nonce="77")
+    assert delta.names(Kind.ROUTES) == {"r", "s"}
+
+
+def test_envoy_is_sent_routes_after_it_asked_for_its_clusters_endpoints() -> None:
+    stream = ServerStream(delta=False)
+    now = snapshot("1", CDS_a="c", EDS_a="e", LDS_l="l", RDS_r="r")
+    ask(stream, Kind.CLUSTER)
+    ask(stream, Kind.LISTENER)
+    first = stream.publish(now)
+    assert shown(first) == ["CDS c"]
+    assert stream.holding
+    answer(stream, first)
+    assert stream.publish(now) == []
+    ask(stream, Kind.ENDPOINTS, "a")
+    assert shown(stream.publish(now)) == ["EDS e", "LDS l"]
+    assert not stream.holding
+
+
+def test_the_wait_for_that_question_can_be_ended_for_good() -> None:
+    stream = ServerStream(delta=True)
+    ask(stream, Kind.CLUSTER)
+    ask(stream, Kind.LISTENER)
+    answer(stream, stream.publish(snapshot("1", CDS_a="1", EDS_a="1", LDS_l="1")))
+    made = stream.publish(snapshot("1", CDS_a="1", EDS_a="1", LDS_l="1"), hurry=True)
+    assert shown(made) == ["LDS l"]
+    answer(stream, made)
+    assert shown(stream.publish(snapshot("2", CDS_a="1", EDS_a="1", LDS_l="2"))) == ["LDS l"]
+
+
+def test_a_changed_cluster_has_its_endpoints_sent_again(delta: ServerStream) -> None:
+    answer(delta, delta.publish(snapshot("1", CDS_a="1", EDS_a="1")))
+    assert shown(delta.publish(snapshot("2", CDS_a="2", EDS_a="1"))) == ["CDS a", "EDS a"]
+
+
+def test_state_of_the_world_sends_all_clusters_and_drops_the_gone_ones_last() -> None:
+    stream = ServerStream(delta=False)
+    ask(stream, Kind.CLUSTER)
+    ask(stream, Kind.ROUTES, "r")
+    answer(stream, stream.publish(snapshot("1", CDS_a="a", CDS_b="b", RDS_r="r1")), names=())
+    now = snapshot("2", CDS_b="b", CDS_c="c", RDS_r="r2")
+    ask(stream, Kind.ROUTES, "r")
+    made = stream.publish(now)
+    assert shown(made) == ["CDS a b c", "RDS r2"]
+    ask(stream, Kind.CLUSTER, nonce=made[0].nonce)
+    ask(stream, Kind.ROUTES, "r", nonce=made[1].nonce)
+    assert shown(stream.publish(now)) == ["CDS b c"]
+
+
+def test_an_incomplete_snapshot_takes_nothing_from_who_comes_back() -> None:
+    stream = ServerStream(delta=True)
+    ask(stream, Kind.CLUSTER, "*", initial_resource_versions={"a": "1", "b": "1"})
+    now = snapshot("1", CDS_a="2", CDS_c="1")
+    made = stream.publish(now, keep=True)
+    assert shown(made) == ["CDS c"]
+    answer(stream, made)
+    made = stream.publish(now)
+    assert shown(made) == ["CDS a"]
+    answer(stream, made)
+    assert shown(stream.publish(now)) == ["CDS -b"]
+
+
+def test_limits_and_violations() -> None:
+    with pytest.raises(ProtocolError, match="must carry the node"):
+        ServerStream(delta=True).received(pb.DeltaDiscoveryRequest(type_url=Kind.CLUSTER.type_url))
+    odd = pb.Node(id="x")
+    odd.metadata.fields["LABELS"].number_value = float("nan")
+    with pytest.raises(ProtocolError, match="metadata can't be read"):
+        ServerStream(delta=True).received(pb.DeltaDiscoveryRequest(node=odd, type_url=Kind.CLUSTER.type_url))
+    stream = ServerStream(delta=True, max_names=3)
+    with pytest.raises(ProtocolError, match="'nonsense' is not served; served are type"):
+        stream.received(pb.DeltaDiscoveryRequest(node=NODE, type_url="nonsense"))
+    with pytest.raises(ProtocolError, match="more than 1024 characters"):
+        ask(stream, Kind.ROUTES, "x" * 1025)
+    ask(stream, Kind.ROUTES, "1", "2")
+    with pytest.raises(ProtocolError, match="more than 3 names") as caught:
+        ask(stream, Kind.ENDPOINTS, "1", "2")
+    assert caught.value.code == "RESOURCE_EXHAUSTED"
