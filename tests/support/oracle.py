@@ -36,10 +36,15 @@ from meshlib.core.route.table import RouteTable
 from meshlib.dataplane.decode.routes import decode_routes
 from meshlib.xds import pb
 
-OWN_HEADERS = frozenset(
-    "x-case x-request-id x-forwarded-proto x-forwarded-for x-envoy-internal x-envoy-attempt-count connection host "
-    "x-envoy-expected-rq-timeout-ms transfer-encoding content-length date server x-envoy-upstream-service-time".split()
-)
+OWN_HEADERS = {
+    *("x-case", "x-request-id", "x-forwarded-proto", "x-forwarded-for", "x-envoy-internal"),
+    *("x-envoy-attempt-count", "x-envoy-expected-rq-timeout-ms", "x-envoy-upstream-service-time"),
+    *("connection", "host", "transfer-encoding", "content-length", "date", "server"),
+}
+ONE_PLACE = {
+    *("accept", "accept-encoding", "authorization", "cache-control", "content-type", "user-agent", "via"),
+}
+"""Headers that Envoy keeps as one value: there an empty first value is as good as none."""
 UPSTREAM_HEADERS = (
     ("x-up", "one"),
     ("x-up", "two"),
@@ -118,7 +123,8 @@ def joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     for name, value in headers:
         key = name.lower()
         if key not in OWN_HEADERS:
-            made[key] = f"{made[key]},{value}" if key in made else value
+            known = made.get(key) if key not in ONE_PLACE else made.get(key) or None
+            made[key] = value if known is None else f"{known},{value}"
     return made
 
 

@@ -18,9 +18,9 @@ class Call:
 
     @property
     def is_grpc(self) -> bool:
-        """Whether Envoy takes it for gRPC: by the first content-type."""
-        kinds = [value for name, value in self.headers if name.lower() == "content-type"]
-        return bool(kinds) and (kinds[0] == "application/grpc" or kinds[0].startswith("application/grpc+"))
+        """Whether Envoy takes it for gRPC: by its content-type."""
+        kind = ",".join(value for name, value in self.headers if name.lower() == "content-type")
+        return kind == "application/grpc" or kind.startswith("application/grpc+")
 
     def encode(self, case: int) -> bytes:
         """The bytes on the wire; `case` picks the route configuration."""

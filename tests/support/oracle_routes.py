@@ -7,7 +7,7 @@ something. Everything follows from the random.Random that is passed.
 import random
 from typing import Any
 
-from support.oracle import Case
+from support.oracle import ONE_PLACE, Case
 from support.oracle_http import Call
 
 from meshlib.xds import pb
@@ -51,7 +51,21 @@ PATTERNS = (
     r"/a%2[fF]b",
     ".+/b$",
 )
-HEADERS = ("x-a", "x-b", "end-user", "user-agent", "cookie", "X-Mixed-Case", "accept", "content-type")
+HEADERS = (
+    "x-a",
+    "x-b",
+    "end-user",
+    "user-agent",
+    "cookie",
+    "X-Mixed-Case",
+    "accept",
+    "content-type",
+    "authorization",
+    "accept-encoding",
+    "cache-control",
+    "via",
+    "x-forwarded-host",
+)
 TEXTS = ("1", "a", "A", "jason", "Jason Smith", "a,b", "v1.2", "0", "-5", "42", "a b", "x=1; y=2")
 TEXT_PATTERNS = (".*", "a.*", "[0-9]+", "(?i)JASON.*", "a,b", ".*Chrome.*", "", "^$", "a|b", ".+")
 QUERY = ("q", "user", "a.b", "%61", "")

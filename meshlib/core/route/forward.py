@@ -3,8 +3,8 @@
 Rules (Envoy, RouteEntryImplBase::finalizeRequestHeaders, Router::FilterUtility::finalTimeout):
 * A cluster of weight 0 is never picked.
 * In this order: the weighted cluster's header edits, its host, the route's edits, its host, its path.
-* A rewritten path leaves the old one in x-envoy-original-path, unless it is empty: then the path
-  stays. The route's host leaves the one before it in x-envoy-original-host.
+* A rewritten path leaves the old one in x-envoy-original-path, the route's host the one before it in
+  x-envoy-original-host.
 * A gRPC request's own grpc-timeout counts, up to the route's max_grpc_timeout, if the route has one.
 * A per-try timeout that is not shorter than the whole has no effect.
 """
@@ -45,7 +45,8 @@ def outgoing(head: RequestHead, route: Route, forward: Forward, cluster: Weighte
     if forward.authority:
         headers = _set(made.headers, ORIGINAL_HOST, made.authority)
         made = _changed(made, forward.authority, made.path, headers)
-    if forward.rewrite is not None and (path := forward.rewrite(made)):
+    if forward.rewrite is not None:
+        path = forward.rewrite(made)
         made = _changed(made, made.authority, path, _set(made.headers, ORIGINAL_PATH, made.path))
     return made
 

@@ -193,7 +193,18 @@ def values_of(head: RequestHead, name: bytes) -> Sequence[bytes]:
     return [each for key, each in head.headers if key.lower() == name]
 
 
-_JOINED = frozenset((b"content-type", b"user-agent"))
+_JOINED = frozenset(
+    name.encode()
+    for name in (
+        "accept",
+        "accept-encoding",
+        "authorization",
+        "cache-control",
+        "content-type",
+        "user-agent",
+        "via",
+    )
+)
 """Repeated, these are one value joined with commas: Envoy has one place for each."""
 
 

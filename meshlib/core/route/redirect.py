@@ -21,13 +21,14 @@ def location(redirect: Redirect, head: RequestHead) -> str:
 
 def _path(redirect: Redirect, head: RequestHead) -> str:
     if redirect.path:
-        named = redirect.path if redirect.path.startswith("/") else "/" + redirect.path
-        if "?" in named or redirect.strip_query:
-            return named
-        _, question, query = head.path.partition("?")
-        return named + question + query
-    path = redirect.rewrite(head) if redirect.rewrite is not None else head.path
-    return path.partition("?")[0] if redirect.strip_query else path
+        path = redirect.path
+        if "?" not in path and not redirect.strip_query:
+            path += "".join(head.path.partition("?")[1:])
+    else:
+        path = redirect.rewrite(head) if redirect.rewrite is not None else head.path
+        if redirect.strip_query:
+            path = path.partition("?")[0]
+    return path if path.startswith("/") else "/" + path
 
 
 def _own_host(head: RequestHead, scheme: str, port_is_named: bool) -> str:
