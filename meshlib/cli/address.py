@@ -4,9 +4,8 @@ import os
 
 import typer
 
+from meshlib.bootstrap import DEFAULT_CONTROL
 from meshlib.xds.names import split_authority
-
-DEFAULT_CONTROL = "127.0.0.1:15010"
 
 
 def control_address(given: str | None) -> str:
