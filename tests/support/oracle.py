@@ -109,9 +109,9 @@ class Difference:
 
     def __str__(self) -> str:
         fields = [
-            f"  {name}: Envoy {getattr(self.envoy, name)!r}\n  {' ' * len(name)}  ours  {getattr(self.ours, name)!r}"
+            f"  {name}: Envoy {theirs!r}\n  {' ' * len(name)}  ours  {ours!r}"
             for name in Answer.__slots__
-            if getattr(self.envoy, name) != getattr(self.ours, name)
+            if (theirs := getattr(self.envoy, name)) != (ours := getattr(self.ours, name))
         ]
         said = self.case.source or str(self.case.config)
         return "\n".join((f"{said}\n{self.call}", *fields))

@@ -45,8 +45,7 @@ def outgoing(head: RequestHead, route: Route, forward: Forward, cluster: Weighte
     if forward.authority:
         headers = _set(made.headers, ORIGINAL_HOST, made.authority)
         made = _changed(made, forward.authority, made.path, headers)
-    if forward.rewrite is not None:
-        path = forward.rewrite(made)
+    if forward.rewrite is not None and (path := forward.rewrite(made)):
         made = _changed(made, made.authority, path, _set(made.headers, ORIGINAL_PATH, made.path))
     return made
 

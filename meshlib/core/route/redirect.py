@@ -25,7 +25,7 @@ def _path(redirect: Redirect, head: RequestHead) -> str:
         if "?" not in path and not redirect.strip_query:
             path += "".join(head.path.partition("?")[1:])
     else:
-        path = redirect.rewrite(head) if redirect.rewrite is not None else head.path
+        path = (redirect.rewrite(head) if redirect.rewrite is not None else "") or head.path
         if redirect.strip_query:
             path = path.partition("?")[0]
     return path if path.startswith("/") else "/" + path

@@ -4,7 +4,8 @@ Rules (Envoy, RouteEntryImplBase::currentUrlPathAfterRewriteWithMatchedPath):
 * A prefix rewrite replaces as many characters as the rule's prefix, or exact path, has, and keeps
   the rest with the query. Under a regex rule it replaces the whole path and keeps the query.
 * A regex rewrite replaces every match in the path without its query; `\\1` to `\\9` are its groups,
-  `\\0` the match. The query is kept. If nothing is left of the path, it stays as it was.
+  `\\0` the match. The query is kept. If nothing is left of the path, there is
+  no rewrite: the function gives an empty text.
 """
 
 from collections.abc import Callable
@@ -43,8 +44,8 @@ def regex_rewrite(source: str, substitution: str) -> Rewrite:
             pieces.extend(part if isinstance(part, bytes) else match.group(part) or b"" for part in parts)
             last, seen = end, True
         pieces.append(text[last:])
-        made = b"".join(pieces).decode("latin-1")
-        return made + head.path[len(bare) :] if made else head.path
+        left = b"".join(pieces).decode("latin-1")
+        return left and left + head.path[len(bare) :]
 
     return rewrite
 

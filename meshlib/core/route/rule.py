@@ -52,7 +52,7 @@ class Forward:
     retry: RetryPolicy | None = None
     mirrors: tuple[MirrorPolicy, ...] = ()
     rewrite: Callable[[RequestHead], str] | None = None
-    """Gives the new path (with query)."""
+    """Gives the new path (with query); empty: the path stays."""
     rewrite_text: str = ""
     """The rewrite in words, for `meshlib explain`."""
     authority: str = ""
@@ -73,7 +73,7 @@ class Redirect:
     path: str = ""
     """Instead of the request's path; if it has a query, that replaces the request's query."""
     rewrite: Callable[[RequestHead], str] | None = None
-    """Gives the path (with query) if `path` is empty; None: the request's own."""
+    """Gives the path (with query) if `path` is empty; None, or empty: the request's own."""
     rewrite_text: str = ""
     """The rewrite in words, for `meshlib explain`."""
     strip_query: bool = False
