@@ -45,7 +45,7 @@ class Source(Protocol[D_co]):
         ...
 
     def watch(self) -> AsyncIterator[D_co]:
-        """All documents again after each batch of changes."""
+        """All documents again after each batch of changes since `load`, whenever they were made."""
         ...
 
 

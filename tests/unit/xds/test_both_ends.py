@@ -123,6 +123,20 @@ class World:
             self.client.nack(update, errors)
             self.flush()
 
+    def repeat_up(self) -> None:
+        """The server is told the next thing twice."""
+        if self.up:
+            self.up.appendleft(self.up[0])
+            self.deliver_up()
+            self.deliver_up()
+
+    def repeat_down(self) -> None:
+        """The client is told the next thing twice, and answers twice with one nonce."""
+        if self.down:
+            self.down.appendleft(self.down[0])
+            self.deliver_down()
+            self.deliver_down()
+
     def reconnect(self) -> None:
         self.up.clear()
         self.down.clear()
@@ -170,7 +184,7 @@ STEPS = st.one_of(
     st.tuples(
         st.sampled_from(["flush", "publish", "deliver_up", "deliver_down", "deliver_up", "deliver_down"])
     ),
-    st.tuples(st.just("reconnect")),
+    st.tuples(st.sampled_from(["reconnect", "repeat_up", "repeat_down"])),
 )
 
 
