@@ -9,7 +9,7 @@ What makes the comparison fair, and what it therefore does not cover:
 * Envoy's clean-up of a path before routing (normalize_path, merge_slashes, escaped slashes) is off:
   this library routes the path that the application's HTTP client made.
 * Names of headers are compared in lower case, several headers of one name as one value.
-* Headers that a proxy adds on its own account (`OWN_HEADERS`) are left out.
+* Headers that a proxy adds or writes anew on its own account (`OWN_HEADERS`) are left out.
 * Envoy turns its own replies to gRPC requests, the echo's included, into gRPC statuses; of those only
   the route is compared.
 * Chances are 0 or 100 percent.
@@ -30,8 +30,8 @@ from support.oracle_http import Call, Received, ask_all
 
 from meshlib.core.request import RequestHead
 from meshlib.core.route.forward import incoming, outgoing, pick_cluster, timeouts
-from meshlib.core.route.redirect import location
-from meshlib.core.route.rule import DirectResponse, Forward, Redirect
+from meshlib.core.route.reply import own_reply
+from meshlib.core.route.rule import Forward
 from meshlib.core.route.table import RouteTable
 from meshlib.dataplane.decode.routes import decode_routes
 from meshlib.xds import pb
@@ -39,10 +39,11 @@ from meshlib.xds import pb
 OWN_HEADERS = {
     *("x-case", "x-request-id", "x-forwarded-proto", "x-forwarded-for", "x-envoy-internal"),
     *("x-envoy-attempt-count", "x-envoy-expected-rq-timeout-ms", "x-envoy-upstream-service-time"),
-    *("connection", "host", "transfer-encoding", "content-length", "date", "server"),
+    *("connection", "host", "transfer-encoding", "content-length", "date", "server", "grpc-timeout"),
 }
 ONE_PLACE = {
     *("accept", "accept-encoding", "authorization", "cache-control", "content-type", "user-agent", "via"),
+    *("x-forwarded-host", "x-request-id"),
 }
 """Headers that Envoy keeps as one value: there an empty first value is as good as none."""
 UPSTREAM_HEADERS = (
@@ -138,15 +139,11 @@ def our_answer(table: RouteTable, call: Call) -> Answer:
     action = route.action
     if call.is_grpc and not isinstance(action, Forward):
         return Answer(0, route.name)
-    if isinstance(action, Redirect):
-        reply = [(b"location", location(action, head).encode("latin-1"))]
-        edited = _texts(incoming(reply, action.status, head, route, None))
+    if not isinstance(action, Forward):
+        reply = own_reply(route, action, head)
+        edited = _texts(reply.headers)
         where = edited.pop("location", "")
-        return Answer(action.status, route.name, location=where, response=edited)
-    if isinstance(action, DirectResponse):
-        reply = [(b"content-type", b"text/plain")] if action.body else []
-        edited = _texts(incoming(reply, action.status, head, route, None))
-        return Answer(action.status, route.name, body=action.body.decode(), response=edited)
+        return Answer(reply.status, route.name, location=where, body=reply.body.decode(), response=edited)
     cluster = pick_cluster(action, Loaded(0.5))
     sent = outgoing(head, route, action, cluster)
     if not sent.path.startswith("/"):

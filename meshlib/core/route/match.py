@@ -194,16 +194,16 @@ def values_of(head: RequestHead, name: bytes) -> Sequence[bytes]:
 
 
 _JOINED = frozenset(
-    name.encode()
-    for name in (
-        "accept",
-        "accept-encoding",
-        "authorization",
-        "cache-control",
-        "content-type",
-        "user-agent",
-        "via",
+    (
+        b"accept",
+        b"accept-encoding",
+        b"authorization",
+        b"cache-control",
+        b"content-type",
+        b"user-agent",
+        b"via",
     )
+    + (b"x-forwarded-host", b"x-request-id")
 )
 """Repeated, these are one value joined with commas: Envoy has one place for each."""
 
