@@ -1,0 +1,71 @@
+"""Every field of the traffic kinds has a row in docs/reference/istio-support.md, and every row a field."""
+
+import importlib
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/reference/istio-support.md"
+STATES = {"applied", "partly", "compiled", "validated", "n/a"}
+KINDS = ["VirtualService", "DestinationRule", "ServiceEntry", "WorkloadEntry", "WorkloadGroup", "Sidecar"]
+
+
+def rows(kind: str) -> dict[str, list[str]]:
+    """field → the other cells, of the section whose heading names the kind."""
+    found: dict[str, list[str]] = {}
+    section = ""
+    for line in PAGE.read_text().splitlines():
+        if line.startswith("## "):
+            section = line
+        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        if kind not in section or len(cells) < 4 or cells[0] in {"field", "kind", "---"}:
+            continue
+        if not cells[0].startswith("`"):
+            if cells[0] != kind:
+                continue
+            cells = cells[1:]
+        found[cells[0].strip("`")] = cells[1:]
+    return found
+
+
+def fields(model: type[BaseModel], above: str = "", inside: tuple[type, ...] = ()) -> Iterator[str]:
+    """The JSON path of every leaf; a message inside itself is not entered again."""
+    for name, info in model.model_fields.items():
+        path = f"{above}{info.alias or name}"
+        below = [m for m in messages(info.annotation) if m not in inside]
+        if not below:
+            yield path
+        for message in below:
+            yield from fields(message, path + ".", (*inside, message))
+
+
+def messages(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in typing.get_args(annotation) for found in messages(part)]
+
+
+def covers(row: str, path: str) -> bool:
+    return path == row or row == "*" or (row.endswith(".*") and path.startswith(row[:-1]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_field_has_a_row_and_every_row_a_field(kind: str) -> None:
+    model = getattr(importlib.import_module(f"meshlib.control.istio.{kind.lower()}"), kind)
+    written, known = rows(kind), list(fields(model))
+    assert len(known) > 5
+    assert [path for path in known if not any(covers(row, path) for row in written)] == []
+    assert [row for row in written if not any(covers(row, path) for path in known)] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_row_says_its_state_and_where_it_is_tested(kind: str) -> None:
+    for field, (state, _how, tested) in rows(kind).items():
+        assert state in STATES, field
+        places = [place.strip() for place in tested.split(",") if place.strip()]
+        assert places or state == "n/a", field
+        assert [place for place in places if not (ROOT / "tests" / place).exists()] == [], field
