@@ -58,7 +58,11 @@ def test_public_functions_are_documented(path: Path) -> None:
 
 def test_no_file_is_about_two_planes() -> None:
     """A feature has one word at every stage: nothing in control is named `decode`, nothing in the data plane `compile`."""
-    wrong = [n for n in tracked() if re.match(r"meshlib/control/.*decode", n) or re.match(r"meshlib/(dataplane|core)/.*compile", n)]
+    wrong = [
+        n
+        for n in tracked()
+        if re.match(r"meshlib/control/.*decode", n) or re.match(r"meshlib/(dataplane|core)/.*compile", n)
+    ]
     assert wrong == []
 
 
@@ -96,6 +100,10 @@ def test_the_project_speaks_of_itself_alone() -> None:
     found = []
     for name in tracked():
         path = ROOT / name
-        if path.suffix in {".py", ".md", ".toml", ".yaml", ".yml"} and path != Path(__file__) and path.exists():
+        if (
+            path.suffix in {".py", ".md", ".toml", ".yaml", ".yml"}
+            and path != Path(__file__)
+            and path.exists()
+        ):
             found += [f"{name}: {m.group()}" for m in WORDS_OF_THE_WORKSHOP.finditer(path.read_text())]
     assert found == []
