@@ -24,6 +24,15 @@ MAX_OPERATORS = 100
 """Of one value; more is no header but an attack."""
 
 
+ONE_PLACE = frozenset(
+    {
+        *(b"accept", b"accept-encoding", b"authorization", b"cache-control", b"content-type"),
+        *(b"user-agent", b"via", b"x-forwarded-host", b"x-request-id"),
+    }
+)
+"""Headers that are one value even when they are repeated, joined with commas: Envoy has one place for each."""
+
+
 class Append(Enum):
     """Envoy's HeaderAppendAction."""
 
@@ -227,7 +236,7 @@ def _request_header(request: RequestHead, names: Sequence[bytes], length: int | 
 
 
 def _first(request: RequestHead, name: bytes) -> bytes | None:
-    if name.startswith(b":") or name == b"host":
+    if name.startswith(b":") or name == b"host" or name in ONE_PLACE:
         return request.header(name)
     return next((value for key, value in request.headers if key.lower() == name), None)
 

@@ -28,6 +28,7 @@ from urllib.parse import unquote
 from support.envoy import run_envoy
 from support.oracle_http import Call, Received, ask_all
 
+from meshlib.core.headers import ONE_PLACE as ONE_PLACE_BYTES
 from meshlib.core.request import RequestHead
 from meshlib.core.route.forward import incoming, outgoing, pick_cluster, timeouts
 from meshlib.core.route.reply import own_reply
@@ -41,11 +42,8 @@ OWN_HEADERS = {
     *("x-envoy-attempt-count", "x-envoy-expected-rq-timeout-ms", "x-envoy-upstream-service-time"),
     *("connection", "host", "transfer-encoding", "content-length", "date", "server", "grpc-timeout"),
 }
-ONE_PLACE = {
-    *("accept", "accept-encoding", "authorization", "cache-control", "content-type", "user-agent", "via"),
-    *("x-forwarded-host", "x-request-id"),
-}
-"""Headers that Envoy keeps as one value: there an empty first value is as good as none."""
+ONE_PLACE = {name.decode() for name in ONE_PLACE_BYTES}
+"""Headers that Envoy keeps as one value: an empty part of it is as good as none."""
 UPSTREAM_HEADERS = (
     ("x-up", "one"),
     ("x-up", "two"),
@@ -124,8 +122,11 @@ def joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     for name, value in headers:
         key = name.lower()
         if key not in OWN_HEADERS:
-            known = made.get(key) if key not in ONE_PLACE else made.get(key) or None
-            made[key] = value if known is None else f"{known},{value}"
+            known = made.get(key)
+            if known is None or (key in ONE_PLACE and not known):
+                made[key] = value
+            elif value or key not in ONE_PLACE:
+                made[key] = f"{known},{value}"
     return made
 
 

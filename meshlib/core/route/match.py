@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from meshlib.core.headers import ONE_PLACE
 from meshlib.core.request import RequestHead
 from meshlib.core.route.text import Presence, Range, TextKind, TextMatch
 
@@ -188,24 +189,9 @@ def values_of(head: RequestHead, name: bytes) -> Sequence[bytes]:
     value = head.header(name)
     if value is None:
         return ()
-    if b"," not in value or name in _JOINED or name.startswith(b":") or name == b"host":
+    if b"," not in value or name in ONE_PLACE or name.startswith(b":") or name == b"host":
         return (value,)
     return [each for key, each in head.headers if key.lower() == name]
-
-
-_JOINED = frozenset(
-    (
-        b"accept",
-        b"accept-encoding",
-        b"authorization",
-        b"cache-control",
-        b"content-type",
-        b"user-agent",
-        b"via",
-    )
-    + (b"x-forwarded-host", b"x-request-id")
-)
-"""Repeated, these are one value joined with commas: Envoy has one place for each."""
 
 
 def _header_test(match: HeaderMatch) -> Callable[[RequestHead], bool]:

@@ -1,0 +1,32 @@
+"""Random route configurations and requests: real Envoy and our core decide alike.
+
+`MESHLIB_ORACLE_CASES` (default 2,000) configurations with six requests each from a fixed seed, and a
+quarter as many from a fresh seed, which is printed and can be given as `MESHLIB_ORACLE_SEED`.
+"""
+
+import os
+import random
+import secrets
+
+import pytest
+from support.oracle import run
+from support.oracle_routes import make_case
+
+CASES = int(os.environ.get("MESHLIB_ORACLE_CASES", "2000"))
+FIXED_SEED = 20_261_123
+FRESH_SEED = int(os.environ.get("MESHLIB_ORACLE_SEED") or secrets.randbits(32))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("seed", "cases"),
+    [(FIXED_SEED, CASES), (FRESH_SEED, CASES // 4)],
+    ids=["fixed seed", f"seed {FRESH_SEED}"],
+)
+def test_envoy_and_core_decide_alike(seed: int, cases: int) -> None:
+    print(f"MESHLIB_ORACLE_SEED={seed}, {cases} configurations")
+    dice = random.Random(seed)
+    compared, differences = run([make_case(dice) for _ in range(cases)])
+    assert compared == 6 * cases
+    shown = "\n\n".join(map(str, differences[:3]))
+    assert not differences, f"MESHLIB_ORACLE_SEED={seed}: {len(differences)} of {compared} differ\n{shown}"
