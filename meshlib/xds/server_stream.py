@@ -12,6 +12,8 @@ sent to a snapshot. Rules:
 - A client that takes all clusters asks for their endpoints afterwards; listeners and routes wait
   for that question, else they would name a cluster that is still warming. `publish(hurry=True)`
   ends the wait.
+- Who asks for clusters and endpoints by name cancels what it needs no more, once it has all that its
+  new routes name. So what is gone of these is not removed under its hands, but with `hurry`.
 - A changed cluster has its endpoints sent again: Envoy warms a changed cluster as a new one.
 - A refused version is never repeated in company: Envoy drops a whole response for one invalid
   resource. So each resource of a refused response is sent once more alone, and what is then
@@ -105,7 +107,7 @@ class ServerStream:
         self.client: Client | None = None
         """Who it is; known from the first request on."""
         self.holding = False
-        """After `publish`: listeners or routes wait until the client asks for new clusters' endpoints."""
+        """After `publish`: something waits for the client to ask or to cancel, or for `hurry`."""
         self._delta = delta
         self._max_names = max_names
         self._kinds: dict[Kind, Subscription] = {}
@@ -244,7 +246,7 @@ class ServerStream:
             if not self._make(of, snapshot, responses, keep):
                 return responses
         if not keep:
-            self._break(snapshot, responses)
+            self._break(snapshot, responses, hurry)
         return responses
 
     def _make(self, of: Subscription, snapshot: Snapshot, responses: list[Any], keep: bool) -> bool:
@@ -299,7 +301,7 @@ class ServerStream:
         asked = endpoints.names if endpoints is not None else set()
         return there - clusters.refused.keys() - asked - self._given_up
 
-    def _break(self, snapshot: Snapshot, responses: list[Any]) -> None:
+    def _break(self, snapshot: Snapshot, responses: list[Any], hurry: bool) -> None:
         """Removes what is gone: first what names, then what is named."""
         for kind in reversed(SENDING_ORDER):
             of = self._kinds.get(kind)
@@ -309,6 +311,9 @@ class ServerStream:
             if not gone:
                 continue
             if of.pending is not None or (kind in _NAMED_BY_ROUTES and self._lives_by_older()):
+                return
+            if kind in _NAMED_BY_ROUTES and not of.wildcard and not hurry and (self._delta or kind.wildcard):
+                self.holding = True
                 return
             for name in gone:
                 _forget(of, name)

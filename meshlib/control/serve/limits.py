@@ -8,8 +8,8 @@ default of 1,000 pending requests refused bursts above 1,500 streams.
 MAX_RECEIVED = 4 * 1024 * 1024
 MAX_SENT = 512 * 1024 * 1024
 HOLD_SECONDS = 1.0
-"""How long listeners and routes wait for a client that does not ask for its endpoints."""
-STOP_GRACE_SECONDS = 0.5
+"""How long a change waits for a client to ask for what is new or to cancel what is gone."""
+STOP_GRACE_SECONDS = 0.1
 
 GRPC_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_RECEIVED),

@@ -197,6 +197,20 @@ def test_state_of_the_world_sends_all_clusters_and_drops_the_gone_ones_last() ->
     assert shown(stream.publish(now)) == ["CDS b c"]
 
 
+@pytest.mark.parametrize("kind", [Kind.CLUSTER, Kind.ENDPOINTS])
+def test_what_is_gone_is_not_taken_from_under_the_hands_of_who_asks_by_name(kind: Kind) -> None:
+    stream = ServerStream(delta=True)
+    ask(stream, kind, "a")
+    answer(stream, stream.publish(snapshot("1", **{f"{kind.short}_a": "1"})))
+    assert stream.publish(snapshot("2")) == []
+    assert stream.holding
+    assert shown(stream.publish(snapshot("2"), hurry=True)) == [f"{kind.short} -a"]
+
+    ask(stream, kind, resource_names_unsubscribe=["a"])
+    assert stream.publish(snapshot("2")) == []
+    assert not stream.holding
+
+
 def test_an_incomplete_snapshot_takes_nothing_from_who_comes_back() -> None:
     stream = ServerStream(delta=True)
     ask(stream, Kind.CLUSTER, "*", initial_resource_versions={"a": "1", "b": "1"})
