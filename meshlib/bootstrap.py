@@ -1,0 +1,248 @@
+"""Who am I, where is the control service, and what if it is down: one frozen `Bootstrap`.
+
+Rules:
+
+- An argument wins over the environment (`MESHLIB_…`), that over the default, which is Istio's.
+- What can't be used is a ConfigError that names the setting, what was found and what is allowed.
+  A MESHLIB_ variable that nobody reads is a warning with the nearest known name.
+- `service` says which service this process is part of. If no labels are given it also gives the
+  labels `app` and `service.istio.io/canonical-name`, by which Istio's selectors know a workload; given
+  labels are never changed. It names the folder of the last good configuration, too.
+- A control that is a path that exists, or is written like one (`./mesh`, `mesh/`, `mesh.yaml`), is
+  a folder or file of YAML: control and library then run in this process. Else it is `host:port`.
+"""
+
+import difflib
+import math
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from meshlib.errors import ConfigError
+
+PREFIX = "MESHLIB_"
+DEFAULT_CONTROL = "127.0.0.1:15010"
+CANONICAL_NAME = "service.istio.io/canonical-name"
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
+_MAX_NAME = 253
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """Everything that a process must know before it can ask. Made by `bootstrap`."""
+
+    control: str = DEFAULT_CONTROL
+    """`host:port`, or a path of YAML if `local`."""
+    local: bool = False
+    """Whether control and library run in this process, on the folder or file `control`."""
+    namespace: str = "default"
+    service: str = ""
+    service_account: str = "default"
+    labels: tuple[tuple[str, str], ...] = ()
+    """Sorted by name."""
+    locality: str = ""
+    """`region/zone/subzone`."""
+    state_dir: Path | None = None
+    """Where the last good configuration is kept; None: nowhere."""
+    first_call_timeout: float = 5.0
+    """Seconds that the first call to a target waits for its configuration."""
+    idle_targets: float = 3600.0
+    """Seconds after which a target that nothing called is forgotten."""
+    max_targets: int = 1000
+    """How many targets are held; the one unused for longest makes room."""
+    drain: float = 0.5
+    """Seconds between saying DRAINING and leaving, so that clients hear of it."""
+    address: str = ""
+    """The IP address at which this process serves; empty: the one that leads to control."""
+    ports: tuple[tuple[str, int], ...] = ()
+    """What this process serves, by port name; sorted."""
+    weight: int = 1
+
+    @property
+    def label_map(self) -> Mapping[str, str]:
+        """The labels as a mapping."""
+        return dict(self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """One setting: how its text or argument becomes a value, and what is allowed, in words."""
+
+    read: Callable[[Any], Any]
+    allowed: str
+    default: Any = field(default=None)
+
+
+def bootstrap(environ: Mapping[str, str] | None = None, **arguments: Any) -> Bootstrap:
+    """A Bootstrap from arguments (None: not given), environment (os.environ if None) and defaults.
+
+    Arguments: `control`, `namespace`, `service`, `service_account`, `labels` (mapping or `a=b,c=d`),
+    `locality`, `state_dir` (a path; empty: keep nothing), `first_call_timeout`, `idle_targets`, `drain`
+    (seconds), `max_targets`, `address`, `ports` (mapping or `http=9080`), `weight`.
+    ConfigError: one can't be used. TypeError: no such argument.
+    """
+    found = os.environ if environ is None else environ
+    unknown = arguments.keys() - _SETTINGS.keys()
+    if unknown:
+        name = min(unknown)
+        raise TypeError(f"no setting is named {name!r}{_did_you_mean(name, _SETTINGS)}")
+    _warn_of_unknown(found)
+    values: dict[str, Any] = {}
+    for name, setting in _SETTINGS.items():
+        variable = PREFIX + name.upper()
+        if arguments.get(name) is not None:
+            values[name] = _read(setting, name, arguments[name])
+        elif variable in found and (found[variable] or name == "state_dir"):
+            values[name] = _read(setting, variable, found[variable])
+    return _complete(values, found)
+
+
+def _complete(values: dict[str, Any], environ: Mapping[str, str]) -> Bootstrap:
+    """What follows from other settings."""
+    if "control" in values:
+        values["control"], values["local"] = values["control"]
+    service = values.get("service", "")
+    if service and "labels" not in values:
+        values["labels"] = (("app", service), (CANONICAL_NAME, service))
+    if "state_dir" not in values:
+        owner = service or values.get("service_account", "default")
+        home = _state_home(environ)
+        values["state_dir"] = home and home / "meshlib" / values.get("namespace", "default") / owner
+    return Bootstrap(**values)
+
+
+def _state_home(environ: Mapping[str, str]) -> Path | None:
+    """XDG's state folder; a path that is not absolute counts as not set. None: there is no home."""
+    given, home = Path(environ.get("XDG_STATE_HOME", "")), Path(environ.get("HOME", ""))
+    if given.is_absolute():
+        return given
+    return home / ".local" / "state" if home.is_absolute() else None
+
+
+def _read(setting: _Setting, name: str, given: Any) -> Any:
+    try:
+        return setting.read(given)
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        raise ConfigError(f"{name}: found {given!r}; allowed is {setting.allowed}") from None
+
+
+def _warn_of_unknown(environ: Mapping[str, str]) -> None:
+    known = {PREFIX + name.upper() for name in _SETTINGS}
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in known:
+            warnings.warn(f"{name} is not a setting{_did_you_mean(name, known)}", stacklevel=4)
+
+
+def _did_you_mean(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _control(given: Any) -> tuple[str, bool]:
+    text = os.fspath(given)
+    if not text or "\0" in text:
+        raise ValueError(text)
+    looks_like_path = "/" in text or text.startswith((".", "~")) or text.endswith((".yaml", ".yml"))
+    if not isinstance(given, str) or looks_like_path or Path(text).exists():
+        return str(Path(text).expanduser()), True
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not host or (":" in host) != bracketed:
+        raise ValueError(text)
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+        raise ValueError(text)
+    return text, False
+
+
+def _name(given: Any) -> str:
+    if not isinstance(given, str) or not 0 < len(given) <= _MAX_NAME or not _PLAIN.issuperset(given):
+        raise ValueError(given)
+    return given
+
+
+def _text(given: Any) -> str:
+    if not isinstance(given, str) or len(given) > _MAX_NAME or not given.isprintable():
+        raise ValueError(given)
+    return given
+
+
+def _pairs(given: Any) -> dict[str, str]:
+    """`a=b,c=d`, or a mapping, as a mapping."""
+    if not isinstance(given, str):
+        return dict(given)
+    found: dict[str, str] = {}
+    for part in given.split(","):
+        name, equals, value = part.partition("=")
+        if not equals or not name.strip() or name.strip() in found:
+            raise ValueError(given)
+        found[name.strip()] = value.strip()
+    return found
+
+
+def _labels(given: Any) -> tuple[tuple[str, str], ...]:
+    pairs = _pairs(given)
+    if not all(isinstance(name, str) and name and isinstance(text, str) for name, text in pairs.items()):
+        raise ValueError(given)
+    return tuple(sorted((name, _text(text)) for name, text in pairs.items()))
+
+
+def _ports(given: Any) -> tuple[tuple[str, int], ...]:
+    found = tuple(sorted((_name(name), _whole(1, 65535)(number)) for name, number in _pairs(given).items()))
+    if not found:
+        raise ValueError(given)
+    return found
+
+
+def _whole(least: int, most: int) -> Callable[[Any], int]:
+    def read(given: Any) -> int:
+        number = int(given)
+        if isinstance(given, bool | float) or not least <= number <= most:
+            raise ValueError(given)
+        return number
+
+    return read
+
+
+def _seconds(given: Any) -> float:
+    number = float(given)
+    if isinstance(given, bool) or not math.isfinite(number) or number < 0:
+        raise ValueError(given)
+    return number
+
+
+def _state_dir(given: Any) -> Path | None:
+    text = os.fspath(given)
+    return Path(text).expanduser() if text else None
+
+
+def _address(given: Any) -> str:
+    import ipaddress  # half a millisecond that only servers need
+
+    address = ipaddress.ip_address(given)
+    if address.is_unspecified or address.is_multicast:
+        raise ValueError(given)
+    return str(address)
+
+
+_PLAIN_NAME = "lower-case letters, digits, '-' and '.'"
+_SECONDS = "a number of seconds, 0 or more"
+_SETTINGS = {
+    "control": _Setting(_control, "host:port, [v6]:port, or the path of a folder or file of YAML"),
+    "namespace": _Setting(_name, _PLAIN_NAME),
+    "service": _Setting(_name, _PLAIN_NAME),
+    "service_account": _Setting(_name, _PLAIN_NAME),
+    "labels": _Setting(_labels, "name=value pairs, such as app=reviews,version=v1, each name once"),
+    "locality": _Setting(_text, "region/zone/subzone"),
+    "state_dir": _Setting(_state_dir, "the path of a folder, or nothing to keep no state"),
+    "first_call_timeout": _Setting(_seconds, _SECONDS),
+    "idle_targets": _Setting(_seconds, _SECONDS),
+    "max_targets": _Setting(_whole(1, 20_000), "a whole number from 1 to 20000"),
+    "drain": _Setting(_seconds, _SECONDS),
+    "address": _Setting(_address, "the IP address at which others reach this process"),
+    "ports": _Setting(_ports, "name=number pairs, such as http=9080, numbers from 1 to 65535"),
+    "weight": _Setting(_whole(1, 128 * 1024), "a whole number from 1 to 131072"),
+}

@@ -1,0 +1,130 @@
+"""The last good configuration on disk, so that a process starts and serves while control is down.
+
+Rules:
+
+- One file a target, named by a hash of who asks and the target's name: processes that share a folder
+  share what they know and never overwrite each other's other targets.
+- A file is replaced whole (written beside, then renamed), carries its checksum, and belongs to its
+  owner alone (folder 0700, file 0600). A file that is broken, too large or somebody else's is
+  ignored with a warning; a folder that can't be written costs one warning and no request.
+- The number and size of files are bounded; the one unwritten for longest goes first.
+"""
+
+import base64
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from meshlib.xds.kinds import Kind
+from meshlib.xds.snapshot import Resource
+
+log = logging.getLogger(__name__)
+
+MAX_FILE = 32 * 1024 * 1024
+MAX_FILES = 1000
+_MAGIC = b"meshlib-state-1"
+_SUFFIX = ".mesh"
+
+
+class Cache:
+    """The folder of one workload."""
+
+    def __init__(self, folder: Path, identity: Iterable[str]) -> None:
+        """`identity` is all that decides what control answers; what another identity wrote is not read."""
+        self._folder = folder
+        self._identity = "\0".join(identity)
+        self._written: dict[str, str] = {}
+        self._complained = False
+
+    def __repr__(self) -> str:
+        return f"Cache({str(self._folder)!r})"
+
+    def load(self, target: str) -> tuple[str, tuple[Resource, ...]] | None:
+        """Configuration version and resources of a target, or None."""
+        path = self._path(target)
+        try:
+            with path.open("rb") as file:
+                about = os.fstat(file.fileno())
+                if about.st_uid != os.geteuid():
+                    raise ValueError("belongs to another user")
+                if about.st_size > MAX_FILE:
+                    raise ValueError(f"is larger than {MAX_FILE} bytes")
+                return self._parse(target, file.read(MAX_FILE))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("ignoring the last good configuration of %s in %s: %s", target, path, error)
+            return None
+
+    def save(self, target: str, version: str, resources: Iterable[Resource]) -> None:
+        """Keeps what is in force for a target; nothing is written if it is what was written last."""
+        listed = [[r.kind.name, r.name, r.version, base64.b64encode(r.body).decode()] for r in resources]
+        content = hashlib.blake2b(json.dumps(listed).encode(), digest_size=16).hexdigest()
+        if not listed or self._written.get(target) == content:
+            return
+        payload = json.dumps(
+            {"identity": self._identity, "target": target, "version": version, "resources": listed}
+        ).encode()
+        whole = _MAGIC + b" " + _checksum(payload) + b"\n" + payload
+        if len(whole) > MAX_FILE:
+            return
+        try:
+            self._replace(self._path(target), whole)
+        except OSError as error:
+            if not self._complained:
+                self._complained = True
+                log.warning("the last good configuration can't be kept in %s: %s", self._folder, error)
+            return
+        self._written[target] = content
+
+    def _path(self, target: str) -> Path:
+        key = f"{self._identity}\0{target}".encode()
+        return self._folder / (hashlib.blake2b(key, digest_size=16).hexdigest() + _SUFFIX)
+
+    def _parse(self, target: str, whole: bytes) -> tuple[str, tuple[Resource, ...]]:
+        head, _, payload = whole.partition(b"\n")
+        if head != _MAGIC + b" " + _checksum(payload):
+            raise ValueError("it is broken")
+        found = json.loads(payload)
+        if found["identity"] != self._identity or found["target"] != target:
+            raise ValueError("it is of something else")
+        return str(found["version"]), tuple(
+            Resource(Kind[kind], name, version, base64.b64decode(body, validate=True))
+            for kind, name, version, body in found["resources"]
+        )
+
+    def _replace(self, path: Path, whole: bytes) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._folder.stat().st_uid == os.geteuid():
+            self._folder.chmod(0o700)
+        handle, beside = tempfile.mkstemp(dir=self._folder, prefix=".new-")  # 0600
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(whole)
+            Path(beside).replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(beside).unlink()
+            raise
+        self._make_room()
+
+    def _make_room(self) -> None:
+        files = list(self._folder.glob("*" + _SUFFIX))
+        if len(files) <= MAX_FILES:
+            return
+        ages: list[tuple[float, Path]] = []
+        for file in files:
+            with contextlib.suppress(OSError):
+                ages.append((file.stat().st_mtime, file))
+        for _, file in sorted(ages)[: len(files) - MAX_FILES]:
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+
+def _checksum(payload: bytes) -> bytes:
+    return hashlib.blake2b(payload, digest_size=16).hexdigest().encode()

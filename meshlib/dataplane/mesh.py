@@ -1,0 +1,328 @@
+"""The mesh as one process sees it: what it knows (`view`), what it learned (`ledger`), and how to ask.
+
+Rules:
+
+- A target is asked for at its first call, which waits up to `first_call_timeout`; every later call
+  finds it in a mapping and waits for nothing.
+- A control service that can't be reached within `UNHEARD` seconds is taken for down: what it said last
+  is read from disk, with a warning. With nothing on disk the first call raises ControlUnavailable.
+- One list of steps waits, for threads and for tasks of any number of event loops.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from meshlib.bootstrap import Bootstrap, bootstrap
+from meshlib.core.view import View
+from meshlib.dataplane import fork
+from meshlib.dataplane.ads import Ads, decoders
+from meshlib.dataplane.cache import Cache
+from meshlib.dataplane.views import Target, Views
+from meshlib.errors import Closed, ControlUnavailable
+from meshlib.xds.kinds import Kind
+from meshlib.xds.node import Client, Flavour, Locality, to_node
+
+log = logging.getLogger(__name__)
+
+UNHEARD = 1.0
+_numbers = itertools.count(1)
+
+
+class Source(Protocol):
+    """Where configuration comes from: `ads.Ads`, or a control service in this process."""
+
+    connected: bool
+    since: float | None
+    failure: str
+    from_disk: set[str]
+
+    def want(self, name: str) -> None:
+        """Asks for a target from now on; starts whatever has to run."""
+
+    def touch(self, name: str) -> None:
+        """A target was used now."""
+
+    def load(self, name: str) -> bool:
+        """Reads a target's last good configuration; whether the target is known now."""
+
+    def close(self) -> None:
+        """Stops; nothing is left behind."""
+
+    def resume(self, former: Any, start: bool) -> None:
+        """Goes on where a closed source of this kind stopped; `start`: at once, else at the next `want`."""
+
+
+MakeSource = Callable[[Bootstrap, Client, Views, Callable[[], None]], Source]
+
+
+def ads_source(settings: Bootstrap, client: Client, views: Views, changed: Callable[[], None]) -> Source:
+    """The stream to the control service at `settings.control`."""
+    cache = None
+    if settings.state_dir is not None:
+        who = (settings.control, client.namespace, client.service_account, repr(client.labels))
+        cache = Cache(settings.state_dir, (*who, str(client.locality)))
+    return Ads(settings, to_node(client), views, cache, changed=changed)
+
+
+class Mesh:
+    """One workload's place in the mesh. Thread-safe; survives forks; close it, or use it in `with`."""
+
+    def __init__(
+        self,
+        settings: Bootstrap | None = None,
+        source: MakeSource = ads_source,
+        decode: Mapping[Kind, Callable[[Any], Any]] | None = None,
+    ) -> None:
+        """Starts nothing. `settings` None: from the environment; `decode` None: all decoders."""
+        self.bootstrap = settings or bootstrap()
+        self.clock: Callable[[], float] = time.monotonic
+        self.dice = random.Random()  # noqa: S311 - balances, keeps no secret
+        self._make = source
+        self._views = Views(decode or decoders(), published=self._published)
+        self._view = self._views.view
+        self._ready: Mapping[str, Target] = {}
+        self._waiters: dict[int, Callable[[], None]] = {}
+        self._guard = threading.Lock()
+        self._ledger: Any = None
+        self._on_close: list[Callable[[], None]] = []
+        self._closed = False
+        self._told_of_disk = False
+        self._former: tuple[Source, bool] | None = None
+        self._source: Source = self._make(self.bootstrap, self._client(), self._views, self._changed)
+        self._asked = False
+        fork.watch(self)
+
+    def _client(self) -> Client:
+        who = self.bootstrap
+        return Client(
+            flavour=Flavour.MESHLIB,
+            namespace=who.namespace,
+            service_account=who.service_account,
+            labels=who.labels,
+            locality=Locality.parse(who.locality),
+            id=f"meshlib~{os.uname().nodename}~{os.getpid()}~{next(_numbers)}"[:253],
+        )
+
+    def __repr__(self) -> str:
+        return f"<Mesh {self.bootstrap.namespace}/{self.bootstrap.service_account}: {self.state}>"
+
+    @property
+    def state(self) -> str:
+        """Connected or not and for how long, which configuration, how many targets; for people."""
+        source, view = self._source, self._view
+        if self._closed:
+            how = "closed"
+        elif source.connected:
+            how = f"connected to {self.bootstrap.control} for {self.clock() - (source.since or 0.0):.0f} s"
+        elif source.failure:
+            how = f"not connected to {self.bootstrap.control} ({source.failure})"
+        else:
+            how = "not started" if not self._asked else f"connecting to {self.bootstrap.control}"
+        disk = f", {len(source.from_disk)} of them from disk" if source.from_disk else ""
+        version = f"configuration {view.version}" if view.version else "no configuration"
+        return f"{how}; {version}, {len(view.tables)} targets{disk}"
+
+    @property
+    def view(self) -> View:
+        """What is known now. Immutable."""
+        return self._view
+
+    @property
+    def connected(self) -> bool:
+        """Whether the control service is being heard."""
+        return self._source.connected
+
+    @property
+    def ledger(self) -> Any:
+        """What was learned: core.ledger.Ledger, one a mesh and process."""
+        if self._ledger is None:
+            from meshlib.core.ledger import Ledger
+
+            self._ledger = Ledger()
+        return self._ledger
+
+    def prepare(self, name: str) -> None:
+        """Waits until it is known what to do with requests to `host:port`; at once, if it is.
+
+        ControlUnavailable: nothing is known of it, and control is not reached or does not answer.
+        RefusedResource: what control says of it can't be used, and there is nothing older. Closed.
+        """
+        target = self._ready.get(name)
+        if target is not None and target.failed is None:
+            self._source.touch(name)
+            return
+        changed = threading.Event()
+        with self._notified(changed.set):
+            for seconds in self._steps(name, changed.clear):
+                changed.wait(seconds)
+
+    async def aprepare(self, name: str) -> None:
+        """`prepare` for asyncio; never blocks the event loop."""
+        target = self._ready.get(name)
+        if target is not None and target.failed is None:
+            self._source.touch(name)
+            return
+        changed, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(changed.set)
+
+        with self._notified(wake):
+            for seconds in self._steps(name, changed.clear):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await changed.wait()
+
+    def _steps(self, name: str, clear: Callable[[], None]) -> Iterator[float]:
+        """Yields how many seconds to wait at most for a change; ends when the target is known."""
+        start = self.clock()
+        deadline = start + self.bootstrap.first_call_timeout
+        while True:
+            if self._closed:
+                raise Closed("the mesh is closed")
+            clear()
+            self._asked = True
+            source = self._source
+            source.want(name)
+            target = self._views.targets.get(name)
+            if target is not None:
+                self._ready = self._views.targets
+                if target.failed is not None:
+                    raise target.failed
+                return
+            now = self.clock()
+            down = not source.connected and (bool(source.failure) or now - start >= UNHEARD)
+            if (down or now >= deadline) and source.load(name):
+                self._tell_of_disk(source)
+                continue
+            if now >= deadline:
+                raise ControlUnavailable(self._why_unknown(name, source))
+            yield min(deadline - now, UNHEARD)
+
+    def _tell_of_disk(self, source: Source) -> None:
+        if not self._told_of_disk:
+            self._told_of_disk = True
+            log.warning(
+                "the control service %s can't be reached (%s); serving by the last good configuration in %s",
+                self.bootstrap.control,
+                source.failure or "no answer yet",
+                self.bootstrap.state_dir,
+            )
+
+    def _why_unknown(self, name: str, source: Source) -> str:
+        waited = f"within {self.bootstrap.first_call_timeout:g} s"
+        if source.connected:
+            missing = ", ".join(sorted(self._views.missing(name))) or "an answer"
+            return f"{name}: the control service {self.bootstrap.control} did not send {missing} {waited}"
+        why = source.failure or "no answer"
+        return (
+            f"{name}: the control service {self.bootstrap.control} was not reached {waited} ({why}), and "
+            f"there is no last good configuration in {self.bootstrap.state_dir or 'a state folder (none is set)'}. "
+            "Is `meshlib control` running? MESHLIB_CONTROL says where"
+        )
+
+    @contextlib.contextmanager
+    def _notified(self, wake: Callable[[], None]) -> Iterator[None]:
+        number = next(_numbers)
+        with self._guard:
+            self._waiters[number] = wake
+        try:
+            yield
+        finally:
+            with self._guard:
+                del self._waiters[number]
+
+    def _published(self, view: View) -> None:
+        self._view = view
+
+    def _changed(self) -> None:
+        """On the source's thread: something may be known now, or the connection was lost."""
+        self._ready = self._views.targets
+        with self._guard:
+            waiters = list(self._waiters.values())
+        for wake in waiters:
+            wake()
+
+    # End
+
+    def on_close(self, call: Callable[[], None]) -> None:
+        """`call` is called once when the mesh closes (a transport closing its pools)."""
+        self._on_close.append(call)
+
+    def close(self) -> None:
+        """Ends the stream and its thread; later calls raise Closed. A second close does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._ready = {}
+        for call in self._on_close:
+            call()
+        self._source.close()
+        self._changed()
+        self._ready = {}
+
+    async def aclose(self) -> None:
+        """`close` for asyncio."""
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> "Mesh":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> "Mesh":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    # Fork
+
+    def before_fork(self) -> None:
+        """Ends the stream; what is known stays."""
+        self._former = (self._source, self._asked)
+        self._source.close()
+
+    def after_fork_in_parent(self) -> None:
+        """Opens the stream again if there was one."""
+        self._renew(start=self._asked)
+
+    def after_fork_in_child(self) -> None:
+        """New locks and a new ledger; the stream starts at the first call."""
+        self._guard = threading.Lock()
+        self._waiters = {}
+        self._ledger = None
+        self.dice.seed()
+        self._ready = {}
+        self._asked = False
+        self._renew(start=False)
+
+    def _renew(self, start: bool) -> None:
+        former, self._former = self._former, None
+        if former is None or self._closed:
+            return
+        self._source = self._make(self.bootstrap, self._client(), self._views, self._changed)
+        self._source.resume(former[0], start)
+
+
+_default: Mesh | None = None
+_default_guard = threading.Lock()
+
+
+def default() -> Mesh:
+    """The process-wide mesh, configured by the environment; made at the first call, or after its close."""
+    global _default
+    with _default_guard:
+        if _default is None or _default._closed:  # noqa: SLF001 - this module's own
+            _default = Mesh()
+        return _default

@@ -1,0 +1,302 @@
+"""Decoded resources become one immutable `View`, published in one assignment, whole and consistent.
+
+Rules:
+
+- A target (`host:port`) appears when its listener, its routes, all clusters that they name and the
+  endpoints of these are there. Make before break: a new table that names what has not come yet is
+  held back and the old one stays, with all that it names, until the last piece arrived.
+- What the control service says does not exist (a name in `removed`) is known to be missing and
+  holds nothing back: the table is published and the cluster is not in the view (503 NC).
+- A refused resource leaves the last good one of its name in force. If there never was one, a
+  cluster or endpoints count as missing; a listener or routes make the target fail with the reason.
+- `needs` follows what is published and what is held back; what nothing needs any more is dropped.
+- An update of endpoints alone touches only its entries.
+
+Not thread-safe but for reading `view` and `targets`: the caller holds a lock around all else.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from meshlib.core.balance.cluster import Cluster, Resolution
+from meshlib.core.balance.endpoints import EndpointSet
+from meshlib.core.route.rule import Forward
+from meshlib.core.route.table import RouteTable
+from meshlib.core.view import View
+from meshlib.dataplane.decode.errors import Refused
+from meshlib.errors import RefusedResource
+from meshlib.xds.kinds import Kind
+from meshlib.xds.snapshot import Resource
+
+_KINDS = (Kind.LISTENER, Kind.ROUTES, Kind.CLUSTER, Kind.ENDPOINTS)
+
+
+@dataclass(slots=True)
+class _Held:
+    """One resource that was accepted; None as `value`: it does not exist, or never was any good."""
+
+    value: Any = None
+    resource: Resource | None = None
+    refused: str = ""
+    """Why the newest one was refused; empty: it was not."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Routes:
+    """A table and the clusters that it names."""
+
+    table: RouteTable
+    clusters: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is known of a target: it is answered when it is published, missing or has failed."""
+
+    table: RouteTable | None = None
+    """None: the control service knows no such target."""
+    failed: RefusedResource | None = None
+
+
+class Views:
+    """Collects resources and publishes views."""
+
+    def __init__(
+        self,
+        decoders: Mapping[Kind, Callable[[Any], Any]],
+        published: Callable[[View], None] = lambda _: None,
+    ) -> None:
+        """`decoders` gives for each kind the function from message to core value, raising Refused; a
+        listener's value is the name of its routes or its own RouteTable. `published` is called with
+        each new view, under the caller's lock.
+        """
+        self._decoders = decoders
+        self._published = published
+        self._held: dict[Kind, dict[str, _Held]] = {kind: {} for kind in _KINDS}
+        self._wanted: dict[str, None] = {}
+        self._in_force: dict[str, _Routes] = {}
+        self._waiting: set[str] = set()
+        self.view = View()
+        self.targets: Mapping[str, Target] = {}
+        """Every target that was answered. A new mapping with each change."""
+
+    def __repr__(self) -> str:
+        return f"Views({self.view!r}, {len(self._wanted)} wanted, {len(self._waiting)} held back)"
+
+    @property
+    def waiting(self) -> frozenset[str]:
+        """Targets whose newest table is held back."""
+        return frozenset(self._waiting)
+
+    def want(self, names: Iterable[str]) -> None:
+        """These targets are needed from now on."""
+        self._wanted.update(dict.fromkeys(names))
+
+    def forget(self, names: Iterable[str]) -> None:
+        """These targets are not needed any more."""
+        for name in names:
+            self._wanted.pop(name, None)
+        self._drop_unneeded()
+        self._publish(self.view.version)
+
+    def apply(
+        self, kind: Kind, version: str, resources: Mapping[str, Resource], removed: Iterable[str] = ()
+    ) -> dict[str, str]:
+        """Takes one update. Gives what is refused: the name and the reason, for the NACK."""
+        held, refused = self._held.get(kind), {}
+        if held is None:
+            return dict.fromkeys(resources, f"{kind.short} was not asked for")
+        for name, resource in resources.items():
+            entry = held.setdefault(name, _Held())
+            try:
+                entry.value = self._decode(kind, resource)
+                entry.resource, entry.refused = resource, ""
+            except Refused as error:
+                entry.refused = refused[name] = str(error)
+        for name in removed:
+            held[name] = _Held()
+        if kind is Kind.ENDPOINTS and not self._waiting and self.targets.keys() >= self._wanted.keys():
+            self._patch_endpoints(version, {*resources, *removed})
+        else:
+            self._publish(version)
+            self._drop_unneeded()
+        return refused
+
+    def needs(self) -> dict[Kind, set[str]]:
+        """The names to be subscribed of each kind, now."""
+        found: dict[Kind, set[str]] = {kind: set() for kind in _KINDS}
+        found[Kind.LISTENER] = set(self._wanted)
+        for name in self._wanted:
+            entry = self._held[Kind.LISTENER].get(name)
+            if entry is not None and isinstance(entry.value, str):
+                found[Kind.ROUTES].add(entry.value)
+            for routes in (self._newest(name), self._in_force.get(name)):
+                if isinstance(routes, _Routes):
+                    found[Kind.CLUSTER] |= routes.clusters
+        for name in found[Kind.CLUSTER]:
+            entry = self._held[Kind.CLUSTER].get(name)
+            if entry is not None and entry.value is not None and _by_discovery(entry.value):
+                found[Kind.ENDPOINTS].add(entry.value.endpoints_name)
+        return found
+
+    def resources(self, target: str) -> tuple[Resource, ...]:
+        """What is in force for a published target, as it came; empty while a newer table is held back."""
+        routes = self._in_force.get(target)
+        if routes is None or target in self._waiting:
+            return ()
+        listener = self._held[Kind.LISTENER].get(target)
+        entries = [listener]
+        if listener is not None and isinstance(listener.value, str):
+            entries.append(self._held[Kind.ROUTES].get(listener.value))
+        for name in sorted(routes.clusters):
+            cluster = self._held[Kind.CLUSTER].get(name)
+            entries.append(cluster)
+            if cluster is not None and cluster.value is not None:
+                entries.append(self._held[Kind.ENDPOINTS].get(cluster.value.endpoints_name))
+        return tuple(entry.resource for entry in entries if entry is not None and entry.resource is not None)
+
+    def missing(self, target: str) -> frozenset[str]:
+        """What a target waits for, in words; empty if it waits for nothing."""
+        newest = self._newest(target)
+        if not isinstance(newest, _Routes):
+            listener = self._held[Kind.LISTENER].get(target)
+            return frozenset(
+                {f"its listener {target}" if listener is None else f"its routes {listener.value}"}
+            )
+        return frozenset(f"cluster {name}" for name in newest.clusters if not self._is_here(name))
+
+    def held(self, kind: Kind) -> dict[str, str]:
+        """The version of each resource held, by name."""
+        return {n: e.resource.version for n, e in self._held[kind].items() if e.resource is not None}
+
+    def _decode(self, kind: Kind, resource: Resource) -> Any:
+        try:
+            message = resource.message()
+        except Exception as error:  # noqa: BLE001 - protobuf's DecodeError, without loading protobuf here
+            raise Refused("", f"can't be decoded: {error}") from None
+        value = self._decoders[kind](message)
+        if kind is Kind.ROUTES:
+            return _Routes(value, clusters_of(value))
+        if kind is Kind.LISTENER and isinstance(value, RouteTable):
+            return _Routes(value, clusters_of(value))
+        return value
+
+    def _newest(self, target: str) -> _Routes | RefusedResource | None:
+        """The newest good table of a target; an error: there never was one; None: it has not come."""
+        listener = self._held[Kind.LISTENER].get(target)
+        if listener is None:
+            return None
+        if isinstance(listener.value, _Routes):
+            return listener.value
+        if listener.value is None:
+            return RefusedResource(f"listener {target}: {listener.refused}") if listener.refused else None
+        routes = self._held[Kind.ROUTES].get(listener.value)
+        if routes is None:
+            return None
+        if routes.value is None and routes.refused:
+            return RefusedResource(f"routes {listener.value}: {routes.refused}")
+        return routes.value if isinstance(routes.value, _Routes) else None
+
+    def _missing(self, target: str) -> bool:
+        """Whether the control service said that there is no such target, or no routes for it."""
+        listener = self._held[Kind.LISTENER].get(target)
+        if listener is None:
+            return False
+        if isinstance(listener.value, str):
+            routes = self._held[Kind.ROUTES].get(listener.value)
+            return routes is not None and routes.value is None and not routes.refused
+        return listener.value is None and not listener.refused
+
+    def _is_here(self, cluster: str) -> bool:
+        entry = self._held[Kind.CLUSTER].get(cluster)
+        if entry is None:
+            return False
+        if entry.value is None or not _by_discovery(entry.value):
+            return True
+        return entry.value.endpoints_name in self._held[Kind.ENDPOINTS]
+
+    def _publish(self, version: str) -> None:
+        targets: dict[str, Target] = {}
+        in_force: dict[str, _Routes] = {}
+        waiting: set[str] = set()
+        for name in self._wanted:
+            newest, old = self._newest(name), self._in_force.get(name)
+            if isinstance(newest, _Routes) and all(map(self._is_here, newest.clusters)):
+                in_force[name] = newest
+            elif self._missing(name):
+                targets[name] = Target()
+            elif old is not None:
+                in_force[name] = old
+                waiting.add(name)
+            elif isinstance(newest, RefusedResource):
+                targets[name] = Target(failed=newest)
+            else:
+                waiting.add(name)
+        self._in_force, self._waiting = in_force, waiting
+        clusters, endpoints = self._clusters()
+        targets.update((name, Target(routes.table)) for name, routes in in_force.items())
+        tables = {name: routes.table for name, routes in in_force.items()}
+        self._set(
+            View(version, MappingProxyType(tables), MappingProxyType(clusters), MappingProxyType(endpoints)),
+            targets,
+        )
+
+    def _clusters(self) -> tuple[dict[str, Cluster], dict[str, EndpointSet]]:
+        """Clusters and endpoints that tables in force name, for those held back also what is gone."""
+        clusters: dict[str, Cluster] = {}
+        endpoints: dict[str, EndpointSet] = {}
+        for target, routes in self._in_force.items():
+            for name in routes.clusters - clusters.keys():
+                entry = self._held[Kind.CLUSTER].get(name)
+                cluster = entry.value if entry is not None else None
+                if cluster is None and target in self._waiting:
+                    cluster = self.view.clusters.get(name)
+                if cluster is None:
+                    continue
+                clusters[name] = cluster
+                listed = self._held[Kind.ENDPOINTS].get(cluster.endpoints_name)
+                if listed is not None and listed.value is not None:
+                    endpoints[name] = listed.value
+                elif name in self.view.endpoints and (listed is None or target in self._waiting):
+                    endpoints[name] = self.view.endpoints[name]
+        return clusters, endpoints
+
+    def _patch_endpoints(self, version: str, names: set[str]) -> None:
+        """Only endpoints changed and nothing waits for them."""
+        endpoints = dict(self.view.endpoints)
+        for name, cluster in self.view.clusters.items():
+            if cluster.endpoints_name in names:
+                value = self._held[Kind.ENDPOINTS][cluster.endpoints_name].value
+                if value is None:
+                    endpoints.pop(name, None)
+                else:
+                    endpoints[name] = value
+        self._set(replace(self.view, version=version, endpoints=MappingProxyType(endpoints)), self.targets)
+
+    def _set(self, view: View, targets: Mapping[str, Target]) -> None:
+        self.view, self.targets = view, targets
+        self._published(view)
+
+    def _drop_unneeded(self) -> None:
+        for kind, names in self.needs().items():
+            held = self._held[kind]
+            for name in held.keys() - names:
+                del held[name]
+
+
+def clusters_of(table: RouteTable) -> frozenset[str]:
+    """Every cluster that a table names: destinations and mirrors."""
+    found: set[str] = set()
+    for host in table.hosts:
+        for route in host.routes:
+            if isinstance(route.action, Forward):
+                found.update(cluster.name for cluster in route.action.clusters)
+                found.update(mirror.cluster for mirror in route.action.mirrors)
+    return frozenset(found)
+
+
+def _by_discovery(cluster: Cluster) -> bool:
+    """Whether its endpoints are a resource of their own."""
+    return cluster.resolution is not Resolution.ORIGINAL
