@@ -30,7 +30,7 @@ ONE_PLACE = frozenset(
         *(b"user-agent", b"via", b"x-forwarded-host", b"x-request-id"),
     }
 )
-"""Headers that are one value even when they are repeated, joined with commas: Envoy has one place for each."""
+"""Headers that are one value even when repeated, joined with commas: Envoy has one place for each."""
 
 
 class Append(Enum):
@@ -108,15 +108,17 @@ class HeaderEdits:
         """Edited response headers, as a new list. Names that were not touched keep order and spelling."""
         made = list(headers)
         for level in self.levels:
-            made = _apply_level(level, made, context)
+            made = _add(level, _remove(level, made), context)
         return made
 
     def apply_to_request(self, context: EditContext) -> RequestHead:
         """The context's request with edited headers."""
         head = context.request
         for level in self.levels:
-            edited = _apply_level(level, head.headers, replace(context, request=head))
-            head = RequestHead(head.method, head.scheme, head.authority, head.path, edited)
+            if level.remove:
+                head = _with_headers(head, _remove(level, head.headers))
+            if level.edits:
+                head = _with_headers(head, _add(level, head.headers, replace(context, request=head)))
         return head
 
     def words(self) -> tuple[str, ...]:
@@ -141,11 +143,17 @@ _VERBS = {
 }
 
 
-def _apply_level(level: EditLevel, headers: list[Header], context: EditContext) -> list[Header]:
-    if level.remove:
-        headers = [header for header in headers if header[0].lower() not in level.remove]
-    if not level.edits:
-        return headers
+def _with_headers(head: RequestHead, headers: list[Header]) -> RequestHead:
+    return RequestHead(head.method, head.scheme, head.authority, head.path, headers)
+
+
+def _remove(level: EditLevel, headers: list[Header]) -> list[Header]:
+    return (
+        [header for header in headers if header[0].lower() not in level.remove] if level.remove else headers
+    )
+
+
+def _add(level: EditLevel, headers: list[Header], context: EditContext) -> list[Header]:
     present = {name.lower() for name, _ in headers}
     overwrite: dict[bytes, bytes] = {}
     append: list[Header] = []
