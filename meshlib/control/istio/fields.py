@@ -8,10 +8,9 @@ Rules:
 """
 
 from collections.abc import Mapping
-from enum import Enum
-from typing import Annotated, Any, ClassVar, TypeVar, get_args
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
@@ -104,23 +103,8 @@ Seconds = Annotated[float, BeforeValidator(_duration)]
 
 Labels = Mapping[Text, Text]
 
-E = TypeVar("E", bound=Enum)
-
-
-def enum_of(annotation: object) -> type[Enum] | None:
-    """The enum in an annotation such as `Mode | None`, if there is one."""
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return annotation
-    return next((found for arg in get_args(annotation) if (found := enum_of(arg))), None)
-
-
-def _port(value: int) -> int:
-    if not 1 <= value <= 65535:
-        raise PydanticCustomError("port", "not a port", {"allowed": "a port number, 1 to 65535"})
-    return value
-
-
-Port = Annotated[UInt32, AfterValidator(_port)]
+PortKey = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""A port number as the key of a mapping; keys are text."""
 
 
 class StringMatch(Spec):

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from meshlib.control.istio.fields import LabelSelector, Spec, UInt32
+from meshlib.control.istio.fields import LabelSelector, PortKey, Spec
 
 
 class MutualTLSMode(StrEnum):
@@ -28,5 +28,5 @@ class PeerAuthentication(Spec):
 
     selector: LabelSelector | None = None
     mtls: MutualTLS | None = None
-    port_level_mtls: Mapping[UInt32, MutualTLS] = Field(default_factory=dict)
+    port_level_mtls: Mapping[PortKey, MutualTLS] = Field(default_factory=dict)
     """By the workload's port, not the service's."""

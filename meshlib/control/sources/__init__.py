@@ -1,1 +1,1 @@
-"""Where documents come from."""
+"""Where documents come from: folders of YAML, and memory."""

@@ -1,0 +1,179 @@
+"""What may stand for a host, a port, a pattern, a duration or a place, wherever one is given."""
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+
+import re2
+
+from meshlib.control.istio.duration import spell
+from meshlib.control.istio.fields import StringMatch
+from meshlib.control.istio.validity.report import Report
+
+_LABEL = re2.compile(r"[a-zA-Z0-9_]([-a-zA-Z0-9_]*[a-zA-Z0-9])?")
+_WILD = re2.compile(r"\*(-?[-a-zA-Z0-9]*[a-zA-Z0-9])?")
+_NAMESPACE = re2.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_TOKEN = re2.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_KEY = re2.compile(r"([a-zA-Z0-9.-]+/)?[a-zA-Z0-9]([-a-zA-Z0-9_.]{0,61}[a-zA-Z0-9])?")
+_VALUE = re2.compile(r"([a-zA-Z0-9]([-a-zA-Z0-9_.]{0,61}[a-zA-Z0-9])?)?")
+_QUIET = re2.Options()
+_QUIET.log_errors = False
+
+PROTOCOLS = ("HTTP", "HTTPS", "GRPC", "GRPC-WEB", "HTTP2", "MONGO", "REDIS", "MYSQL", "TCP", "TLS", "UDP")
+HOST = "a DNS name, such as reviews or reviews.default.svc.cluster.local"
+WILDCARD = HOST + "; * only at its beginning"
+
+
+def is_ip(text: str) -> bool:
+    """Whether this is an IP address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_subnet(text: str) -> bool:
+    """Whether this is an IP address or a CIDR range."""
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
+def is_host(text: str, wildcard: bool = False) -> bool:
+    """Whether this is a DNS name; a trailing dot is none."""
+    if not text or len(text) > 255:
+        return False
+    first, *rest = text.split(".")
+    head = _LABEL.fullmatch(first) or (wildcard and _WILD.fullmatch(first))
+    return bool(head) and len(first) <= 63 and all(len(r) <= 63 and _LABEL.fullmatch(r) for r in rest)
+
+
+def overlap(one: str, two: str) -> bool:
+    """Whether a name can match both hosts, of which either may be a wildcard."""
+    one, two = one.lower(), two.lower()
+    if one.startswith("*") and two.startswith("*"):
+        return one.endswith(two[1:]) or two.endswith(one[1:])
+    if one.startswith("*"):
+        return two.endswith(one[1:])
+    return one.endswith(two[1:]) if two.startswith("*") else one == two
+
+
+def covers(wide: str, narrow: str) -> bool:
+    """Whether every name that the second host matches is matched by the first."""
+    wide, narrow = wide.lower(), narrow.lower()
+    return narrow.endswith(wide[1:]) if wide.startswith("*") else wide == narrow
+
+
+def host(text: str, to: Report, wildcard: bool = False) -> None:
+    """A host that something is sent to."""
+    if not is_host(text, wildcard) and not is_ip(text):
+        to.error("not a host", repr(text), WILDCARD if wildcard else HOST)
+
+
+def port(number: int, to: Report) -> None:
+    """A port number."""
+    if not 1 <= number <= 65535:
+        to.error("not a port", number, "1 to 65535")
+
+
+def regex(pattern: str, to: Report) -> None:
+    """An RE2 pattern."""
+    if len(pattern) > 10_000:
+        to.error("a pattern that is too long", len(pattern), "at most 10000 characters")
+        return
+    try:
+        re2.compile(pattern, _QUIET)
+    except re2.error as error:
+        reason = error.args[0] if error.args else ""
+        text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
+        to.error(f"not an RE2 pattern: {text}", repr(pattern), "https://github.com/google/re2/wiki/Syntax")
+    except UnicodeError:
+        to.error("not an RE2 pattern", repr(pattern), "text that is valid Unicode")
+
+
+def text_match(match: StringMatch | None, to: Report, empty: bool = True) -> None:
+    """A StringMatch; some places want something in it."""
+    if match is None:
+        return
+    if match.regex is not None and match.regex != "*":
+        regex(match.regex, to.at("regex"))
+    if not empty and not (match.exact or match.prefix or match.regex):
+        to.error("nothing to match", "nothing", "exact, prefix or regex with a text")
+
+
+def matches(given: Mapping[str, StringMatch], to: Report) -> None:
+    """StringMatches by the name of what they match."""
+    for name, match in given.items():
+        if not name:
+            to.error("an empty name", "''", "a name")
+        text_match(match, to.at(name))
+
+
+def header_name(name: str, to: Report) -> None:
+    """The name of a header."""
+    if _TOKEN.fullmatch(name.removeprefix(":")) is None:
+        to.error("not the name of a header", repr(name), "letters, digits and -")
+
+
+def duration(value: float | None, to: Report, zero: bool = False) -> None:
+    """At least 1 ms, in whole milliseconds, as Istio has it."""
+    if value is None or (zero and value == 0):
+        return
+    thousands = round(value * 1000, 6)
+    if thousands < 1:
+        to.error("too short a duration", spell(value), "at least 1ms" + (", or 0s" if zero else ""))
+    elif thousands != int(thousands):
+        to.error("a duration finer than a millisecond", spell(value), "whole milliseconds")
+
+
+def percent(value: float, to: Report) -> None:
+    """0 to 100."""
+    if not 0 <= value <= 100:
+        to.error("not a percentage", value, "0 to 100")
+
+
+def labels(given: Mapping[str, str], to: Report) -> None:
+    """Labels that Kubernetes would take."""
+    for key, value in given.items():
+        if _KEY.fullmatch(key) is None:
+            to.at(key).error("not the name of a label", repr(key), "[prefix/]letters, digits, -, _ and .")
+        if _VALUE.fullmatch(value) is None:
+            to.at(key).error("not the value of a label", repr(value), "up to 63 letters, digits, -, _ and .")
+
+
+def selector(given: Mapping[str, str], to: Report) -> None:
+    """Labels that select; a wildcard is no selector."""
+    for key, value in given.items():
+        if "*" in key or "*" in value:
+            to.at(key).error("a selector with a wildcard", repr(value), "the label's whole value")
+        if not key:
+            to.error("an empty label", repr(key), "the name of a label")
+
+
+def subnets(given: Iterable[str], to: Report) -> None:
+    """IP addresses and CIDR ranges."""
+    for index, text in enumerate(given):
+        if not is_subnet(text):
+            to.at(index).error("not an IP address or range", repr(text), "such as 10.1.0.0/16")
+
+
+def namespace(text: str) -> bool:
+    """Whether this is the name of a namespace."""
+    return _NAMESPACE.fullmatch(text) is not None
+
+
+def export_to(given: tuple[str, ...], to: Report, none: bool = False) -> None:
+    """Who may see a document."""
+    for index, text in enumerate(given):
+        allowed = "*, . or a namespace" + (" or ~" if none else "")
+        if text == "~" and none:
+            if len(given) > 1:
+                to.at(index).error("~ stands with others", repr(text), "~ alone")
+        elif text not in ("*", ".") and not namespace(text):
+            to.at(index).error("not a namespace", repr(text), allowed)
+        if text in given[:index]:
+            to.at(index).error("stands twice", repr(text), "each once")
+    if "*" in given and len(given) > 1 and "~" not in given:
+        to.error("* stands with others", ", ".join(given), "* alone, or namespaces")
