@@ -18,53 +18,44 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
+from meshlib.control.istio.problem import Problem, Severity
 from meshlib.control.registration import Registration
 from meshlib.control.serve.push import Compiler, Hub
 from meshlib.control.serve.server import ControlServer
+from meshlib.control.sources.source import Loaded, Source
 from meshlib.control.status import status
 
 log = logging.getLogger(__name__)
 
-D = TypeVar("D")
-D_co = TypeVar("D_co", covariant=True)
-
 SETTLE_SECONDS = 3.0
 """After a start: within this time the servers of an earlier life have joined again."""
 RETRY_SECONDS = 1.0
-
-
-class Source(Protocol[D_co]):
-    """Where documents come from."""
-
-    def load(self) -> D_co:
-        """All documents as they are now, with the last good state of those that are broken."""
-        ...
-
-    def watch(self) -> AsyncIterator[D_co]:
-        """All documents again after each batch of changes since `load`, whenever they were made."""
-        ...
+CATCH_UP_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """One configuration, and what its documents' author should know."""
+    """One configuration, and what is wrong with it beyond what its documents' source said."""
 
     compiler: Compiler
-    errors: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
 
-class ControlService(Generic[D]):
+Build = Callable[[Loaded, tuple[Registration, ...], str], Built]
+"""Documents and registrations to a configuration of that version; runs on a thread."""
+
+
+class ControlService:
     """A running control service; `async with` starts and stops it."""
 
     def __init__(
         self,
-        source: Source[D],
-        build: Callable[[D, tuple[Registration, ...], str], Built],
+        source: Source,
+        build: Build,
         listen: str,
         *,
         grace: float = 2.0,
@@ -90,8 +81,11 @@ class ControlService(Generic[D]):
             allow_plaintext=allow_plaintext,
         )
         self._registrations: tuple[Registration, ...] = ()
-        self._documents: D
-        self._built: Built | None = None
+        self._loaded = Loaded()
+        self._reload = True
+        self._problems: tuple[Problem, ...] = ()
+        self._built_for: tuple[Registration, ...] | None = None
+        """The registrations in the configuration in force; None before the first."""
         self._failure = ""
         self._changed = asyncio.Event()
         self._life = ""
@@ -111,18 +105,16 @@ class ControlService(Generic[D]):
 
     def status(self) -> dict[str, Any]:
         """What `meshlib status` shows; see `control.status`."""
-        errors = self._built.errors if self._built else ()
-        return status(
-            self._hub,
-            self._registrations,
-            (*errors, self._failure) if self._failure else errors,
-            self._built.warnings if self._built else (),
-        )
+        problems = dict.fromkeys((*self._loaded.problems, *self._problems))
+        errors = [str(problem) for problem in problems if problem.severity is Severity.ERROR]
+        warnings = [str(problem) for problem in problems if problem.severity is Severity.WARNING]
+        if self._failure:
+            errors.append(self._failure)
+        return status(self._hub, self._registrations, errors, warnings)
 
     async def start(self) -> None:
         """Loads, builds, then listens. ConfigError: no such folder, or the port can't be bound."""
         self._life = str(int(self._wall() * 1000))
-        self._documents = await asyncio.to_thread(self._source.load)
         await self._publish()
         await self._server.start()
         self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._publish_changes())]
@@ -140,7 +132,7 @@ class ControlService(Generic[D]):
         self._tasks = []
         await self._server.stop()
 
-    async def __aenter__(self) -> "ControlService[D]":
+    async def __aenter__(self) -> "ControlService":
         try:
             await self.start()
         except BaseException:
@@ -157,18 +149,19 @@ class ControlService(Generic[D]):
 
     async def _watch(self) -> None:
         while True:
+            # What was saved before the watch stood is seen by looking again.
+            look = asyncio.get_running_loop().call_later(CATCH_UP_SECONDS, self._look)
             try:
-                async for documents in self._source.watch():
-                    self._take(documents)
+                async for _ in self._source.watch():
+                    self._look()
             except Exception:
                 log.exception("watching the documents failed; trying again")
+            finally:
+                look.cancel()
             await asyncio.sleep(RETRY_SECONDS)
-            # What was saved while nobody watched.
-            with contextlib.suppress(OSError):
-                self._take(await asyncio.to_thread(self._source.load))
 
-    def _take(self, documents: D) -> None:
-        self._documents = documents
+    def _look(self) -> None:
+        self._reload = True
         self._changed.set()
 
     async def _publish_changes(self) -> None:
@@ -178,14 +171,26 @@ class ControlService(Generic[D]):
             await self._publish()
 
     async def _publish(self) -> None:
-        self._count += 1
-        version = f"{self._life}.{self._count}"
+        version = f"{self._life}.{self._count + 1}"
         try:
-            built = await asyncio.to_thread(self._build, self._documents, self._registrations, version)
+            if self._reload and not await self._loaded_anew():
+                return
+            self._count += 1
+            registrations = self._registrations
+            built = await asyncio.to_thread(self._build, self._loaded, registrations, version)
         except Exception as error:
             log.exception("configuration %s can't be built; %s stays in force", version, self._hub.version)
             self._failure = f"configuration {version} can't be built: {error!r}"
             return
         self._failure = ""
-        self._built = built
+        self._problems = built.problems
+        self._built_for = registrations
         self._hub.publish(built.compiler)
+
+    async def _loaded_anew(self) -> bool:
+        """Reads the documents again; False: there is nothing to build."""
+        self._reload = False
+        loaded = await asyncio.to_thread(self._source.load)
+        same = loaded == self._loaded and self._built_for == self._registrations
+        self._loaded = loaded
+        return not same

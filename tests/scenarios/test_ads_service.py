@@ -4,14 +4,18 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 
+from meshlib.control.istio.problem import Problem, Severity
 from meshlib.control.registration import Registration
 from meshlib.control.service import Built, ControlService
+from meshlib.control.sources.files import FileSource
+from meshlib.control.sources.source import Loaded
 from meshlib.errors import ConfigError
 from meshlib.xds import pb
 from meshlib.xds.client_stream import ClientStream, Update
@@ -27,12 +31,13 @@ class Edited:
         self.word = word
         self.saved: asyncio.Queue[str] = asyncio.Queue()
 
-    def load(self) -> str:
-        return self.word
+    def load(self) -> Loaded:
+        return Loaded((self.word,))  # type: ignore[arg-type]
 
-    async def watch(self) -> AsyncIterator[str]:
+    async def watch(self) -> AsyncIterator[None]:
         while True:
-            yield await self.saved.get()
+            self.word = await self.saved.get()
+            yield
 
 
 @dataclass
@@ -45,11 +50,18 @@ class Word:
             yield Resource.of(Kind.LISTENER, name, pb.Listener(name=name, stat_prefix=self.text))
 
 
-def build(word: str, registrations: tuple[Registration, ...], version: str) -> Built:
+def error(word: str) -> Problem:
+    return Problem(Severity.ERROR, "MESH8", word)
+
+
+def build(loaded: Loaded, registrations: tuple[Registration, ...], version: str) -> Built:
+    word = str(loaded.documents[0])
     if word == "broken":
         raise ValueError("no such word")
     who = ",".join(r.address for r in registrations)
-    return Built(Word(version, f"{word} {who}".strip()), (f"{word}: error",), ("warning",))
+    return Built(
+        Word(version, f"{word} {who}".strip()), (error(word), Problem(Severity.WARNING, "MESH9", "w"))
+    )
 
 
 class Peer:
@@ -121,13 +133,13 @@ async def test_what_cannot_be_built_changes_nothing_and_is_told(caplog: pytest.L
         found: dict[str, Any] = service.status()
         assert found["version"] == "1000.1"
         assert found["errors"] == [
-            "one: error",
+            str(error("one")),
             "configuration 1000.2 can't be built: ValueError('no such word')",
         ]
-        assert found["warnings"] == ["warning"]
+        assert found["warnings"] == ["Warning [MESH9] w"]
         source.saved.put_nowait("three")
         assert await peer.words() == {"a:80": "three"}
-        assert service.status()["errors"] == ["three: error"]
+        assert service.status()["errors"] == [str(error("three"))]
     assert "1000.1 stays in force" in caplog.text
 
 
@@ -149,3 +161,24 @@ async def test_a_port_that_is_taken_leaves_nothing_running() -> None:
             async with ControlService(Edited("one"), build, service.address):
                 pass
     assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_saved_file_reaches_a_client_within_a_fraction_of_a_second(tmp_path: Path) -> None:
+    text = "apiVersion: v1\nkind: Service\nmetadata: {name: %s}\nspec: {ports: [{port: 80}]}\n"
+    (tmp_path / "a.yaml").write_text(text % "one")
+
+    def names(loaded: Loaded, _: tuple[Registration, ...], version: str) -> Built:
+        return Built(Word(version, " ".join(document.name for document in loaded.documents)))
+
+    async with (
+        ControlService(FileSource(tmp_path), names, "127.0.0.1:0") as service,
+        grpc.aio.insecure_channel(service.address) as channel,
+    ):
+        peer = Peer(channel)
+        assert await peer.words() == {"a:80": "one"}
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        (tmp_path / "a.yaml").write_text(text % "two")
+        assert await peer.words() == {"a:80": "two"}
+        assert time.monotonic() - began < 0.4
+        assert service.status()["version"].endswith(".2")
