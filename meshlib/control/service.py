@@ -113,7 +113,7 @@ class ControlService:
         return status(self._hub, self._registrations, errors, warnings)
 
     async def start(self) -> None:
-        """Loads, builds, then listens. ConfigError: no such folder, or the port can't be bound."""
+        """Loads, builds, then listens. ConfigError: the port can't be bound."""
         self._life = str(int(self._wall() * 1000))
         await self._publish()
         await self._server.start()
