@@ -32,9 +32,8 @@ from meshlib.errors import (
 if TYPE_CHECKING:
     from meshlib_httpx import AsyncClient, Client
 
-    from meshlib.dataplane.mesh import Mesh
-    from meshlib.dataplane.register import Registration
-    from meshlib.local import connect, default, register
+    from meshlib.dataplane.mesh import Mesh, connect, default
+    from meshlib.dataplane.register import Registration, register
 
 __all__ = [
     "AsyncClient",
@@ -65,9 +64,9 @@ _LAZY = {
     "Client": "meshlib_httpx",
     "Mesh": "meshlib.dataplane.mesh",
     "Registration": "meshlib.dataplane.register",
-    "connect": "meshlib.local",
-    "default": "meshlib.local",
-    "register": "meshlib.local",
+    "connect": "meshlib.dataplane.mesh",
+    "default": "meshlib.dataplane.mesh",
+    "register": "meshlib.dataplane.register",
 }
 
 

@@ -11,6 +11,7 @@ Rules:
 
 import asyncio
 import contextlib
+import importlib
 import itertools
 import logging
 import os
@@ -63,6 +64,15 @@ class Source(Protocol):
 MakeSource = Callable[[Bootstrap, Client, Views, Callable[[], None]], Source]
 
 
+def source_of(settings: Bootstrap, client: Client, views: Views, changed: Callable[[], None]) -> Source:
+    """The stream to the control service; or, if `settings.local`, a control service in this process."""
+    if settings.local:
+        # Above this layer, and only there if the extra `control` is installed: found by its name.
+        made: Source = importlib.import_module("meshlib.local").local_source(settings, client, views, changed)
+        return made
+    return ads_source(settings, client, views, changed)
+
+
 def ads_source(settings: Bootstrap, client: Client, views: Views, changed: Callable[[], None]) -> Source:
     """The stream to the control service at `settings.control`."""
     cache = None
@@ -78,7 +88,7 @@ class Mesh:
     def __init__(
         self,
         settings: Bootstrap | None = None,
-        source: MakeSource = ads_source,
+        source: MakeSource = source_of,
         decode: Mapping[Kind, Callable[[Any], Any]] | None = None,
     ) -> None:
         """Starts nothing. `settings` None: from the environment; `decode` None: all decoders."""
@@ -226,7 +236,7 @@ class Mesh:
         why = source.failure or "no answer"
         return (
             f"{name}: the control service {self.bootstrap.control} was not reached {waited} ({why}), and "
-            f"there is no last good configuration in {self.bootstrap.state_dir or 'a state folder (none is set)'}. "
+            f"there is no last good configuration in {self.bootstrap.state_dir or 'MESHLIB_STATE_DIR (not set)'}. "
             "Is `meshlib control` running? MESHLIB_CONTROL says where"
         )
 
@@ -251,6 +261,16 @@ class Mesh:
             waiters = list(self._waiters.values())
         for wake in waiters:
             wake()
+
+    # A client of one's own
+
+    def transport(self) -> Any:
+        """An httpx.BaseTransport for `httpx.Client(transport=…)`."""
+        return importlib.import_module("meshlib_httpx").Transport(self)
+
+    def async_transport(self) -> Any:
+        """An httpx.AsyncBaseTransport for `httpx.AsyncClient(transport=…)`."""
+        return importlib.import_module("meshlib_httpx").AsyncTransport(self)
 
     # End
 
@@ -313,6 +333,14 @@ class Mesh:
             return
         self._source = self._make(self.bootstrap, self._client(), self._views, self._changed)
         self._source.resume(former[0], start)
+
+
+def connect(control: Any = None, **settings: Any) -> Mesh:
+    """A mesh of one's own: `control` is `host:port` or a folder of YAML; other settings as of `bootstrap`.
+
+    Nothing starts before the first call. ConfigError: a setting can't be used.
+    """
+    return Mesh(bootstrap(control=control, **settings))
 
 
 _default: Mesh | None = None
