@@ -89,9 +89,8 @@ def _gateways(world: World, service: Document[VirtualService]) -> Iterator[Probl
         for index, name in enumerate(names):
             if name != "mesh" and gateway_key(name, service.namespace) not in known:
                 yield problem(ERROR, "IST0101", service, (*path, index), "no such Gateway", repr(name))
-    bound = [
-        known[key] for name in service.spec.gateways if (key := gateway_key(name, service.namespace)) in known
-    ]
+    keys = [gateway_key(name, service.namespace) for name in service.spec.gateways]
+    bound = [known[key] for key in keys if key in known]
     if not bound:
         return
     offered = [

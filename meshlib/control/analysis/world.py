@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from meshlib.control.istio.destinationrule import DestinationRule
 from meshlib.control.istio.document import AnyDocument, Document, FieldPath
+from meshlib.control.istio.fields import camel
 from meshlib.control.istio.gateway import Gateway
 from meshlib.control.istio.meshconfig import MeshConfig
 from meshlib.control.istio.parse import spell
@@ -12,7 +13,6 @@ from meshlib.control.istio.problem import Problem, Severity
 from meshlib.control.istio.serviceentry import ServiceEntry
 from meshlib.control.istio.validity.hosts import covers, is_ip
 from meshlib.control.istio.virtualservice import VirtualService
-from meshlib.control.istio.wording import camel
 
 SUPPRESS = "galley.istio.io/analyze-suppress"
 
