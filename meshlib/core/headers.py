@@ -244,9 +244,17 @@ def _request_header(request: RequestHead, names: Sequence[bytes], length: int | 
 
 
 def _first(request: RequestHead, name: bytes) -> bytes | None:
-    if name.startswith(b":") or name == b"host" or name in ONE_PLACE:
+    if name.startswith(b":") or name == b"host":
         return request.header(name)
+    if name in ONE_PLACE:
+        return one_value(request, name)
     return next((value for key, value in request.headers if key.lower() == name), None)
+
+
+def one_value(request: RequestHead, name: bytes) -> bytes | None:
+    """The value of a header of `ONE_PLACE`: the parts that are not empty, joined with commas; or None."""
+    values = [value for key, value in request.headers if key.lower() == name]
+    return b",".join(filter(None, values)) if values else None
 
 
 def _nothing(context: EditContext) -> bytes | None:

@@ -12,7 +12,7 @@ Rules (Envoy, RouteEntryImplBase::finalizeRequestHeaders, Router::FilterUtility:
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from meshlib.core.headers import EditContext
+from meshlib.core.headers import EditContext, one_value
 from meshlib.core.request import Dice, Header, RequestHead
 from meshlib.core.route.rule import Forward, Route, WeightedCluster
 
@@ -104,5 +104,5 @@ def grpc_timeout(value: bytes | None) -> float:
 
 
 def _is_grpc(head: RequestHead) -> bool:
-    kind = head.header(b"content-type")
+    kind = one_value(head, b"content-type")
     return kind is not None and (kind == b"application/grpc" or kind.startswith(b"application/grpc+"))
