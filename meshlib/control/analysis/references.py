@@ -63,7 +63,9 @@ def _destination(
         yield problem(ERROR, "IST0101", service, (*path, "host"), message, repr(host))
         return
     if destination.subset:
-        names = {n for rule_host, given in subsets.items() if covers(rule_host, host) for n in given}
+        names = subsets.get(host, set()).union(
+            *(given for name, given in subsets.items() if name.startswith("*") and covers(name, host))
+        )
         if destination.subset not in names:
             message = f"no DestinationRule of {host} has this subset; requests to it are answered with 503"
             allowed = ", ".join(sorted(names)) or "a subset of a DestinationRule"
@@ -101,14 +103,13 @@ def _gateways(world: World, service: Document[VirtualService]) -> Iterator[Probl
     ]
     for index, host in enumerate(service.spec.hosts):
         if not any(overlap(full(host, service.namespace), name) or overlap(host, name) for name in offered):
-            yield problem(
-                WARNING, "IST0132", service, ("spec", "hosts", index), "no server of its gateways has this host",
-                repr(host), ", ".join(sorted(set(offered))),
-            )  # fmt: skip
+            path = ("spec", "hosts", index)
+            message, allowed = "no server of its gateways has this host", ", ".join(sorted(set(offered)))
+            yield problem(WARNING, "IST0132", service, path, message, repr(host), allowed)
 
 
 def _delegates(world: World, service: Document[VirtualService]) -> Iterator[Problem]:
-    known = {(d.namespace, d.name): d for d in world.virtual_services}
+    known = world.delegates
     for index, rule in enumerate(service.spec.http):
         if rule.delegate is None:
             continue
@@ -150,7 +151,7 @@ def _rules(world: World) -> Iterator[Problem]:
     labels = _static_labels(world)
     for rule in world.destination_rules:
         host = full(rule.spec.host, rule.namespace)
-        if world.known(host) is None and not any(covers(host, name) for name in world.ports):
+        if world.known(host) is None and not _covers_any(host, world):
             message = "no Service and no ServiceEntry has this host"
             yield problem(WARNING, "IST0174", rule, ("spec", "host"), message, repr(host))
             continue
@@ -163,6 +164,10 @@ def _rules(world: World) -> Iterator[Problem]:
                 )
                 path: FieldPath = ("spec", "subsets", index, "labels")
                 yield problem(INFO, "IST0173", rule, path, message, str(dict(subset.labels)))
+
+
+def _covers_any(host: str, world: World) -> bool:
+    return host.startswith("*") and any(covers(host, name) for name in world.ports)
 
 
 def _static_labels(world: World) -> dict[str, list[dict[str, str]]]:

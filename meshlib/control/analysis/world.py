@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from meshlib.control.istio.destinationrule import DestinationRule
 from meshlib.control.istio.document import AnyDocument, Document, FieldPath
@@ -17,7 +18,7 @@ from meshlib.control.istio.virtualservice import VirtualService
 SUPPRESS = "galley.istio.io/analyze-suppress"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class World:
     """All documents, by what the analyses ask for."""
 
@@ -46,7 +47,19 @@ class World:
 
     def of_kind(self, kind: str) -> Iterator[AnyDocument]:
         """The documents of a kind, oldest first as Istio has it."""
-        return iter(sorted((d for d in self.documents if d.kind == kind), key=lambda d: d.age))
+        return iter(self._by_kind.get(kind, ()))
+
+    @cached_property
+    def _by_kind(self) -> Mapping[str, list[AnyDocument]]:
+        found: dict[str, list[AnyDocument]] = {}
+        for document in sorted(self.documents, key=lambda d: d.age):
+            found.setdefault(document.kind, []).append(document)
+        return found
+
+    @cached_property
+    def delegates(self) -> Mapping[tuple[str, str], Document[VirtualService]]:
+        """The VirtualServices by (namespace, name)."""
+        return {(d.namespace, d.name): d for d in self.virtual_services}
 
     @property
     def virtual_services(self) -> Iterator[Document[VirtualService]]:
@@ -58,7 +71,7 @@ class World:
         """The DestinationRules, oldest first."""
         return self.of_kind("DestinationRule")
 
-    @property
+    @cached_property
     def gateways(self) -> Mapping[tuple[str, str], Document[Gateway]]:
         """The Gateways by (namespace, name)."""
         return {(d.namespace, d.name): d for d in self.of_kind("Gateway")}
@@ -67,8 +80,11 @@ class World:
         """The host of the registry that a host stands for: itself or a wildcard around it."""
         if host in self.ports:
             return host
-        wild = [name for name in self.ports if name.startswith("*") and covers(name, host)]
-        return max(wild, key=len, default=None)
+        return max((name for name in self._wild if covers(name, host)), key=len, default=None)
+
+    @cached_property
+    def _wild(self) -> tuple[str, ...]:
+        return tuple(name for name in self.ports if name.startswith("*"))
 
 
 def full(host: str, namespace: str) -> str:

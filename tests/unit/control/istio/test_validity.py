@@ -166,8 +166,8 @@ def test_what_was_found_and_what_is_allowed() -> None:
 
 
 def test_old_spellings_say_what_they_do() -> None:
-    policy = "host: a\ntrafficPolicy: {outlierDetection: {consecutiveErrors: 5}, loadBalancer: {simple: LEAST_CONN}}"
-    result = read("DestinationRule", policy)
+    policy = "{outlierDetection: {consecutiveErrors: 5}, loadBalancer: {simple: LEAST_CONN}}"
+    result = read("DestinationRule", f"host: a\ntrafficPolicy: {policy}")
     assert [p.code for p in result.problems] == ["IST0002", "IST0002"]
     assert "gateway errors (502, 503, 504)" in result.problems[1].message
     assert result.documents[0].spec.traffic_policy.outlier_detection.consecutive_errors == 5
@@ -206,7 +206,10 @@ def test_kinds_of_others_are_passed_over(kind: str) -> None:
         ("mesh.yaml", "rootNamespace: x"),
         (
             "a.yaml",
-            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio}\ndata:\n  mesh: |\n    rootNamespace: x",
+            (
+                "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio}\n"
+                "data:\n  mesh: |\n    rootNamespace: x"
+            ),
         ),
     ],
 )

@@ -10,7 +10,8 @@ from meshlib.control.sources.source import MemorySource
 
 
 def entry(name: str, address: str = "10.0.0.1") -> str:
-    return f"apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: {name}}}\nspec: {{address: {address}}}\n"
+    head = "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n"
+    return f"{head}metadata: {{name: {name}}}\nspec: {{address: {address}}}\n"
 
 
 def state(source: FileSource) -> dict[str, str]:
