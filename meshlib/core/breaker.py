@@ -51,7 +51,7 @@ class RetrySlot:
         self._taken = False
 
     def take(self, limits: Limits) -> bool:
-        """Takes the slot if there is one; it is kept for further retries. (Envoy gives it back and asks anew.)"""
+        """Takes the slot if there is one; the one held from before is given back first"""
         if self._taken:
             self._cluster.retries -= 1
             self._taken = False

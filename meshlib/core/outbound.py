@@ -20,7 +20,7 @@ from meshlib.core.ledger import ClusterState, Ledger
 from meshlib.core.outlier import learn
 from meshlib.core.request import Dice, Failed, Failure, Header, Outcome, RequestHead, ResponseHead
 from meshlib.core.retry import RetryPolicy
-from meshlib.core.route.forward import incoming, outgoing, pick_cluster
+from meshlib.core.route.forward import Timeouts, incoming, outgoing, pick_cluster
 from meshlib.core.route.reply import own_reply
 from meshlib.core.route.rule import Forward, Route, WeightedCluster
 from meshlib.core.route.table import VirtualHost
@@ -75,7 +75,9 @@ def flow(
     head = _with_sidecar_headers(head, dice)
     route = None if host is None else host.match(head, dice)
     if host is None or route is None:
-        detail = f"no rule of {name} takes the request" if host else f"no virtual host of {name} has this host"
+        detail = (
+            f"no rule of {name} takes the request" if host else f"no virtual host of {name} has this host"
+        )
         yield Reply(404, Facts(flag="NR", detail=detail, config_version=view.version))
         return
     action = route.action
@@ -250,9 +252,7 @@ class _Request:
 
     def facts(self, flag: str = "-", detail: str = "") -> Facts:
         """What is told of this request now."""
-        return _facts(
-            self.view, self.route, self.chosen.name, self.endpoint, self.attempts, flag, detail
-        )
+        return _facts(self.view, self.route, self.chosen.name, self.endpoint, self.attempts, flag, detail)
 
 
 def _facts(
@@ -312,7 +312,7 @@ def _request_id(dice: Dice) -> bytes:
     return f"{bits[:8]}-{bits[8:12]}-4{bits[12:15]}-{'89ab'[low & 3]}{bits[15:18]}-{bits[18:30]}".encode()
 
 
-def _without_consumed(head: RequestHead, limits: timeout.Timeouts) -> RequestHead:
+def _without_consumed(head: RequestHead, limits: Timeouts) -> RequestHead:
     headers = [header for header in head.headers if header[0].lower() not in _CONSUMED]
     told = timeout.expected(limits)
     if told is not None:

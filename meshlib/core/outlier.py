@@ -30,7 +30,7 @@ def status_of(outcome: Outcome) -> int:
 def learn(
     policy: OutlierPolicy, state: ClusterState, key: str, outcome: Outcome, size: int, now: float
 ) -> bool:
-    """Counts an outcome of the endpoint `key`; True: it is ejected by that. `size`: endpoints of the cluster."""
+    """Counts an outcome of the endpoint `key`; True: it is ejected by that. `size`: of the cluster."""
     status = status_of(outcome)
     host = state.host(key)
     if status < 500:

@@ -80,7 +80,9 @@ def effective(policy: RetryPolicy | None, head: RequestHead) -> RetryPolicy | No
         return None
     base = policy or DEFAULT
     asked = b",".join(value for value in (on, grpc_on) if value is not None)
-    conditions = base.retry_on | {_CONDITIONS[w] for w in map(bytes.strip, asked.split(b",")) if w in _CONDITIONS}
+    conditions = base.retry_on | {
+        _CONDITIONS[w] for w in map(bytes.strip, asked.split(b",")) if w in _CONDITIONS
+    }
     retries = base.retries
     wanted = head.header(b"x-envoy-max-retries")
     if conditions and wanted is not None and wanted.isdigit():
@@ -91,7 +93,9 @@ def effective(policy: RetryPolicy | None, head: RequestHead) -> RetryPolicy | No
         base,
         retry_on=conditions,
         retries=retries,
-        status_codes=base.status_codes.union(int(c) for c in map(bytes.strip, codes.split(b",")) if c.isdigit()),
+        status_codes=base.status_codes.union(
+            int(c) for c in map(bytes.strip, codes.split(b",")) if c.isdigit()
+        ),
         headers=base.headers + tuple(n.lower() for n in map(bytes.strip, names.split(b",")) if n),
     )
 
@@ -135,6 +139,6 @@ def _wants_after_response(policy: RetryPolicy, head: ResponseHead) -> bool:
 
 
 def back_off(policy: RetryPolicy, retry: int, dice: Dice) -> float:
-    """Seconds before the retry of that number (1 is the first): anything below base × 2^(n-1), full jitter."""
+    """Seconds before the retry of that number (1 is the first): below base × 2^(n-1), full jitter."""
     longest = min(policy.base_interval * 2 ** min(retry - 1, 32), policy.max_interval)
     return longest * dice.random()

@@ -31,9 +31,7 @@ class Plan:
 
     __slots__ = ("cluster", "endpoints", "levels", "only")
 
-    def __init__(
-        self, cluster: Cluster, endpoints: EndpointSet, levels: Sequence[tuple[int, Pick]]
-    ) -> None:
+    def __init__(self, cluster: Cluster, endpoints: EndpointSet, levels: Sequence[tuple[int, Pick]]) -> None:
         self.cluster = cluster
         self.endpoints = endpoints
         self.levels = tuple(levels)
@@ -59,7 +57,7 @@ def pick(
     avoid: Collection[str] = (),
     more_picks: int = 0,
 ) -> Endpoint | None:
-    """One endpoint, or None if none is healthy. `avoid`: keys that up to `more_picks` further picks try to miss."""
+    """One endpoint; None: none is healthy. Up to `more_picks` further picks try to miss `avoid` (keys)."""
     if now >= state.wake:
         end_ejections(state, now)
     plan: Plan | None = state.plan

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Turns(Generic[T]):
-    """Fixed weights, exact shares: in every W picks (W: the sum of weights) each entry has its weight's part."""
+    """Fixed weights, exact shares: in each W picks (the sum of weights) each has its own."""
 
     __slots__ = ("_cursor", "_equal", "_heap", "_items")
 
