@@ -30,10 +30,9 @@ from meshlib.errors import (
 )
 
 if TYPE_CHECKING:
-    from meshlib_httpx import AsyncClient, Client
-
     from meshlib.dataplane.mesh import Mesh, connect, default
     from meshlib.dataplane.register import Registration, register
+    from meshlib_httpx import AsyncClient, Client
 
 __all__ = [
     "AsyncClient",

@@ -16,6 +16,7 @@ Rules:
 """
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from meshlib.bootstrap import Bootstrap
+from meshlib.dataplane import fork
 from meshlib.dataplane.cache import Cache
 from meshlib.dataplane.views import Views
 from meshlib.errors import ControlError
@@ -51,10 +53,16 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 
 
 def open_channel(address: str) -> Any:
-    """A plaintext grpc.Channel to the control service."""
+    """A plaintext grpc.Channel to the control service.
+
+    Sets GRPC_ENABLE_FORK_SUPPORT if it is not set: gRPC reads it when it is imported.
+    """
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
     import grpc
 
-    return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+    channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+    fork.arm()
+    return channel
 
 
 def backoff(attempt: int) -> float:
@@ -224,11 +232,13 @@ class Ads:
             why = str(error)
         with self._lock:
             self._hang_up()
-            if self.connected:
+            if self._closing.is_set():
+                why = ""
+            elif self.connected:
                 log.warning("lost the control service %s: %s", self._bootstrap.control, why)
                 self.since = self._clock()
                 self.attempts = 0
-            elif self.attempts == 0 and not self._closing.is_set():
+            elif self.attempts == 0:
                 log.warning("can't reach the control service %s: %s", self._bootstrap.control, why)
             self.connected, self.failure = False, why
             self.attempts += 1

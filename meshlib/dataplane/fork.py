@@ -4,6 +4,10 @@ gRPC does not survive a fork while a channel is open: its threads do not exist i
 child shares the parent's sockets. So everything that talks stops before a fork and starts again
 after it: in the parent at once, in the child at first use. What is known (views, the ledger's
 settings) stays in both. `subprocess` does not fork in this sense and disturbs nothing.
+
+gRPC has hooks of its own (GRPC_ENABLE_FORK_SUPPORT), which its core needs to live on in a child. Hooks
+that run before a fork run in reverse order of registration, and gRPC's stop its threads wherever they
+are, so ours must run before them and be registered after them: `arm` comes after the first channel.
 """
 
 import logging
@@ -33,12 +37,16 @@ _armed = False
 
 
 def watch(one: Forking) -> None:
-    """Calls its methods around each fork, for as long as it lives."""
+    """Calls its methods around each fork, for as long as it lives, once `arm` was called."""
+    _watched.add(one)
+
+
+def arm() -> None:
+    """Registers the hooks, once; after gRPC has registered its own."""
     global _armed
     if not _armed and hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
         _armed = True
-    _watched.add(one)
+        os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
 
 
 def _before() -> None:

@@ -236,7 +236,8 @@ class Mesh:
         why = source.failure or "no answer"
         return (
             f"{name}: the control service {self.bootstrap.control} was not reached {waited} ({why}), and "
-            f"there is no last good configuration in {self.bootstrap.state_dir or 'MESHLIB_STATE_DIR (not set)'}. "
+            "there is no last good configuration in "
+            f"{self.bootstrap.state_dir or 'MESHLIB_STATE_DIR (not set)'}. "
             "Is `meshlib control` running? MESHLIB_CONTROL says where"
         )
 
