@@ -299,4 +299,4 @@ def clusters_of(table: RouteTable) -> frozenset[str]:
 
 def _by_discovery(cluster: Cluster) -> bool:
     """Whether its endpoints are a resource of their own."""
-    return cluster.resolution is not Resolution.ORIGINAL
+    return cluster.inline is None and cluster.resolution is not Resolution.ORIGINAL

@@ -18,6 +18,7 @@ from meshlib.core.route.table import RouteTable, VirtualHost
 from meshlib.core.view import View
 
 HALF = type("Half", (), {"random": lambda self: 0.5})()
+NO_LIMITS = Limits()
 RETRY = RetryPolicy(frozenset((RetryOn.FIVE_XX,)), retries=2)
 
 
@@ -30,7 +31,7 @@ class Body:
 
 
 def view_of(
-    action: Forward | Redirect | DirectResponse, *, limits: Limits = Limits(), healthy: bool = True
+    action: Forward | Redirect | DirectResponse, *, limits: Limits = NO_LIMITS, healthy: bool = True
 ) -> View:
     route = Route("r", RouteMatch(), action, EMPTY, EMPTY)
     table = RouteTable("a:80", [VirtualHost("v", ("a:80",), (route,), attempt_count=True)])
@@ -43,9 +44,9 @@ def forward(cluster: str = "c", **more: object) -> Forward:
     return Forward((WeightedCluster(cluster, 1, 1, EMPTY, EMPTY),), 1, **more)  # type: ignore[arg-type]
 
 
-def begin(view: View, ledger: Ledger, body: Body = Body(), authority: str = "a:80", headers=()) -> Flow:  # type: ignore[no-untyped-def]
+def begin(view: View, ledger: Ledger, body: Body | None = None, authority: str = "a:80", headers=()) -> Flow:  # type: ignore[no-untyped-def]
     head = RequestHead("GET", "http", authority, "/", headers)
-    return flow(head, body, view, "a:80", ledger, lambda: 100.0, HALF, ("9.9.9.9", 80))
+    return flow(head, body or Body(), view, "a:80", ledger, lambda: 100.0, HALF, ("9.9.9.9", 80))
 
 
 def in_flight(ledger: Ledger) -> tuple[int, int, list[int]]:
