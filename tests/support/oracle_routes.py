@@ -252,7 +252,7 @@ def _redirect(dice: random.Random) -> Values:
 
 EDIT_NAMES = ("x-a", "x-b", "x-up", "x-new", "user-agent", "X-Mixed-Case", "accept")
 EDIT_VALUES = (
-    *("1", "two words", "", "50%%", "%ROUTE_NAME%", "%UPSTREAM_CLUSTER%", "%PROTOCOL%"),
+    *("1", "two words", "", "50%%", "%RESPONSE_CODE%", "%ROUTE_NAME%", "%UPSTREAM_CLUSTER%", "%PROTOCOL%"),
     *("%REQ(x-a)%", "%REQ(x-absent)%", "%REQ(x-absent?end-user)%", "%REQ(user-agent):3%"),
     *("<%REQ(:path)%>", "%REQ(:authority)%-%REQ(:METHOD)%"),
 )

@@ -73,7 +73,10 @@ def incoming(
         edits = cluster.response_headers.then(edits)
     if not edits:
         return tuple(headers)
-    context = EditContext(sent, "" if cluster is None else cluster.name, route.name, status)
+    if cluster is None:
+        context = EditContext(sent, route=route.name)
+    else:
+        context = EditContext(sent, cluster.name, route.name, status)
     return tuple(edits.apply(headers, context))
 
 
