@@ -338,7 +338,7 @@ def decoders() -> Mapping[Kind, Callable[[Any], Any]]:
     from meshlib.dataplane.decode.routes import decode_routes
 
     return {
-        Kind.LISTENER: decode_listener,
+        Kind.LISTENER: lambda message: decode_listener(message).routes,
         Kind.ROUTES: decode_routes,
         Kind.CLUSTER: decode_cluster,
         Kind.ENDPOINTS: decode_endpoints,
