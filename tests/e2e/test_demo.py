@@ -71,7 +71,10 @@ def test_once_drives_the_scenarios_and_all_is_as_expected() -> None:
     assert int(verdict[2]) < 60
 
 
-def test_a_taken_port_is_named_with_the_option_to_choose_another() -> None:
+def test_a_taken_port_is_named_with_the_option_to_choose_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -80,6 +83,7 @@ def test_a_taken_port_is_named_with_the_option_to_choose_another() -> None:
     assert done.returncode == 1
     assert f"port {port} of 127.0.0.1 can't be used" in done.stderr
     assert f"meshlib demo --port {port + 1}" in done.stderr
+    assert list(tmp_path.iterdir()) == []
     assert "Traceback" not in done.stderr
 
 
