@@ -1,0 +1,1 @@
+"""Every merge, precedence and visibility rule of the documents, applied once."""
