@@ -21,7 +21,7 @@ def cluster_of(context: Context, destination: Destination | None, namespace: str
 def _port(context: Context, destination: Destination, host: str) -> int:
     if destination.port is not None and destination.port.number:
         return destination.port.number
-    service = context.scope.service(host)
+    service = context.service(host)
     if service is not None and len(service.ports) == 1:
         return service.ports[0].number
     return context.port

@@ -14,7 +14,7 @@ def consistent_hash(context: Context, cluster: str) -> ConsistentHashLB | None:
     name = ClusterName.parse(cluster)
     if name is None:
         return None
-    rule = context.scope.rule(name.host)
+    rule = context.rule(name.host)
     if rule is None:
         return None
     balancer = policy_of(rule, name.subset, name.port, context.scope.graph.mesh).load_balancer
