@@ -1,1 +1,1 @@
-"""(graph, client, names) → resources. Pure; a file per kind and per feature."""
+"""From the graph to resources for one client: a file for every feature, named like its decoder."""

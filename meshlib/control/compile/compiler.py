@@ -1,0 +1,305 @@
+"""The compiler: the graph and a client in, the client's resources out.
+
+- Flavours meshlib and grpc: for every listener asked for, its routes, their clusters and endpoints; a
+  host that is not known has routes too, which say what becomes of it.
+- Flavour envoy: for every port that speaks HTTP a listener on the loopback address with routes for all
+  hosts, and clusters and endpoints of all services and subsets.
+
+What an earlier compiler made from the same documents and endpoints is taken over as it is.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from meshlib.control.compile import clusters, listeners
+from meshlib.control.compile.context import Context
+from meshlib.control.compile.endpoints import load_assignment
+from meshlib.control.compile.memo import Memo
+from meshlib.control.compile.routes import fill, fill_unknown, routes_for, virtual_host
+from meshlib.control.graph import Graph
+from meshlib.control.graph.hosts import is_wildcard, spellings
+from meshlib.control.graph.scope import Called, Scope
+from meshlib.control.graph.virtualservices import VirtualService
+from meshlib.control.istio.sidecar import OutboundTrafficMode
+from meshlib.control.registry import Service
+from meshlib.xds.kinds import Kind
+from meshlib.xds.names import (
+    ALLOW_ANY,
+    BLOCK_ALL,
+    PASSTHROUGH_CLUSTER,
+    ClusterName,
+    cluster_name,
+    split_authority,
+)
+from meshlib.xds.node import Client, Flavour
+from meshlib.xds.snapshot import Resource
+
+HTTP_PORT = 80
+"""The port of a host without one, and the only one at which a VirtualService needs no service (Istio)."""
+
+
+class GraphCompiler:
+    """Compiles one graph for any client. Equal arguments give equal results."""
+
+    def __init__(self, graph: Graph, version: str, before: "GraphCompiler | None" = None) -> None:
+        """`version` names the configuration; `before` is the compiler whose results are taken over."""
+        self.version = version
+        self.graph = graph
+        self.memo = Memo(before.memo if before is not None else None)
+
+    def resources(self, client: Client, listeners: Iterable[str] = ()) -> tuple[Resource, ...]:
+        """Everything for a client: `listeners` are the names asked for, of flavours meshlib and grpc."""
+        compiling = _Compiling(self.graph, self.memo, client)
+        if client.flavour is Flavour.ENVOY:
+            return tuple(compiling.whole())
+        if client.flavour is Flavour.GATEWAY:
+            return ()
+        return tuple(compiling.closure(sorted(listeners)))
+
+
+class _Compiling:
+    """One call of `resources`."""
+
+    def __init__(self, graph: Graph, memo: Memo, client: Client) -> None:
+        self.scope: Scope = graph.scope(client)
+        self.memo = memo
+        self.client = client
+        sidecar = self.scope.sidecar
+        self.base = (graph.mesh_fingerprint, sidecar.fingerprint if sidecar else "")
+        self.who = (client.flavour, client.namespace, client.labels)
+
+    # By name
+
+    def closure(self, names: Iterable[str]) -> Iterator[Resource]:
+        """The listeners of these names and all that they lead to."""
+        seen: set[str] = set()
+        wanted: dict[str, None] = {}
+        for name in names:
+            host, port = split_authority(name, HTTP_PORT)
+            called = self._served(self.scope.called(host, port), host, port)
+            routes = cluster_name(port, "", called.host)
+            yield self._listener(name, routes)
+            if routes not in seen:
+                seen.add(routes)
+                resource, named = self._routes(routes, called, host, port)
+                yield resource
+                wanted.update(dict.fromkeys(named))
+        for cluster in wanted:
+            yield from self.cluster(cluster)
+
+    def _served(self, called: Called, host: str, port: int) -> Called:
+        """`called` as far as it holds at that port."""
+        service = called.service
+        if service is not None:
+            found = service.port(port)
+            outside = self.client.flavour is Flavour.GRPC and is_wildcard(service.host)
+            if found is not None and not outside:
+                return called if found.protocol.routed else Called(called.host, service)
+            return Called(host)
+        if called.virtual is not None and port == HTTP_PORT:
+            return called
+        return Called(host)
+
+    def _listener(self, name: str, routes: str) -> Resource:
+        def make() -> tuple[object, Resource]:
+            grpc = self.client.flavour is Flavour.GRPC
+            return routes, Resource.of(Kind.LISTENER, name, listeners.api_listener(name, routes, grpc=grpc))
+
+        key = ("listener", self.client.flavour, name)
+        return self._resource(self.memo.get(key, lambda then: bool(then == routes), make))
+
+    def _routes(self, name: str, called: Called, host: str, port: int) -> tuple[Resource, tuple[str, ...]]:
+        context = Context(self.scope, self.client, port)
+        virtual = called.virtual.fingerprint if called.virtual else None
+        inputs = (self.base, virtual, called.service.fingerprint if called.service else None)
+
+        def make() -> tuple[object, tuple[Resource, tuple[str, ...]]]:
+            made = routes_for(name, context)
+            if called.service is None and called.virtual is None:
+                made.virtual_hosts.append(self._unknown(host, context))
+            else:
+                made.virtual_hosts.append(self._host(called, context))
+            resource = Resource.of(Kind.ROUTES, name, made)
+            return (inputs, context.reads), (resource, tuple(named_clusters(made)))
+
+        def holds(then: Any) -> bool:
+            return then[0] == inputs and context.still_true(then[1])
+
+        resource, named = self.memo.get(("routes", *self.who, name), holds, make)
+        return self._resource(resource), named
+
+    def _host(self, called: Called, context: Context) -> Any:
+        service = called.service
+        domains = list(self._domains(called.host, service, context))
+        if context.grpc:
+            domains += [f"{domain}:{context.port}" for domain in domains if ":" not in domain]
+        made = virtual_host(f"{called.host}:{context.port}", domains)
+        fill(made, called.virtual, service.host if service else "", context)
+        return made
+
+    def _unknown(self, host: str, context: Context) -> Any:
+        blocked = self.scope.outbound is OutboundTrafficMode.REGISTRY_ONLY
+        made = virtual_host(BLOCK_ALL if blocked else ALLOW_ANY, ["*"])
+        fill_unknown(made, context)
+        if context.grpc and not blocked:
+            made.routes[0].route.cluster = cluster_name(context.port, "", host)
+        return made
+
+    def _domains(self, host: str, service: Service | None, context: Context) -> Iterator[str]:
+        if service is None:
+            yield from spellings(host, self._namespace_of(host), self.scope.namespace, self.scope.domain)
+            return
+        found = spellings(host, service.namespace, self.scope.namespace, self.scope.domain)
+        every = list(dict.fromkeys((*found, *map(_bracketed, service.addresses))))
+        for number, domain in enumerate(every):
+            # A short spelling gives way to a service whose host is just that.
+            if number and context.service(domain) is not None:
+                continue
+            yield domain
+            if service.kubernetes and service.headless and "." in domain and not domain[0].isdigit():
+                yield f"*.{domain}"
+
+    def _namespace_of(self, host: str) -> str:
+        parts = host.split(".")
+        return parts[1] if len(parts) > 2 and parts[2] == "svc" else ""
+
+    # Clusters
+
+    def cluster(self, name: str) -> Iterator[Resource]:
+        """A cluster and its endpoints; nothing if there is no such cluster."""
+        if name == PASSTHROUGH_CLUSTER:
+            yield self._cluster_resource(name, (), lambda: clusters.passthrough(self.scope))
+            return
+        parsed = ClusterName.parse(name)
+        if parsed is None:
+            return
+        found = clusters.find(parsed, self.scope)
+        if found is None:
+            if self.client.flavour is Flavour.GRPC and not parsed.subset and self._is_outside(parsed):
+                yield self._cluster_resource(name, (), lambda: clusters.by_name(parsed, self.scope))
+            return
+        inputs: tuple[object, ...] = (found.fingerprint, self.client.locality)
+        if not found.by_discovery:
+            inputs = (*inputs, clusters.endpoints_of(found, self.scope, self.client.flavour))
+        yield self._cluster_resource(name, inputs, lambda: clusters.cluster(found, self.scope, self.client))
+        if clusters.is_discovered(found) or (found.by_discovery and self.client.flavour is Flavour.GRPC):
+            yield self._endpoints(found)
+
+    def _is_outside(self, name: ClusterName) -> bool:
+        if self.scope.outbound is OutboundTrafficMode.REGISTRY_ONLY:
+            return False
+        return self._served(self.scope.called(name.host, name.port), name.host, name.port).service is None
+
+    def _cluster_resource(self, name: str, inputs: tuple[object, ...], build: Any) -> Resource:
+        everything = (self.base, inputs)
+
+        def make() -> tuple[object, Resource]:
+            return everything, Resource.of(Kind.CLUSTER, name, build())
+
+        key = ("cluster", *self.who, self.client.locality, name)
+        return self._resource(self.memo.get(key, lambda then: bool(then == everything), make))
+
+    def _endpoints(self, found: clusters.Found) -> Resource:
+        name = str(found.name)
+        endpoints = clusters.endpoints_of(found, self.scope, self.client.flavour)
+        inputs = (self.base, found.rule.fingerprint if found.rule else None, endpoints)
+
+        def make() -> tuple[object, Resource]:
+            groups = clusters.grouped(found, endpoints, self.scope, self.client)
+            return inputs, Resource.of(Kind.ENDPOINTS, name, load_assignment(name, groups))
+
+        key = ("endpoints", *self.who, self.client.locality, name)
+        return self._resource(self.memo.get(key, lambda then: bool(then == inputs), make))
+
+    @staticmethod
+    def _resource(found: Any) -> Resource:
+        assert isinstance(found, Resource)  # noqa: S101 - the memo is untyped
+        return found
+
+    # Everything
+
+    def whole(self) -> Iterator[Resource]:
+        """Everything that an Envoy of this client needs."""
+        ports: dict[int, list[Service]] = {HTTP_PORT: []}
+        names: list[str] = [PASSTHROUGH_CLUSTER]
+        for service in self.scope.services():
+            for port in service.ports:
+                if port.protocol.routed and self.scope.sees_port(service, port.number):
+                    ports.setdefault(port.number, []).append(service)
+                names += self._names(service, port.number)
+        for name in names:
+            yield from self.cluster(name)
+        for number, services in sorted(ports.items()):
+            listener = listeners.loopback_listener(number)
+            yield Resource.of(Kind.LISTENER, listener.name, listener)
+            yield self._port_routes(number, services)
+
+    def _names(self, service: Service, port: int) -> Iterator[str]:
+        yield cluster_name(port, "", service.host)
+        rule = self.scope.rule(service.host, service.namespace)
+        for subset in rule.subsets if rule else ():
+            yield cluster_name(port, subset, service.host)
+
+    def _port_routes(self, port: int, services: list[Service]) -> Resource:
+        made = routes_for(str(port), Context(self.scope, self.client, port))
+        taken: set[str] = set()
+        hosts = {service.host for service in services}
+        for service in services:
+            self._append(made, Called(service.host, service, self.scope.virtual(service.host)), port, taken)
+        if port == HTTP_PORT:
+            for host, virtual in sorted(self.scope.virtual_hosts(), key=_by_host):
+                if host not in hosts and host != "*" and not self._covers_services(host):
+                    self._append(made, Called(host, None, virtual), port, taken)
+        made.virtual_hosts.append(self._unknown("", Context(self.scope, self.client, port)))
+        return Resource.of(Kind.ROUTES, str(port), made)
+
+    def _covers_services(self, host: str) -> bool:
+        """Whether the host of a VirtualService is one of a service, if at another port."""
+        return self.scope.service(host) is not None
+
+    def _append(self, made: Any, called: Called, port: int, taken: set[str]) -> None:
+        context = Context(self.scope, self.client, port)
+        virtual = called.virtual.fingerprint if called.virtual else None
+        inputs = (self.base, virtual, called.service.fingerprint if called.service else None)
+
+        def make() -> tuple[object, Any]:
+            return (inputs, context.reads), self._host(called, context)
+
+        def holds(then: Any) -> bool:
+            return then[0] == inputs and context.still_true(then[1])
+
+        host = self.memo.get(("host", *self.who, called.host, port), holds, make)
+        if not host.routes or called.host in taken:
+            return
+        if taken.isdisjoint(host.domains):
+            made.virtual_hosts.append(host)
+        else:
+            copy = made.virtual_hosts.add()
+            copy.CopyFrom(host)
+            del copy.domains[:]
+            copy.domains.extend(domain for domain in host.domains if domain not in taken)
+        taken.update(host.domains)
+
+
+def _by_host(entry: tuple[str, VirtualService]) -> str:
+    return entry[0]
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def named_clusters(routes: Any) -> dict[str, None]:
+    """The clusters that a RouteConfiguration names, in order."""
+    found: dict[str, None] = {}
+    for host in routes.virtual_hosts:
+        for route in host.routes:
+            if route.WhichOneof("action") != "route":
+                continue
+            if route.route.cluster:
+                found[route.route.cluster] = None
+            for cluster in route.route.weighted_clusters.clusters:
+                found[cluster.name] = None
+            for mirror in route.route.request_mirror_policies:
+                found[mirror.cluster] = None
+    return found

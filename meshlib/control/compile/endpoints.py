@@ -1,0 +1,55 @@
+"""The endpoints of a cluster as Envoy's ClusterLoadAssignment.
+
+Rules: a subset takes endpoints that carry all its labels. A server that is about to leave is listed
+as DRAINING. Sockets of the file system are for Envoy alone. Every locality has the weight of its
+endpoints, because gRPC passes over one without.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from meshlib.control.compile.locality import Group
+from meshlib.control.registry import Endpoint
+from meshlib.xds import pb
+from meshlib.xds.node import Flavour
+
+_DRAINING = 3
+_UNIX = "unix://"
+
+
+def usable(endpoints: Sequence[Endpoint], flavour: Flavour) -> tuple[Endpoint, ...]:
+    """Those that a client of that flavour can reach."""
+    if flavour is Flavour.ENVOY:
+        return tuple(endpoints)
+    return tuple(endpoint for endpoint in endpoints if not endpoint.address.startswith(_UNIX))
+
+
+def load_assignment(name: str, groups: Sequence[Group]) -> Any:
+    """An envoy.config.endpoint.v3.ClusterLoadAssignment."""
+    made = pb.ClusterLoadAssignment(cluster_name=name)
+    for group in groups:
+        locality = made.endpoints.add(priority=group.priority)
+        where = group.locality
+        locality.locality.SetInParent()
+        if where.region:
+            locality.locality.region = where.region
+        if where.zone:
+            locality.locality.zone = where.zone
+        if where.subzone:
+            locality.locality.sub_zone = where.subzone
+        locality.load_balancing_weight.value = group.weight
+        for endpoint in group.endpoints:
+            _add(locality.lb_endpoints.add(), endpoint)
+    return made
+
+
+def _add(made: Any, endpoint: Endpoint) -> None:
+    if endpoint.address.startswith(_UNIX):
+        made.endpoint.address.pipe.path = endpoint.address.removeprefix(_UNIX)
+    else:
+        socket = made.endpoint.address.socket_address
+        socket.address = endpoint.address
+        socket.port_value = endpoint.port
+    made.load_balancing_weight.value = endpoint.weight
+    if endpoint.draining:
+        made.health_status = _DRAINING

@@ -1,0 +1,133 @@
+"""Which endpoints a client prefers by where they run: priorities and weights of localities.
+
+Rules (Istio):
+
+- `distribute` shares the requests of the client's locality out by weight; endpoints in localities that
+  it does not name get none. `*` and `region/*` stand for many.
+- Failover acts only with outlier detection: own sub-zone first, then zone, then region, then the rest;
+  `failover` names the region that comes before the rest, `failoverPriority` compares labels instead.
+- A DestinationRule's settings stand in place of the mesh's, which are on unless said otherwise.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from meshlib.control.compile.policy import Policy
+from meshlib.control.istio.destinationrule import LocalityLoadBalancerSetting
+from meshlib.control.istio.meshconfig import MeshConfig
+from meshlib.control.registry import Endpoint
+from meshlib.xds.node import Client, Locality
+
+_LABELS = {
+    "topology.kubernetes.io/region": "region",
+    "topology.kubernetes.io/zone": "zone",
+    "topology.istio.io/subzone": "subzone",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Endpoints of one locality and priority."""
+
+    locality: Locality
+    priority: int
+    weight: int
+    endpoints: tuple[Endpoint, ...]
+
+
+def setting_of(policy: Policy, mesh: MeshConfig) -> LocalityLoadBalancerSetting | None:
+    """The setting in force; None: localities don't count."""
+    own = policy.load_balancer.locality_lb_setting if policy.load_balancer else None
+    setting = own or mesh.locality_lb_setting or LocalityLoadBalancerSetting()
+    return None if setting.enabled is False else setting
+
+
+def distributes(setting: LocalityLoadBalancerSetting | None, client: Client) -> bool:
+    """Whether the client's requests are shared out by locality."""
+    return setting is not None and _shares(setting, client) is not None
+
+
+def groups_of(
+    endpoints: Sequence[Endpoint], policy: Policy, mesh: MeshConfig, client: Client
+) -> tuple[Group, ...]:
+    """The endpoints by locality and priority, sorted."""
+    setting = setting_of(policy, mesh)
+    known = bool(client.locality.region)
+    shares = _shares(setting, client) if setting and known else None
+    if shares is not None:
+        return _distributed(endpoints, shares)
+    by: dict[tuple[int, Locality], list[Endpoint]] = {}
+    acts = setting is not None and policy.outlier_detection is not None
+    for endpoint in endpoints:
+        priority = 0
+        if acts and setting is not None:
+            if setting.failover_priority:
+                priority = _by_labels(setting.failover_priority, endpoint, client)
+            elif known:
+                priority = _by_distance(setting, endpoint.locality, client.locality)
+        by.setdefault((priority, endpoint.locality), []).append(endpoint)
+    # Priorities must count up without a gap.
+    dense = {old: new for new, old in enumerate(sorted({priority for priority, _ in by}))}
+    made = [
+        Group(where, dense[priority], sum(e.weight for e in found), tuple(found))
+        for (priority, where), found in by.items()
+    ]
+    return tuple(sorted(made, key=lambda group: (group.priority, str(group.locality))))
+
+
+def _shares(setting: LocalityLoadBalancerSetting, client: Client) -> dict[str, int] | None:
+    for rule in setting.distribute:
+        if _within(client.locality, rule.from_):
+            return dict(rule.to)
+    return None
+
+
+def _within(locality: Locality, pattern: str) -> bool:
+    for part, own in zip(pattern.split("/"), (locality.region, locality.zone, locality.subzone), strict=False):
+        if part == "*":
+            return True
+        if part != own:
+            return False
+    return True
+
+
+def _distributed(endpoints: Sequence[Endpoint], shares: dict[str, int]) -> tuple[Group, ...]:
+    made: list[Group] = []
+    taken: set[Locality] = set()
+    by: dict[Locality, list[Endpoint]] = {}
+    for endpoint in endpoints:
+        by.setdefault(endpoint.locality, []).append(endpoint)
+    for pattern, weight in shares.items():
+        found = [where for where in by if where not in taken and _within(where, pattern)]
+        taken.update(found)
+        total = sum(endpoint.weight for where in found for endpoint in by[where])
+        for where in found:
+            own = sum(endpoint.weight for endpoint in by[where])
+            part = max(1, round(weight * own / total)) if weight else 0
+            made.append(Group(where, 0, part, tuple(by[where])))
+    return tuple(sorted(made, key=lambda group: str(group.locality)))
+
+
+def _by_distance(setting: LocalityLoadBalancerSetting, there: Locality, here: Locality) -> int:
+    if there.region == here.region:
+        if there.zone != here.zone:
+            return 2
+        return 0 if there.subzone == here.subzone else 1
+    target = next((rule.to for rule in setting.failover if rule.from_ == here.region), None)
+    return 3 if target is None or there.region == target else 4
+
+
+def _by_labels(names: tuple[str, ...], endpoint: Endpoint, client: Client) -> int:
+    own, others = client.label_map, dict(endpoint.labels)
+    for number, name in enumerate(names):
+        key, given, value = name.partition("=")
+        wanted = value if given else _label(own, client.locality, key)
+        if _label(others, endpoint.locality, key) != wanted:
+            return len(names) - number
+    return 0
+
+
+def _label(labels: Mapping[str, str], locality: Locality, key: str) -> str:
+    if key in _LABELS:
+        return str(getattr(locality, _LABELS[key]))
+    return labels.get(key, "")

@@ -1,0 +1,93 @@
+"""The documents and registrations of one moment as a graph that answers by host.
+
+Building it sorts and indexes; what a client sees of it is worked out when that client asks. A graph
+with other registrations shares everything but the endpoints with the one it comes from.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from meshlib.control.graph.destinationrules import DestinationRules
+from meshlib.control.graph.hosts import DOMAIN, HostIndex, is_wildcard
+from meshlib.control.graph.scope import Scope
+from meshlib.control.graph.sidecars import Sidecars
+from meshlib.control.graph.virtualservices import VirtualServices
+from meshlib.control.istio.document import AnyDocument
+from meshlib.control.istio.meshconfig import MeshConfig
+from meshlib.control.registration import Registration
+from meshlib.control.registry import Registry, build_registry
+from meshlib.xds.node import Client
+
+
+class Graph:
+    """Immutable but for what it remembers. Make it with `build_graph`."""
+
+    def __init__(
+        self,
+        mesh: MeshConfig,
+        mesh_fingerprint: str,
+        registry: Registry,
+        virtual_services: VirtualServices,
+        destination_rules: DestinationRules,
+        sidecars: Sidecars,
+        domain: str,
+    ) -> None:
+        """`mesh_fingerprint` changes whenever the mesh's settings do."""
+        self.mesh = mesh
+        self.mesh_fingerprint = mesh_fingerprint
+        self.registry = registry
+        self.virtual_services = virtual_services
+        self.destination_rules = destination_rules
+        self.sidecars = sidecars
+        self.domain = domain
+        self.hosts: Sequence[str] = sorted(registry.services)
+        self.wildcard_services: HostIndex[str] = HostIndex()
+        self.addresses: dict[str, tuple[str, ...]] = {}
+        for host in self.hosts:
+            if is_wildcard(host):
+                self.wildcard_services.put(host, host)
+            for service in registry.services[host]:
+                for address in service.addresses:
+                    self.addresses[address] = (*self.addresses.get(address, ()), host)
+        self._scopes: dict[tuple[str, tuple[tuple[str, str], ...]], Scope] = {}
+
+    def with_registrations(self, registrations: Iterable[Registration]) -> "Graph":
+        """The same documents with other servers."""
+        made = Graph.__new__(Graph)
+        made.__dict__.update(self.__dict__)
+        made.registry = self.registry.with_registrations(tuple(registrations))
+        made._scopes = {}  # noqa: SLF001 - its own kind
+        return made
+
+    def scope(self, client: Client) -> Scope:
+        """What that client sees."""
+        key = (client.namespace, client.labels)
+        found = self._scopes.get(key)
+        if found is None:
+            labels = client.label_map
+            sidecar = self.sidecars.find(client.namespace, labels)
+            found = self._scopes[key] = Scope(self, client.namespace, labels, sidecar)
+        return found
+
+
+def build_graph(
+    documents: Iterable[AnyDocument], registrations: Iterable[Registration] = (), domain: str = DOMAIN
+) -> Graph:
+    """The graph of these documents and servers; `domain` is that of Kubernetes' services."""
+    kinds: dict[str, list[AnyDocument]] = {}
+    documents = tuple(documents)
+    for document in documents:
+        kinds.setdefault(document.kind, []).append(document)
+    meshes = sorted(kinds.get("MeshConfig", ()), key=lambda document: document.age)
+    mesh: MeshConfig = meshes[0].spec if meshes else MeshConfig()
+    root = mesh.root_namespace
+    return Graph(
+        mesh,
+        meshes[0].fingerprint if meshes else "",
+        build_registry(documents, tuple(registrations), domain),
+        VirtualServices(kinds.get("VirtualService", ()), mesh.default_virtual_service_export_to, domain),
+        DestinationRules(
+            kinds.get("DestinationRule", ()), mesh.default_destination_rule_export_to, root, domain
+        ),
+        Sidecars(kinds.get("Sidecar", ()), root),
+        domain,
+    )

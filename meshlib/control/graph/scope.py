@@ -1,0 +1,156 @@
+"""What one client sees: services, their VirtualServices and DestinationRules, and the policy for the rest.
+
+Everything is looked up by host; nothing here walks over all services but `services()`.
+
+Rules (Istio):
+
+- Of several services with one host the client's own namespace's is taken, else a Service, else the
+  oldest.
+- A destination of a visible VirtualService is seen even if the Sidecar does not name it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from meshlib.control.graph.destinationrules import DestinationRule
+from meshlib.control.graph.hosts import expand, full_names
+from meshlib.control.graph.sidecars import egress_of
+from meshlib.control.graph.virtualservices import VirtualService
+from meshlib.control.graph.visibility import exported_to, visible
+from meshlib.control.istio.document import AnyDocument
+from meshlib.control.istio.sidecar import OutboundTrafficMode
+from meshlib.control.registry import Service
+
+if TYPE_CHECKING:
+    from meshlib.control.graph.graph import Graph
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """What a client means by a host: a service, or the host of a VirtualService alone, or neither."""
+
+    host: str
+    service: Service | None = None
+    virtual: VirtualService | None = None
+
+
+class Scope:
+    """The graph as one client sees it."""
+
+    def __init__(self, graph: "Graph", namespace: str, labels: Mapping[str, str], sidecar: AnyDocument | None):
+        self.graph = graph
+        self.namespace = namespace
+        self.labels = labels
+        self.sidecar = sidecar
+        self._egress = egress_of(sidecar, namespace)
+        self._virtual = graph.virtual_services.seen_from(namespace)
+        self._imported: frozenset[str] | None = None
+
+    @property
+    def domain(self) -> str:
+        """The domain of Kubernetes' services."""
+        return self.graph.domain
+
+    @property
+    def outbound(self) -> OutboundTrafficMode:
+        """What becomes of requests to hosts that are not known."""
+        policy = self.sidecar.spec.outbound_traffic_policy if self.sidecar else None
+        return (policy or self.graph.mesh.outbound_traffic_policy).mode
+
+    def service(self, host: str, port: int = 0) -> Service | None:
+        """The service of exactly that full host, as far as it is seen; `port` 0: at any."""
+        best: Service | None = None
+        for service in self.graph.registry.services.get(host, ()):
+            if not self._sees(service, port):
+                continue
+            if service.namespace == self.namespace:
+                return service
+            best = best or service
+        return best
+
+    def called(self, host: str, port: int) -> Called:
+        """What the client means by `host` at `port`."""
+        names = list(full_names(host, self.namespace, self.domain))
+        for name in names:
+            if found := self.service(name, port):
+                return Called(name, found, self.virtual(found.host))
+        lower = names[0]
+        if found := self._by_address(lower, port):
+            return Called(found.host, found, self.virtual(found.host))
+        for name in names:
+            virtual = self._virtual.exact(name)
+            if virtual is not None and self._sees_virtual(virtual, name):
+                return Called(name, None, virtual)
+        for pattern in self.graph.wildcard_services.matching(lower):
+            if found := self.service(pattern, port):
+                return Called(pattern, found, self.virtual(pattern))
+        virtual = self.virtual(lower)
+        return Called(lower, None, virtual)
+
+    def virtual(self, host: str) -> VirtualService | None:
+        """The VirtualService for a full host: of the closest host that is seen."""
+        for found in self._virtual.matching(host):
+            if self._sees_virtual(found, host):
+                return found
+        return None
+
+    def rule(self, host: str, owner: str | None = None) -> DestinationRule | None:
+        """The DestinationRule for a full host."""
+        if owner is None:
+            service = self.service(host)
+            owner = service.namespace if service else self.namespace
+        return self.graph.destination_rules.find(host, owner, self.namespace, self.labels)
+
+    def services(self) -> Iterator[Service]:
+        """Every service that is seen, each host once, by host."""
+        for host in self.graph.hosts:
+            if found := self.service(host):
+                yield found
+
+    def sees_port(self, service: Service, port: int) -> bool:
+        """Whether the service's port is seen."""
+        return self._sees(service, port)
+
+    def virtual_hosts(self) -> Iterator[tuple[str, VirtualService]]:
+        """Every host of a VirtualService that is seen."""
+        for host, virtual in self._virtual.hosts():
+            if self._sees_virtual(virtual, host):
+                yield host, virtual
+
+    def _by_address(self, address: str, port: int) -> Service | None:
+        for host in self.graph.addresses.get(address, ()):
+            if found := self.service(host, port):
+                return found
+        return None
+
+    def _sees(self, service: Service, port: int) -> bool:
+        default = self.graph.mesh.default_service_export_to
+        if not visible(exported_to(service.export_to, default), service.namespace, self.namespace):
+            return False
+        if self._egress is None:
+            return True
+        listeners = [e for e in self._egress if not port or e.port in (0, port)]
+        if any(listener.sees(service.namespace, service.host) for listener in listeners):
+            return True
+        return service.host in self._destinations()
+
+    def _sees_virtual(self, virtual: VirtualService, host: str) -> bool:
+        if self._egress is None:
+            return True
+        namespace = virtual.document.namespace
+        return any(listener.touches(namespace, host) for listener in self._egress)
+
+    def _destinations(self) -> frozenset[str]:
+        """The hosts that visible VirtualServices send to."""
+        if self._imported is None:
+            found = set()
+            for _, virtual in self.virtual_hosts():
+                for rule in virtual.rules:
+                    named = [split.destination for split in rule.route.route]
+                    named += [rule.route.mirror, *(mirror.destination for mirror in rule.route.mirrors)]
+                    found.update(
+                        expand(to.host, rule.document.namespace, self.domain) for to in named if to is not None
+                    )
+            self._imported = frozenset(found)
+        return self._imported

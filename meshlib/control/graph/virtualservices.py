@@ -1,0 +1,116 @@
+"""Which VirtualService holds for a host, for clients of one namespace.
+
+Rules (Istio):
+
+- A namespace sees its own private ones first, then those exported to it, then public ones; each oldest
+  first. Two for one host are not merged: the first one seen has the host, the other none of it.
+- For a service the VirtualService of the closest host holds: exact, else the longest wildcard.
+- Clients are bound by the gateway name `mesh`; a rule's own gateways stand in place of the document's.
+- One without hosts is a delegate and holds for nothing by itself.
+"""
+
+from collections.abc import Iterable
+
+from meshlib.control.graph.delegates import Rule, Skipped, rules_of
+from meshlib.control.graph.hosts import HostIndex, expand
+from meshlib.control.graph.visibility import by_age, exported_to, rank, visible
+from meshlib.control.istio.document import AnyDocument
+
+MESH = "mesh"
+
+
+class VirtualService:
+    """A VirtualService with full host names, its delegates' rules in place."""
+
+    def __init__(self, document: AnyDocument, hosts: tuple[str, ...], owner: "VirtualServices") -> None:
+        self.document = document
+        self.hosts = hosts
+        self.gateways: tuple[str, ...] = document.spec.gateways or (MESH,)
+        self._owner = owner
+        self._rules: tuple[tuple[Rule, ...], tuple[Skipped, ...]] | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.document.title} for {', '.join(self.hosts)}>"
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Its rules, in order."""
+        return self._both()[0]
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Rules left out while delegates were put in place."""
+        return self._both()[1]
+
+    @property
+    def fingerprint(self) -> tuple[str, ...]:
+        """Changes whenever the rules do."""
+        documents = dict.fromkeys((self.document, *(rule.document for rule in self.rules)))
+        return (*(document.fingerprint for document in documents), *(s.reason for s in self.skipped))
+
+    def _both(self) -> tuple[tuple[Rule, ...], tuple[Skipped, ...]]:
+        if self._rules is None:
+            root = self.document.namespace
+
+            def find(namespace: str, name: str) -> AnyDocument | None:
+                return self._owner.delegate(namespace, name, root)
+
+            self._rules = rules_of(self.document, find)
+        return self._rules
+
+
+class VirtualServices:
+    """All of them, answered by namespace."""
+
+    def __init__(self, documents: Iterable[AnyDocument], default: tuple[str, ...], domain: str) -> None:
+        """`default` is the mesh's exportTo for them."""
+        self._default = default
+        self._delegates: dict[tuple[str, str], AnyDocument] = {}
+        self._public: list[VirtualService] = []
+        self._narrow: list[VirtualService] = []
+        self._seen: dict[str, HostIndex[VirtualService]] = {}
+        for document in by_age(list(documents)):
+            if not document.spec.hosts:
+                self._delegates[document.namespace, document.name] = document
+                continue
+            hosts = tuple(expand(host, document.namespace, domain) for host in document.spec.hosts)
+            made = VirtualService(document, hosts, self)
+            if not any(MESH in self._gateways(rule, made) for rule in document.spec.http):
+                continue
+            (self._public if "*" in self.exported(document) else self._narrow).append(made)
+
+    @staticmethod
+    def _gateways(rule: object, owner: VirtualService) -> set[str]:
+        found = set(owner.gateways)
+        for match in getattr(rule, "match", ()):
+            found.update(match.gateways)
+        return found
+
+    def exported(self, document: AnyDocument) -> tuple[str, ...]:
+        """Its exportTo in force."""
+        return exported_to(document.spec.export_to, self._default)
+
+    def delegate(self, namespace: str, name: str, root: str) -> AnyDocument | None:
+        """A delegate that the namespace `root` may use."""
+        document = self._delegates.get((namespace, name))
+        if document is None or not visible(self.exported(document), namespace, root):
+            return None
+        return document
+
+    def seen_from(self, namespace: str) -> HostIndex[VirtualService]:
+        """What clients of a namespace see, by host."""
+        narrow = [
+            virtual
+            for virtual in self._narrow
+            if visible(self.exported(virtual.document), virtual.document.namespace, namespace)
+        ]
+        key = namespace if narrow else ""
+        found = self._seen.get(key)
+        if found is None:
+            narrow.sort(key=lambda v: rank(self.exported(v.document), v.document.namespace, namespace))
+            found = HostIndex()
+            for virtual in (*narrow, *self._public):
+                for host in virtual.hosts:
+                    found.put(host, virtual)
+            self._seen[key] = found
+        return found
