@@ -50,7 +50,7 @@ async def _serve(folder: Path, listen: str, namespace: str, allow_plaintext: boo
     from rich.console import Console
 
     from meshlib.cli.control_report import Report, reported
-    from meshlib.control.build import build
+    from meshlib.control.build import Builder
     from meshlib.control.service import ControlService
     from meshlib.control.sources.files import FileSource
     from meshlib.errors import ConfigError
@@ -59,7 +59,7 @@ async def _serve(folder: Path, listen: str, namespace: str, allow_plaintext: boo
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     report = Report(console)
     service = ControlService(
-        FileSource(folder, namespace), reported(report, build), listen, allow_plaintext=allow_plaintext
+        FileSource(folder, namespace), reported(report, Builder()), listen, allow_plaintext=allow_plaintext
     )
     told = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
