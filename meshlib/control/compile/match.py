@@ -109,4 +109,6 @@ def is_catch_all(made: Any) -> bool:
     if made.headers or made.query_parameters:
         return False
     which = made.WhichOneof("path_specifier")
-    return (which == "prefix" and made.prefix == "/") or (which == "safe_regex" and made.safe_regex.regex == ".*")
+    return (which == "prefix" and made.prefix == "/") or (
+        which == "safe_regex" and made.safe_regex.regex == ".*"
+    )
