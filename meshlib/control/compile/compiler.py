@@ -45,7 +45,7 @@ class GraphCompiler:
         """`version` names the configuration; `before` is the compiler whose results are taken over."""
         self.version = version
         self.graph = graph
-        self.memo = Memo(before.memo if before is not None else None)
+        self.memo: Memo = Memo(before.memo if before is not None else None)
 
     def resources(self, client: Client, listeners: Iterable[str] = ()) -> tuple[Resource, ...]:
         """Everything for a client: `listeners` are the names asked for, of flavours meshlib and grpc."""

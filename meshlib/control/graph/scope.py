@@ -146,7 +146,7 @@ class Scope:
     def _destinations(self) -> frozenset[str]:
         """The hosts that visible VirtualServices send to."""
         if self._imported is None:
-            found = set()
+            found: set[str] = set()
             for _, virtual in self.virtual_hosts():
                 for rule in virtual.rules:
                     named = [split.destination for split in rule.route.route]
