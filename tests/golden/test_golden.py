@@ -2,7 +2,7 @@
 
 Comments of in.yaml say who asks and who serves:
 
-    # view <name>: flavour=meshlib namespace=default labels=app=web,version=v1 locality=r/z/s ask=reviews:9080 show=RDS,CDS
+    # view <name>: flavour=meshlib namespace=default labels=app=web locality=r/z/s ask=reviews:9080 show=RDS
     # server: labels=app=reviews,version=v1 address=10.0.0.1 ports=http:9080 locality=r/z/s weight=2 draining
 """
 

@@ -46,12 +46,12 @@ class Sidecars:
 
     def find(self, namespace: str, labels: Mapping[str, str]) -> AnyDocument | None:
         """The document for a client."""
-        own = self._by_namespace.get(namespace, ())
+        own = self._by_namespace.get(namespace, [])
         for document in own:
             selector: WorkloadSelector | None = document.spec.workload_selector
             if selector and all(labels.get(key) == value for key, value in selector.labels.items()):
                 return document
-        for document in (*own, *self._by_namespace.get(self._root, ())):
+        for document in own + self._by_namespace.get(self._root, []):
             if document.spec.workload_selector is None:
                 return document
         return None
