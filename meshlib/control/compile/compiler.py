@@ -17,7 +17,7 @@ from meshlib.control.compile.endpoints import load_assignment
 from meshlib.control.compile.memo import Key, Memo
 from meshlib.control.compile.routes import fill, fill_unknown, routes_for, virtual_host
 from meshlib.control.graph import Graph
-from meshlib.control.graph.hosts import is_wildcard, spellings
+from meshlib.control.graph.hosts import covers, is_wildcard, spellings
 from meshlib.control.graph.scope import Called, Scope
 from meshlib.control.graph.virtualservices import VirtualService
 from meshlib.control.istio.sidecar import OutboundTrafficMode
@@ -236,19 +236,20 @@ class _Compiling:
     def _port_routes(self, port: int, services: list[Service]) -> Resource:
         made = routes_for(str(port), Context(self.scope, self.client, port))
         taken: set[str] = set()
-        hosts = {service.host for service in services}
         for service in services:
             self._append(made, Called(service.host, service, self.scope.virtual(service.host)), port, taken)
         if port == HTTP_PORT:
             for host, virtual in sorted(self.scope.virtual_hosts(), key=_by_host):
-                if host not in hosts and host != "*" and not self._covers_services(host):
+                if host != "*" and not self._covers_services(host):
                     self._append(made, Called(host, None, virtual), port, taken)
         made.virtual_hosts.append(self._unknown("", Context(self.scope, self.client, port)))
         return Resource.of(Kind.ROUTES, str(port), made)
 
     def _covers_services(self, host: str) -> bool:
-        """Whether the host of a VirtualService is one of a service, if at another port."""
-        return self.scope.service(host) is not None
+        """Whether the host of a VirtualService means services, at whatever port."""
+        if not is_wildcard(host):
+            return self.scope.service(host) is not None
+        return any(covers(host, service.host) for service in self.scope.services())
 
     def _append(self, made: Any, called: Called, port: int, taken: set[str]) -> None:
         context = Context(self.scope, self.client, port)

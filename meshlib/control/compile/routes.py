@@ -17,6 +17,7 @@ from meshlib.control.compile.context import Context
 from meshlib.control.compile.forward import forward, to_cluster
 from meshlib.control.compile.match import is_catch_all, refusal, route_match
 from meshlib.control.compile.provenance import mark_document, mark_rule, mark_skipped
+from meshlib.control.compile.timeout import timeout
 from meshlib.control.graph.delegates import Rule, Skipped
 from meshlib.control.graph.virtualservices import VirtualService
 from meshlib.control.istio.sidecar import OutboundTrafficMode
@@ -54,8 +55,7 @@ def fill_unknown(host: Any, context: Context) -> None:
         return
     route = host.routes.add(name=ALLOW_ANY, match={"prefix": "/"})
     route.route.cluster = PASSTHROUGH_CLUSTER
-    route.route.timeout.CopyFrom(pb.duration(0))
-    route.route.max_grpc_timeout.CopyFrom(pb.duration(0))
+    timeout(route.route, None, context)
 
 
 def routes_for(name: str, context: Context) -> Any:

@@ -69,7 +69,7 @@ def spellings(
     """Every spelling of a service's host that a client in `client_namespace` may use, the full one first."""
     yield host
     end = f".svc.{domain}"
-    if not host.endswith(end):
+    if is_wildcard(host) or not host.endswith(end):
         return
     yield f"{host}."
     short = host.removesuffix(end)

@@ -60,3 +60,4 @@ def test_spellings_of_a_service() -> None:
     assert list(spellings(host, "prod", "shop")) == others
     assert list(spellings(host, "prod", "prod")) == [*others[:2], "reviews", *others[2:]]
     assert list(spellings("www.example.com", "prod", "prod")) == ["www.example.com"]
+    assert list(spellings("*.svc.cluster.local", "", "prod")) == ["*.svc.cluster.local"]
