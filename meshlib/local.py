@@ -34,11 +34,12 @@ from meshlib.xds.snapshot import Resource
 
 try:
     from meshlib.control.build import Builder
-    from meshlib.control.istio.problem import Severity
+    from meshlib.control.istio.problem import Problem, Severity
     from meshlib.control.registration import Registration
     from meshlib.control.serve.push import Compiler
     from meshlib.control.serve.registration import Joining, specifier
     from meshlib.control.sources.files import FileSource
+    from meshlib.control.sources.source import Loaded
 except ImportError as missing:
     raise ConfigError(
         f"control: rules from a folder need the extra: pip install 'meshlib[control]' ({missing})"
@@ -61,8 +62,8 @@ class LocalControl:
             raise ConfigError(f"control: {error}") from None
         self.path = path
         self._build = Builder()
-        self._told: set[Any] = set()
-        self._loaded: Any = None
+        self._told: frozenset[Problem] = frozenset()
+        self._loaded: tuple[Loaded, tuple[Registration, ...]] | None = None
         self._life, self._count = int(time.time() * 1000), 0
         self._compiler: Compiler | None = None
         self._registrations: dict[int, Registration] = {}
@@ -131,11 +132,10 @@ class LocalControl:
         try:
             found = self._files.load()
             self._tell(found.problems)
-            if self._loaded is not None and found == self._loaded[0]:
+            if self._loaded is not None and found.documents == self._loaded[0].documents:
                 found = self._loaded[0]  # the same object: the builder knows it
-            wanted = (found, registrations)
-            if wanted != self._loaded:
-                self._loaded = wanted
+            if self._loaded is None or found is not self._loaded[0] or registrations != self._loaded[1]:
+                self._loaded = (found, registrations)
                 self._count += 1
                 self._compiler = self._build(found, registrations, f"{self._life}.{self._count}").compiler
         except Exception as error:
@@ -143,12 +143,12 @@ class LocalControl:
             return f"{self.path} can't be built: {error!r}"
         return ""
 
-    def _tell(self, problems: tuple[Any, ...]) -> None:
+    def _tell(self, problems: tuple[Problem, ...]) -> None:
         for problem in problems:
             if problem not in self._told:
                 level = logging.ERROR if problem.severity is Severity.ERROR else logging.WARNING
                 log.log(level, "%s", problem)
-        self._told = set(problems)
+        self._told = frozenset(problems)
 
 
 _controls: dict[str, LocalControl] = {}
