@@ -105,7 +105,7 @@ class Flight:
 class RequestError(MeshError):
     """One request failed without a response. `flight` says what was tried."""
 
-    fault = "upstream"
+    fault: ClassVar[Fault] = "upstream"
     status = 503
     grpc_code = "UNAVAILABLE"
 
@@ -150,4 +150,4 @@ class UpstreamProtocolError(RequestError):
 class Closed(RequestError):
     """The Mesh, client or transport was closed before."""
 
-    fault = "application"
+    fault: ClassVar[Fault] = "application"

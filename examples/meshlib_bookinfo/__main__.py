@@ -1,9 +1,11 @@
 """Runs one service: `python -m meshlib_bookinfo reviews --version v2 --port 9081`.
 
-The socket listens before the service joins the mesh, so nobody is sent to a port that refuses.
+The socket listens before the service joins the mesh, and the mesh is told before it stops: nobody is
+sent to a port that refuses.
 """
 
 import argparse
+import asyncio
 import socket
 from collections.abc import Callable
 
@@ -33,7 +35,20 @@ def main() -> None:
     app = workload.application(SERVICES[options.service](workload), port=port, address=options.host)
     print(f"{options.service} {options.version} at http://{options.host}:{port}", flush=True)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
-    uvicorn.Server(config).run(sockets=[listener])
+    _Server(config, workload).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Says that it leaves, and goes on serving while others hear of it, before it stops."""
+
+    def __init__(self, config: uvicorn.Config, workload: Workload) -> None:
+        super().__init__(config)
+        self._workload = workload
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drains, then stops."""
+        await asyncio.to_thread(self._workload.registration.drain)
+        await super().shutdown(sockets)
 
 
 def _arguments() -> argparse.Namespace:

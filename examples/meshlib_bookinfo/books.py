@@ -29,11 +29,11 @@ DETAILS: dict[str, Any] = {
 REVIEWS: list[dict[str, str]] = [
     {
         "reviewer": "Antonia",
-        "text": "I read it on the train, laughed past my stop, and was taken for somebody else on the way back.",
+        "text": "I read it on the train, laughed past my stop, and was taken for someone else on the way.",
     },
     {
         "reviewer": "Dromio",
-        "text": "Very funny for whoever does not get the beatings. Had I known of my brother, I would have sent him.",
+        "text": "Very funny for whoever does not get the beatings. Had I known, my brother could have gone.",
     },
 ]
 

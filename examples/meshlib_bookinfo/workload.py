@@ -40,20 +40,26 @@ class Workload:
         self._failure_status = 503
         self.client: meshlib.AsyncClient
         """Through which this service calls others; there while the application runs."""
+        self.registration: meshlib.Registration
+        """That this process serves; there while the application runs."""
 
     def application(self, routes: Sequence[BaseRoute], *, port: int, address: str = "127.0.0.1") -> Starlette:
         """The ASGI application: `routes` and the housekeeping. It serves at `address` and `port`."""
 
         @asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
-            async with meshlib.AsyncClient(timeout=30.0) as self.client:
-                with meshlib.register(
-                    service_account=f"bookinfo-{self.name}",
+            account = f"bookinfo-{self.name}"
+            async with meshlib.AsyncClient(service_account=account, timeout=30.0) as self.client:
+                self.registration = meshlib.register(
+                    service_account=account,
                     labels={"app": self.name, "version": self.version},
                     address=address,
                     ports={"http": port},
-                ):
+                )
+                try:
                     yield
+                finally:
+                    await asyncio.to_thread(self.registration.close)
 
         house = [
             Route("/healthz", self._healthz),

@@ -17,7 +17,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         _missing(error)
     try:
-        app()
+        app(prog_name="meshlib")
     except ModuleNotFoundError as error:
         _missing(error)
     except MeshError as error:

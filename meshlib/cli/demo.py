@@ -62,7 +62,8 @@ def _stage(folder: Path | None, port: int, control_port: int, console: "Console"
             stage.start()
         yield stage
     except DemoError:
-        kept = True  # its message points at the logs
+        # Its message points at the logs, if anything started.
+        kept = kept or any(child.process for child in stage.children.values())
         raise
     finally:
         stage.stop()

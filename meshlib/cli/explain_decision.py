@@ -7,10 +7,11 @@ picked is listed with its probability.
 
 from typing import Any
 
+from meshlib.core import retry, timeout
 from meshlib.core.balance.endpoints import EndpointSet
 from meshlib.core.request import RequestHead
 from meshlib.core.retry import RetryPolicy
-from meshlib.core.route.forward import outgoing, timeouts
+from meshlib.core.route.forward import outgoing
 from meshlib.core.route.redirect import location
 from meshlib.core.route.rule import DirectResponse, Forward, MirrorPolicy, Redirect, Route, WeightedCluster
 from meshlib.core.route.table import VirtualHost
@@ -96,12 +97,12 @@ def _step(step: Step) -> dict[str, Any]:
 
 
 def _forward(view: View, route: Route, forward: Forward, head: RequestHead) -> Explanation:
-    limits = timeouts(forward, head)
+    limits = timeout.effective(forward, head, None)
     possible = [cluster for cluster in forward.clusters if cluster.weight or len(forward.clusters) == 1]
     return {
         "clusters": [_cluster(cluster, forward) for cluster in forward.clusters],
         "timeout_s": limits.whole or None,
-        "retries": _retries(forward.retry, limits.per_try),
+        "retries": _retries(retry.effective(forward.retry, head), limits.per_try),
         "mirrors": [_mirror(mirror) for mirror in forward.mirrors],
         "rewrite": _rewrite(route, forward, head, possible[0]) if possible else None,
         "endpoints": [

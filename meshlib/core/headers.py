@@ -9,7 +9,7 @@ Rules (Envoy, HeaderParser and RouteEntry::finalizeRequestHeaders):
 * An empty value adds nothing unless the edit keeps empty values.
 
 Values are templates. `%REQ(name?other):length%`, `%UPSTREAM_CLUSTER%`, `%ROUTE_NAME%`, `%PROTOCOL%`
-and (in response edits) `%RESPONSE_CODE%` are known inside a process; every other operator, such as
+and `%RESPONSE_CODE%` are known inside a process; every other operator, such as
 `%DOWNSTREAM_REMOTE_ADDRESS%`, has no value here and gives nothing, never its own text: a header that
 says `%…%` to the next service would be a lie. `%%` is `%`.
 """
@@ -51,6 +51,7 @@ class EditContext:
     cluster: str = ""
     route: str = ""
     status: int = 0
+    """Of the response from the cluster; 0 before there is one, and in replies that a rule gives itself."""
 
 
 Piece = Callable[[EditContext], bytes | None]
@@ -244,9 +245,17 @@ def _request_header(request: RequestHead, names: Sequence[bytes], length: int | 
 
 
 def _first(request: RequestHead, name: bytes) -> bytes | None:
-    if name.startswith(b":") or name == b"host" or name in ONE_PLACE:
+    if name.startswith(b":") or name == b"host":
         return request.header(name)
+    if name in ONE_PLACE:
+        return one_value(request, name)
     return next((value for key, value in request.headers if key.lower() == name), None)
+
+
+def one_value(request: RequestHead, name: bytes) -> bytes | None:
+    """The value of a header of `ONE_PLACE`: the parts that are not empty, joined with commas; or None."""
+    values = [value for key, value in request.headers if key.lower() == name]
+    return b",".join(filter(None, values)) if values else None
 
 
 def _nothing(context: EditContext) -> bytes | None:
@@ -257,5 +266,5 @@ _KNOWN: dict[str, Piece] = {
     "UPSTREAM_CLUSTER": lambda context: context.cluster.encode(),
     "ROUTE_NAME": lambda context: context.route.encode(),
     "PROTOCOL": lambda context: b"HTTP/1.1",
-    "RESPONSE_CODE": lambda context: str(context.status).encode() if context.status else None,
+    "RESPONSE_CODE": lambda context: str(context.status).encode(),
 }

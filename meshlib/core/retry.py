@@ -4,8 +4,10 @@ Law: a retry happens only if the policy names the outcome, tries are left, the b
 again and no response was delivered. Methods are not looked at: Envoy does not either.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+
+from meshlib.core.request import Dice, Failed, Failure, Outcome, RequestHead, ResponseHead
 
 
 class RetryOn(Enum):
@@ -44,3 +46,99 @@ class RetryPolicy:
     max_interval: float = 0.25
     avoid_previous_hosts: bool = False
     host_selection_attempts: int = 1
+
+
+DEFAULT = RetryPolicy(frozenset())
+"""What a request without a policy of its route starts from, if it asks for retries itself."""
+_CONDITIONS = {condition.value.encode(): condition for condition in RetryOn}
+_GRPC_CONDITIONS = {
+    b"1": RetryOn.CANCELLED,
+    b"4": RetryOn.DEADLINE_EXCEEDED,
+    b"8": RetryOn.RESOURCE_EXHAUSTED,
+    b"13": RetryOn.INTERNAL,
+    b"14": RetryOn.UNAVAILABLE,
+}
+_CONNECT = frozenset((Failure.CONNECT_FAILED, Failure.CONNECT_TIMED_OUT))
+_NOT_STARTED = _CONNECT | {Failure.RESET_BEFORE_REQUEST}
+CONSUMED = frozenset(
+    (
+        b"x-envoy-retry-on",
+        b"x-envoy-retry-grpc-on",
+        b"x-envoy-max-retries",
+        b"x-envoy-retriable-status-codes",
+        b"x-envoy-retriable-header-names",
+        b"x-envoy-hedge-on-per-try-timeout",
+    )
+)
+"""Request headers that are for the sidecar and do not go further."""
+
+
+def effective(policy: RetryPolicy | None, head: RequestHead) -> RetryPolicy | None:
+    """The route's policy with what the application's own x-envoy-… headers add; None: no retries."""
+    on, grpc_on = head.header(b"x-envoy-retry-on"), head.header(b"x-envoy-retry-grpc-on")
+    if policy is None and on is None and grpc_on is None:
+        return None
+    base = policy or DEFAULT
+    asked = b",".join(value for value in (on, grpc_on) if value is not None)
+    conditions = base.retry_on | {
+        _CONDITIONS[w] for w in map(bytes.strip, asked.split(b",")) if w in _CONDITIONS
+    }
+    retries = base.retries
+    wanted = head.header(b"x-envoy-max-retries")
+    if conditions and wanted is not None and wanted.isdigit():
+        retries = min(int(wanted[:10]), 2**32 - 1)
+    codes = head.header(b"x-envoy-retriable-status-codes") or b""
+    names = head.header(b"x-envoy-retriable-header-names") or b""
+    return replace(
+        base,
+        retry_on=conditions,
+        retries=retries,
+        status_codes=base.status_codes.union(
+            int(c) for c in map(bytes.strip, codes.split(b",")) if c.isdigit()
+        ),
+        headers=base.headers + tuple(n.lower() for n in map(bytes.strip, names.split(b",")) if n),
+    )
+
+
+def wants_retry(policy: RetryPolicy, outcome: Outcome) -> bool:
+    """Whether the policy names this outcome."""
+    if isinstance(outcome, Failed):
+        return _wants_after_failure(policy.retry_on, outcome.how)
+    return _wants_after_response(policy, outcome)
+
+
+def _wants_after_failure(on: frozenset[RetryOn], how: Failure) -> bool:
+    if how is Failure.TIMED_OUT:
+        return False
+    # Envoy, RetryStateImpl::wouldRetryFromReset: these three take every way to lose a try.
+    if RetryOn.RESET in on or RetryOn.FIVE_XX in on or RetryOn.GATEWAY_ERROR in on:
+        return True
+    if RetryOn.RESET_BEFORE_REQUEST in on and how in _NOT_STARTED:
+        return True
+    if RetryOn.REFUSED_STREAM in on and how is Failure.REFUSED_STREAM:
+        return True
+    return RetryOn.CONNECT_FAILURE in on and how in _CONNECT
+
+
+def _wants_after_response(policy: RetryPolicy, head: ResponseHead) -> bool:
+    on, status = policy.retry_on, head.status
+    if head.header(b"x-envoy-ratelimited") is not None:
+        return RetryOn.ENVOY_RATELIMITED in on
+    if RetryOn.FIVE_XX in on and 500 <= status < 600:
+        return True
+    if RetryOn.GATEWAY_ERROR in on and 502 <= status <= 504:
+        return True
+    if RetryOn.RETRIABLE_4XX in on and status == 409:
+        return True
+    if RetryOn.RETRIABLE_STATUS_CODES in on and status in policy.status_codes:
+        return True
+    if RetryOn.RETRIABLE_HEADERS in on and any(head.header(name) is not None for name in policy.headers):
+        return True
+    grpc = head.header(b"grpc-status")
+    return grpc is not None and _GRPC_CONDITIONS.get(grpc) in on
+
+
+def back_off(policy: RetryPolicy, retry: int, dice: Dice) -> float:
+    """Seconds before the retry of that number (1 is the first): below base × 2^(n-1), full jitter."""
+    longest = min(policy.base_interval * 2 ** min(retry - 1, 32), policy.max_interval)
+    return longest * dice.random()

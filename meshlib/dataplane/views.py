@@ -26,6 +26,7 @@ from meshlib.core.route.rule import Forward
 from meshlib.core.route.table import RouteTable
 from meshlib.core.view import View
 from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.listeners import ListenerFacts
 from meshlib.errors import RefusedResource
 from meshlib.xds.kinds import Kind
 from meshlib.xds.snapshot import Resource
@@ -93,6 +94,10 @@ class Views:
     def want(self, names: Iterable[str]) -> None:
         """These targets are needed from now on."""
         self._wanted.update(dict.fromkeys(names))
+
+    def wants(self, name: str) -> bool:
+        """Whether this target is needed."""
+        return name in self._wanted
 
     def forget(self, names: Iterable[str]) -> None:
         """These targets are not needed any more."""
@@ -177,6 +182,8 @@ class Views:
         except Exception as error:  # noqa: BLE001 - protobuf's DecodeError, without loading protobuf here
             raise Refused("", f"can't be decoded: {error}") from None
         value = self._decoders[kind](message)
+        if isinstance(value, ListenerFacts):
+            value = value.routes
         if kind is Kind.ROUTES:
             return _Routes(value, clusters_of(value))
         if kind is Kind.LISTENER and isinstance(value, RouteTable):
@@ -257,7 +264,9 @@ class Views:
                     continue
                 clusters[name] = cluster
                 listed = self._held[Kind.ENDPOINTS].get(cluster.endpoints_name)
-                if listed is not None and listed.value is not None:
+                if cluster.inline is not None:
+                    endpoints[name] = cluster.inline
+                elif listed is not None and listed.value is not None:
                     endpoints[name] = listed.value
                 elif name in self.view.endpoints and (listed is None or target in self._waiting):
                     endpoints[name] = self.view.endpoints[name]
@@ -299,4 +308,4 @@ def clusters_of(table: RouteTable) -> frozenset[str]:
 
 def _by_discovery(cluster: Cluster) -> bool:
     """Whether its endpoints are a resource of their own."""
-    return cluster.resolution is not Resolution.ORIGINAL
+    return cluster.inline is None and cluster.resolution is not Resolution.ORIGINAL

@@ -75,7 +75,9 @@ def test_an_unknown_target_is_answered(tmp_path: Path) -> None:
 
 def test_nothing_known(tmp_path: Path) -> None:
     with mesh_of("127.0.0.1:1", tmp_path, first_call_timeout=0.2) as mesh:
-        with pytest.raises(ControlUnavailable, match=r"a:80: the control service 127\.0\.0\.1:1 was not reached"):
+        with pytest.raises(
+            ControlUnavailable, match=r"a:80: the control service 127\.0\.0\.1:1 was not reached"
+        ):
             mesh.prepare("a:80")
 
 
@@ -117,7 +119,9 @@ def test_a_refused_resource_keeps_the_last_good_one(tmp_path: Path) -> None:
         served.publish("5.2", (*broken, *served_by("one", 1)))
         until(
             lambda: any(
-                "routes a:80" in kind.error for c in served.hub.connections for kind in c.stream.subscriptions.values()
+                "routes a:80" in kind.error
+                for c in served.hub.connections
+                for kind in c.stream.subscriptions.values()
             )
         )
         assert clusters(mesh, "a:80") == ["one"]

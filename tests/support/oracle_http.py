@@ -19,7 +19,7 @@ class Call:
     @property
     def is_grpc(self) -> bool:
         """Whether Envoy takes it for gRPC: by its content-type."""
-        kind = ",".join(value for name, value in self.headers if name.lower() == "content-type")
+        kind = ",".join(value for name, value in self.headers if value and name.lower() == "content-type")
         return kind == "application/grpc" or kind.startswith("application/grpc+")
 
     def encode(self, case: int) -> bytes:

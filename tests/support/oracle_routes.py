@@ -7,7 +7,7 @@ something. Everything follows from the random.Random that is passed.
 import random
 from typing import Any
 
-from support.oracle import ONE_PLACE, Case
+from support.oracle import Case
 from support.oracle_http import Call
 
 from meshlib.xds import pb
@@ -252,7 +252,7 @@ def _redirect(dice: random.Random) -> Values:
 
 EDIT_NAMES = ("x-a", "x-b", "x-up", "x-new", "user-agent", "X-Mixed-Case", "accept")
 EDIT_VALUES = (
-    *("1", "two words", "", "50%%", "%ROUTE_NAME%", "%UPSTREAM_CLUSTER%", "%PROTOCOL%"),
+    *("1", "two words", "", "50%%", "%RESPONSE_CODE%", "%ROUTE_NAME%", "%UPSTREAM_CLUSTER%", "%PROTOCOL%"),
     *("%REQ(x-a)%", "%REQ(x-absent)%", "%REQ(x-absent?end-user)%", "%REQ(user-agent):3%"),
     *("<%REQ(:path)%>", "%REQ(:authority)%-%REQ(:METHOD)%"),
 )
@@ -302,13 +302,9 @@ def make_call(dice: random.Random, values: Values) -> Call:
     path = _near_path(dice, match)
     if query or dice.random() < 0.05:
         path += "?" + "&".join(query)
-    named = tuple((name, value) for name, value in headers if _sendable(name.lower(), value))
+    named = tuple((name, value) for name, value in headers if name.lower() != "host" and name[0] != ":")
     method = dice.choice(("GET", "GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"))
     return Call(method, _near_authority(dice, dice.choice(host["domains"])), path, named)
-
-
-def _sendable(name: str, value: str) -> bool:
-    return not name.startswith(":") and name != "host" and bool(value or name not in ONE_PLACE)
 
 
 def _near_authority(dice: random.Random, domain: str) -> str:

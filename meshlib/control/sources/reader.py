@@ -111,9 +111,12 @@ def _tab(text: str, error: UnreadableError) -> UnreadableError:
 
 def _next(loader: yaml.CSafeLoader) -> events.Event:
     try:
-        return loader.get_event()  # type: ignore[no-any-return]
+        event = loader.get_event()
     except (yaml.YAMLError, ValueError) as error:
         raise _unreadable(error) from None
+    if event is None:
+        raise UnreadableError(1, "not YAML: it ends too early", "valid YAML")
+    return event
 
 
 def _unreadable(error: Exception) -> UnreadableError:
@@ -138,7 +141,7 @@ class _Builder:
     def build(self) -> Raw:
         while True:
             event = _next(self.loader)
-            line = event.start_mark.line + 1
+            line = event.start_mark.line + 1 if event.start_mark else 1
             if isinstance(event, events.DocumentEndEvent):
                 return self.raw
             if not self.begun:
@@ -151,7 +154,7 @@ class _Builder:
             elif isinstance(event, events.SequenceStartEvent):
                 self._begin([], event.anchor, line)
             elif isinstance(event, events.AliasEvent):
-                self._alias(event.anchor, line)
+                self._alias(event.anchor or "", line)
             else:
                 self._end()
 
@@ -249,7 +252,7 @@ def _value(loader: yaml.CSafeLoader, event: events.ScalarEvent) -> Any:
     if event.tag is not None:
         tag = event.tag
     elif event.implicit[0]:
-        tag = loader.resolve(yaml.ScalarNode, text, event.implicit)
+        tag = loader.resolve(yaml.ScalarNode, text, event.implicit)  # type: ignore[no-untyped-call]
     else:
         return text
     kind = tag.rpartition(":")[2]

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from meshlib.core.balance.endpoints import EndpointSet
+
 UNLIMITED = 2**32 - 1
 
 
@@ -62,3 +64,7 @@ class Cluster:
     panic_threshold: int = 50
     """Percent of healthy endpoints below which health is ignored."""
     locality_weighted: bool = False
+    active_request_bias: float = 1.0
+    """How much requests in flight lower an endpoint's weight under least request with unequal weights."""
+    inline: EndpointSet | None = None
+    """The endpoints, if the cluster's own resource lists them."""

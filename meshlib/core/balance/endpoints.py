@@ -19,7 +19,9 @@ class Endpoint:
     key: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "key", f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}")
+        object.__setattr__(
+            self, "key", f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

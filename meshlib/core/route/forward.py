@@ -12,7 +12,7 @@ Rules (Envoy, RouteEntryImplBase::finalizeRequestHeaders, Router::FilterUtility:
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from meshlib.core.headers import EditContext
+from meshlib.core.headers import EditContext, one_value
 from meshlib.core.request import Dice, Header, RequestHead
 from meshlib.core.route.rule import Forward, Route, WeightedCluster
 
@@ -73,7 +73,10 @@ def incoming(
         edits = cluster.response_headers.then(edits)
     if not edits:
         return tuple(headers)
-    context = EditContext(sent, "" if cluster is None else cluster.name, route.name, status)
+    if cluster is None:
+        context = EditContext(sent, route=route.name)
+    else:
+        context = EditContext(sent, cluster.name, route.name, status)
     return tuple(edits.apply(headers, context))
 
 
@@ -104,5 +107,5 @@ def grpc_timeout(value: bytes | None) -> float:
 
 
 def _is_grpc(head: RequestHead) -> bool:
-    kind = head.header(b"content-type")
+    kind = one_value(head, b"content-type")
     return kind is not None and (kind == b"application/grpc" or kind.startswith(b"application/grpc+"))

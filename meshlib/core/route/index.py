@@ -1,6 +1,6 @@
 """An index over the rules of a virtual host: the first match without trying every rule.
 
-Each rule is filed once, under the condition that excludes most requests:
+Each rule is filed once, under one of its conditions, the one that the fewest other rules share:
 
     exact path ──► by the path            header exactly "v" ──► by (header name, value)
     prefix ──► by length, then text       anything else ──► always tried
@@ -10,17 +10,18 @@ tried in their order. So the answer is that of the plain scan from the first rul
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from meshlib.core.request import Dice, RequestHead
-from meshlib.core.route.match import PathKind, bare_path, values_of
+from meshlib.core.route.match import PathKind, RouteMatch, bare_path, values_of
 from meshlib.core.route.rule import Route
 
 _MILLION = 1_000_000
 _MAX_HEADERS = 8
 """Header names with a file of their own, the most used ones: each costs one look-up a request."""
 
-_Files = dict[str, tuple[int, ...]]
+_Key = tuple[str | bytes | int, str | bytes]
+"""("", path), (length, prefix) or (header name, value)."""
 
 
 class RuleIndex:
@@ -31,25 +32,22 @@ class RuleIndex:
     def __init__(self, routes: Sequence[Route]) -> None:
         self._routes = tuple(routes)
         names = _filed_headers(self._routes)
+        keys = [tuple(_keys(route.match, names)) for route in self._routes]
+        shared = Counter(key for some in keys for key in some)
         always: list[int] = []
         by_path: defaultdict[str, list[int]] = defaultdict(list)
         by_prefix: defaultdict[int, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         by_header: defaultdict[bytes, defaultdict[bytes, list[int]]] = defaultdict(lambda: defaultdict(list))
-        for number, route in enumerate(self._routes):
-            path = route.match.path
-            plain = path.case_sensitive or not path.value.upper().isupper()
-            header = next(
-                ((h.name, h.exact) for h in route.match.headers if h.exact is not None and h.name in names),
-                None,
-            )
-            if path.kind is PathKind.EXACT and plain:
-                by_path[path.value].append(number)
-            elif header is not None and header[1] is not None:
-                by_header[header[0]][header[1]].append(number)
-            elif path.kind is PathKind.PREFIX and plain and path.value:
-                by_prefix[len(path.value)][path.value].append(number)
-            else:
-                always.append(number)
+        for number, some in enumerate(keys):
+            match min(some, key=shared.__getitem__, default=None):
+                case (str(), str(path)):
+                    by_path[path].append(number)
+                case (int(length), str(prefix)):
+                    by_prefix[length][prefix].append(number)
+                case (bytes(name), bytes(value)):
+                    by_header[name][value].append(number)
+                case _:
+                    always.append(number)
         self._always = tuple(always)
         self._by_path = {key: tuple(numbers) for key, numbers in by_path.items()}
         self._by_prefix = tuple(
@@ -102,6 +100,19 @@ class RuleIndex:
                     continue
             return route
         return None
+
+
+def _keys(match: RouteMatch, names: frozenset[bytes]) -> Iterator[_Key]:
+    """The conditions that a rule can be filed under: it never matches a request outside that file."""
+    path = match.path
+    if path.case_sensitive or not path.value.upper().isupper():
+        if path.kind is PathKind.EXACT:
+            yield "", path.value
+        elif path.kind is PathKind.PREFIX and path.value:
+            yield len(path.value), path.value
+    for header in match.headers:
+        if header.exact is not None and header.name in names:
+            yield header.name, header.exact
 
 
 def _filed_headers(routes: Sequence[Route]) -> frozenset[bytes]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from meshlib.core.headers import ONE_PLACE
+from meshlib.core.headers import ONE_PLACE, one_value
 from meshlib.core.request import RequestHead
 from meshlib.core.route.text import Presence, Range, TextKind, TextMatch
 
@@ -189,8 +189,10 @@ def values_of(head: RequestHead, name: bytes) -> Sequence[bytes]:
     value = head.header(name)
     if value is None:
         return ()
-    if b"," not in value or name in ONE_PLACE or name.startswith(b":") or name == b"host":
+    if b"," not in value or name.startswith(b":") or name == b"host":
         return (value,)
+    if name in ONE_PLACE:
+        return (one_value(head, name) or b"",)
     return [each for key, each in head.headers if key.lower() == name]
 
 

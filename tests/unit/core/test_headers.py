@@ -102,9 +102,9 @@ def test_then_with_nothing_is_the_same_object() -> None:
         ("%UPSTREAM_CLUSTER%", b"outbound|9080|v1|reviews"),
         ("%ROUTE_NAME%/%RESPONSE_CODE%", b"r/503"),
         ("a%DOWNSTREAM_REMOTE_ADDRESS%b", b"ab"),
-        ('%START_TIME(%s.%3f)%'.replace("%s.%3f", "s"), b""),
+        ("%START_TIME(s)%", b""),
     ],
-)  # fmt: skip
+)
 def test_templates(source: str, value: bytes) -> None:
     assert parse_template(source).render(CONTEXT) == value
 

@@ -38,13 +38,13 @@ def mesh_config(spec: MeshConfig, to: Report) -> None:
             traffic.outlier(policy.outlier_detection, at.at("outlier_detection"))
     seen: set[object] = set()
     for index, provider in enumerate(spec.extension_providers):
-        name, at = provider.get("name"), to.at("extension_providers", index)
-        if not isinstance(name, str) or not name:
+        given, at = provider.get("name"), to.at("extension_providers", index)
+        if not isinstance(given, str) or not given:
             at.error("no name", "", "a name")
-        elif name in seen:
-            at.at("name").error("a name that stands twice", repr(name), "each name once")
+        elif given in seen:
+            at.at("name").error("a name that stands twice", repr(given), "each name once")
         else:
-            seen.add(name)
+            seen.add(given)
 
 
 def proxy_config(spec: ProxyConfig, to: Report) -> None:

@@ -184,56 +184,135 @@ BODY = {"status": 200, "body": {"inline_string": "x" * 4097}}
 @pytest.mark.parametrize(
     ("route", "path", "words"),
     [
-        ({"match": {"safe_regex": {"regex": "("}}}, "match.safe_regex.regex", "not an RE2 pattern: missing )"),
-        ({"match": {"safe_regex": {"regex": "x{1000}" * 40}}}, "match.safe_regex.regex", "steps, at most 32768"),
+        (
+            {"match": {"safe_regex": {"regex": "("}}},
+            "match.safe_regex.regex",
+            "not an RE2 pattern: missing )",
+        ),
+        (
+            {"match": {"safe_regex": {"regex": "x{1000}" * 40}}},
+            "match.safe_regex.regex",
+            "steps, at most 32768",
+        ),
         ({"match": {"safe_regex": {"regex": "x" * 16_385}}}, "match.safe_regex.regex", "16385 characters"),
         ({"match": {"safe_regex": {}}}, "match.safe_regex.regex", "is empty"),
         ({"match": {}}, "match.path_specifier", "is not set"),
         ({"match": {"connect_matcher": {}}}, "match.connect_matcher", "is not supported"),
         ({"match": {"path_separated_prefix": "/a/"}}, "match.path_separated_prefix", "at its end"),
         ({"match": {"prefix": "/", "headers": [{"name": ""}]}}, "match.headers[0].name", "is empty"),
-        ({"match": {"prefix": "/", "headers": [{"name": "a"}, {"name": "b", "string_match": {"prefix": ""}}]}},
-         "match.headers[1].string_match.prefix", "is empty"),
-        ({"match": {"prefix": "/", "headers": [{"name": "a", "string_match": {"safe_regex": {"regex": "["}}}]}},
-         "match.headers[0].string_match.safe_regex.regex", "missing ]"),
-        ({"match": {"prefix": "/", "query_parameters": [{"name": "a", "string_match": {}}]}},
-         "match.query_parameters[0].string_match", "no pattern is set"),
+        (
+            {
+                "match": {
+                    "prefix": "/",
+                    "headers": [{"name": "a"}, {"name": "b", "string_match": {"prefix": ""}}],
+                }
+            },
+            "match.headers[1].string_match.prefix",
+            "is empty",
+        ),
+        (
+            {
+                "match": {
+                    "prefix": "/",
+                    "headers": [{"name": "a", "string_match": {"safe_regex": {"regex": "["}}}],
+                }
+            },
+            "match.headers[0].string_match.safe_regex.regex",
+            "missing ]",
+        ),
+        (
+            {"match": {"prefix": "/", "query_parameters": [{"name": "a", "string_match": {}}]}},
+            "match.query_parameters[0].string_match",
+            "no pattern is set",
+        ),
         ({"match": {"prefix": "/", "headers": [{"name": "a"}] * 201}}, "match.headers", "more than 200"),
-        ({"match": {"prefix": "/", "dynamic_metadata": [{"filter": "f"}]}}, "match.dynamic_metadata", "not supported"),
+        (
+            {"match": {"prefix": "/", "dynamic_metadata": [{"filter": "f"}]}},
+            "match.dynamic_metadata",
+            "not supported",
+        ),
         ({"route": {"cluster": ""}}, "route.cluster", "is empty"),
         ({"route": {}}, "route.cluster_specifier", "is not set"),
         ({"route": {"cluster_header": "x"}}, "route.cluster_header", "is not supported"),
-        ({"route": {"weighted_clusters": {"clusters": [{"name": "a"}]}}}, "route.weighted_clusters.clusters", "sum up to 0"),
-        ({"route": {"weighted_clusters": {"clusters": [{"weight": 1}]}}},
-         "route.weighted_clusters.clusters[0].name", "is empty"),
+        (
+            {"route": {"weighted_clusters": {"clusters": [{"name": "a"}]}}},
+            "route.weighted_clusters.clusters",
+            "sum up to 0",
+        ),
+        (
+            {"route": {"weighted_clusters": {"clusters": [{"weight": 1}]}}},
+            "route.weighted_clusters.clusters[0].name",
+            "is empty",
+        ),
         ({"route": {**FORWARD, "timeout": "-1s"}}, "route.timeout", "less than nothing"),
-        ({"route": {**FORWARD, "prefix_rewrite": "/", "regex_rewrite": {"pattern": {"regex": "a"}}}},
-         "route.regex_rewrite", "can't stand beside"),
-        ({"route": {**FORWARD, "regex_rewrite": {"pattern": {"regex": "a"}, "substitution": "\\2"}}},
-         "route.regex_rewrite.substitution", "\\2 is no group: the pattern has 0"),
+        (
+            {"route": {**FORWARD, "prefix_rewrite": "/", "regex_rewrite": {"pattern": {"regex": "a"}}}},
+            "route.regex_rewrite",
+            "can't stand beside",
+        ),
+        (
+            {"route": {**FORWARD, "regex_rewrite": {"pattern": {"regex": "a"}, "substitution": "\\2"}}},
+            "route.regex_rewrite.substitution",
+            "\\2 is no group: the pattern has 0",
+        ),
         ({"route": {**FORWARD, "host_rewrite_header": "x"}}, "route.host_rewrite_header", "not supported"),
-        ({"route": {**FORWARD, "retry_policy": {"retry_back_off": {"base_interval": "1s", "max_interval": "0.5s"}}}},
-         "route.retry_policy.retry_back_off.max_interval", "shorter"),
-        ({"route": {**FORWARD, "retry_policy": {"num_retries": 5000}}}, "route.retry_policy.num_retries", "5000"),
-        ({"route": {**FORWARD, "request_mirror_policies": [{}]}}, "route.request_mirror_policies[0].cluster", "is empty"),
+        (
+            {
+                "route": {
+                    **FORWARD,
+                    "retry_policy": {"retry_back_off": {"base_interval": "1s", "max_interval": "0.5s"}},
+                }
+            },
+            "route.retry_policy.retry_back_off.max_interval",
+            "shorter",
+        ),
+        (
+            {"route": {**FORWARD, "retry_policy": {"num_retries": 5000}}},
+            "route.retry_policy.num_retries",
+            "5000",
+        ),
+        (
+            {"route": {**FORWARD, "request_mirror_policies": [{}]}},
+            "route.request_mirror_policies[0].cluster",
+            "is empty",
+        ),
         ({"redirect": {"port_redirect": 70_000}}, "redirect.port_redirect", "70000 is no port"),
         ({"direct_response": {"status": 99}}, "direct_response.status", "99 is not from 200 to 599"),
         ({"direct_response": BODY}, "direct_response.body", "4097 bytes, at most 4096"),
-        ({"direct_response": {"status": 200, "body": {"filename": "/etc/passwd"}}},
-         "direct_response.body.filename", "must be inline"),
+        (
+            {"direct_response": {"status": 200, "body": {"filename": "/etc/passwd"}}},
+            "direct_response.body.filename",
+            "must be inline",
+        ),
         ({}, "action", "is not set"),
         ({"non_forwarding_action": {}}, "non_forwarding_action", "is not supported"),
-        ({"route": FORWARD, "request_headers_to_remove": ["ok", "Host"]}, "request_headers_to_remove[1]", "can't be edited"),
-        ({"route": FORWARD, "request_headers_to_add": [{"header": {"key": ":path", "value": "/"}}]},
-         "request_headers_to_add[0].header.key", "can't be edited"),
-        ({"route": FORWARD, "response_headers_to_add": [{"header": {"key": "a b", "value": "1"}}]},
-         "response_headers_to_add[0].header.key", "no header name"),
-        ({"route": FORWARD, "response_headers_to_add": [{"header": {"key": "a", "value": "1\r\nx: y"}}]},
-         "response_headers_to_add[0].header.value", "line end"),
-        ({"route": FORWARD, "response_headers_to_add": [{"header": {"key": "a", "value": "50%"}}]},
-         "response_headers_to_add[0].header.value", "%%"),
+        (
+            {"route": FORWARD, "request_headers_to_remove": ["ok", "Host"]},
+            "request_headers_to_remove[1]",
+            "can't be edited",
+        ),
+        (
+            {"route": FORWARD, "request_headers_to_add": [{"header": {"key": ":path", "value": "/"}}]},
+            "request_headers_to_add[0].header.key",
+            "can't be edited",
+        ),
+        (
+            {"route": FORWARD, "response_headers_to_add": [{"header": {"key": "a b", "value": "1"}}]},
+            "response_headers_to_add[0].header.key",
+            "no header name",
+        ),
+        (
+            {"route": FORWARD, "response_headers_to_add": [{"header": {"key": "a", "value": "1\r\nx: y"}}]},
+            "response_headers_to_add[0].header.value",
+            "line end",
+        ),
+        (
+            {"route": FORWARD, "response_headers_to_add": [{"header": {"key": "a", "value": "50%"}}]},
+            "response_headers_to_add[0].header.value",
+            "%%",
+        ),
     ],
-)  # fmt: skip
+)
 def test_refused_by_the_path_of_the_field(route: Values, path: str, words: str) -> None:
     with pytest.raises(Refused) as caught:
         table({"match": {"prefix": "/"}, **route})

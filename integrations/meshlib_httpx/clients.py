@@ -1,0 +1,124 @@
+"""`Client` and `AsyncClient`: httpx's own, whose http:// requests the mesh routes.
+
+Every argument of httpx works. `transport` and `mounts` given by the application win; so does `proxy`.
+`verify`, `cert`, `http1`, `http2`, `limits` are for https:// hosts, which go out as httpx sends them.
+Proxies of the environment (HTTPS_PROXY, NO_PROXY) count for https:// only: one for http:// would
+take the mesh's own hosts away.
+"""
+
+from typing import Any
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+
+import meshlib
+from meshlib.dataplane.mesh import Mesh
+from meshlib_httpx.transports import AsyncTransport, Transport
+
+_FOR_HTTPS = ("verify", "cert", "http1", "http2", "limits", "trust_env")
+_SETTINGS = frozenset(
+    {
+        *("control", "namespace", "service", "service_account", "labels", "locality", "state_dir"),
+        *("first_call_timeout", "idle_targets", "max_targets"),
+    }
+)
+
+
+class Client(httpx.Client):
+    """An httpx.Client in the mesh."""
+
+    def __init__(self, *, mesh: Mesh | None = None, **arguments: Any) -> None:
+        """`mesh`: one of your own (you close it). Else settings of `meshlib.connect` (`control`,
+        `namespace`, …) give this client a mesh of its own, and without any it is the process's.
+        All other arguments are httpx.Client's.
+        """
+        self._own_mesh = _own_mesh(mesh, arguments)
+        if arguments.get("transport") is None:
+            https = _HTTPS({n: arguments[n] for n in _FOR_HTTPS if n in arguments})
+            arguments["transport"] = Transport(mesh or self._own_mesh, https)
+        super().__init__(**arguments)
+
+    def close(self) -> None:
+        """Closes connections, and the mesh if it is this client's own."""
+        super().close()
+        if self._own_mesh is not None:
+            self._own_mesh.close()
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        if self._own_mesh is not None:
+            self._own_mesh.close()
+
+
+class AsyncClient(httpx.AsyncClient):
+    """An httpx.AsyncClient in the mesh, on asyncio."""
+
+    def __init__(self, *, mesh: Mesh | None = None, **arguments: Any) -> None:
+        """As `Client`."""
+        self._own_mesh = _own_mesh(mesh, arguments)
+        if arguments.get("transport") is None:
+            https = _AsyncHTTPS({n: arguments[n] for n in _FOR_HTTPS if n in arguments})
+            arguments["transport"] = AsyncTransport(mesh or self._own_mesh, https)
+        super().__init__(**arguments)
+
+    async def aclose(self) -> None:
+        """Closes connections, and the mesh if it is this client's own."""
+        await super().aclose()
+        if self._own_mesh is not None:
+            await self._own_mesh.aclose()
+
+    async def __aexit__(self, *raised: Any) -> None:
+        await super().__aexit__(*raised)
+        if self._own_mesh is not None:
+            await self._own_mesh.aclose()
+
+
+def _own_mesh(mesh: Mesh | None, arguments: dict[str, Any]) -> Mesh | None:
+    given = {name: arguments.pop(name) for name in _SETTINGS & arguments.keys()}
+    if mesh is not None and given:
+        raise TypeError(f"mesh and {min(given)} can't be given both")
+    return meshlib.connect(**given) if given else None
+
+
+class _HTTPS(httpx.BaseTransport):
+    """What https:// URLs go through, made at the first: a CA bundle takes long to load."""
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        self._arguments = arguments
+        self._made: dict[str | None, httpx.HTTPTransport] = {}
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        proxy = _proxy(request.url.host, self._arguments)
+        if proxy not in self._made:
+            self._made[proxy] = httpx.HTTPTransport(proxy=proxy, **self._arguments)
+        return self._made[proxy].handle_request(request)
+
+    def close(self) -> None:
+        for made in self._made.values():
+            made.close()
+
+
+class _AsyncHTTPS(httpx.AsyncBaseTransport):
+    """As `_HTTPS`."""
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        self._arguments = arguments
+        self._made: dict[str | None, httpx.AsyncHTTPTransport] = {}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        proxy = _proxy(request.url.host, self._arguments)
+        if proxy not in self._made:
+            self._made[proxy] = httpx.AsyncHTTPTransport(proxy=proxy, **self._arguments)
+        return await self._made[proxy].handle_async_request(request)
+
+    async def aclose(self) -> None:
+        for made in self._made.values():
+            await made.aclose()
+
+
+def _proxy(host: str, arguments: dict[str, Any]) -> str | None:
+    """The environment's proxy for an https:// host, or None."""
+    if not arguments.get("trust_env", True) or proxy_bypass(host):
+        return None
+    found = getproxies()
+    return found.get("https") or found.get("all")

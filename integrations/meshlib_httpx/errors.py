@@ -1,0 +1,85 @@
+"""Errors that are meshlib's and httpx's at once, so that code written for httpx catches them.
+
+    ConnectFailed          httpx.ConnectError
+    ConnectTimedOut        httpx.ConnectTimeout
+    UpstreamReset          httpx.RemoteProtocolError
+    UpstreamTimedOut       httpx.ReadTimeout
+    UpstreamProtocolError  httpx.RemoteProtocolError
+    Unavailable            httpx.ConnectError          (meshlib.ControlUnavailable)
+
+The application's own time-outs stay plain httpx: ReadTimeout, WriteTimeout, PoolTimeout.
+"""
+
+import httpx
+
+from meshlib import errors
+from meshlib.core.actions import Facts
+from meshlib.core.request import Failed, Failure
+from meshlib.dataplane.http.limits import TooSlow
+
+
+class _Both(errors.RequestError):
+    """What both sides want to know."""
+
+    _request: httpx.Request | None
+
+    def __init__(self, message: str, flight: errors.Flight, request: httpx.Request) -> None:
+        errors.RequestError.__init__(self, message, flight)
+        self._request = request
+
+
+class ConnectFailed(_Both, errors.ConnectFailed, httpx.ConnectError):
+    """No connection to the endpoint."""
+
+
+class ConnectTimedOut(_Both, errors.ConnectTimedOut, httpx.ConnectTimeout):
+    """No connection to the endpoint in time."""
+
+
+class UpstreamReset(_Both, errors.UpstreamReset, httpx.RemoteProtocolError):
+    """The connection broke before the response was whole."""
+
+
+class UpstreamTimedOut(_Both, errors.UpstreamTimedOut, httpx.ReadTimeout):
+    """The time of the route, or of the last try, ran out."""
+
+
+class UpstreamProtocolError(_Both, errors.UpstreamProtocolError, httpx.RemoteProtocolError):
+    """The peer does not speak HTTP."""
+
+
+class Unavailable(errors.ControlUnavailable, httpx.ConnectError):
+    """The control service is not reached, and nothing is known of the host."""
+
+    def __init__(self, message: str, request: httpx.Request) -> None:
+        Exception.__init__(self, message)
+        self._request = request
+
+
+_CLASSES: dict[Failure, type[_Both]] = {
+    Failure.CONNECT_FAILED: ConnectFailed,
+    Failure.CONNECT_TIMED_OUT: ConnectTimedOut,
+    Failure.RESET_BEFORE_REQUEST: UpstreamReset,
+    Failure.RESET: UpstreamReset,
+    Failure.REFUSED_STREAM: UpstreamReset,
+    Failure.TRY_TIMED_OUT: UpstreamTimedOut,
+    Failure.TIMED_OUT: UpstreamTimedOut,
+    Failure.PROTOCOL: UpstreamProtocolError,
+}
+_TOO_SLOW = {"read": httpx.ReadTimeout, "write": httpx.WriteTimeout, "pool": httpx.PoolTimeout}
+
+
+def of_failure(failed: Failed, facts: Facts, request: httpx.Request) -> _Both:
+    """The error of a request that ended without a (whole) response."""
+    flight = errors.Flight(
+        facts.route, facts.cluster, facts.endpoint, facts.attempts, facts.config_version, facts.source
+    )
+    message = failed.how.value
+    if failed.detail and failed.detail != message:
+        message = f"{message}: {failed.detail}"
+    return _CLASSES[failed.how](message, flight, request)
+
+
+def of_own_limit(error: TooSlow, request: httpx.Request) -> httpx.TimeoutException:
+    """The httpx error of a limit that the application set."""
+    return _TOO_SLOW[error.operation](str(error), request=request)

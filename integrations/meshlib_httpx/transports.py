@@ -1,0 +1,304 @@
+"""httpx transports that send through the mesh.
+
+- `http://` URLs are the mesh's: the name is the host of the Host header (the URL's, unless the
+  application set another), the port is the URL's.
+- `https://` URLs are encrypted by the application, so there is no request to route: they go out
+  through an ordinary httpx transport, unless outboundTrafficPolicy keeps unknown hosts in.
+- `response.extensions["meshlib"]` holds the `Facts` of every response that the mesh routed.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+
+import meshlib
+from meshlib.core import outbound
+from meshlib.core.actions import Attempt, Mirror
+from meshlib.core.request import Failed, RequestHead
+from meshlib.core.route.rule import DirectResponse
+from meshlib.dataplane import fork
+from meshlib.dataplane.body import RequestBody
+from meshlib.dataplane.drive import Answer, AsyncBody, Body, FlightFailed, adrive, drive
+from meshlib.dataplane.http import asynchronous, blocking
+from meshlib.dataplane.http.limits import OwnTimeouts, TooSlow
+from meshlib.dataplane.mesh import Mesh
+from meshlib.dataplane.mirroring import AsyncMirrors, Mirrors
+from meshlib.errors import ControlUnavailable, Flight
+from meshlib.xds.names import BLOCK_ALL
+from meshlib_httpx.errors import ConnectFailed, Unavailable, of_failure, of_own_limit
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Transport(httpx.BaseTransport):
+    """For `httpx.Client(transport=…)`. Thread-safe."""
+
+    def __init__(self, mesh: Mesh | None = None, https: httpx.BaseTransport | None = None) -> None:
+        """`mesh` None: the process's own; `https` is what https:// URLs go through."""
+        self._mesh = mesh
+        self._https = https
+        self._connections = blocking.Connections(time.monotonic)
+        self._mirrors = Mirrors(self._connections, time.monotonic)
+        fork.watch(self)
+
+    @property
+    def mesh(self) -> Mesh:
+        """The mesh that decides."""
+        if self._mesh is None:
+            self._mesh = meshlib.default()
+        return self._mesh
+
+    def __repr__(self) -> str:
+        return f"<Transport {self._mesh!r}, {self._connections!r}>"
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Sends one request. Errors: see `meshlib_httpx.errors`."""
+        asked = _Asked(request)
+        try:
+            self.mesh.prepare(asked.name)
+        except ControlUnavailable as error:
+            raise Unavailable(str(error), request) from error
+        if request.url.scheme != "http":
+            refuse_if_blocked(self.mesh, asked, request)
+            return self._plain().handle_request(request)
+        try:
+            answer = drive(asked.flow(self.mesh), _Hands(self, asked))
+        except FlightFailed as error:
+            raise of_failure(error.failed, error.facts, request) from None
+        except TooSlow as error:
+            raise of_own_limit(error, request) from None
+        stream = _Stream(answer.body, request) if isinstance(answer.body, Body) else _whole(answer)
+        return _response(answer, stream)
+
+    def _plain(self) -> httpx.BaseTransport:
+        if self._https is None:
+            self._https = httpx.HTTPTransport()
+        return self._https
+
+    def close(self) -> None:
+        """Closes the connections; the mesh stays."""
+        self._connections.close()
+        if self._https is not None:
+            self._https.close()
+
+    # A child of a fork has its own connections; the parent's are the parent's.
+
+    def before_fork(self) -> None:
+        """Nothing to stop: no thread of ours holds anything that a child needs."""
+
+    def after_fork_in_parent(self) -> None:
+        """Goes on."""
+
+    def after_fork_in_child(self) -> None:
+        """New connections, new threads."""
+        self._connections = blocking.Connections(time.monotonic)
+        self._mirrors = Mirrors(self._connections, time.monotonic)
+
+
+class AsyncTransport(httpx.AsyncBaseTransport):
+    """For `httpx.AsyncClient(transport=…)`, on asyncio. One event loop at a time."""
+
+    def __init__(self, mesh: Mesh | None = None, https: httpx.AsyncBaseTransport | None = None) -> None:
+        """`mesh` None: the process's own; `https` is what https:// URLs go through."""
+        self._mesh = mesh
+        self._https = https
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connections = asynchronous.Connections(time.monotonic)
+        self._mirrors = AsyncMirrors(self._connections, time.monotonic)
+
+    @property
+    def mesh(self) -> Mesh:
+        """The mesh that decides."""
+        if self._mesh is None:
+            self._mesh = meshlib.default()
+        return self._mesh
+
+    def __repr__(self) -> str:
+        return f"<AsyncTransport {self._mesh!r}, {self._connections!r}>"
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Sends one request. Errors: see `meshlib_httpx.errors`."""
+        self._settle()
+        asked = _Asked(request)
+        try:
+            await self.mesh.aprepare(asked.name)
+        except ControlUnavailable as error:
+            raise Unavailable(str(error), request) from error
+        if request.url.scheme != "http":
+            refuse_if_blocked(self.mesh, asked, request)
+            return await self._plain().handle_async_request(request)
+        try:
+            answer = await adrive(asked.flow(self.mesh), _AsyncHands(self, asked))
+        except FlightFailed as error:
+            raise of_failure(error.failed, error.facts, request) from None
+        except TooSlow as error:
+            raise of_own_limit(error, request) from None
+        stream = _AsyncStream(answer.body, request) if isinstance(answer.body, AsyncBody) else _whole(answer)
+        return _response(answer, stream)
+
+    def _settle(self) -> None:
+        """A connection belongs to the loop that made it; another loop begins with none."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None:
+                self._connections = asynchronous.Connections(time.monotonic)
+                self._mirrors = AsyncMirrors(self._connections, time.monotonic)
+            self._loop = loop
+
+    def _plain(self) -> httpx.AsyncBaseTransport:
+        if self._https is None:
+            self._https = httpx.AsyncHTTPTransport()
+        return self._https
+
+    async def aclose(self) -> None:
+        """Gives up mirrors and closes the connections; the mesh stays."""
+        await self._mirrors.close()
+        self._connections.close()
+        if self._https is not None:
+            await self._https.aclose()
+
+
+class _Asked:
+    """One httpx request as core knows it."""
+
+    __slots__ = ("body", "head", "name", "original", "own", "request")
+
+    def __init__(self, request: httpx.Request) -> None:
+        url = request.url
+        port = url.port or _DEFAULT_PORTS.get(url.scheme, 80)
+        headers = [header for header in request.headers.raw if header[0].lower() != b"host"]
+        authority = request.headers.get("host") or url.netloc.decode("ascii")
+        target = request.extensions.get("target", url.raw_path)
+        self.request = request
+        self.head = RequestHead(request.method, url.scheme, authority, target.decode("latin-1"), headers)
+        host = _host_of(authority)
+        self.name = f"{host}:{port}"
+        self.original = (url.host, port)
+        timeouts = request.extensions.get("timeout", {})
+        self.own = OwnTimeouts(
+            timeouts.get("connect"), timeouts.get("read"), timeouts.get("write"), timeouts.get("pool")
+        )
+        try:
+            self.body = RequestBody(request.content)
+        except httpx.RequestNotRead:
+            self.body = RequestBody(request.stream)
+
+    def flow(self, mesh: Mesh) -> outbound.Flow:
+        """The decisions about it."""
+        return outbound.flow(
+            self.head, self.body, mesh.view, self.name, mesh.ledger, mesh.clock, mesh.dice, self.original
+        )
+
+
+def _host_of(authority: str) -> str:
+    """`reviews` of `reviews:9080`; an IPv6 address keeps its brackets."""
+    host, colon, port = authority.rpartition(":")
+    return (host if colon and port.isdecimal() else authority).lower()
+
+
+class _Hands:
+    """What the blocking driver acts with, for one request."""
+
+    __slots__ = ("_asked", "_transport")
+
+    def __init__(self, transport: Transport, asked: _Asked) -> None:
+        self._transport = transport
+        self._asked = asked
+
+    def send(self, attempt: Attempt) -> blocking.Response | Failed:
+        asked = self._asked
+        return self._transport._connections.send(attempt, asked.body.chunks(), asked.own)  # noqa: SLF001
+
+    def mirror(self, mirror: Mirror) -> None:
+        self._transport._mirrors.add(mirror, self._asked.body)  # noqa: SLF001
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class _AsyncHands:
+    """What the asyncio driver acts with, for one request."""
+
+    __slots__ = ("_asked", "_transport")
+
+    def __init__(self, transport: AsyncTransport, asked: _Asked) -> None:
+        self._transport = transport
+        self._asked = asked
+
+    async def send(self, attempt: Attempt) -> asynchronous.Response | Failed:
+        asked = self._asked
+        return await self._transport._connections.send(attempt, asked.body.achunks(), asked.own)  # noqa: SLF001
+
+    def mirror(self, mirror: Mirror) -> None:
+        self._transport._mirrors.add(mirror, self._asked.body)  # noqa: SLF001
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class _Stream(httpx.SyncByteStream):
+    """The body of a response, for threads."""
+
+    def __init__(self, body: Body, request: httpx.Request) -> None:
+        self._body = body
+        self._request = request
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._body
+        except FlightFailed as error:
+            raise of_failure(error.failed, error.facts, self._request) from None
+        except TooSlow as error:
+            raise of_own_limit(error, self._request) from None
+
+    def close(self) -> None:
+        self._body.close()
+
+
+class _AsyncStream(httpx.AsyncByteStream):
+    """The body of a response, for tasks."""
+
+    def __init__(self, body: AsyncBody, request: httpx.Request) -> None:
+        self._body = body
+        self._request = request
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._body:
+                yield chunk
+        except FlightFailed as error:
+            raise of_failure(error.failed, error.facts, self._request) from None
+        except TooSlow as error:
+            raise of_own_limit(error, self._request) from None
+
+    async def aclose(self) -> None:
+        self._body.close()
+
+
+def _whole(answer: Answer) -> httpx.ByteStream:
+    return httpx.ByteStream(answer.body if isinstance(answer.body, bytes) else b"")
+
+
+def _response(answer: Answer, stream: Any) -> httpx.Response:
+    headers = list(answer.headers)
+    if isinstance(answer.body, bytes):
+        headers.append((b"content-length", str(len(answer.body)).encode()))
+    extensions: dict[str, Any] = {"http_version": answer.version, "meshlib": answer.facts}
+    if answer.reason:
+        extensions["reason_phrase"] = answer.reason
+    return httpx.Response(answer.status, headers=headers, stream=stream, extensions=extensions)
+
+
+def refuse_if_blocked(mesh: Mesh, asked: _Asked, request: httpx.Request) -> None:
+    """ConnectFailed: an https:// host that the mesh does not know, where only known ones are allowed."""
+    table = mesh.view.tables.get(asked.name)
+    host = None if table is None else table.find_host(asked.head.authority)
+    blocked = host is not None and any(
+        route.name == BLOCK_ALL and isinstance(route.action, DirectResponse) for route in host.routes
+    )
+    if blocked:
+        message = f"{asked.name} is unknown, and outboundTrafficPolicy is REGISTRY_ONLY"
+        raise ConnectFailed(message, Flight(route=BLOCK_ALL), request)

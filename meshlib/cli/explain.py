@@ -1,0 +1,83 @@
+"""`meshlib explain`: what the mesh would do with a request, and which line of which file says so.
+
+The view is a real one: of a folder, compiled and decoded in this process, or of a running control
+service, asked as the client that `--from` and `--label` describe. The library's own core decides.
+"""
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+class Output(Enum):
+    """How to print."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def explain(
+    request: Annotated[
+        list[str],
+        typer.Argument(metavar="[METHOD] URL", help="Without METHOD it is GET.", show_default=False),
+    ],
+    header: Annotated[
+        list[str] | None,
+        typer.Option("--header", "-H", metavar="'NAME: VALUE'", help="A header; repeatable."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(exists=True, help="A folder of Istio YAML, instead of a control service.")
+    ] = None,
+    control: Annotated[
+        str | None, typer.Option(help="A control service, ADDRESS:PORT; without it MESHLIB_CONTROL counts.")
+    ] = None,
+    identity: Annotated[
+        str | None, typer.Option("--from", metavar="NAMESPACE/ACCOUNT", help="Who asks: default/default.")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="K=V", help="A label of who asks; repeatable.")
+    ] = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="As text or as JSON.")] = Output.TEXT,
+) -> None:
+    """Say what becomes of a request: which rule matched, why earlier ones did not, where it goes and how."""
+    from meshlib.cli.explain_decision import decide
+    from meshlib.cli.explain_request import parse_identity, parse_labels, parse_request
+
+    if config is not None and control is not None:
+        raise typer.BadParameter("either a folder or a control service", param_hint="--config, --control")
+    head, host, port = parse_request(request, header or ())
+    namespace, account = parse_identity(identity)
+    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    view = _view(config, control, target, namespace, account, parse_labels(label or ()))
+    answer = decide(view, target, head)
+    url = f"{head.scheme}://{host if ':' not in host else f'[{host}]'}:{port}{head.path}"
+    if output is Output.JSON:
+        typer.echo(json.dumps({"request": {"method": head.method, "url": url}, **answer}, indent=2))
+        return
+    from rich.console import Console
+
+    from meshlib.cli.render import show_explanation
+
+    show_explanation(Console(), f"{head.method} {url}", answer)
+
+
+def _view(
+    config: Path | None,
+    control: str | None,
+    target: str,
+    namespace: str,
+    account: str,
+    labels: dict[str, str],
+) -> Any:
+    """What that client knows of `target`. MeshError: control is not reached, or what it says is refused."""
+    import meshlib
+
+    where = config if config is not None else control
+    with meshlib.connect(
+        where, namespace=namespace, service_account=account, labels=labels, state_dir=""
+    ) as mesh:
+        mesh.prepare(target)
+        return mesh.view

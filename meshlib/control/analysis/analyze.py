@@ -1,0 +1,30 @@
+"""All analyses in their order, and what an annotation suppresses."""
+
+from collections.abc import Iterable
+
+from meshlib.control.analysis import conflicts, notapplied, references, unreachable
+from meshlib.control.analysis.world import SUPPRESS, World
+from meshlib.control.istio.document import AnyDocument
+from meshlib.control.istio.problem import Problem
+
+_ANALYSES = (
+    references.analyze,
+    conflicts.analyze,
+    unreachable.analyze,
+    notapplied.analyze,
+)
+
+
+def analyze(documents: Iterable[AnyDocument]) -> tuple[Problem, ...]:
+    """What is wrong between the documents, by file and line. Pure."""
+    world = World.of(documents)
+    quiet = {document.title: _suppressed(document) for document in world.documents}
+    found = (problem for analysis in _ANALYSES for problem in analysis(world))
+    kept = (
+        problem for problem in found if not {problem.code, "*"} & quiet.get(problem.document, frozenset())
+    )
+    return tuple(sorted(kept, key=lambda problem: (problem.file, problem.line, problem.code, problem.field)))
+
+
+def _suppressed(document: AnyDocument) -> frozenset[str]:
+    return frozenset(code.strip() for code in document.annotations.get(SUPPRESS, "").split(","))

@@ -1,0 +1,216 @@
+"""What a document names and nobody defines: hosts, subsets, gateways, ports, delegates, workloads."""
+
+from collections.abc import Iterator
+
+from meshlib.control.analysis.world import World, full, gateway_key, problem
+from meshlib.control.istio.document import Document, FieldPath
+from meshlib.control.istio.problem import Problem, Severity
+from meshlib.control.istio.serviceentry import Resolution, ServiceEntry
+from meshlib.control.istio.validity.hosts import covers, overlap
+from meshlib.control.istio.virtualservice import Destination, VirtualService
+
+ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
+_CLAIMS = "@request.auth.claims"
+
+
+def analyze(world: World) -> Iterator[Problem]:
+    """Every reference."""
+    subsets = _subsets(world)
+    for service in world.virtual_services:
+        for path, destination in destinations(service.spec):
+            yield from _destination(world, service, path, destination, subsets)
+        yield from _gateways(world, service)
+        yield from _delegates(world, service)
+        yield from _claims(world, service)
+    yield from _rules(world)
+    yield from _ports(world)
+
+
+def destinations(spec: VirtualService) -> Iterator[tuple[FieldPath, Destination]]:
+    """Every destination of a VirtualService, mirrors too, with its path."""
+    for group in ("http", "tls", "tcp"):
+        for index, rule in enumerate(getattr(spec, group)):
+            for position, target in enumerate(rule.route):
+                if target.destination:
+                    yield ("spec", group, index, "route", position, "destination"), target.destination
+    for index, http in enumerate(spec.http):
+        if http.mirror:
+            yield ("spec", "http", index, "mirror"), http.mirror
+        for position, mirror in enumerate(http.mirrors):
+            if mirror.destination:
+                yield ("spec", "http", index, "mirrors", position, "destination"), mirror.destination
+
+
+def _subsets(world: World) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for rule in world.destination_rules:
+        names = found.setdefault(full(rule.spec.host, rule.namespace), set())
+        names.update(subset.name for subset in rule.spec.subsets)
+    return found
+
+
+def _destination(
+    world: World,
+    service: Document[VirtualService],
+    path: FieldPath,
+    destination: Destination,
+    subsets: dict[str, set[str]],
+) -> Iterator[Problem]:
+    host = full(destination.host, service.namespace)
+    known = world.known(host)
+    if known is None:
+        message = "no Service and no ServiceEntry has this host; requests to it are answered with 503"
+        yield problem(ERROR, "IST0101", service, (*path, "host"), message, repr(host))
+        return
+    if destination.subset:
+        names = subsets.get(host, set()).union(
+            *(given for name, given in subsets.items() if name.startswith("*") and covers(name, host))
+        )
+        if destination.subset not in names:
+            message = f"no DestinationRule of {host} has this subset; requests to it are answered with 503"
+            allowed = ", ".join(sorted(names)) or "a subset of a DestinationRule"
+            yield problem(
+                ERROR, "IST0101", service, (*path, "subset"), message, repr(destination.subset), allowed
+            )
+    ports = world.ports[known]
+    listed = ", ".join(map(str, ports))
+    if destination.port is None and len(ports) > 1:
+        yield problem(ERROR, "IST0112", service, path, f"{host} has several ports", "no port", listed)
+    if destination.port is not None and ports and destination.port.number not in ports:
+        found = str(destination.port.number)
+        yield problem(ERROR, "IST0101", service, (*path, "port"), f"{host} has no such port", found, listed)
+
+
+def _gateways(world: World, service: Document[VirtualService]) -> Iterator[Problem]:
+    known = world.gateways
+    lists: list[tuple[FieldPath, tuple[str, ...]]] = [(("spec", "gateways"), service.spec.gateways)]
+    for index, rule in enumerate(service.spec.http):
+        for position, match in enumerate(rule.match):
+            lists.append((("spec", "http", index, "match", position, "gateways"), match.gateways))
+    for path, names in lists:
+        for index, name in enumerate(names):
+            if name != "mesh" and gateway_key(name, service.namespace) not in known:
+                yield problem(ERROR, "IST0101", service, (*path, index), "no such Gateway", repr(name))
+    keys = [gateway_key(name, service.namespace) for name in service.spec.gateways]
+    bound = [known[key] for key in keys if key in known]
+    if not bound:
+        return
+    offered = [
+        name.rpartition("/")[2]
+        for gateway in bound
+        for server in gateway.spec.servers
+        for name in server.hosts
+    ]
+    for index, host in enumerate(service.spec.hosts):
+        if not any(overlap(full(host, service.namespace), name) or overlap(host, name) for name in offered):
+            path = ("spec", "hosts", index)
+            message, allowed = "no server of its gateways has this host", ", ".join(sorted(set(offered)))
+            yield problem(WARNING, "IST0132", service, path, message, repr(host), allowed)
+
+
+def _delegates(world: World, service: Document[VirtualService]) -> Iterator[Problem]:
+    known = world.delegates
+    for index, rule in enumerate(service.spec.http):
+        if rule.delegate is None:
+            continue
+        path: FieldPath = ("spec", "http", index, "delegate")
+        name = f"{rule.delegate.namespace or service.namespace}/{rule.delegate.name}"
+        found = known.get((rule.delegate.namespace or service.namespace, rule.delegate.name))
+        if found is None:
+            message = "no such VirtualService; the rule is left out"
+            yield problem(ERROR, "IST0101", service, path, message, repr(name))
+        elif found is service:
+            yield problem(
+                ERROR, "IST0106", service, path, "a VirtualService that delegates to itself", repr(name)
+            )
+        elif found.spec.hosts:
+            message = "a delegate with hosts of its own; the rule is left out"
+            yield problem(
+                ERROR, "IST0106", service, path, message, repr(name), "a VirtualService without hosts"
+            )
+        elif any(inner.delegate for inner in found.spec.http):
+            yield problem(
+                ERROR, "IST0106", service, path, "a delegate that delegates", repr(name), "one level only"
+            )
+
+
+def _claims(world: World, service: Document[VirtualService]) -> Iterator[Problem]:
+    if next(world.of_kind("RequestAuthentication"), None) is not None:
+        return
+    for index, rule in enumerate(service.spec.http):
+        for position, match in enumerate(rule.match):
+            for group in ("headers", "without_headers"):
+                for name in getattr(match, group):
+                    if name.startswith(_CLAIMS):
+                        path = ("spec", "http", index, "match", position, group, name)
+                        message = "claims are known only with a RequestAuthentication"
+                        yield problem(ERROR, "IST0149", service, path, message, repr(name))
+
+
+def _rules(world: World) -> Iterator[Problem]:
+    labels = _static_labels(world)
+    for rule in world.destination_rules:
+        host = full(rule.spec.host, rule.namespace)
+        if world.known(host) is None and not _covers_any(host, world):
+            message = "no Service and no ServiceEntry has this host"
+            yield problem(WARNING, "IST0174", rule, ("spec", "host"), message, repr(host))
+            continue
+        for index, subset in enumerate(rule.spec.subsets):
+            given = labels.get(host)
+            if given and not any(subset.labels.items() <= one.items() for one in given):
+                message = (
+                    "none of the endpoints that are written down has these labels; "
+                    "servers that register may have them"
+                )
+                path: FieldPath = ("spec", "subsets", index, "labels")
+                yield problem(INFO, "IST0173", rule, path, message, str(dict(subset.labels)))
+
+
+def _covers_any(host: str, world: World) -> bool:
+    return host.startswith("*") and any(covers(host, name) for name in world.ports)
+
+
+def _static_labels(world: World) -> dict[str, list[dict[str, str]]]:
+    found: dict[str, list[dict[str, str]]] = {}
+    entries = [(d.namespace, dict(d.spec.labels)) for d in world.of_kind("WorkloadEntry")]
+    for document in world.documents:
+        spec = document.spec
+        if isinstance(spec, ServiceEntry):
+            chosen = [dict(endpoint.labels) for endpoint in spec.endpoints]
+            if spec.workload_selector:
+                chosen += _selected(entries, document.namespace, dict(spec.workload_selector.labels))
+            for host in spec.hosts:
+                found.setdefault(host.lower(), []).extend(chosen)
+        elif document.kind == "Service" and spec.selector:
+            host = f"{document.name}.{document.namespace}.svc.cluster.local"
+            found.setdefault(host, []).extend(_selected(entries, document.namespace, dict(spec.selector)))
+    return found
+
+
+def _selected(
+    entries: list[tuple[str, dict[str, str]]], namespace: str, selector: dict[str, str]
+) -> list[dict[str, str]]:
+    return [labels for space, labels in entries if space == namespace and selector.items() <= labels.items()]
+
+
+_PREFIXES = ("http", "http2", "https", "grpc", "grpc-web", "tcp", "tls", "udp", "mongo", "mysql", "redis")
+
+
+def _ports(world: World) -> Iterator[Problem]:
+    for document in world.documents:
+        if document.kind == "Service":
+            for index, port in enumerate(document.spec.ports):
+                name = port.name.lower()
+                fits = any(name == prefix or name.startswith(prefix + "-") for prefix in _PREFIXES)
+                if not fits and not port.app_protocol:
+                    message = "the name says no protocol; the port is taken for HTTP or TCP as it comes"
+                    path: FieldPath = ("spec", "ports", index, "name")
+                    allowed = "a name such as http or http-web, or appProtocol"
+                    yield problem(INFO, "IST0118", document, path, message, repr(port.name), allowed)
+        elif document.kind == "ServiceEntry" and document.spec.resolution is not Resolution.NONE:
+            for index, entry_port in enumerate(document.spec.ports):
+                if entry_port.protocol.upper() in ("TCP", "") and not document.spec.addresses:
+                    message = "a TCP port without addresses takes all traffic of the port in an Envoy"
+                    yield problem(
+                        WARNING, "IST0134", document, ("spec", "ports", index), message, "", "addresses"
+                    )

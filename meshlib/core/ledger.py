@@ -1,0 +1,88 @@
+"""What was learned: requests and retries in flight, cursors of the balancer, failures and ejections.
+
+Rules:
+* Everything is keyed by name (cluster, then endpoint), so it outlives views; `prune` drops what a
+  view no longer names, so memory is bounded by the configuration.
+* A request holds the `ClusterState` that it began with: giving a slot back never needs a look-up,
+  and what is pruned meanwhile simply goes with its last request.
+* For threads there are no locks. Each change is one attribute increment, one dict operation or one
+  heap operation, none of which CPython interrupts for another thread. Threads that decide at the
+  same moment may pass a limit by one each; no count is ever lost.
+"""
+
+from typing import Any
+
+from meshlib.core.view import View
+
+
+class HostState:
+    """What is known of one endpoint of one cluster."""
+
+    __slots__ = ("active", "ejected_until", "ejections", "failures_5xx", "failures_gateway", "last_ejection")
+
+    def __init__(self) -> None:
+        self.active = 0
+        self.failures_5xx = 0
+        self.failures_gateway = 0
+        self.ejected_until: float | None = None
+        self.ejections = 0
+        """The multiplier of the next ejection's time, less one."""
+        self.last_ejection: float = 0.0
+        """When the last ejection ended or will end."""
+
+    def __repr__(self) -> str:
+        return f"<{self.active} active, ejected until {self.ejected_until}>"
+
+
+class ClusterState:
+    """What is known of one cluster. `plan` belongs to the balancer."""
+
+    __slots__ = ("active", "ejected", "hosts", "plan", "retries", "wake")
+
+    def __init__(self) -> None:
+        self.active = 0
+        self.retries = 0
+        self.hosts: dict[str, HostState] = {}
+        self.ejected: dict[str, HostState] = {}
+        self.wake = float("inf")
+        """When the first ejection ends; never if there is none."""
+        self.plan: Any = None
+
+    def host(self, key: str) -> HostState:
+        """The state of an endpoint by its key."""
+        found = self.hosts.get(key)
+        return found if found is not None else self.hosts.setdefault(key, HostState())
+
+    def __repr__(self) -> str:
+        return f"<{self.active} active, {self.retries} retries, {len(self.ejected)} ejected>"
+
+
+class Ledger:
+    """All that one process learned."""
+
+    __slots__ = ("clusters",)
+
+    def __init__(self) -> None:
+        self.clusters: dict[str, ClusterState] = {}
+
+    def cluster(self, name: str) -> ClusterState:
+        """The state of a cluster by its name."""
+        found = self.clusters.get(name)
+        return found if found is not None else self.clusters.setdefault(name, ClusterState())
+
+    def prune(self, view: View) -> None:
+        """Forgets clusters and endpoints that `view` does not name. To be called when a view is published."""
+        for name in self.clusters.keys() - view.clusters.keys():
+            self.clusters.pop(name, None)
+        for name, state in list(self.clusters.items()):
+            listed = view.clusters[name].inline or view.endpoints.get(name)
+            groups = listed.localities if listed is not None else ()
+            here = {endpoint.key for group in groups for endpoint in group.endpoints}
+            for key in list(state.hosts.keys()):
+                if key not in here:
+                    state.hosts.pop(key, None)
+                    state.ejected.pop(key, None)
+            state.plan = None if listed is None else state.plan
+
+    def __repr__(self) -> str:
+        return f"Ledger({len(self.clusters)} clusters)"

@@ -1,0 +1,325 @@
+"""One outgoing request, step by step, in order: the first file to read.
+
+    rule ─► redirect or own answer ─► cluster by weight ─► mirrors ─► tries ─► deliver
+    a try: breaker slot, endpoint, Attempt, learn; then deliver, give up, or back off and again
+
+`flow` decides and a driver acts (see `actions`). A slot is held in a `with` block here, so however
+the request ends it is given back exactly once.
+"""
+
+from collections.abc import Callable, Generator
+from typing import Protocol
+
+from meshlib.core import mirror, retry, timeout
+from meshlib.core.actions import Action, Attempt, BodyEnded, Deliver, Discard, Facts, Raise, Reply, Sleep
+from meshlib.core.balance.cluster import Cluster, Resolution
+from meshlib.core.balance.endpoints import Endpoint
+from meshlib.core.balance.pick import pick
+from meshlib.core.breaker import RequestSlot, RetrySlot, allows_request
+from meshlib.core.ledger import ClusterState, Ledger
+from meshlib.core.outlier import learn
+from meshlib.core.request import Dice, Failed, Failure, Header, Outcome, RequestHead, ResponseHead
+from meshlib.core.retry import RetryPolicy
+from meshlib.core.route.forward import Timeouts, incoming, outgoing, pick_cluster
+from meshlib.core.route.reply import own_reply
+from meshlib.core.route.rule import Forward, Route, WeightedCluster
+from meshlib.core.route.table import VirtualHost
+from meshlib.core.view import View
+
+Event = Outcome | BodyEnded | None
+"""What a driver sends back."""
+Flow = Generator[Action, Event, None]
+
+_CONSUMED = retry.CONSUMED | timeout.CONSUMED | {timeout.EXPECTED, b"x-envoy-attempt-count"}
+_PLAIN = (b"content-type", b"text/plain")
+_OVERLOADED = (_PLAIN, (b"x-envoy-overloaded", b"true"))
+_OVERFLOW = b"upstream connect error or disconnect/reset before headers. reset reason: overflow"
+_FLAGS = {
+    Failure.CONNECT_FAILED: "UF",
+    Failure.CONNECT_TIMED_OUT: "UF",
+    Failure.RESET_BEFORE_REQUEST: "UC",
+    Failure.RESET: "UC",
+    Failure.REFUSED_STREAM: "UR",
+    Failure.TRY_TIMED_OUT: "UT",
+    Failure.TIMED_OUT: "UT",
+    Failure.PROTOCOL: "UPE",
+}
+
+
+class BodyFacts(Protocol):
+    """What core asks of a request's body."""
+
+    def replayable(self) -> bool:
+        """Whether the body can be sent from its beginning once more, as things are now."""
+        ...
+
+
+def flow(
+    head: RequestHead,
+    body: BodyFacts,
+    view: View,
+    name: str,
+    ledger: Ledger,
+    clock: Callable[[], float],
+    dice: Dice,
+    original: tuple[str, int],
+    caller_timeout: float | None = None,
+) -> Flow:
+    """The request `head` to `name` (`host:port`, a key of the view's tables).
+
+    `original` is the address the application named, for clusters that pass through; `caller_timeout`
+    (seconds) bounds the route's time, None: no bound. `clock` gives seconds, never backwards.
+    """
+    table = view.tables.get(name)
+    host = None if table is None else table.find_host(head.authority)
+    head = _with_sidecar_headers(head, dice)
+    route = None if host is None else host.match(head, dice)
+    if host is None or route is None:
+        detail = (
+            f"no rule of {name} takes the request" if host else f"no virtual host of {name} has this host"
+        )
+        yield Reply(404, Facts(flag="NR", detail=detail, config_version=view.version))
+        return
+    action = route.action
+    if isinstance(action, Forward):
+        chosen = pick_cluster(action, dice)
+        request = _Request(head, body, view, ledger, clock, dice, original, host, route, action, chosen)
+        yield from request.run(caller_timeout)
+        return
+    own = own_reply(route, action, head)
+    yield Reply(own.status, _facts(view, route), own.headers, own.body)
+
+
+class _Request:
+    """A request on its way to a cluster: what all its tries share."""
+
+    __slots__ = (
+        *("action", "attempts", "body", "chosen", "clock", "dice", "endpoint", "head", "host", "ledger"),
+        *("original", "route", "tried", "view"),
+    )
+
+    def __init__(
+        self,
+        head: RequestHead,
+        body: BodyFacts,
+        view: View,
+        ledger: Ledger,
+        clock: Callable[[], float],
+        dice: Dice,
+        original: tuple[str, int],
+        host: VirtualHost,
+        route: Route,
+        action: Forward,
+        chosen: WeightedCluster,
+    ) -> None:
+        self.head, self.body, self.view, self.ledger = head, body, view, ledger
+        self.clock, self.dice, self.original = clock, dice, original
+        self.host, self.route, self.action, self.chosen = host, route, action, chosen
+        self.attempts = 0
+        self.endpoint = ""
+        self.tried: list[str] = []
+
+    def run(self, caller_timeout: float | None) -> Flow:
+        """Everything after the rule."""
+        cluster = self.view.clusters.get(self.chosen.name)
+        if cluster is None:
+            yield Reply(503, self.facts("NC", f"cluster {self.chosen.name} is unknown"))
+            return
+        limits = timeout.effective(self.action, self.head, caller_timeout)
+        policy = retry.effective(self.action.retry, self.head)
+        sent = outgoing(_without_consumed(self.head, limits), self.route, self.action, self.chosen)
+        if self.action.mirrors:
+            yield from mirror.mirrors(self.action.mirrors, sent, limits.whole, self.dice, self.find)
+        deadline = self.clock() + limits.whole if limits.whole else None
+        with RetrySlot(self.ledger.cluster(cluster.name)) as retries:
+            yield from self.tries(cluster, sent, policy, retries, deadline, limits.per_try)
+
+    def tries(
+        self,
+        cluster: Cluster,
+        sent: RequestHead,
+        policy: RetryPolicy | None,
+        retries: RetrySlot,
+        deadline: float | None,
+        per_try: float,
+    ) -> Flow:
+        """Tries until one is good, or none is left."""
+        state = self.ledger.cluster(cluster.name)
+        while True:
+            now = self.clock()
+            found = self.pick(cluster, state, now, policy)
+            if found is None:
+                facts = self.facts("UH", f"cluster {cluster.name} has no healthy endpoint")
+                yield Reply(503, facts, (_PLAIN,), b"no healthy upstream")
+                return
+            if not allows_request(cluster.limits, state):
+                facts = self.facts("UO", f"cluster {cluster.name} has {state.active} requests in flight")
+                yield Reply(503, facts, _OVERLOADED, _OVERFLOW)
+                return
+            self.attempts += 1
+            self.endpoint = found.key
+            head = _numbered(sent, self.attempts) if self.host.attempt_count else sent
+            with RequestSlot(state, state.host(found.key)):
+                outcome = yield _attempt(
+                    cluster, found, head, now + per_try if per_try else None, deadline, self.attempts
+                )
+                self.learn(cluster, state, found.key, outcome)
+                flag = self.decide(cluster, policy, retries, outcome)
+                if flag is not None:
+                    yield from self.finish(cluster, state, found.key, outcome, head, deadline, flag)
+                    return
+                if isinstance(outcome, ResponseHead):
+                    yield Discard()
+            assert policy is not None  # noqa: S101 - decide gives a flag if there is no policy
+            if not (yield from self.wait(policy, deadline)):
+                return
+
+    def decide(
+        self, cluster: Cluster, policy: RetryPolicy | None, retries: RetrySlot, outcome: Event
+    ) -> str | None:
+        """None: try again. Otherwise the flag with which the request ends."""
+        if policy is None or not isinstance(outcome, ResponseHead | Failed):
+            return "-"
+        if not retry.wants_retry(policy, outcome):
+            return "-"
+        if self.attempts > policy.retries:
+            return "URX"
+        if not self.body.replayable():
+            return "-"
+        return None if retries.take(cluster.limits) else "UO"
+
+    def wait(self, policy: RetryPolicy, deadline: float | None) -> Generator[Action, Event, bool]:
+        """Backs off; False: the time of the route ran out meanwhile, and the flow has ended."""
+        if policy.avoid_previous_hosts:
+            self.tried.append(self.endpoint)
+        seconds = retry.back_off(policy, self.attempts, self.dice)
+        left = None if deadline is None else deadline - self.clock()
+        if left is None or seconds < left:
+            yield Sleep(seconds)
+            return True
+        yield Sleep(max(0.0, left))
+        failed = Failed(Failure.TIMED_OUT, "the time of the route ran out between two tries")
+        yield Raise(failed, self.facts("UT", failed.detail))
+        return False
+
+    def finish(
+        self,
+        cluster: Cluster,
+        state: ClusterState,
+        key: str,
+        outcome: Event,
+        head: RequestHead,
+        deadline: float | None,
+        flag: str,
+    ) -> Flow:
+        """Delivers the response, or raises the failure, of the last try."""
+        if isinstance(outcome, ResponseHead):
+            headers = incoming(outcome.headers, outcome.status, head, self.route, self.chosen)
+            ended = yield Deliver(headers, self.facts(flag), deadline)
+            if isinstance(ended, BodyEnded) and ended.failed is not None:
+                self.learn(cluster, state, key, ended.failed)
+        elif isinstance(outcome, Failed):
+            own = _FLAGS[outcome.how]
+            yield Raise(outcome, self.facts(own if flag == "-" else f"{own},{flag}", outcome.detail))
+
+    def learn(self, cluster: Cluster, state: ClusterState, key: str, outcome: Event) -> None:
+        """Tells outlier detection."""
+        if cluster.outlier is not None and isinstance(outcome, ResponseHead | Failed):
+            listed = cluster.inline or self.view.endpoints.get(cluster.name)
+            learn(cluster.outlier, state, key, outcome, listed.size if listed else 1, self.clock())
+
+    def pick(
+        self, cluster: Cluster, state: ClusterState, now: float, policy: RetryPolicy | None
+    ) -> Endpoint | None:
+        """An endpoint of the cluster, if possible not one that was tried."""
+        if cluster.resolution is Resolution.ORIGINAL:
+            return Endpoint(*self.original)
+        endpoints = cluster.inline or self.view.endpoints.get(cluster.name)
+        if endpoints is None:
+            return None
+        if policy is None or not self.tried:
+            return pick(cluster, endpoints, state, now, self.dice)
+        more = policy.host_selection_attempts
+        return pick(cluster, endpoints, state, now, self.dice, self.tried, more)
+
+    def find(self, name: str) -> tuple[Cluster, Endpoint] | None:
+        """A cluster by name and one of its endpoints, for a mirror."""
+        cluster = self.view.clusters.get(name)
+        if cluster is None:
+            return None
+        endpoint = self.pick(cluster, self.ledger.cluster(name), self.clock(), None)
+        return None if endpoint is None else (cluster, endpoint)
+
+    def facts(self, flag: str = "-", detail: str = "") -> Facts:
+        """What is told of this request now."""
+        return _facts(self.view, self.route, self.chosen.name, self.endpoint, self.attempts, flag, detail)
+
+
+def _facts(
+    view: View,
+    route: Route,
+    cluster: str = "",
+    endpoint: str = "",
+    attempts: int = 0,
+    flag: str = "-",
+    detail: str = "",
+) -> Facts:
+    origin = route.origin
+    return Facts(
+        route.name, origin.document, origin.source, cluster, endpoint, attempts, flag, detail, view.version
+    )
+
+
+def _attempt(
+    cluster: Cluster,
+    endpoint: Endpoint,
+    head: RequestHead,
+    try_deadline: float | None,
+    deadline: float | None,
+    number: int,
+) -> Attempt:
+    limits = cluster.limits
+    return Attempt(
+        cluster.name,
+        (endpoint.host, endpoint.port),
+        head,
+        cluster.connect_timeout,
+        try_deadline,
+        deadline,
+        number,
+        cluster.max_requests_per_connection,
+        cluster.idle_timeout,
+        limits.max_connections,
+        limits.max_pending,
+    )
+
+
+def _with_sidecar_headers(head: RequestHead, dice: Dice) -> RequestHead:
+    added: list[Header] = []
+    if head.header(b"x-forwarded-proto") is None:
+        added.append((b"x-forwarded-proto", head.scheme.encode("latin-1")))
+    if head.header(b"x-request-id") is None:
+        added.append((b"x-request-id", _request_id(dice)))
+    if not added:
+        return head
+    return RequestHead(head.method, head.scheme, head.authority, head.path, head.headers + added)
+
+
+def _request_id(dice: Dice) -> bytes:
+    """A UUID of version 4."""
+    high, low = int(dice.random() * 2**52), int(dice.random() * 2**52)
+    bits = f"{high:013x}{low:013x}{int(dice.random() * 2**16):04x}"
+    return f"{bits[:8]}-{bits[8:12]}-4{bits[12:15]}-{'89ab'[low & 3]}{bits[15:18]}-{bits[18:30]}".encode()
+
+
+def _without_consumed(head: RequestHead, limits: Timeouts) -> RequestHead:
+    headers = [header for header in head.headers if header[0].lower() not in _CONSUMED]
+    told = timeout.expected(limits)
+    if told is not None:
+        headers.append((timeout.EXPECTED, told))
+    return RequestHead(head.method, head.scheme, head.authority, head.path, headers)
+
+
+def _numbered(head: RequestHead, attempt: int) -> RequestHead:
+    headers = [*head.headers, (b"x-envoy-attempt-count", b"%d" % attempt)]
+    return RequestHead(head.method, head.scheme, head.authority, head.path, headers)

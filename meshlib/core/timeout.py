@@ -1,0 +1,39 @@
+"""How long a request and each of its tries may take, with the application's own wishes.
+
+Rules (Envoy, FilterUtility::finalTimeout): x-envoy-upstream-rq-timeout-ms stands for the route's time,
+x-envoy-upstream-rq-per-try-timeout-ms for the try's; both stop here. A try's time that is not
+shorter than the whole has no effect. The next service is told in x-envoy-expected-rq-timeout-ms.
+"""
+
+from meshlib.core.request import RequestHead
+from meshlib.core.route.forward import Timeouts, timeouts
+from meshlib.core.route.rule import Forward
+
+WHOLE = b"x-envoy-upstream-rq-timeout-ms"
+PER_TRY = b"x-envoy-upstream-rq-per-try-timeout-ms"
+EXPECTED = b"x-envoy-expected-rq-timeout-ms"
+CONSUMED = frozenset((WHOLE, PER_TRY))
+
+
+def effective(forward: Forward, head: RequestHead, caller: float | None) -> Timeouts:
+    """The times that count; `caller` (seconds) is the application's own bound, None: it has none."""
+    made = timeouts(forward, head)
+    whole, per_try = made.whole, made.per_try
+    wanted, wanted_per_try = head.header(WHOLE), head.header(PER_TRY)
+    if wanted is not None or wanted_per_try is not None:
+        whole = _milliseconds(wanted, whole)
+        own = forward.retry.per_try_timeout if forward.retry is not None else 0.0
+        per_try = _milliseconds(wanted_per_try, own)
+    if caller is not None and (not whole or caller < whole):
+        whole = caller
+    return Timeouts(whole, 0.0 if whole and per_try >= whole else per_try)
+
+
+def _milliseconds(value: bytes | None, otherwise: float) -> float:
+    return int(value) / 1000 if value is not None and value.isdigit() and len(value) < 16 else otherwise
+
+
+def expected(limits: Timeouts) -> bytes | None:
+    """The value of x-envoy-expected-rq-timeout-ms; None: there is no limit to tell."""
+    shortest = limits.per_try or limits.whole
+    return b"%d" % int(shortest * 1000 + 1e-6) if shortest > 0 else None

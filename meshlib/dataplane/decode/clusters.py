@@ -1,0 +1,88 @@
+"""Envoy's Cluster as core's: where its endpoints come from, how it balances, connects and stops."""
+
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from meshlib.core.balance.cluster import Cluster, Resolution
+from meshlib.core.balance.endpoints import EndpointSet
+from meshlib.dataplane.decode.balance import decode_balance
+from meshlib.dataplane.decode.breaker import decode_limits
+from meshlib.dataplane.decode.endpoints import decode_endpoints
+from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.outlier import decode_outlier
+from meshlib.dataplane.decode.text import decode_seconds
+from meshlib.xds import pb
+
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_RESOLUTIONS = (  # by Cluster.DiscoveryType: STATIC, STRICT_DNS, LOGICAL_DNS, EDS, ORIGINAL_DST
+    Resolution.ENDPOINTS,
+    Resolution.DNS,
+    Resolution.DNS,
+    Resolution.ENDPOINTS,
+    Resolution.ORIGINAL,
+)
+_EDS = 3
+
+
+def decode_cluster(message: Any) -> Cluster:
+    """An envoy.config.cluster.v3.Cluster. Refused: it can't be used; the error names the field."""
+    if not message.name:
+        raise Refused("name", "is empty")
+    if message.HasField("cluster_type") or message.type >= len(_RESOLUTIONS):
+        raise Refused("cluster_type" if message.HasField("cluster_type") else "type", "is not supported")
+    resolution = _RESOLUTIONS[message.type]
+    policy, choices, weighted = decode_balance(message)
+    connect = decode_seconds(message, "connect_timeout", 5.0)
+    if connect <= 0:
+        raise Refused("connect_timeout", "must be longer than nothing")
+    requests, idle = _decode_http(message)
+    panic = message.common_lb_config.healthy_panic_threshold
+    return Cluster(
+        name=message.name,
+        endpoints_name=message.eds_cluster_config.service_name or message.name,
+        policy=policy,
+        resolution=resolution,
+        choice_count=choices,
+        connect_timeout=connect,
+        limits=_within("circuit_breakers", decode_limits, message.circuit_breakers),
+        outlier=_within("outlier_detection", decode_outlier, message.outlier_detection)
+        if message.HasField("outlier_detection")
+        else None,
+        max_requests_per_connection=requests,
+        idle_timeout=idle,
+        panic_threshold=int(panic.value)
+        if message.common_lb_config.HasField("healthy_panic_threshold")
+        else 50,
+        locality_weighted=weighted,
+        inline=_decode_inline(message),
+    )
+
+
+def _decode_inline(message: Any) -> EndpointSet | None:
+    if message.type == _EDS or _RESOLUTIONS[message.type] is Resolution.ORIGINAL:
+        return None
+    found: EndpointSet = _within("load_assignment", decode_endpoints, message.load_assignment)
+    return found
+
+
+def _within(name: str, decode: Any, message: Any) -> Any:
+    try:
+        return decode(message)
+    except Refused as refused:
+        raise refused.within(name) from None
+
+
+def _decode_http(message: Any) -> tuple[int, float]:
+    """Requests of one connection (0: no limit) and seconds until an idle one is closed."""
+    requests = message.max_requests_per_connection.value
+    packed = message.typed_extension_protocol_options
+    if HTTP_OPTIONS not in packed:
+        return requests, 3600.0
+    path = f"typed_extension_protocol_options[{HTTP_OPTIONS}]"
+    try:
+        options = pb.unpack(packed[HTTP_OPTIONS]).common_http_protocol_options
+    except (DecodeError, KeyError) as error:
+        raise Refused(path, f"can't be decoded: {error}") from None
+    idle = _within(path, lambda inner: decode_seconds(inner, "idle_timeout", 3600.0), options)
+    return options.max_requests_per_connection.value or requests, idle or float("inf")

@@ -1,0 +1,81 @@
+"""Envoy's ClusterLoadAssignment as core's EndpointSet.
+
+Rules (Envoy): an endpoint without a weight has 1; UNKNOWN and HEALTHY (and DEGRADED) take requests,
+UNHEALTHY, DRAINING and TIMEOUT do not. A locality without a weight has none when localities are weighted.
+"""
+
+from typing import Any
+
+from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
+from meshlib.dataplane.decode.errors import Refused
+
+MAX_ENDPOINTS = 100_000
+MAX_LOCALITIES = 1_000
+MAX_PRIORITY = 128
+MAX_WEIGHT = 2**32 - 1
+_UNHEALTHY = frozenset((2, 3, 4))
+"""envoy.config.core.v3.HealthStatus: UNHEALTHY, DRAINING, TIMEOUT."""
+
+
+def decode_endpoints(message: Any) -> EndpointSet:
+    """An envoy.config.endpoint.v3.ClusterLoadAssignment. Refused: it can't be used; names the field."""
+    if len(message.endpoints) > MAX_LOCALITIES:
+        raise Refused("endpoints", f"more than {MAX_LOCALITIES} localities")
+    if sum(len(group.lb_endpoints) for group in message.endpoints) > MAX_ENDPOINTS:
+        raise Refused("endpoints", f"more than {MAX_ENDPOINTS} endpoints")
+    made = []
+    for number, group in enumerate(message.endpoints):
+        try:
+            made.append(_decode_locality(group))
+        except Refused as refused:
+            raise refused.within(f"endpoints[{number}]") from None
+    return EndpointSet(tuple(made))
+
+
+def _decode_locality(message: Any) -> LocalityEndpoints:
+    if message.WhichOneof("lb_config"):
+        raise Refused(message.WhichOneof("lb_config"), "is not supported")
+    if message.priority > MAX_PRIORITY:
+        raise Refused("priority", f"{message.priority} is more than {MAX_PRIORITY}")
+    endpoints = []
+    for number, endpoint in enumerate(message.lb_endpoints):
+        try:
+            endpoints.append(_decode_endpoint(endpoint))
+        except Refused as refused:
+            raise refused.within(f"lb_endpoints[{number}]") from None
+    if sum(endpoint.weight for endpoint in endpoints) > MAX_WEIGHT:
+        raise Refused("lb_endpoints", f"the weights sum up to more than {MAX_WEIGHT}")
+    locality = message.locality
+    words = "/".join(word for word in (locality.region, locality.zone, locality.sub_zone) if word)
+    return LocalityEndpoints(words, message.priority, message.load_balancing_weight.value, tuple(endpoints))
+
+
+def _decode_endpoint(message: Any) -> Endpoint:
+    if message.WhichOneof("host_identifier") != "endpoint":
+        raise Refused(message.WhichOneof("host_identifier") or "endpoint", "is not supported or not set")
+    address = message.endpoint.address
+    if address.WhichOneof("address") != "socket_address":
+        raise Refused("endpoint.address", "only socket_address is supported")
+    socket = address.socket_address
+    if not socket.address:
+        raise Refused("endpoint.address.socket_address.address", "is empty")
+    if socket.WhichOneof("port_specifier") != "port_value" or not 0 < socket.port_value < 65536:
+        raise Refused("endpoint.address.socket_address.port_value", f"{socket.port_value} is no port")
+    weight = message.load_balancing_weight.value if message.HasField("load_balancing_weight") else 1
+    return Endpoint(
+        host=socket.address,
+        port=socket.port_value,
+        weight=weight,
+        healthy=message.health_status not in _UNHEALTHY,
+        hostname=message.endpoint.hostname,
+        metadata=_decode_metadata(message.metadata),
+    )
+
+
+def _decode_metadata(message: Any) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (f"{space}/{key}", value.string_value)
+        for space in sorted(message.filter_metadata)
+        for key, value in sorted(message.filter_metadata[space].fields.items())
+        if value.WhichOneof("kind") == "string_value"
+    )

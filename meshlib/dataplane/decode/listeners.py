@@ -1,0 +1,69 @@
+"""Envoy's Listener, as an API listener or with one HTTP filter chain, as the name of its routes.
+
+A listener leads to routes by name, or carries them. Its HTTP filters are noted by name.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from meshlib.core.route.table import RouteTable
+from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.routes import decode_routes
+from meshlib.xds import pb
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerFacts:
+    """What a target's listener says. `routes`: a route configuration's name, or the table itself."""
+
+    name: str
+    routes: str | RouteTable
+    filters: tuple[str, ...] = ()
+    """Names of the HTTP filters, in order."""
+    metadata: tuple[tuple[str, str], ...] = ()
+    """`space/key` and value of every text in the listener's filter metadata."""
+
+
+def decode_listener(message: Any) -> ListenerFacts:
+    """An envoy.config.listener.v3.Listener. Refused: it can't be used; the error names the field."""
+    packed, path = _manager(message)
+    try:
+        manager = pb.unpack(packed)
+    except (DecodeError, KeyError) as error:
+        raise Refused(path, f"can't be decoded: {error}") from None
+    if manager.DESCRIPTOR.full_name != pb.HttpConnectionManager.DESCRIPTOR.full_name:
+        raise Refused(path, f"{manager.DESCRIPTOR.full_name} is not supported")
+    metadata = tuple(
+        (f"{space}/{key}", value.string_value)
+        for space in sorted(message.metadata.filter_metadata)
+        for key, value in sorted(message.metadata.filter_metadata[space].fields.items())
+        if value.WhichOneof("kind") == "string_value"
+    )
+    filters = tuple(each.name for each in manager.http_filters)
+    return ListenerFacts(message.name, _routes(manager, path), filters, metadata)
+
+
+def _manager(message: Any) -> tuple[Any, str]:
+    if message.HasField("api_listener"):
+        return message.api_listener.api_listener, "api_listener.api_listener"
+    for number, chain in enumerate(message.filter_chains):
+        for place, each in enumerate(chain.filters):
+            if each.typed_config.type_url == pb.type_url(pb.HttpConnectionManager):
+                return each.typed_config, f"filter_chains[{number}].filters[{place}].typed_config"
+    raise Refused("api_listener", "is not set, and no filter chain speaks HTTP")
+
+
+def _routes(manager: Any, path: str) -> str | RouteTable:
+    which = manager.WhichOneof("route_specifier")
+    if which == "rds":
+        if not manager.rds.route_config_name:
+            raise Refused(f"{path}.rds.route_config_name", "is empty")
+        return str(manager.rds.route_config_name)
+    if which != "route_config":
+        raise Refused(f"{path}.{which or 'route_specifier'}", "is not supported or not set")
+    try:
+        return decode_routes(manager.route_config)
+    except Refused as refused:
+        raise refused.within(f"{path}.route_config") from None

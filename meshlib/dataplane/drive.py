@@ -1,0 +1,235 @@
+"""Two drivers, for threads and for tasks, do what `core.outbound.flow` says. There is no other twin.
+
+Rules:
+
+- A flow is ended or closed exactly once: by a reply, a failure, the end or close of the body, or an error
+  on the way.
+- What a driver does, it does with `Hands`: send, mirror, sleep. It decides nothing.
+- The application's own limits (`TooSlow`) and errors of its own body go straight up.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from meshlib.core.actions import Attempt, BodyEnded, Deliver, Discard, Facts, Mirror, Raise, Reply, Sleep
+from meshlib.core.outbound import Event, Flow
+from meshlib.core.request import Failed, Header
+from meshlib.dataplane.body import BodyBroken
+from meshlib.dataplane.http import asynchronous, blocking
+from meshlib.dataplane.http.limits import Broken
+
+
+class FlightFailed(Exception):
+    """A request ended without a (whole) response; the integration makes it an error of its library."""
+
+    def __init__(self, failed: Failed, facts: Facts) -> None:
+        super().__init__(failed.detail)
+        self.failed = failed
+        self.facts = facts
+
+
+class Hands(Protocol):
+    """What the blocking driver acts with."""
+
+    def send(self, attempt: Attempt) -> blocking.Response | Failed:
+        """One try."""
+        ...
+
+    def mirror(self, mirror: Mirror) -> None:
+        """A copy, in the background."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Waits."""
+        ...
+
+
+class AsyncHands(Protocol):
+    """What the asyncio driver acts with."""
+
+    def send(self, attempt: Attempt) -> Awaitable[asynchronous.Response | Failed]:
+        """One try."""
+        ...
+
+    def mirror(self, mirror: Mirror) -> None:
+        """A copy, in the background."""
+        ...
+
+    def sleep(self, seconds: float) -> Awaitable[None]:
+        """Waits."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request came to. `body` is whole for replies of the mesh's own."""
+
+    status: int
+    headers: tuple[Header, ...]
+    facts: Facts
+    body: "bytes | Body | AsyncBody"
+    version: bytes = b"HTTP/1.1"
+    reason: bytes = b""
+
+
+class _Ending:
+    """The end of a flow whose response was delivered: told once."""
+
+    __slots__ = ("_flow", "facts")
+
+    def __init__(self, flow: Flow, facts: Facts) -> None:
+        self._flow: Flow | None = flow
+        self.facts = facts
+
+    def tell(self, ended: BodyEnded) -> None:
+        flow, self._flow = self._flow, None
+        if flow is not None:
+            with suppress(StopIteration):
+                flow.send(ended)
+            flow.close()
+
+
+class Body:
+    """A delivered body, for threads."""
+
+    __slots__ = ("_ending", "_response")
+
+    def __init__(self, response: blocking.Response, ending: _Ending) -> None:
+        self._response = response
+        self._ending = ending
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The body. FlightFailed: it broke off, or the time of the route ran out."""
+        try:
+            yield from self._response
+        except Broken as error:
+            self._ending.tell(BodyEnded(False, error.failed))
+            raise FlightFailed(error.failed, self._ending.facts) from error
+        self._ending.tell(BodyEnded())
+
+    def close(self) -> None:
+        """Ends the request."""
+        self._response.close()
+        self._ending.tell(BodyEnded(False))
+
+
+class AsyncBody:
+    """A delivered body, for tasks."""
+
+    __slots__ = ("_ending", "_response")
+
+    def __init__(self, response: asynchronous.Response, ending: _Ending) -> None:
+        self._response = response
+        self._ending = ending
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """The body. FlightFailed: it broke off, or the time of the route ran out."""
+        try:
+            async for chunk in self._response:
+                yield chunk
+        except Broken as error:
+            self._ending.tell(BodyEnded(False, error.failed))
+            raise FlightFailed(error.failed, self._ending.facts) from error
+        self._ending.tell(BodyEnded())
+
+    def close(self) -> None:
+        """Ends the request."""
+        self._response.close()
+        self._ending.tell(BodyEnded(False))
+
+
+def drive(flow: Flow, hands: Hands) -> Answer:
+    """Runs a flow to its answer. FlightFailed; TooSlow; errors of the application's body."""
+    event: Event = None
+    response: blocking.Response | None = None
+    try:
+        while True:
+            match flow.send(event):
+                case Attempt() as attempt:
+                    sent = hands.send(attempt)
+                    response = None if isinstance(sent, Failed) else sent
+                    event = sent if isinstance(sent, Failed) else sent.head
+                    continue
+                case Mirror() as mirror:
+                    hands.mirror(mirror)
+                case Sleep(seconds):
+                    hands.sleep(seconds)
+                case Discard():
+                    _drop(response)
+                    response = None
+                case Reply() as reply:
+                    flow.close()
+                    return Answer(reply.status, reply.headers, reply.facts, reply.body)
+                case Deliver() as deliver:
+                    assert response is not None  # noqa: S101 - core delivers after a response
+                    body = Body(response, _Ending(flow, deliver.facts))
+                    return _delivered(response, deliver, body)
+                case Raise(failed, facts):
+                    flow.close()
+                    raise FlightFailed(failed, facts)
+            event = None
+    except BodyBroken as error:
+        _abandon(flow, response)
+        raise error.__cause__ or error from None
+    except BaseException:
+        _abandon(flow, response)
+        raise
+
+
+async def adrive(flow: Flow, hands: AsyncHands) -> Answer:
+    """Runs a flow to its answer. FlightFailed; TooSlow; errors of the application's body."""
+    event: Event = None
+    response: asynchronous.Response | None = None
+    try:
+        while True:
+            match flow.send(event):
+                case Attempt() as attempt:
+                    sent = await hands.send(attempt)
+                    response = None if isinstance(sent, Failed) else sent
+                    event = sent if isinstance(sent, Failed) else sent.head
+                    continue
+                case Mirror() as mirror:
+                    hands.mirror(mirror)
+                case Sleep(seconds):
+                    await hands.sleep(seconds)
+                case Discard():
+                    _drop(response)
+                    response = None
+                case Reply() as reply:
+                    flow.close()
+                    return Answer(reply.status, reply.headers, reply.facts, reply.body)
+                case Deliver() as deliver:
+                    assert response is not None  # noqa: S101 - core delivers after a response
+                    body = AsyncBody(response, _Ending(flow, deliver.facts))
+                    return _delivered(response, deliver, body)
+                case Raise(failed, facts):
+                    flow.close()
+                    raise FlightFailed(failed, facts)
+            event = None
+    except BodyBroken as error:
+        _abandon(flow, response)
+        raise error.__cause__ or error from None
+    except BaseException:
+        _abandon(flow, response)
+        raise
+
+
+Received = blocking.Response | asynchronous.Response
+
+
+def _delivered(response: Received, deliver: Deliver, body: Body | AsyncBody) -> Answer:
+    return Answer(
+        response.head.status, deliver.headers, deliver.facts, body, response.version, response.reason
+    )
+
+
+def _drop(response: Received | None) -> None:
+    if response is not None:
+        response.close()
+
+
+def _abandon(flow: Flow, response: Received | None) -> None:
+    flow.close()
+    _drop(response)

@@ -1,0 +1,109 @@
+"""One connection's HTTP/1.1, client side, without I/O: bytes in, events out. h11 parses.
+
+Rules: header bytes, their case and order go out as they came, Host first. Informational responses
+are passed over, 101 excepted. A connection may be used again only after both sides finished cleanly.
+"""
+
+from enum import Enum
+
+import h11
+
+from meshlib.core.request import RequestHead, ResponseHead
+
+LARGEST_HEAD = 100 * 1024
+
+
+class Need(Enum):
+    """What `next` gives when there is no part of a response."""
+
+    DATA = "bytes from the peer"
+    NOTHING = "the response has ended"
+
+
+class Malformed(Exception):
+    """The peer's bytes are not HTTP, or ours would not be."""
+
+
+class Codec:
+    """The state of one connection."""
+
+    __slots__ = ("_h11", "_switched", "answered", "reason", "version")
+
+    def __init__(self) -> None:
+        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=LARGEST_HEAD)
+        self._switched = False
+        self.answered = False
+        """Whether any byte of the response to this request has come."""
+        self.version = b"HTTP/1.1"
+        self.reason = b""
+
+    def request(self, head: RequestHead) -> bytes:
+        """The bytes of a request's head. Malformed: it can't be written as HTTP."""
+        headers = [(b"Host", head.authority.encode("latin-1")), *head.headers]
+        try:
+            event = h11.Request(method=head.method, target=head.path.encode("latin-1"), headers=headers)
+            return self._h11.send(event) or b""
+        except (h11.LocalProtocolError, UnicodeEncodeError) as error:
+            raise Malformed(str(error)) from None
+
+    def data(self, chunk: bytes) -> bytes:
+        """The bytes of a part of the body."""
+        return self._send(h11.Data(data=chunk))
+
+    def end(self) -> bytes:
+        """The bytes that end the request."""
+        return self._send(h11.EndOfMessage())
+
+    def _send(self, event: h11.Event) -> bytes:
+        try:
+            return self._h11.send(event) or b""
+        except h11.LocalProtocolError as error:
+            raise Malformed(str(error)) from None
+
+    def receive(self, data: bytes) -> None:
+        """Takes bytes from the peer; none at all: it closed."""
+        self.answered = self.answered or bool(data)
+        try:
+            self._h11.receive_data(data)
+        except (h11.RemoteProtocolError, RuntimeError) as error:
+            raise Malformed(str(error)) from None
+
+    def next(self) -> ResponseHead | bytes | Need:
+        """The next part of the response. Malformed: it is not HTTP, or ended too early."""
+        while True:
+            try:
+                event = self._h11.next_event()
+            except h11.RemoteProtocolError as error:
+                raise Malformed(str(error)) from None
+            if event is h11.NEED_DATA:
+                return Need.DATA
+            if isinstance(event, h11.Data):
+                return bytes(event.data)
+            if isinstance(event, h11.Response):
+                return self._head(event)
+            if isinstance(event, h11.InformationalResponse):
+                if event.status_code != 101:
+                    continue
+                self._switched = True
+                return self._head(event)
+            return Need.NOTHING
+
+    def _head(self, event: h11.Response | h11.InformationalResponse) -> ResponseHead:
+        self.version = b"HTTP/" + event.http_version
+        self.reason = bytes(event.reason)
+        return ResponseHead(event.status_code, tuple(event.headers.raw_items()))
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the response's head has still to come."""
+        return self._h11.their_state is h11.SEND_RESPONSE
+
+    def reuse(self) -> bool:
+        """Begins anew if this connection can serve another request."""
+        if self._switched or self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
+            return False
+        if self._h11.trailing_data[0]:
+            return False
+        self._h11.start_next_cycle()
+        self.answered = False
+        return True

@@ -1,0 +1,120 @@
+"""`meshlib explain` on the tutorial's files: which line decides, in text and in JSON."""
+
+import json
+import shutil
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.commands import control, meshlib
+
+URL = "http://reviews:9080/reviews/0"
+JASON = ("-H", "end-user: jason", "-H", "user-agent: Mozilla/5.0 Chrome/140.0 Safari/537.36")
+WORKLOAD = """
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: reviews-v2}
+spec: {address: 127.0.0.1, ports: {http: 7002}, labels: {app: reviews, version: v2}}
+"""
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Path:
+    with as_file(files("meshlib_bookinfo") / "mesh") as shipped:
+        shutil.copytree(shipped, tmp_path / "mesh")
+    (tmp_path / "mesh" / "workloads.yaml").write_text(WORKLOAD)
+    return tmp_path / "mesh"
+
+
+def explain(*arguments: str) -> dict[str, Any]:
+    done = meshlib("explain", "--output", "json", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def line_of(mesh: Path, text: str, after: str) -> int:
+    lines = (mesh / "virtual-service-all.yml").read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if after in line)
+    return next(number for number, line in enumerate(lines) if number > start and text in line) + 1
+
+
+def test_jason_with_chrome_goes_to_v2_within_two_seconds(mesh: Path) -> None:
+    answer = explain("--config", str(mesh), "GET", URL, *JASON)
+    assert answer["matched"] is True
+    assert [(c["host"], c["subset"], c["port"], c["probability"]) for c in answer["clusters"]] == [
+        ("reviews.default.svc.cluster.local", "v2", 9080, 1.0)
+    ]
+    assert answer["timeout_s"] == 2.0
+    assert answer["mirrors"] == []
+    assert answer["document"] == "VirtualService default/reviews"
+    assert answer["source"] == f"virtual-service-all.yml:{line_of(mesh, '- match:', 'name: reviews')}"
+    assert [(e["address"], e["eligible"]) for e in answer["endpoints"]] == [("127.0.0.1:7002", True)]
+
+
+def test_everybody_else_goes_to_v1_with_a_copy_for_v3(mesh: Path) -> None:
+    answer = explain("--config", str(mesh), URL)
+    assert [c["subset"] for c in answer["clusters"]] == ["v1"]
+    assert [(m["subset"], m["percent"]) for m in answer["mirrors"]] == [("v3", 100.0)]
+    assert answer["timeout_s"] == 2.0
+    assert answer["endpoints"] == []
+    assert [step["matched"] for step in answer["steps"]] == [False, True]
+    assert "header end-user is absent" in answer["steps"][0]["why_not"]
+
+
+def test_productpage_is_tried_three_times(mesh: Path) -> None:
+    answer = explain("--config", str(mesh), "http://productpage:9080/productpage")
+    assert answer["retries"]["attempts"] == 2
+    assert answer["retries"]["per_try_timeout_s"] == 1.0
+    assert answer["retries"]["retry_on"] == ["connect-failure", "gateway-error", "refused-stream"]
+    assert answer["timeout_s"] is None
+
+
+def test_text_says_the_same(mesh: Path) -> None:
+    done = meshlib("explain", "--config", str(mesh), "GET", URL, *JASON)
+    assert done.returncode == 0, done.stderr
+    assert "GET http://reviews:9080/reviews/0" in done.stdout
+    assert "VirtualService default/reviews virtual-service-all.yml:" in done.stdout
+    assert "100% → reviews.default.svc.cluster.local:9080 subset v2" in done.stdout
+    assert "time-out 2 s" in done.stdout
+
+
+def test_a_running_control_service_is_asked_as_that_client(mesh: Path) -> None:
+    with control(mesh) as served:
+        answer = explain("--control", served.address, "--from", "default/bookinfo-productpage", URL, *JASON)
+        assert [c["subset"] for c in answer["clusters"]] == ["v2"]
+        stranger = explain("--control", served.address, "--from", "elsewhere/stranger", URL)
+        assert [c["subset"] for c in stranger["clusters"]] != ["v1"]
+
+
+def test_a_host_outside_the_mesh_passes_through(mesh: Path) -> None:
+    answer = explain("--config", str(mesh), "http://example.com/x")
+    assert [c["name"] for c in answer["clusters"]] in ([], ["PassthroughCluster"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--config", "nowhere", "GET", URL), "nowhere"),
+        (("GET", "reviews"), "http://"),
+        (("GET", "ftp://reviews/"), "http://"),
+        ((URL, "-H", "no colon"), "name: value"),
+        ((URL, "--label", "x"), "k=v"),
+        (("--from", "justone", URL), "NAMESPACE/ACCOUNT"),
+        (("GET", URL, "more"), "more"),
+        ((), "Missing argument"),
+    ],
+)
+def test_bad_arguments_are_one_sentence_and_exit_2(arguments: tuple[str, ...], said: str, mesh: Path) -> None:
+    config = () if "--config" in arguments else ("--config", str(mesh))
+    done = meshlib("explain", *config, *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_control_service_is_exit_1() -> None:
+    done = meshlib("explain", "--control", "127.0.0.1:1", URL)
+    assert done.returncode == 1
+    assert "127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr

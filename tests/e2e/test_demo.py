@@ -1,0 +1,128 @@
+"""`meshlib demo` as a user runs it: it comes up, drives its scenarios, and leaves nothing behind."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from support.commands import MESHLIB, meshlib, wait_until
+from support.ports import free_port
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def children(parent: int) -> list[int]:
+    """The processes that a process started and that live."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@contextmanager
+def demo(folder: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """A running demo and its page's address."""
+    port = free_port()
+    process = subprocess.Popen(
+        [*MESHLIB, "demo", "--port", str(port), "--folder", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    page = f"http://127.0.0.1:{port}/productpage"
+    try:
+        assert process.stdout is not None
+        told = ""
+        while "Ctrl-C" not in told:
+            line = process.stdout.readline()
+            assert line, f"the demo ended: {told}"
+            told += line
+        yield process, page
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def test_once_drives_the_scenarios_and_all_is_as_expected() -> None:
+    done = meshlib("demo", "--once", timeout=150)
+    assert done.returncode == 0, done.stdout + done.stderr
+    verdict = re.search(r"all (\d+) as expected in (\d+) s", done.stdout)
+    assert verdict, done.stdout
+    assert int(verdict[1]) == 15
+    assert int(verdict[2]) < 60
+
+
+def test_a_taken_port_is_named_with_the_option_to_choose_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = meshlib("demo", "--port", str(port))
+    assert done.returncode == 1
+    assert f"port {port} of 127.0.0.1 can't be used" in done.stderr
+    assert f"meshlib demo --port {port + 1}" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_all(number: signal.Signals, tmp_path: Path) -> None:
+    with demo(tmp_path) as (process, page):
+        started = children(process.pid)
+        assert len(started) == 7
+        assert "The Comedy of Errors" in httpx.get(page, trust_env=False).text
+        process.send_signal(number)
+        assert process.wait(15) == 0
+        assert [child for child in started if alive(child)] == []
+    with socket.socket() as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        free.bind(("127.0.0.1", int(page.split(":")[2].split("/")[0])))
+
+
+def test_kill_leaves_no_process_behind(tmp_path: Path) -> None:
+    with demo(tmp_path) as (process, _):
+        started = children(process.pid)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(5)
+        wait_until(lambda: not any(map(alive, started)), 15, "the children to end")
+
+
+def test_a_child_that_ends_is_shown_with_its_last_words(tmp_path: Path) -> None:
+    with demo(tmp_path) as (process, page):
+        log = (tmp_path / "logs" / "reviews-v1.log").read_text()
+        assert log.startswith("reviews v1 at http://127.0.0.1:")
+        victim = next(
+            child
+            for child in children(process.pid)
+            if b"reviews\0--version\0v1" in Path(f"/proc/{child}/cmdline").read_bytes()
+        )
+        os.kill(victim, signal.SIGKILL)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        while "reviews v1 was ended by SIGKILL" not in line:
+            line = process.stdout.readline()
+            assert line
+        text = httpx.get(page, trust_env=False, timeout=10).text
+        assert "Sorry, product reviews are currently unavailable" in text

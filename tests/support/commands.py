@@ -1,0 +1,92 @@
+"""The command line in processes of their own."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from support.ports import free_port
+
+MESHLIB = [sys.executable, "-m", "meshlib.cli"]
+
+
+def wait_until(true: Callable[[], bool], seconds: float, what: str) -> None:
+    """Asks until it holds; fails after that many seconds."""
+    until = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > until:
+            raise AssertionError(f"waited {seconds} s in vain for {what}")
+        time.sleep(0.01)
+
+
+def meshlib(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Runs one command to its end."""
+    return subprocess.run(
+        [*MESHLIB, *arguments], capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+@dataclass
+class Control:
+    """A running `meshlib control`."""
+
+    address: str
+    process: subprocess.Popen[str]
+
+    def status(self) -> dict[str, Any]:
+        """What `meshlib status --output json` says."""
+        done = meshlib("status", "--control", self.address, "--output", "json")
+        assert done.returncode == 0, done.stderr + done.stdout
+        return dict(json.loads(done.stdout))
+
+    def refusals(self) -> list[str]:
+        """The text of every NACK that a connected client sent last."""
+        return [
+            kind["nack"]
+            for client in self.status()["clients"]
+            for kind in client["kinds"]
+            if kind.get("nack")
+        ]
+
+
+@contextmanager
+def control(folder: Path, *options: str, address: str = "") -> Iterator[Control]:
+    """`meshlib control folder` on a free loopback port, until the block ends."""
+    address = address or f"127.0.0.1:{free_port()}"
+    process = subprocess.Popen(
+        [*MESHLIB, "control", str(folder), "--listen", address, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    served = Control(address, process)
+    try:
+        wait_until(lambda: answers(served), 20, "the control service")
+        yield served
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+
+
+def answers(served: Control) -> bool:
+    """Whether the service takes connections; fails at once when its process ended."""
+    if served.process.poll() is not None:
+        raise AssertionError(f"meshlib control ended: {served.process.communicate()[0]}")
+    import socket
+
+    host, _, port = served.address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), 0.2).close()
+    except OSError:
+        return False
+    return True

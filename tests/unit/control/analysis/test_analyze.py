@@ -1,0 +1,85 @@
+"""The analyses: codes, lines, and what suppresses them."""
+
+import pytest
+
+from meshlib.control.analysis.analyze import analyze
+from meshlib.control.sources.text import documents_in
+
+SERVICES = """\
+apiVersion: v1
+kind: Service
+metadata: {name: a}
+spec: {ports: [{name: http, port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: two}
+spec: {ports: [{name: http, port: 80}, {name: http-b, port: 81}]}
+---
+"""
+
+
+def virtual_service(spec: str, name: str = "x", note: str = "") -> str:
+    return (
+        f"apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}{note}}}\n"
+        f"spec: {spec}\n---\n"
+    )
+
+
+def codes(text: str) -> list[tuple[str, str]]:
+    read = documents_in(SERVICES + text, "f.yaml")
+    assert not [p for p in read.problems if p.severity == "error"]
+    return [(p.code, p.field) for p in analyze(read.documents)]
+
+
+ROUTE = "{route: [{destination: {host: a}}]}"
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("{hosts: [a], http: [" + ROUTE + "]}", []),
+        (
+            "{hosts: [a], http: [{route: [{destination: {host: nope}}]}]}",
+            [("IST0101", "spec.http[0].route[0].destination.host")],
+        ),
+        (
+            "{hosts: [a], http: [{route: [{destination: {host: a, subset: v1}}]}]}",
+            [("IST0101", "spec.http[0].route[0].destination.subset")],
+        ),
+        (
+            "{hosts: [a], http: [{route: [{destination: {host: a, port: {number: 9}}}]}]}",
+            [("IST0101", "spec.http[0].route[0].destination.port")],
+        ),
+        (
+            "{hosts: [a], http: [{route: [{destination: {host: two}}]}]}",
+            [("IST0112", "spec.http[0].route[0].destination")],
+        ),
+        ("{hosts: [a], gateways: [g], http: [" + ROUTE + "]}", [("IST0101", "spec.gateways[0]")]),
+        ("{hosts: [a], http: [" + ROUTE + "," + ROUTE + "]}", [("IST0130", "spec.http[1]")]),
+        ("{hosts: [a], http: [{delegate: {name: nope}}]}", [("IST0101", "spec.http[0].delegate")]),
+        (
+            "{hosts: [a], http: [{route: [{destination: {host: a}}], fault: {abort: {httpStatus: 500}}}]}",
+            [("MESH0001", "spec.http[0].fault")],
+        ),
+    ],
+)
+def test_references_and_rules(spec: str, expected: list[tuple[str, str]]) -> None:
+    assert codes(virtual_service(spec)) == expected
+
+
+def test_two_virtual_services_of_one_host() -> None:
+    one, two = (virtual_service("{hosts: [a], http: [" + ROUTE + "]}", name) for name in ("one", "two"))
+    assert codes(one + two) == [("IST0109", "spec.hosts[0]")]
+
+
+def test_an_annotation_suppresses() -> None:
+    note = ', annotations: {galley.istio.io/analyze-suppress: "IST0101"}'
+    assert codes(virtual_service("{hosts: [a], http: [{delegate: {name: nope}}]}", note=note)) == []
+
+
+def test_a_destination_rule_of_no_host() -> None:
+    rule = (
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: r}\nspec: {host: nope}\n"
+    )
+    assert codes(rule) == [("IST0174", "spec.host")]

@@ -1,0 +1,98 @@
+"""Folders: what is found, what stays when an edit breaks it, and that changes are noticed."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from meshlib.control.sources.files import FileSource
+from meshlib.control.sources.source import MemorySource
+
+
+def entry(name: str, address: str = "10.0.0.1") -> str:
+    head = "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n"
+    return f"{head}metadata: {{name: {name}}}\nspec: {{address: {address}}}\n"
+
+
+def state(source: FileSource) -> dict[str, str]:
+    return {d.name: d.spec.address for d in source.load().documents}
+
+
+def test_recursive_hidden_and_loops(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "a.yaml").write_text(entry("a") + "---\n" + entry("b"))
+    (tmp_path / "b/c.yml").write_text(entry("c"))
+    (tmp_path / ".git/d.yaml").write_text(entry("d"))
+    (tmp_path / "e.txt").write_text(entry("e"))
+    (tmp_path / "b/loop").symlink_to(tmp_path)
+    found = FileSource(tmp_path, "other").load()
+    assert [(d.namespace, d.name, d.file, d.line) for d in found.documents] == [
+        ("other", "a", "a.yaml", 1),
+        ("other", "b", "a.yaml", 6),
+        ("other", "c", "b/c.yml", 1),
+    ]
+
+
+def test_the_last_good_state_stays(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(entry("a") + "---\n" + entry("b"))
+    source = FileSource(tmp_path)
+    assert state(source) == {"a": "10.0.0.1", "b": "10.0.0.1"}
+    file.write_text(entry("a", "'!'") + "---\n" + entry("b", "10.0.0.2"))
+    assert state(source) == {"a": "10.0.0.1", "b": "10.0.0.2"}
+    assert [(p.line, p.field) for p in source.load().problems] == [(4, "spec.address")]
+    file.write_text("kind: [")
+    assert state(source) == {"a": "10.0.0.1", "b": "10.0.0.2"}
+    file.write_text(entry("b", "10.0.0.3"))
+    assert state(source) == {"b": "10.0.0.3"}
+    file.unlink()
+    assert state(source) == {}
+
+
+def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(entry("a"))
+    source = FileSource(tmp_path)
+    assert source.load().documents[0] is source.load().documents[0]
+
+
+def test_a_document_in_two_files(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(entry("a"))
+    (tmp_path / "b.yaml").write_text(entry("a", "10.0.0.2"))
+    found = FileSource(tmp_path).load()
+    assert [d.file for d in found.documents] == ["a.yaml"]
+    assert [(p.file, p.allowed) for p in found.errors] == [("b.yaml", "one of them; a.yaml:1 is taken")]
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        FileSource(tmp_path / "x")
+
+
+def test_a_list_is_its_items() -> None:
+    items = "".join("- " + entry(name).replace("\n", "\n  ").rstrip(" ") for name in ("a", "b"))
+    found = MemorySource(f"kind: List\napiVersion: v1\nitems:\n{items}").load()
+    assert [(d.name, d.line, d.source("spec", "address")) for d in found.documents] == [
+        ("a", 4, "memory.yaml:7"),
+        ("b", 8, "memory.yaml:11"),
+    ]
+
+
+@pytest.mark.parametrize("single", [False, True])
+async def test_changes_are_noticed(tmp_path: Path, single: bool) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(entry("a"))
+    source = FileSource(file if single else tmp_path)
+    changes = source.watch()
+    waiting = asyncio.ensure_future(anext(changes))
+    address, tries = "", 0
+    while not waiting.done() and tries < 100:
+        # The watch begins some time after it is asked for; writing again makes sure it sees one.
+        tries += 1
+        address = f"10.0.1.{tries}"
+        (tmp_path / "new").write_text(entry("a", address))
+        (tmp_path / "new").rename(file)
+        await asyncio.wait([waiting], timeout=0.2)
+    await waiting
+    assert state(source) == {"a": address}
+    await changes.aclose()

@@ -1,0 +1,139 @@
+"""The flow of one request, action by action, with loaded dice and a clock that stands."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from meshlib.core.actions import Attempt, BodyEnded, Deliver, Discard, Mirror, Raise, Reply, Sleep
+from meshlib.core.balance.cluster import Cluster, Limits, Policy
+from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
+from meshlib.core.headers import EMPTY
+from meshlib.core.ledger import Ledger
+from meshlib.core.outbound import Flow, flow
+from meshlib.core.request import Failed, Failure, RequestHead, ResponseHead
+from meshlib.core.retry import RetryOn, RetryPolicy
+from meshlib.core.route.match import RouteMatch
+from meshlib.core.route.rule import DirectResponse, Forward, MirrorPolicy, Redirect, Route, WeightedCluster
+from meshlib.core.route.table import RouteTable, VirtualHost
+from meshlib.core.view import View
+
+HALF = type("Half", (), {"random": lambda self: 0.5})()
+NO_LIMITS = Limits()
+RETRY = RetryPolicy(frozenset((RetryOn.FIVE_XX,)), retries=2)
+
+
+class Body:
+    def __init__(self, *, again: bool = True) -> None:
+        self.again = again
+
+    def replayable(self) -> bool:
+        return self.again
+
+
+def view_of(
+    action: Forward | Redirect | DirectResponse, *, limits: Limits = NO_LIMITS, healthy: bool = True
+) -> View:
+    route = Route("r", RouteMatch(), action, EMPTY, EMPTY)
+    table = RouteTable("a:80", [VirtualHost("v", ("a:80",), (route,), attempt_count=True)])
+    listed = EndpointSet((LocalityEndpoints("", 0, 1, (Endpoint("10.0.0.1", 80, healthy=healthy),)),))
+    made = Cluster("c", "c", Policy.ROUND_ROBIN, limits=limits, panic_threshold=0)
+    return View("7", {"a:80": table}, {"c": made}, {"c": listed})
+
+
+def forward(cluster: str = "c", **more: object) -> Forward:
+    return Forward((WeightedCluster(cluster, 1, 1, EMPTY, EMPTY),), 1, **more)  # type: ignore[arg-type]
+
+
+def begin(view: View, ledger: Ledger, body: Body | None = None, authority: str = "a:80", headers=()) -> Flow:  # type: ignore[no-untyped-def]
+    head = RequestHead("GET", "http", authority, "/", headers)
+    return flow(head, body or Body(), view, "a:80", ledger, lambda: 100.0, HALF, ("9.9.9.9", 80))
+
+
+def in_flight(ledger: Ledger) -> tuple[int, int, list[int]]:
+    state = ledger.cluster("c")
+    return state.active, state.retries, [host.active for host in state.hosts.values()]
+
+
+def test_a_response_is_delivered_and_the_slot_given_back_when_the_body_ended() -> None:
+    ledger = Ledger()
+    steps = begin(view_of(forward(timeout=2.0)), ledger)
+    attempt = next(steps)
+    assert isinstance(attempt, Attempt)
+    assert (attempt.address, attempt.deadline, attempt.number) == (("10.0.0.1", 80), 102.0, 1)
+    assert attempt.head.header(b"x-envoy-expected-rq-timeout-ms") == b"2000"
+    assert attempt.head.header(b"x-envoy-attempt-count") == b"1"
+    assert in_flight(ledger) == (1, 0, [1])
+    assert isinstance(steps.send(ResponseHead(200)), Deliver)
+    with pytest.raises(StopIteration):
+        steps.send(BodyEnded())
+    active, retries, hosts = in_flight(ledger)
+    assert (active, retries, sum(hosts)) == (0, 0, 0)
+
+
+def test_retries_end_with_the_last_response_and_its_flag() -> None:
+    ledger = Ledger()
+    steps = begin(view_of(forward(retry=RETRY)), ledger)
+    next(steps)
+    assert isinstance(steps.send(ResponseHead(503)), Discard)
+    assert next(steps) == Sleep(0.0125)
+    assert isinstance(next(steps), Attempt)
+    assert steps.send(Failed(Failure.RESET)) == Sleep(0.025)
+    assert in_flight(ledger) == (0, 1, [0])
+    last = next(steps)
+    assert isinstance(last, Attempt)
+    assert last.head.header(b"x-envoy-attempt-count") == b"3"
+    end = steps.send(ResponseHead(500))
+    assert isinstance(end, Deliver)
+    assert (end.facts.flag, end.facts.attempts) == ("URX", 3)
+
+
+@pytest.mark.parametrize("stop_after", range(6))
+def test_closing_at_each_action_gives_everything_back(stop_after: int) -> None:
+    ledger = Ledger()
+    steps = begin(view_of(forward(retry=RETRY, mirrors=(MirrorPolicy("c"),))), ledger)
+    events: Iterator[object] = iter((None, None, ResponseHead(503), None, None, ResponseHead(200)))
+    for _ in range(stop_after + 1):
+        steps.send(next(events))  # type: ignore[arg-type]
+    steps.close()
+    active, retries, hosts = in_flight(ledger)
+    assert (active, retries, sum(hosts)) == (0, 0, 0)
+
+
+def test_a_body_that_is_gone_is_not_sent_again() -> None:
+    steps = begin(view_of(forward(retry=RETRY)), Ledger(), Body(again=False))
+    next(steps)
+    assert isinstance(steps.send(Failed(Failure.RESET)), Raise)
+
+
+@pytest.mark.parametrize(
+    ("view", "authority", "status", "flag"),
+    [
+        (view_of(forward()), "b:80", 404, "NR"),
+        (view_of(forward("gone")), "a:80", 503, "NC"),
+        (view_of(forward(), healthy=False), "a:80", 503, "UH"),
+        (view_of(forward(), limits=Limits(max_requests=0)), "a:80", 503, "UO"),
+        (view_of(Redirect(host="b")), "a:80", 301, "-"),
+        (view_of(DirectResponse(418)), "a:80", 418, "-"),
+    ],
+)
+def test_own_replies(view: View, authority: str, status: int, flag: str) -> None:
+    reply = next(begin(view, Ledger(), authority=authority))
+    assert isinstance(reply, Reply)
+    assert (reply.status, reply.facts.flag) == (status, flag)
+
+
+def test_the_applications_own_wishes_count_and_stop_here() -> None:
+    headers = [(b"X-Envoy-Retry-On", b"reset"), (b"x-envoy-max-retries", b"1")]
+    steps = begin(view_of(forward()), Ledger(), headers=headers)
+    attempt = next(steps)
+    assert isinstance(attempt, Attempt)
+    assert attempt.head.header(b"x-envoy-retry-on") is attempt.head.header(b"x-envoy-max-retries") is None
+    assert isinstance(steps.send(Failed(Failure.RESET)), Sleep)
+    next(steps)
+    assert isinstance(steps.send(Failed(Failure.RESET)), Raise)
+
+
+def test_a_mirror_goes_out_before_the_first_try() -> None:
+    steps = begin(view_of(forward(mirrors=(MirrorPolicy("c"), MirrorPolicy("c", 400_000)))), Ledger())
+    assert isinstance(next(steps), Mirror)
+    assert isinstance(next(steps), Attempt)

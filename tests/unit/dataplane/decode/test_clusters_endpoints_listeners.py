@@ -1,0 +1,34 @@
+"""Clusters, endpoints and listeners as values, and what is refused."""
+
+import pytest
+
+from meshlib.core.balance.cluster import Policy, Resolution
+from meshlib.dataplane.decode.clusters import decode_cluster
+from meshlib.dataplane.decode.endpoints import decode_endpoints
+from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.listeners import decode_listener
+from meshlib.xds import pb
+
+
+def test_an_eds_cluster() -> None:
+    made = decode_cluster(pb.Cluster(name="c", type="EDS", lb_policy="LEAST_REQUEST"))
+    assert (made.policy, made.resolution, made.inline) == (Policy.LEAST_REQUEST, Resolution.ENDPOINTS, None)
+    assert (made.connect_timeout, made.limits.max_retries, made.outlier) == (5.0, 3, None)
+
+
+def test_a_bad_port_is_refused_by_its_path() -> None:
+    message = pb.ClusterLoadAssignment(cluster_name="c")
+    socket = message.endpoints.add().lb_endpoints.add().endpoint.address.socket_address
+    socket.address, socket.port_value = "10.0.0.1", 70000
+    with pytest.raises(Refused, match=r"^endpoints\[0\]\.lb_endpoints\[0\]\.endpoint\.address"):
+        decode_endpoints(message)
+
+
+def test_a_listener_names_its_routes() -> None:
+    manager = pb.HttpConnectionManager()
+    manager.rds.route_config_name = "routes"
+    message = pb.Listener(name="a:80")
+    message.api_listener.api_listener.CopyFrom(pb.pack(manager))
+    assert decode_listener(message).routes == "routes"
+    with pytest.raises(Refused, match="api_listener"):
+        decode_listener(pb.Listener(name="a:80"))
