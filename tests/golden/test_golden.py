@@ -8,6 +8,7 @@ Comments of in.yaml say who asks and who serves:
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,20 @@ from meshlib.control.graph import build_graph
 from meshlib.control.istio.problem import Severity
 from meshlib.control.registration import Registration
 from meshlib.control.sources.text import documents_in
+from meshlib.dataplane.decode.clusters import decode_cluster
+from meshlib.dataplane.decode.endpoints import decode_endpoints
+from meshlib.dataplane.decode.listeners import decode_listener
 from meshlib.dataplane.decode.routes import decode_routes
 from meshlib.xds import pb
 from meshlib.xds.kinds import Kind
 from meshlib.xds.node import Client, Flavour, Locality
 
+DECODERS: dict[Kind, Callable[[Any], object]] = {
+    Kind.LISTENER: decode_listener,
+    Kind.ROUTES: decode_routes,
+    Kind.CLUSTER: decode_cluster,
+    Kind.ENDPOINTS: decode_endpoints,
+}
 HERE = Path(__file__).parent
 VIEW = re.compile(r"^# view (\S+): (.*)$", re.MULTILINE)
 SERVER = re.compile(r"^# server: (.*)$", re.MULTILINE)
@@ -87,8 +97,8 @@ def test_compiles_to(case: Path, name: str, words: str, regold: bool) -> None:
     found: dict[str, Any] = {short: {} for short in shown}
     for resource in resources:
         message = resource.message()
-        if resource.kind is Kind.ROUTES:
-            decode_routes(message)
+        if said.get("flavour", "meshlib") == "meshlib":
+            DECODERS[resource.kind](message)
         if resource.kind.short in found:
             found[resource.kind.short][resource.name] = json.loads(json.dumps(pb.to_dict(message)))
     out = case.parent / f"out.{name}.yaml"

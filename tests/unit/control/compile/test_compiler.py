@@ -1,6 +1,6 @@
 """What compilers share, and what makes them compile anew."""
 
-from meshlib.control.compile.build import Builder
+from meshlib.control.build import Builder
 from meshlib.control.registration import Registration
 from meshlib.control.sources.source import MemorySource
 from meshlib.dataplane.decode.routes import decode_routes
