@@ -89,7 +89,7 @@ def bootstrap(environ: Mapping[str, str] | None = None, **arguments: Any) -> Boo
     unknown = arguments.keys() - _SETTINGS.keys()
     if unknown:
         name = min(unknown)
-        raise TypeError(f"no setting is named {name!r}{_did_you_mean(name, _SETTINGS)}")
+        raise TypeError(f"no setting is named {name!r}{_did_you_mean(name)}")
     _warn_of_unknown(found)
     values: dict[str, Any] = {}
     for name, setting in _SETTINGS.items():
@@ -131,15 +131,16 @@ def _read(setting: _Setting, name: str, given: Any) -> Any:
 
 
 def _warn_of_unknown(environ: Mapping[str, str]) -> None:
-    known = {PREFIX + name.upper() for name in _SETTINGS}
-    for name in sorted(environ):
-        if name.startswith(PREFIX) and name not in known:
-            warnings.warn(f"{name} is not a setting{_did_you_mean(name, known)}", stacklevel=4)
+    for variable in sorted(environ):
+        name = variable.removeprefix(PREFIX).lower()
+        if variable.startswith(PREFIX) and (name not in _SETTINGS or not variable.isupper()):
+            said = _did_you_mean(name, PREFIX, str.upper)
+            warnings.warn(f"{variable} is not a setting{said}", stacklevel=4)
 
 
-def _did_you_mean(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+def _did_you_mean(name: str, prefix: str = "", spelled: Callable[[str], str] = str) -> str:
+    close = difflib.get_close_matches(name, sorted(_SETTINGS), n=1)
+    return f"; did you mean {prefix}{spelled(close[0])}?" if close else ""
 
 
 def _control(given: Any) -> tuple[str, bool]:

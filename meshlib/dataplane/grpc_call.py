@@ -26,6 +26,7 @@ from meshlib.errors import ControlError
 MAX_MESSAGE = 512 * 1024 * 1024
 _WINDOW = 4 * 1024 * 1024
 _STREAM = 1
+_SETTINGS = 4
 _PREFIX = struct.Struct(">BI")
 _STATUSES = (
     "OK",
@@ -101,6 +102,7 @@ class GrpcCall:
         )
         self._out = bytearray()
         self._in = bytearray()
+        self._greeting: bytes | None = b""
         self.ended: CallEnded | None = None
         """Why the call is over; None: it is not."""
 
@@ -138,6 +140,15 @@ class GrpcCall:
             return []
         if not data:
             self._over("UNAVAILABLE", "the connection was closed")
+        if self._greeting is not None:
+            self._greeting += data[:4]
+            # RFC 9113, 3.4: "The server connection preface consists of a potentially empty SETTINGS frame".
+            # The parser would take a text for the head of a frame of megabytes, and wait for these.
+            if len(self._greeting) >= 4:
+                if self._greeting[3] != _SETTINGS:
+                    self._over("INTERNAL", "it does not speak HTTP/2")
+                    return []
+                self._greeting = None
         try:
             for event in self._http.receive_data(data):
                 self._happened(event)

@@ -137,7 +137,7 @@ def test_a_registration_without_an_address(folder: Path) -> None:
 
 SCRIPT = """
 import os, meshlib
-mesh = meshlib.connect({folder!r})
+mesh = meshlib.connect('FOLDER')
 mesh.prepare('reviews:9080')
 child = os.fork()
 mesh.prepare('details:9080')
@@ -148,7 +148,7 @@ if child:
 
 
 def test_a_script_that_forks_ends_by_itself(folder: Path) -> None:
-    script = SCRIPT.format(folder=str(folder))
+    script = SCRIPT.replace("FOLDER", str(folder))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20)
     assert done.stderr == ""
     assert done.stdout == "['details:9080', 'reviews:9080']\n" * 2
