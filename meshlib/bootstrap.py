@@ -89,7 +89,7 @@ def bootstrap(environ: Mapping[str, str] | None = None, **arguments: Any) -> Boo
     unknown = arguments.keys() - _SETTINGS.keys()
     if unknown:
         name = min(unknown)
-        raise TypeError(f"no setting is named {name!r}{_did_you_mean(name, _SETTINGS)}")
+        raise TypeError(f"no setting is named {name!r}{_did_you_mean(name)}")
     _warn_of_unknown(found)
     values: dict[str, Any] = {}
     for name, setting in _SETTINGS.items():
@@ -131,15 +131,16 @@ def _read(setting: _Setting, name: str, given: Any) -> Any:
 
 
 def _warn_of_unknown(environ: Mapping[str, str]) -> None:
-    known = {PREFIX + name.upper() for name in _SETTINGS}
-    for name in sorted(environ):
-        if name.startswith(PREFIX) and name not in known:
-            warnings.warn(f"{name} is not a setting{_did_you_mean(name, known)}", stacklevel=4)
+    for variable in sorted(environ):
+        name = variable.removeprefix(PREFIX).lower()
+        if variable.startswith(PREFIX) and (name not in _SETTINGS or not variable.isupper()):
+            said = _did_you_mean(name, PREFIX, str.upper)
+            warnings.warn(f"{variable} is not a setting{said}", stacklevel=4)
 
 
-def _did_you_mean(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+def _did_you_mean(name: str, prefix: str = "", spelled: Callable[[str], str] = str) -> str:
+    close = difflib.get_close_matches(name, sorted(_SETTINGS), n=1)
+    return f"; did you mean {prefix}{spelled(close[0])}?" if close else ""
 
 
 def _control(given: Any) -> tuple[str, bool]:
@@ -207,11 +208,14 @@ def _whole(least: int, most: int) -> Callable[[Any], int]:
     return read
 
 
-def _seconds(given: Any) -> float:
-    number = float(given)
-    if isinstance(given, bool) or not math.isfinite(number) or number < 0:
-        raise ValueError(given)
-    return number
+def _seconds(least: float) -> Callable[[Any], float]:
+    def read(given: Any) -> float:
+        number = float(given)
+        if isinstance(given, bool) or not math.isfinite(number) or number < least:
+            raise ValueError(given)
+        return number
+
+    return read
 
 
 def _state_dir(given: Any) -> Path | None:
@@ -238,10 +242,10 @@ _SETTINGS = {
     "labels": _Setting(_labels, "name=value pairs, such as app=reviews,version=v1, each name once"),
     "locality": _Setting(_text, "region/zone/subzone"),
     "state_dir": _Setting(_state_dir, "the path of a folder, or nothing to keep no state"),
-    "first_call_timeout": _Setting(_seconds, _SECONDS),
-    "idle_targets": _Setting(_seconds, _SECONDS),
+    "first_call_timeout": _Setting(_seconds(0.0), _SECONDS),
+    "idle_targets": _Setting(_seconds(1.0), "a number of seconds, 1 or more"),
     "max_targets": _Setting(_whole(1, 20_000), "a whole number from 1 to 20000"),
-    "drain": _Setting(_seconds, _SECONDS),
+    "drain": _Setting(_seconds(0.0), _SECONDS),
     "address": _Setting(_address, "the IP address at which others reach this process"),
     "ports": _Setting(_ports, "name=number pairs, such as http=9080, numbers from 1 to 65535"),
     "weight": _Setting(_whole(1, 128 * 1024), "a whole number from 1 to 131072"),

@@ -2,12 +2,16 @@
 
     ConnectFailed          httpx.ConnectError
     ConnectTimedOut        httpx.ConnectTimeout
-    UpstreamReset          httpx.RemoteProtocolError
+    UpstreamReset          httpx.RemoteProtocolError and httpx.ReadError
     UpstreamTimedOut       httpx.ReadTimeout
     UpstreamProtocolError  httpx.RemoteProtocolError
     Unavailable            httpx.ConnectError          (meshlib.ControlUnavailable)
+    Refused                httpx.ConnectError          (meshlib.RefusedResource)
 
-The application's own time-outs stay plain httpx: ReadTimeout, WriteTimeout, PoolTimeout.
+httpx tells a connection that was closed (RemoteProtocolError) from one that was reset (ReadError);
+for the mesh both are one failure, so one class is both. The application's own time-outs stay plain
+httpx: ReadTimeout, WriteTimeout, PoolTimeout; so does LocalProtocolError, for a request of its own
+that is not HTTP.
 """
 
 import httpx
@@ -15,6 +19,7 @@ import httpx
 from meshlib import errors
 from meshlib.core.actions import Facts
 from meshlib.core.request import Failed, Failure
+from meshlib.dataplane.http.codec import Unsendable
 from meshlib.dataplane.http.limits import TooSlow
 
 
@@ -36,7 +41,7 @@ class ConnectTimedOut(_Both, errors.ConnectTimedOut, httpx.ConnectTimeout):
     """No connection to the endpoint in time."""
 
 
-class UpstreamReset(_Both, errors.UpstreamReset, httpx.RemoteProtocolError):
+class UpstreamReset(_Both, errors.UpstreamReset, httpx.RemoteProtocolError, httpx.ReadError):
     """The connection broke before the response was whole."""
 
 
@@ -48,12 +53,22 @@ class UpstreamProtocolError(_Both, errors.UpstreamProtocolError, httpx.RemotePro
     """The peer does not speak HTTP."""
 
 
-class Unavailable(errors.ControlUnavailable, httpx.ConnectError):
-    """The control service is not reached, and nothing is known of the host."""
+class _Unknown(errors.ControlError):
+    """Why nothing is known of a host."""
+
+    _request: httpx.Request | None
 
     def __init__(self, message: str, request: httpx.Request) -> None:
         Exception.__init__(self, message)
         self._request = request
+
+
+class Unavailable(_Unknown, errors.ControlUnavailable, httpx.ConnectError):
+    """The control service is not reached, and nothing is known of the host."""
+
+
+class Refused(_Unknown, errors.RefusedResource, httpx.ConnectError):
+    """What the control service says of the host can't be used, and there is nothing older."""
 
 
 _CLASSES: dict[Failure, type[_Both]] = {
@@ -80,6 +95,14 @@ def of_failure(failed: Failed, facts: Facts, request: httpx.Request) -> _Both:
     return _CLASSES[failed.how](message, flight, request)
 
 
-def of_own_limit(error: TooSlow, request: httpx.Request) -> httpx.TimeoutException:
-    """The httpx error of a limit that the application set."""
+def of_own(error: TooSlow | Unsendable, request: httpx.Request) -> httpx.TransportError:
+    """The httpx error of a limit that the application set, or of a request that is not HTTP."""
+    if isinstance(error, Unsendable):
+        return httpx.LocalProtocolError(str(error), request=request)
     return _TOO_SLOW[error.operation](str(error), request=request)
+
+
+def of_control(error: errors.ControlError, request: httpx.Request) -> _Unknown:
+    """The error of a request to a host of which nothing is known."""
+    made = Refused if isinstance(error, errors.RefusedResource) else Unavailable
+    return made(str(error), request)

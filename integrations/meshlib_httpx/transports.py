@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+import meshlib
 from meshlib.core import outbound
 from meshlib.core.actions import Attempt, Mirror
 from meshlib.core.request import Failed, RequestHead
@@ -22,12 +23,13 @@ from meshlib.dataplane import fork
 from meshlib.dataplane.body import RequestBody
 from meshlib.dataplane.drive import Answer, AsyncBody, Body, FlightFailed, adrive, drive
 from meshlib.dataplane.http import asynchronous, blocking
+from meshlib.dataplane.http.codec import Unsendable
 from meshlib.dataplane.http.limits import OwnTimeouts, TooSlow
-from meshlib.dataplane.mesh import Mesh, default
+from meshlib.dataplane.mesh import Mesh
 from meshlib.dataplane.mirroring import AsyncMirrors, Mirrors
-from meshlib.errors import ControlUnavailable, Flight
+from meshlib.errors import ControlError, Flight
 from meshlib.xds.names import BLOCK_ALL
-from meshlib_httpx.errors import ConnectFailed, Unavailable, of_failure, of_own_limit
+from meshlib_httpx.errors import ConnectFailed, of_control, of_failure, of_own
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -47,7 +49,7 @@ class Transport(httpx.BaseTransport):
     def mesh(self) -> Mesh:
         """The mesh that decides."""
         if self._mesh is None:
-            self._mesh = default()
+            self._mesh = meshlib.default()
         return self._mesh
 
     def __repr__(self) -> str:
@@ -58,8 +60,8 @@ class Transport(httpx.BaseTransport):
         asked = _Asked(request)
         try:
             self.mesh.prepare(asked.name)
-        except ControlUnavailable as error:
-            raise Unavailable(str(error), request) from error
+        except ControlError as error:
+            raise of_control(error, request) from error
         if request.url.scheme != "http":
             refuse_if_blocked(self.mesh, asked, request)
             return self._plain().handle_request(request)
@@ -67,8 +69,8 @@ class Transport(httpx.BaseTransport):
             answer = drive(asked.flow(self.mesh), _Hands(self, asked))
         except FlightFailed as error:
             raise of_failure(error.failed, error.facts, request) from None
-        except TooSlow as error:
-            raise of_own_limit(error, request) from None
+        except (TooSlow, Unsendable) as error:
+            raise of_own(error, request) from None
         stream = _Stream(answer.body, request) if isinstance(answer.body, Body) else _whole(answer)
         return _response(answer, stream)
 
@@ -79,6 +81,7 @@ class Transport(httpx.BaseTransport):
 
     def close(self) -> None:
         """Closes the connections; the mesh stays."""
+        self._mirrors.close()
         self._connections.close()
         if self._https is not None:
             self._https.close()
@@ -93,6 +96,7 @@ class Transport(httpx.BaseTransport):
 
     def after_fork_in_child(self) -> None:
         """New connections, new threads."""
+        self._connections.abandon()
         self._connections = blocking.Connections(time.monotonic)
         self._mirrors = Mirrors(self._connections, time.monotonic)
 
@@ -112,7 +116,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
     def mesh(self) -> Mesh:
         """The mesh that decides."""
         if self._mesh is None:
-            self._mesh = default()
+            self._mesh = meshlib.default()
         return self._mesh
 
     def __repr__(self) -> str:
@@ -124,8 +128,8 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         asked = _Asked(request)
         try:
             await self.mesh.aprepare(asked.name)
-        except ControlUnavailable as error:
-            raise Unavailable(str(error), request) from error
+        except ControlError as error:
+            raise of_control(error, request) from error
         if request.url.scheme != "http":
             refuse_if_blocked(self.mesh, asked, request)
             return await self._plain().handle_async_request(request)
@@ -133,8 +137,8 @@ class AsyncTransport(httpx.AsyncBaseTransport):
             answer = await adrive(asked.flow(self.mesh), _AsyncHands(self, asked))
         except FlightFailed as error:
             raise of_failure(error.failed, error.facts, request) from None
-        except TooSlow as error:
-            raise of_own_limit(error, request) from None
+        except (TooSlow, Unsendable) as error:
+            raise of_own(error, request) from None
         stream = _AsyncStream(answer.body, request) if isinstance(answer.body, AsyncBody) else _whole(answer)
         return _response(answer, stream)
 
@@ -154,6 +158,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Gives up mirrors and closes the connections; the mesh stays."""
+        self._settle()
         await self._mirrors.close()
         self._connections.close()
         if self._https is not None:
@@ -168,8 +173,12 @@ class _Asked:
     def __init__(self, request: httpx.Request) -> None:
         url = request.url
         port = url.port or _DEFAULT_PORTS.get(url.scheme, 80)
-        headers = [header for header in request.headers.raw if header[0].lower() != b"host"]
-        authority = request.headers.get("host") or url.netloc.decode("ascii")
+        authority, headers = url.netloc.decode("ascii"), []
+        for header in request.headers.raw:
+            if header[0].lower() == b"host":
+                authority = header[1].decode("latin-1") or authority
+            else:
+                headers.append(header)
         target = request.extensions.get("target", url.raw_path)
         self.request = request
         self.head = RequestHead(request.method, url.scheme, authority, target.decode("latin-1"), headers)
@@ -209,7 +218,7 @@ class _Hands:
 
     def send(self, attempt: Attempt) -> blocking.Response | Failed:
         asked = self._asked
-        return self._transport._connections.send(attempt, asked.body.chunks(), asked.own)  # noqa: SLF001
+        return self._transport._connections.send(attempt, asked.body.content(), asked.own)  # noqa: SLF001
 
     def mirror(self, mirror: Mirror) -> None:
         self._transport._mirrors.add(mirror, self._asked.body)  # noqa: SLF001
@@ -229,7 +238,7 @@ class _AsyncHands:
 
     async def send(self, attempt: Attempt) -> asynchronous.Response | Failed:
         asked = self._asked
-        return await self._transport._connections.send(attempt, asked.body.achunks(), asked.own)  # noqa: SLF001
+        return await self._transport._connections.send(attempt, asked.body.acontent(), asked.own)  # noqa: SLF001
 
     def mirror(self, mirror: Mirror) -> None:
         self._transport._mirrors.add(mirror, self._asked.body)  # noqa: SLF001
@@ -251,7 +260,7 @@ class _Stream(httpx.SyncByteStream):
         except FlightFailed as error:
             raise of_failure(error.failed, error.facts, self._request) from None
         except TooSlow as error:
-            raise of_own_limit(error, self._request) from None
+            raise of_own(error, self._request) from None
 
     def close(self) -> None:
         self._body.close()
@@ -271,7 +280,7 @@ class _AsyncStream(httpx.AsyncByteStream):
         except FlightFailed as error:
             raise of_failure(error.failed, error.facts, self._request) from None
         except TooSlow as error:
-            raise of_own_limit(error, self._request) from None
+            raise of_own(error, self._request) from None
 
     async def aclose(self) -> None:
         self._body.close()

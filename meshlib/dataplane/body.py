@@ -4,7 +4,7 @@ A stream is recorded while it is sent, up to `LIMIT` bytes (Envoy's default for 
 Beyond that the beginning is forgotten and the body can't be replayed any more.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 
 LIMIT = 1024 * 1024
 
@@ -47,12 +47,15 @@ class RequestBody:
         else:
             self._told.append(tell)
 
-    def chunks(self) -> Iterator[bytes]:
+    def content(self) -> bytes | Iterator[bytes]:
         """The body from its beginning, for a thread. TypeError: its source is asynchronous."""
-        if isinstance(self._source, bytes):
-            if self._source:
-                yield self._source
-            return
+        return self._source if isinstance(self._source, bytes) else self._chunks()
+
+    def acontent(self) -> bytes | AsyncGenerator[bytes, None]:
+        """The body from its beginning, for a task; the source may be of either kind."""
+        return self._source if isinstance(self._source, bytes) else self._achunks()
+
+    def _chunks(self) -> Iterator[bytes]:
         yield from self._from_beginning()
         live = self._iterator()
         while not self._ended:
@@ -68,14 +71,9 @@ class RequestBody:
                 self._keep(chunk)
                 yield chunk
 
-    async def achunks(self) -> AsyncIterator[bytes]:
-        """The body from its beginning, for a task; the source may be of either kind."""
-        if isinstance(self._source, bytes):
-            if self._source:
-                yield self._source
-            return
+    async def _achunks(self) -> AsyncGenerator[bytes, None]:
         if not isinstance(self._source, AsyncIterable):
-            for chunk in self.chunks():
+            for chunk in self._chunks():
                 yield chunk
             return
         for chunk in self._from_beginning():
@@ -103,10 +101,10 @@ class RequestBody:
 
     def _iterator(self) -> Iterator[bytes]:
         if self._live is None:
-            source = self._source
-            if isinstance(source, AsyncIterable) or not isinstance(source, Iterable):
+            # A source may be of both kinds, as httpx's multipart streams are.
+            if not isinstance(self._source, Iterable):
                 raise TypeError("an asynchronous body can't be sent by a blocking client")
-            self._live = iter(source)  # type: ignore[assignment]
+            self._live = iter(self._source)  # type: ignore[assignment]
         return self._live  # type: ignore[return-value]
 
     def _keep(self, chunk: bytes) -> None:

@@ -107,6 +107,9 @@ class Body:
         except Broken as error:
             self._ending.tell(BodyEnded(False, error.failed))
             raise FlightFailed(error.failed, self._ending.facts) from error
+        except BaseException:
+            self._ending.tell(BodyEnded(False))
+            raise
         self._ending.tell(BodyEnded())
 
     def close(self) -> None:
@@ -132,6 +135,9 @@ class AsyncBody:
         except Broken as error:
             self._ending.tell(BodyEnded(False, error.failed))
             raise FlightFailed(error.failed, self._ending.facts) from error
+        except BaseException:
+            self._ending.tell(BodyEnded(False))
+            raise
         self._ending.tell(BodyEnded())
 
     def close(self) -> None:

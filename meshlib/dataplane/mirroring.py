@@ -1,22 +1,26 @@
 """Copies of requests, in the background: nobody waits for them and nothing of them is kept.
 
-- At most `MOST` are in flight or waiting in a process; one more is dropped and counted.
+- At most `MOST` of a client are in flight or waiting; one more is dropped and counted.
 - A body is copied when it is known whole; a stream that grows past what is recorded is not mirrored,
   because the copy would have to wait for the caller's bytes.
-- Threads are daemons that end when there is nothing to do; tasks are cancelled when the client closes.
+- Threads are daemons that end when there is nothing to do. When the client closes, copies that have
+  not begun are dropped; those of tasks are cancelled.
 """
 
 import asyncio
-import contextlib
-import queue
+import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections import deque
+from collections.abc import Callable
 
 from meshlib.core.actions import Attempt, Mirror
 from meshlib.core.request import Failed
 from meshlib.dataplane.body import RequestBody
 from meshlib.dataplane.http import asynchronous, blocking
-from meshlib.dataplane.http.limits import Broken, TooSlow
+from meshlib.dataplane.http.codec import Unsendable
+from meshlib.dataplane.http.limits import Broken
+
+log = logging.getLogger(__name__)
 
 MOST = 100
 THREADS = 8
@@ -36,54 +40,68 @@ class Mirrors:
     def __init__(self, connections: blocking.Connections, clock: Callable[[], float]) -> None:
         self._connections = connections
         self._clock = clock
-        self._waiting: queue.Queue[tuple[Mirror, bytes]] = queue.Queue(MOST)
+        self._changed = threading.Condition()
+        self._waiting: deque[tuple[Mirror, bytes]] = deque()
         self._threads = 0
         self._idle = 0
-        self._lock = threading.Lock()
+        self._closed = False
         self.dropped = 0
         """How many copies were not sent because too many were under way, or the body was too long."""
+
+    def __repr__(self) -> str:
+        return f"<Mirrors: {len(self._waiting)} waiting, {self._threads} threads, {self.dropped} dropped>"
 
     def add(self, mirror: Mirror, body: RequestBody) -> None:
         """Sends a copy once the body is known."""
         body.when_known(lambda whole: self._enqueue(mirror, whole))
 
     def _enqueue(self, mirror: Mirror, whole: bytes | None) -> None:
-        with self._lock:
-            try:
-                if whole is None:
-                    raise queue.Full
-                self._waiting.put_nowait((mirror, whole))
-            except queue.Full:
+        with self._changed:
+            under_way = len(self._waiting) + self._threads - self._idle
+            if whole is None or self._closed or under_way >= MOST:
                 self.dropped += 1
                 return
-            if self._idle or self._threads >= THREADS:
+            self._waiting.append((mirror, whole))
+            if self._idle >= len(self._waiting) or self._threads >= THREADS:
+                self._changed.notify()
                 return
             self._threads += 1
         threading.Thread(target=self._run, name="meshlib-mirror", daemon=True).start()
 
     def _run(self) -> None:
-        while True:
-            with self._lock:
-                self._idle += 1
+        while (task := self._next()) is not None:
             try:
-                mirror, body = self._waiting.get(timeout=IDLE_SECONDS)
-            except queue.Empty:
-                with self._lock:
-                    self._idle -= 1
-                    if self._waiting.empty():
-                        self._threads -= 1
-                        return
-                continue
-            with self._lock:
-                self._idle -= 1
-            self._send(mirror, body)
+                self._send(*task)
+            except Exception:
+                log.exception("a mirrored request could not be sent")
+
+    def _next(self) -> tuple[Mirror, bytes] | None:
+        """The next copy; None: there is none for a while, and this thread ends."""
+        with self._changed:
+            self._idle += 1
+            self._changed.wait_for(lambda: self._waiting or self._closed, IDLE_SECONDS)
+            self._idle -= 1
+            if self._waiting:
+                return self._waiting.popleft()
+            self._threads -= 1
+            return None
 
     def _send(self, mirror: Mirror, body: bytes) -> None:
-        with contextlib.suppress(Broken, TooSlow, OSError):
-            sent = self._connections.send(as_attempt(mirror, self._clock()), (body,) if body else ())
+        try:
+            sent = self._connections.send(as_attempt(mirror, self._clock()), body)
             if not isinstance(sent, Failed):
                 for _ in sent:
                     pass
+        except (Broken, Unsendable) as error:
+            log.debug("a mirrored request to %s failed: %s", mirror.cluster, error)
+
+    def close(self) -> None:
+        """Drops the copies that have not begun; idle threads end."""
+        with self._changed:
+            self._closed = True
+            self.dropped += len(self._waiting)
+            self._waiting.clear()
+            self._changed.notify_all()
 
 
 class AsyncMirrors:
@@ -93,15 +111,19 @@ class AsyncMirrors:
         self._connections = connections
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
         self.dropped = 0
         """How many copies were not sent because too many were under way, or the body was too long."""
+
+    def __repr__(self) -> str:
+        return f"<AsyncMirrors: {len(self._tasks)} under way, {self.dropped} dropped>"
 
     def add(self, mirror: Mirror, body: RequestBody) -> None:
         """Sends a copy once the body is known."""
         body.when_known(lambda whole: self._start(mirror, whole))
 
     def _start(self, mirror: Mirror, whole: bytes | None) -> None:
-        if whole is None or len(self._tasks) >= MOST:
+        if whole is None or self._closed or len(self._tasks) >= MOST:
             self.dropped += 1
             return
         task = asyncio.get_running_loop().create_task(self._send(mirror, whole), name="meshlib-mirror")
@@ -109,20 +131,20 @@ class AsyncMirrors:
         task.add_done_callback(self._tasks.discard)
 
     async def _send(self, mirror: Mirror, body: bytes) -> None:
-        with contextlib.suppress(Broken, TooSlow, OSError):
-            sent = await self._connections.send(as_attempt(mirror, self._clock()), _once(body))
+        try:
+            sent = await self._connections.send(as_attempt(mirror, self._clock()), body)
             if not isinstance(sent, Failed):
                 async for _ in sent:
                     pass
+        except (Broken, Unsendable) as error:
+            log.debug("a mirrored request to %s failed: %s", mirror.cluster, error)
+        except Exception:
+            log.exception("a mirrored request could not be sent")
 
     async def close(self) -> None:
         """Gives up the copies that are under way."""
+        self._closed = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _once(body: bytes) -> AsyncIterator[bytes]:
-    if body:
-        yield body

@@ -1,16 +1,22 @@
 """Connections for tasks of one event loop: an asyncio.Protocol that keeps bytes until they are asked for."""
 
 import asyncio
+import contextlib
 import socket
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from meshlib.core.actions import Attempt
 from meshlib.core.request import Failed, Failure, ResponseHead
-from meshlib.dataplane.http.blocking import NO_TIMEOUTS, failed_by, not_connected
 from meshlib.dataplane.http.codec import Codec, Malformed, Need
-from meshlib.dataplane.http.limits import Broken, Limits, OwnTimeouts
-from meshlib.dataplane.http.pool import Kept, Overflow, Pool
+from meshlib.dataplane.http.failures import broken_off, closed, not_connected, overflow, without_head
+from meshlib.dataplane.http.lease import Lease
+from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, OwnTimeouts
+from meshlib.dataplane.http.pool import Found, Kept, Overflow, Pool
+from meshlib.dataplane.http.quiet import watch
 
+SWEEP_SECONDS = 10.0
+"""How often idle connections that are of no use are looked for."""
 HIGH_WATER = 256 * 1024
 """Bytes that may wait to be read before the peer is made to wait."""
 
@@ -22,14 +28,16 @@ class Connection(asyncio.Protocol):
         self.codec = Codec()
         self.limits = limits
         self.written = False
+        """Whether any byte of this request has left."""
+        self._quiet: Callable[[], bool] = lambda: True
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
         self._ended = False
         self._error: Exception | None = None
         self._paused_reading = False
-        self._reader: asyncio.Future[None] | None = None
-        self._writer: asyncio.Future[None] | None = None
+        self._reader: asyncio.Future[bool] | None = None
+        self._writer: asyncio.Future[bool] | None = None
         self._clogged = False
 
     # asyncio calls these
@@ -38,6 +46,9 @@ class Connection(asyncio.Protocol):
         """The socket is connected."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream's protocol
         self._transport = transport
+        made = transport.get_extra_info("socket")
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._quiet = watch(made.fileno())
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
@@ -71,15 +82,16 @@ class Connection(asyncio.Protocol):
     # the exchange calls these
 
     def usable(self) -> bool:
-        """Whether the peer has kept an idle connection open and quiet."""
+        """Whether the peer has kept it open and quiet while it was idle."""
         alive = self._transport is not None and not self._transport.is_closing()
-        return alive and not self._ended and not self._received
+        # What the loop has not had time to read counts too.
+        return alive and not self._ended and not self._received and self._quiet()
 
     async def write(self, data: bytes) -> None:
         """Sends all of it. Broken, TooSlow, OSError."""
         if not data or self._transport is None:
             return
-        if self._ended and self._error is not None:
+        if self._ended:
             raise ConnectionResetError("the peer closed the connection")
         self._transport.write(data)
         self.written = True
@@ -107,118 +119,91 @@ class Connection(asyncio.Protocol):
             self.codec.receive(await self.read())
         return part
 
-    async def _wait(self, future: "asyncio.Future[None]", operation: str, own: float | None) -> None:
+    async def _wait(self, future: "asyncio.Future[bool]", operation: str, own: float | None) -> None:
         left = self.limits.left(own)
         if left is None:
             await future
             return
         timer = self._loop.call_later(left, _wake, future, True)
         try:
-            await future
-        except TimeoutError:
-            raise self.limits.passed(operation, own) from None
+            if await future:
+                raise self.limits.passed(operation, own)
         finally:
             timer.cancel()
 
     def close(self) -> None:
         """Closes at once; what was not sent is dropped."""
         if self._transport is not None:
-            self._transport.abort()
+            with contextlib.suppress(RuntimeError):  # its loop is closed
+                self._transport.abort()
 
 
-def _wake(future: "asyncio.Future[None] | None", late: bool = False) -> None:
-    if future is None or future.done():
-        return
-    if late:
-        future.set_exception(TimeoutError())
-    else:
-        future.set_result(None)
+def _wake(future: "asyncio.Future[bool] | None", late: bool = False) -> None:
+    if future is not None and not future.done():
+        future.set_result(late)
 
 
 class Response:
     """A response whose head is here; iterate it once, and close it."""
 
-    __slots__ = ("_closed", "_connection", "_done", "head", "reason", "version")
+    __slots__ = ("_lease", "head", "reason", "version")
 
-    def __init__(self, head: ResponseHead, connection: Connection, done: Callable[[bool], None]) -> None:
+    def __init__(self, head: ResponseHead, lease: Lease[Connection]) -> None:
+        codec = lease.kept.connection.codec
         self.head = head
-        self.version = connection.codec.version
-        self.reason = connection.codec.reason
-        self._connection = connection
-        self._done = done
-        self._closed = False
+        self.version = codec.version
+        self.reason = codec.reason
+        self._lease = lease
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The body. Broken, TooSlow."""
+        lease, connection = self._lease, self._lease.kept.connection
         try:
-            while isinstance(part := await self._connection.next(), bytes):
+            while lease.open and isinstance(part := await connection.next(), bytes):
                 yield part
         except (Malformed, OSError) as error:
-            self._finish(False)
-            raise Broken(Failed(Failure.RESET, f"the body broke off: {error}")) from error
+            lease.end(False)
+            raise Broken(broken_off(error)) from error
         except BaseException:
-            self._finish(False)
+            lease.end(False)
             raise
-        self._finish(True)
+        if lease.open:
+            lease.end(connection.codec.reuse())
 
     def close(self) -> None:
         """Ends the exchange; a body that was not read to its end costs the connection."""
-        self._finish(False)
-
-    def _finish(self, whole: bool) -> None:
-        if not self._closed:
-            self._closed = True
-            self._done(whole and self._connection.codec.reuse())
+        self._lease.end(False)
 
 
 class Connections:
-    """The pools of a mesh, for one event loop."""
+    """The pools of a client, by cluster, for one event loop."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._pools: dict[str, Pool[Connection]] = {}
         self._closed = False
+        self._sweep_at = clock() + SWEEP_SECONDS
+        self._lost: deque[tuple[Pool[Connection], Connection]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"<Connections {self._pools!r}>"
 
     async def send(
-        self, attempt: Attempt, body: AsyncIterable[bytes], own: OwnTimeouts = NO_TIMEOUTS
+        self, attempt: Attempt, body: bytes | AsyncGenerator[bytes, None], own: OwnTimeouts = NO_TIMEOUTS
     ) -> Response | Failed:
-        """One try. TooSlow: one of the application's own limits passed; else errors of `body` itself."""
+        """One try. TooSlow: one of the application's own limits passed; Unsendable; errors of `body`."""
         limits = Limits(self._clock, own, attempt.try_deadline, attempt.deadline)
-        pool = self._pools.get(attempt.cluster)
-        if pool is None:
-            pool = self._pools.setdefault(attempt.cluster, Pool())
         try:
-            kept, fresh = await self._connection(pool, attempt, limits)
+            lease = await self._lease(attempt, limits)
         except Broken as error:
             return error.failed
-        return await self._exchange(pool, kept, fresh, attempt, body)
-
-    async def _exchange(
-        self,
-        pool: Pool[Connection],
-        kept: Kept[Connection],
-        fresh: bool,
-        attempt: Attempt,
-        body: AsyncIterable[bytes],
-    ) -> Response | Failed:
-        connection = kept.connection
-        kept.uses += 1
-
-        def done(reusable: bool) -> None:
-            worn = 0 < attempt.max_requests_per_connection <= kept.uses
-            if reusable and not worn and not self._closed:
-                pool.give_back(kept, self._clock())
-            else:
-                connection.close()
-                pool.gone()
-
+        connection = lease.kept.connection
+        connection.limits = limits
         connection.written = False
         try:
             try:
-                await self._send_all(connection, attempt, body)
+                await _send_all(connection, attempt, body)
             except OSError:
                 # The peer may have answered before it stopped reading.
                 if not connection.written:
@@ -227,85 +212,127 @@ class Connections:
             if not isinstance(head, ResponseHead):
                 raise Malformed("no response head")
         except Broken as error:
-            done(False)
+            lease.end(False)
             return error.failed
         except (Malformed, OSError) as error:
-            done(False)
-            return failed_by(error, connection.written, connection.codec, fresh)
+            lease.end(False)
+            return without_head(error, connection.written, connection.codec.ended, lease.fresh)
         except BaseException:
-            done(False)
+            lease.end(False)
             raise
-        connection.limits.try_deadline = None
-        return Response(head, connection, done)
+        limits.try_deadline = None
+        return Response(head, lease)
 
-    async def _send_all(self, connection: Connection, attempt: Attempt, body: AsyncIterable[bytes]) -> None:
-        codec = connection.codec
-        pending = codec.request(attempt.head)
-        async for chunk in body:
-            await connection.write(pending + codec.data(chunk))
-            pending = b""
-        await connection.write(pending + codec.end())
-
-    async def _connection(
-        self, pool: Pool[Connection], attempt: Attempt, limits: Limits
-    ) -> tuple[Kept[Connection], bool]:
-        while True:
-            if self._closed:
-                raise Broken(Failed(Failure.CONNECT_FAILED, "the client is closed"))
-            kept, closing = pool.take(attempt.address, attempt.idle_timeout, self._clock())
-            room, more = (False, []) if kept else pool.room(attempt.max_connections, attempt.address)
-            for old in (*closing, *more):
-                old.close()
-            if kept is not None:
-                if kept.connection.usable():
-                    kept.connection.limits = limits
-                    return kept, False
-                kept.connection.close()
-                pool.gone()
-            elif room:
-                return Kept(await self._open(pool, attempt, limits), attempt.address), True
-            else:
-                await self._wait(pool, attempt, limits)
-
-    async def _wait(self, pool: Pool[Connection], attempt: Attempt, limits: Limits) -> None:
-        free = asyncio.Event()
-        wake = free.set
+    async def _lease(self, attempt: Attempt, limits: Limits) -> Lease[Connection]:
+        place, free = None, asyncio.Event()
         try:
-            pool.wait(attempt.max_pending, wake)
+            while True:
+                pool = self._pool(attempt.cluster)
+                found = pool.seek(attempt.address, attempt.max_connections, self._clock(), place)
+                for old in found.closing:
+                    old.close()
+                if found.kept is not None or found.room:
+                    return await self._leased(pool, found, attempt, limits)
+                if place is None:
+                    place = pool.join(attempt.max_pending, free.set)
+                own = limits.own.pool
+                try:
+                    async with asyncio.timeout(limits.left(own)):
+                        await free.wait()
+                except TimeoutError:
+                    raise limits.passed("pool", own) from None
+                free.clear()
         except Overflow:
-            raise Broken(
-                Failed(Failure.OVERFLOW, f"{attempt.max_pending} requests wait for a connection")
-            ) from None
-        try:
-            async with asyncio.timeout(limits.left(limits.own.pool)):
-                await free.wait()
-        except TimeoutError:
-            raise limits.passed("pool", limits.own.pool) from None
+            raise Broken(overflow(attempt)) from None
         finally:
-            pool.waited(wake)
+            if place is not None:
+                pool.leave(place)
 
-    async def _open(self, pool: Pool[Connection], attempt: Attempt, limits: Limits) -> Connection:
+    async def _leased(
+        self, pool: Pool[Connection], found: Found[Connection], attempt: Attempt, limits: Limits
+    ) -> Lease[Connection]:
+        if found.kept is not None:
+            return Lease(self, pool, found.kept, attempt, fresh=False)
+        try:
+            made = await self._open(attempt, limits)
+        except BaseException:
+            pool.gone()
+            raise
+        return Lease(self, pool, Kept(made, attempt.address), attempt, fresh=True)
+
+    async def _open(self, attempt: Attempt, limits: Limits) -> Connection:
         nearest = limits.left(limits.own.connect)
         seconds = attempt.connect_timeout if nearest is None else min(nearest, attempt.connect_timeout)
-        loop = asyncio.get_running_loop()
-        host, port = attempt.address
+        self._loop = asyncio.get_running_loop()
+        connection = Connection(limits)
         try:
             async with asyncio.timeout(seconds):
-                transport, connection = await loop.create_connection(lambda: Connection(limits), host, port)
-        except OSError as error:
-            pool.gone()
+                await self._loop.create_connection(lambda: connection, *attempt.address)
+        except (OSError, UnicodeError) as error:
+            connection.close()
             raise Broken(not_connected(error, limits, seconds)) from None
         except BaseException:
-            pool.gone()
+            connection.close()
             raise
-        made = transport.get_extra_info("socket")
-        if made is not None:
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
+    def _pool(self, cluster: str) -> Pool[Connection]:
+        if self._closed:
+            raise Broken(closed())
+        self._bury()
+        now = self._clock()
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_SECONDS
+            for name, pool in list(self._pools.items()):
+                for old in pool.sweep(now):
+                    old.close()
+                if not pool.opened and not pool.waiting:
+                    del self._pools[name]
+        found = self._pools.get(cluster)
+        if found is None:
+            found = self._pools[cluster] = Pool()
+        return found
+
+    def _bury(self) -> None:
+        while self._lost:
+            pool, connection = self._lost.popleft()
+            pool.gone()
+            connection.close()
+
+    def take_back(self, lease: Lease[Connection], reusable: bool) -> None:
+        """An exchange has ended."""
+        if reusable and not self._closed:
+            lease.pool.give_back(lease.kept, self._clock(), lease.attempt.idle_timeout)
+        else:
+            lease.kept.connection.close()
+            lease.pool.gone()
+
+    def note_lost(self, pool: Pool[Connection], connection: Connection) -> None:
+        """An exchange was dropped; its connection is closed when the loop comes to it."""
+        self._lost.append((pool, connection))
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._bury)
+
     def close(self) -> None:
-        """Closes idle connections now, the others when they become idle."""
+        """Closes idle connections now, the others when their exchange ends; who waits fails."""
         self._closed = True
+        self._bury()
         for pool in self._pools.values():
             for connection in pool.clear():
                 connection.close()
+
+
+async def _send_all(
+    connection: Connection, attempt: Attempt, body: bytes | AsyncGenerator[bytes, None]
+) -> None:
+    codec = connection.codec
+    if isinstance(body, bytes):
+        await connection.write(codec.whole(attempt.head, body))
+        return
+    async with contextlib.aclosing(body):
+        # The head goes first: what a stream gives may depend on what the peer does.
+        await connection.write(codec.request(attempt.head))
+        async for chunk in body:
+            await connection.write(codec.data(chunk))
+        await connection.write(codec.end())

@@ -1,57 +1,66 @@
-"""Connections for threads: blocking sockets, one lock a cluster's pool."""
+"""Connections for threads: blocking sockets, and one lock for the pools of a client."""
 
 import contextlib
-import select
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from meshlib.core.actions import Attempt
 from meshlib.core.request import Failed, Failure, ResponseHead
 from meshlib.dataplane.http.codec import Codec, Malformed, Need
-from meshlib.dataplane.http.limits import Broken, Limits, OwnTimeouts
-from meshlib.dataplane.http.pool import Kept, Overflow, Pool
+from meshlib.dataplane.http.failures import broken_off, closed, not_connected, overflow, without_head
+from meshlib.dataplane.http.lease import Lease
+from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, OwnTimeouts
+from meshlib.dataplane.http.pool import Found, Kept, Overflow, Pool
+from meshlib.dataplane.http.quiet import watch
 
 CHUNK = 64 * 1024
-NO_TIMEOUTS = OwnTimeouts()
+SWEEP_SECONDS = 10.0
+"""How often idle connections that are of no use are looked for."""
 
 
 class Connection:
     """One connection to an endpoint."""
 
-    __slots__ = ("codec", "limits", "socket", "written")
+    __slots__ = ("_quiet", "_timeout", "codec", "limits", "socket", "written")
 
     def __init__(self, made: socket.socket, limits: Limits) -> None:
         self.socket = made
         self.codec = Codec()
         self.limits = limits
         self.written = False
+        """Whether any byte of this request has left."""
+        self._quiet = watch(made.fileno())
+        self._timeout = made.gettimeout()
 
     def usable(self) -> bool:
-        """Whether the peer has kept an idle connection open: an idle one has nothing to read."""
-        poll = select.poll()
-        poll.register(self.socket, select.POLLIN)
-        return not poll.poll(0)
+        """Whether the peer has kept it open and quiet while it was idle."""
+        return self._quiet()
 
     def write(self, data: bytes) -> None:
-        """Sends all of it. Broken, TooSlow."""
-        if not data:
-            return
+        """Sends all of it. Broken, TooSlow, OSError."""
         own = self.limits.own.write
+        rest = memoryview(data)
         try:
-            self.socket.settimeout(_at_least_some(self.limits.left(own)))
-            self.socket.sendall(data)
-        except TimeoutError:
+            while rest:
+                self._be_patient(own)
+                rest = rest[self.socket.send(rest) :]
+                self.written = True
+        except TimeoutError as error:
+            if error.errno is not None:  # the system's, not the socket's timer
+                raise
             raise self.limits.passed("write", own) from None
-        self.written = True
 
     def read(self) -> bytes:
         """What the peer sent; nothing: it closed. Broken, TooSlow, OSError."""
         own = self.limits.own.read
         try:
-            self.socket.settimeout(_at_least_some(self.limits.left(own)))
+            self._be_patient(own)
             return self.socket.recv(CHUNK)
-        except TimeoutError:
+        except TimeoutError as error:
+            if error.errno is not None:
+                raise
             raise self.limits.passed("read", own) from None
 
     def next(self) -> ResponseHead | bytes | Need:
@@ -65,100 +74,76 @@ class Connection:
         with contextlib.suppress(OSError):
             self.socket.close()
 
-
-def _at_least_some(seconds: float | None) -> float | None:
-    # A timeout of 0 would mean a socket that does not block.
-    return None if seconds is None else max(seconds, 1e-4)
+    def _be_patient(self, own: float | None) -> None:
+        seconds = self.limits.left(own)
+        if seconds is not None:
+            seconds = max(seconds, 1e-4)  # 0 would mean a socket that does not block
+        if seconds != self._timeout:
+            self.socket.settimeout(seconds)
+            self._timeout = seconds
 
 
 class Response:
     """A response whose head is here; iterate it once, and close it."""
 
-    __slots__ = ("_closed", "_connection", "_done", "head", "reason", "version")
+    __slots__ = ("_lease", "head", "reason", "version")
 
-    def __init__(self, head: ResponseHead, connection: Connection, done: Callable[[bool], None]) -> None:
+    def __init__(self, head: ResponseHead, lease: Lease[Connection]) -> None:
+        codec = lease.kept.connection.codec
         self.head = head
-        self.version = connection.codec.version
-        self.reason = connection.codec.reason
-        self._connection = connection
-        self._done = done
-        self._closed = False
+        self.version = codec.version
+        self.reason = codec.reason
+        self._lease = lease
 
     def __iter__(self) -> Iterator[bytes]:
         """The body. Broken, TooSlow."""
+        lease, connection = self._lease, self._lease.kept.connection
         try:
-            while isinstance(part := self._connection.next(), bytes):
+            while lease.open and isinstance(part := connection.next(), bytes):
                 yield part
         except (Malformed, OSError) as error:
-            self._finish(False)
-            raise Broken(Failed(Failure.RESET, f"the body broke off: {error}")) from error
+            lease.end(False)
+            raise Broken(broken_off(error)) from error
         except BaseException:
-            self._finish(False)
+            lease.end(False)
             raise
-        self._finish(True)
+        if lease.open:
+            lease.end(connection.codec.reuse())
 
     def close(self) -> None:
         """Ends the exchange; a body that was not read to its end costs the connection."""
-        self._finish(False)
-
-    def _finish(self, whole: bool) -> None:
-        if not self._closed:
-            self._closed = True
-            self._done(whole and self._connection.codec.reuse())
+        self._lease.end(False)
 
 
 class Connections:
-    """The pools of a mesh, for threads."""
+    """The pools of a client, by cluster. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._pools: dict[str, Pool[Connection]] = {}
         self._lock = threading.Lock()
         self._closed = False
+        self._sweep_at = clock() + SWEEP_SECONDS
+        self._lost: deque[tuple[Pool[Connection], Connection]] = deque()
 
     def __repr__(self) -> str:
         return f"<Connections {self._pools!r}>"
 
     def send(
-        self, attempt: Attempt, body: Iterable[bytes], own: OwnTimeouts = NO_TIMEOUTS
+        self, attempt: Attempt, body: bytes | Iterable[bytes], own: OwnTimeouts = NO_TIMEOUTS
     ) -> Response | Failed:
-        """One try. TooSlow: one of the application's own limits passed; else errors of `body` itself."""
+        """One try. TooSlow: one of the application's own limits passed; Unsendable; errors of `body`."""
         limits = Limits(self._clock, own, attempt.try_deadline, attempt.deadline)
-        pool = self._pools.get(attempt.cluster)
-        if pool is None:
-            with self._lock:
-                pool = self._pools.setdefault(attempt.cluster, Pool())
         try:
-            kept, fresh = self._connection(pool, attempt, limits)
+            lease = self._lease(attempt, limits)
         except Broken as error:
             return error.failed
-        return self._exchange(pool, kept, fresh, attempt, body)
-
-    def _exchange(
-        self,
-        pool: Pool[Connection],
-        kept: Kept[Connection],
-        fresh: bool,
-        attempt: Attempt,
-        body: Iterable[bytes],
-    ) -> Response | Failed:
-        connection = kept.connection
-        kept.uses += 1
-
-        def done(reusable: bool) -> None:
-            worn = 0 < attempt.max_requests_per_connection <= kept.uses
-            if reusable and not worn and not self._closed:
-                with self._lock:
-                    pool.give_back(kept, self._clock())
-            else:
-                connection.close()
-                with self._lock:
-                    pool.gone()
-
+        connection = lease.kept.connection
+        connection.limits = limits
         connection.written = False
         try:
             try:
-                self._send_all(connection, attempt, body)
+                _send_all(connection, attempt, body)
             except OSError:
                 # The peer may have answered before it stopped reading.
                 if not connection.written:
@@ -167,104 +152,123 @@ class Connections:
             if not isinstance(head, ResponseHead):
                 raise Malformed("no response head")
         except Broken as error:
-            done(False)
+            lease.end(False)
             return error.failed
         except (Malformed, OSError) as error:
-            done(False)
-            return failed_by(error, connection.written, connection.codec, fresh)
+            lease.end(False)
+            return without_head(error, connection.written, connection.codec.ended, lease.fresh)
         except BaseException:
-            done(False)
+            lease.end(False)
             raise
-        connection.limits.try_deadline = None
-        return Response(head, connection, done)
+        limits.try_deadline = None
+        return Response(head, lease)
 
-    def _send_all(self, connection: Connection, attempt: Attempt, body: Iterable[bytes]) -> None:
-        codec = connection.codec
-        pending = codec.request(attempt.head)
-        for chunk in body:
-            connection.write(pending + codec.data(chunk))
-            pending = b""
-        connection.write(pending + codec.end())
-
-    def _connection(
-        self, pool: Pool[Connection], attempt: Attempt, limits: Limits
-    ) -> tuple[Kept[Connection], bool]:
-        while True:
-            if self._closed:
-                raise Broken(Failed(Failure.CONNECT_FAILED, "the client is closed"))
-            with self._lock:
-                kept, closing = pool.take(attempt.address, attempt.idle_timeout, self._clock())
-                room, more = (False, []) if kept else pool.room(attempt.max_connections, attempt.address)
-            for old in (*closing, *more):
-                old.close()
-            if kept is not None:
-                if kept.connection.usable():
-                    kept.connection.limits = limits
-                    return kept, False
-                kept.connection.close()
+    def _lease(self, attempt: Attempt, limits: Limits) -> Lease[Connection]:
+        place, free = None, threading.Event()
+        try:
+            while True:
                 with self._lock:
-                    pool.gone()
-            elif room:
-                return Kept(self._open(pool, attempt, limits), attempt.address), True
-            else:
-                self._wait(pool, attempt, limits)
-
-    def _wait(self, pool: Pool[Connection], attempt: Attempt, limits: Limits) -> None:
-        free = threading.Event()
-        try:
-            with self._lock:
-                pool.wait(attempt.max_pending, free.set)
+                    pool, closing = self._pool(attempt.cluster)
+                    found = pool.seek(attempt.address, attempt.max_connections, self._clock(), place)
+                    if place is None and found.kept is None and not found.room:
+                        place = pool.join(attempt.max_pending, free.set)
+                for old in (*closing, *found.closing):
+                    old.close()
+                if found.kept is not None or found.room:
+                    return self._leased(pool, found, attempt, limits)
+                own = limits.own.pool
+                if not free.wait(limits.left(own)):
+                    raise limits.passed("pool", own)
+                free.clear()
         except Overflow:
-            raise Broken(
-                Failed(Failure.OVERFLOW, f"{attempt.max_pending} requests wait for a connection")
-            ) from None
-        try:
-            if not free.wait(limits.left(limits.own.pool)):
-                raise limits.passed("pool", limits.own.pool)
+            raise Broken(overflow(attempt)) from None
         finally:
-            with self._lock:
-                pool.waited(free.set)
+            if place is not None:
+                with self._lock:
+                    pool.leave(place)
 
-    def _open(self, pool: Pool[Connection], attempt: Attempt, limits: Limits) -> Connection:
+    def _leased(
+        self, pool: Pool[Connection], found: Found[Connection], attempt: Attempt, limits: Limits
+    ) -> Lease[Connection]:
+        if found.kept is not None:
+            return Lease(self, pool, found.kept, attempt, fresh=False)
+        try:
+            made = self._open(attempt, limits)
+        except BaseException:
+            with self._lock:
+                pool.gone()
+            raise
+        return Lease(self, pool, Kept(made, attempt.address), attempt, fresh=True)
+
+    def _open(self, attempt: Attempt, limits: Limits) -> Connection:
         nearest = limits.left(limits.own.connect)
         seconds = attempt.connect_timeout if nearest is None else min(nearest, attempt.connect_timeout)
         try:
             made = socket.create_connection(attempt.address, timeout=max(seconds, 1e-4))
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return Connection(made, limits)
-        except OSError as error:
-            with self._lock:
-                pool.gone()
+        except (OSError, UnicodeError) as error:
             raise Broken(not_connected(error, limits, seconds)) from None
-        except BaseException:
-            with self._lock:
-                pool.gone()
-            raise
+        return Connection(made, limits)
+
+    def _pool(self, cluster: str) -> tuple[Pool[Connection], list[Connection]]:
+        """The pool of a cluster, and connections that came to nothing, to be closed. Under the lock."""
+        if self._closed:
+            raise Broken(closed())
+        closing = []
+        while self._lost:
+            pool, connection = self._lost.popleft()
+            pool.gone()
+            closing.append(connection)
+        now = self._clock()
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_SECONDS
+            for name, pool in list(self._pools.items()):
+                closing += pool.sweep(now)
+                if not pool.opened and not pool.waiting:
+                    del self._pools[name]
+        found = self._pools.get(cluster)
+        if found is None:
+            found = self._pools[cluster] = Pool()
+        return found, closing
+
+    def take_back(self, lease: Lease[Connection], reusable: bool) -> None:
+        """An exchange has ended."""
+        with self._lock:
+            if reusable and not self._closed:
+                lease.pool.give_back(lease.kept, self._clock(), lease.attempt.idle_timeout)
+                return
+            lease.pool.gone()
+        lease.kept.connection.close()
+
+    def note_lost(self, pool: Pool[Connection], connection: Connection) -> None:
+        """An exchange was dropped; its connection is closed with the next request."""
+        self._lost.append((pool, connection))
 
     def close(self) -> None:
-        """Closes idle connections now, the others when they become idle."""
-        self._closed = True
+        """Closes idle connections now, the others when their exchange ends; who waits fails."""
         with self._lock:
-            idle = [connection for pool in self._pools.values() for connection in pool.clear()]
-        for connection in idle:
+            self._closed = True
+            closing = [connection for pool in self._pools.values() for connection in pool.clear()]
+            closing += [connection for _, connection in self._lost]
+            self._lost.clear()
+        for connection in closing:
             connection.close()
 
-
-def not_connected(error: OSError, limits: Limits, seconds: float) -> Failed:
-    """What a connection that was not made means."""
-    if isinstance(error, TimeoutError) and error.errno is None:
-        passed = limits.passed("connect", seconds)
-        if isinstance(passed, Broken):
-            return passed.failed
-        return Failed(Failure.CONNECT_TIMED_OUT, f"no connection within {seconds:g} s")
-    return Failed(Failure.CONNECT_FAILED, str(error))
+    def abandon(self) -> None:
+        """In the child of a fork: closes the copies of idle sockets. Nobody holds the lock or waits here."""
+        self._lock = threading.Lock()
+        for pool in self._pools.values():
+            pool.waiting.clear()
+        self.close()
 
 
-def failed_by(error: Exception, written: bool, codec: Codec, fresh: bool) -> Failed:
-    """What an exchange without a response head means: lost before it was sent, lost after, or not HTTP."""
-    if isinstance(error, Malformed) and (codec.answered or not written):
-        return Failed(Failure.PROTOCOL, str(error))
-    if not written:
-        return Failed(Failure.RESET_BEFORE_REQUEST, str(error))
-    old = "" if fresh else ", which had been kept open"
-    return Failed(Failure.RESET, f"the peer closed the connection{old} before a response")
+def _send_all(connection: Connection, attempt: Attempt, body: bytes | Iterable[bytes]) -> None:
+    codec = connection.codec
+    if isinstance(body, bytes):
+        connection.write(codec.whole(attempt.head, body))
+        return
+    # The head goes first: what a stream gives may depend on what the peer does.
+    connection.write(codec.request(attempt.head))
+    for chunk in body:
+        connection.write(codec.data(chunk))
+    connection.write(codec.end())

@@ -21,48 +21,57 @@ class Need(Enum):
 
 
 class Malformed(Exception):
-    """The peer's bytes are not HTTP, or ours would not be."""
+    """The peer's bytes are not HTTP, or they ended too early."""
+
+
+class Unsendable(Exception):
+    """The application's request can't be written as HTTP: it is the application that is told."""
 
 
 class Codec:
     """The state of one connection."""
 
-    __slots__ = ("_h11", "_switched", "answered", "reason", "version")
+    __slots__ = ("_h11", "_switched", "ended", "reason", "version")
 
     def __init__(self) -> None:
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=LARGEST_HEAD)
         self._switched = False
-        self.answered = False
-        """Whether any byte of the response to this request has come."""
+        self.ended = False
+        """Whether the peer closed its side."""
         self.version = b"HTTP/1.1"
         self.reason = b""
 
     def request(self, head: RequestHead) -> bytes:
-        """The bytes of a request's head. Malformed: it can't be written as HTTP."""
+        """The bytes of a request's head. Unsendable."""
         headers = [(b"Host", head.authority.encode("latin-1")), *head.headers]
         try:
             event = h11.Request(method=head.method, target=head.path.encode("latin-1"), headers=headers)
             return self._h11.send(event) or b""
         except (h11.LocalProtocolError, UnicodeEncodeError) as error:
-            raise Malformed(str(error)) from None
+            raise Unsendable(str(error)) from None
+
+    def whole(self, head: RequestHead, body: bytes) -> bytes:
+        """The bytes of a whole request. Unsendable."""
+        start = self.request(head)
+        return start + (self.data(body) if body else b"") + self.end()
 
     def data(self, chunk: bytes) -> bytes:
-        """The bytes of a part of the body."""
+        """The bytes of a part of the body. Unsendable: it is longer than the content-length says."""
         return self._send(h11.Data(data=chunk))
 
     def end(self) -> bytes:
-        """The bytes that end the request."""
+        """The bytes that end the request. Unsendable: the body is shorter than the content-length says."""
         return self._send(h11.EndOfMessage())
 
     def _send(self, event: h11.Event) -> bytes:
         try:
             return self._h11.send(event) or b""
         except h11.LocalProtocolError as error:
-            raise Malformed(str(error)) from None
+            raise Unsendable(str(error)) from None
 
     def receive(self, data: bytes) -> None:
         """Takes bytes from the peer; none at all: it closed."""
-        self.answered = self.answered or bool(data)
+        self.ended = not data
         try:
             self._h11.receive_data(data)
         except (h11.RemoteProtocolError, RuntimeError) as error:
@@ -93,11 +102,6 @@ class Codec:
         self.reason = bytes(event.reason)
         return ResponseHead(event.status_code, tuple(event.headers.raw_items()))
 
-    @property
-    def waiting(self) -> bool:
-        """Whether the response's head has still to come."""
-        return self._h11.their_state is h11.SEND_RESPONSE
-
     def reuse(self) -> bool:
         """Begins anew if this connection can serve another request."""
         if self._switched or self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
@@ -105,5 +109,4 @@ class Codec:
         if self._h11.trailing_data[0]:
             return False
         self._h11.start_next_cycle()
-        self.answered = False
         return True

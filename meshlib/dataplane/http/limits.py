@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from meshlib.core.request import Failed, Failure
 
+EARLY = 0.002
+"""Seconds that a timer may fire before its time."""
+
 
 @dataclass(frozen=True, slots=True)
 class OwnTimeouts:
@@ -18,6 +21,9 @@ class OwnTimeouts:
     read: float | None = None
     write: float | None = None
     pool: float | None = None
+
+
+NO_TIMEOUTS = OwnTimeouts()
 
 
 class TooSlow(Exception):
@@ -46,23 +52,32 @@ class Limits:
     deadline: float | None
 
     def left(self, own: float | None) -> float | None:
-        """Seconds until the nearest limit, at least 0; None: there is none."""
-        nearest = own
-        for deadline in (self.try_deadline, self.deadline):
-            if deadline is not None:
-                left = max(0.0, deadline - self.clock())
-                if nearest is None or left < nearest:
-                    nearest = left
+        """Seconds until the nearest limit, more than 0; None: there is none. Broken: one has passed."""
+        if self.deadline is None and self.try_deadline is None:
+            return own
+        now, nearest = self.clock(), own
+        for deadline in (self.deadline, self.try_deadline):
+            if deadline is None:
+                continue
+            left = deadline - now
+            if left <= 0:
+                raise self._over(now)
+            if nearest is None or left < nearest:
+                nearest = left
         return nearest
 
     def passed(self, operation: str, own: float | None) -> Exception:
         """The error of an operation that waited for `left`."""
         now = self.clock()
-        for deadline, how in (
-            (self.deadline, Failure.TIMED_OUT),
-            (self.try_deadline, Failure.TRY_TIMED_OUT),
-        ):
-            # A timer may fire a moment early.
-            if deadline is not None and now >= deadline - 0.002:
-                return Broken(Failed(how, how.value))
+        nearest = min((d for d in (self.deadline, self.try_deadline) if d is not None), default=None)
+        if nearest is not None and (own is None or now >= nearest - EARLY):
+            return self._over(now)
         return TooSlow(operation, own or 0.0)
+
+    def _over(self, now: float) -> Broken:
+        whole, one = self.deadline, self.try_deadline
+        if whole is not None and (one is None or whole <= one or now >= whole - EARLY):
+            how = Failure.TIMED_OUT
+        else:
+            how = Failure.TRY_TIMED_OUT
+        return Broken(Failed(how, how.value))

@@ -1,102 +1,120 @@
 """Which connection a request gets: the decisions of a pool, without I/O. One pool a cluster.
 
 - The connection used last is used first, so that the others can grow old and go.
-- An idle connection is used for `idle_timeout` at most, and for so many requests as it may carry.
+- An idle connection is used until its `idle_timeout` passes or its peer closes it.
 - `max_connections` counts all of a cluster, idle ones too. At the limit an idle connection to
   another endpoint makes room; else the request waits, if fewer than `max_pending` do.
+- Who waits keeps its place, and nobody overtakes. What becomes free wakes one; one that leaves
+  without having used its wake passes it on.
 """
 
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
-C = TypeVar("C")
 Address = tuple[str, int]
+
+
+class Reusable(Protocol):
+    """What a pool asks of a connection."""
+
+    def usable(self) -> bool:
+        """Whether the peer has kept it open and quiet while it was idle."""
+        ...
+
+
+C = TypeVar("C", bound=Reusable)
 
 
 class Overflow(Exception):
     """More requests than may wait for a connection do."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Kept(Generic[C]):
     """A connection and what the pool knows of it."""
 
     connection: C
     address: Address
     uses: int = 0
-    since: float = 0.0
-    """When it became idle."""
+    until: float = 0.0
+    """When it has been idle for too long."""
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """A place in the queue."""
+
+    wake: Callable[[], None]
+    woken: bool = False
+    """Whether it was woken and has not sought since."""
+
+
+@dataclass(slots=True)
+class Found(Generic[C]):
+    """What a request found: an idle connection, or room to open one (it then counts), or neither."""
+
+    kept: Kept[C] | None = None
+    room: bool = False
+    closing: list[C] = field(default_factory=list)
+    """Connections that the pool has forgotten: to be closed."""
 
 
 class Pool(Generic[C]):
     """The connections of one cluster. The caller locks."""
 
-    __slots__ = ("_idle", "opened", "pending", "waiting")
+    __slots__ = ("_idle", "opened", "waiting")
 
     def __init__(self) -> None:
         self._idle: dict[Address, list[Kept[C]]] = {}
         self.opened = 0
         """Connections that exist or are being made."""
-        self.pending = 0
-        self.waiting: deque[Callable[[], None]] = deque()
-        """How to wake those that wait, longest waiting first."""
+        self.waiting: list[Place] = []
+        """Longest waiting first."""
 
     def __repr__(self) -> str:
-        return f"<Pool: {self.opened} open, {self.idle} idle, {self.pending} waiting>"
+        return f"<Pool: {self.opened} open, {self.idle} idle, {len(self.waiting)} waiting>"
 
     @property
     def idle(self) -> int:
         """How many connections are idle."""
-        return sum(len(kept) for kept in self._idle.values())
+        return sum(len(kept) for kept in list(self._idle.values()))
 
-    def take(self, address: Address, idle_timeout: float, now: float) -> tuple[Kept[C] | None, list[C]]:
-        """An idle connection to `address`, or None; and those that have grown too old and must be closed."""
-        idle = self._idle.get(address)
-        if not idle:
-            return None, []
-        newest = idle.pop()
-        if now - newest.since <= idle_timeout:
-            if not idle:
-                del self._idle[address]
-            return newest, []
-        del self._idle[address]
-        return None, [self._forget(kept) for kept in (newest, *idle)]
-
-    def room(self, max_connections: int, address: Address) -> tuple[bool, list[C]]:
-        """Whether a connection may be opened (it then counts); and an idle one to be closed for it."""
-        closing: list[C] = []
-        if self.opened >= max_connections:
-            other = next((a for a in self._idle if a != address), None)
-            if other is None:
-                return False, closing
-            oldest = self._idle[other].pop(0)
-            if not self._idle[other]:
-                del self._idle[other]
-            closing.append(self._forget(oldest))
-        self.opened += 1
-        return True, closing
-
-    def wait(self, max_pending: int, wake: Callable[[], None]) -> None:
-        """One more request waits; `wake` is called once. Overflow: too many do."""
-        if self.pending >= max_pending:
-            raise Overflow
-        self.pending += 1
-        self.waiting.append(wake)
-
-    def waited(self, wake: Callable[[], None]) -> None:
-        """That request waits no more."""
-        self.pending -= 1
-        try:
-            self.waiting.remove(wake)
-        except ValueError:
-            # It was woken: if it leaves without a connection, its turn is the next one's.
+    def seek(
+        self, address: Address, max_connections: int, now: float, place: Place | None = None
+    ) -> Found[C]:
+        """A connection to `address`, or room for one; `place` is given up once there is either."""
+        found: Found[C] = Found()
+        if place is not None:
+            place.woken = False
+        elif self.waiting:
+            return found
+        found.kept = self._take(address, now, found.closing)
+        found.room = found.kept is None and self._room(address, max_connections, found.closing)
+        if place is not None and (found.kept is not None or found.room):
+            self.waiting.remove(place)
+        if self.waiting and self.opened < max_connections:
             self._wake()
+        return found
 
-    def give_back(self, kept: Kept[C], now: float) -> None:
+    def join(self, max_pending: int, wake: Callable[[], None]) -> Place:
+        """A place in the queue; `wake` is called when it is worth seeking again. Overflow: too many wait."""
+        if len(self.waiting) >= max_pending:
+            raise Overflow
+        place = Place(wake)
+        self.waiting.append(place)
+        return place
+
+    def leave(self, place: Place) -> None:
+        """That request waits no more. Nothing happens if it was served."""
+        if place in self.waiting:
+            self.waiting.remove(place)
+            if place.woken:
+                self._wake()
+
+    def give_back(self, kept: Kept[C], now: float, idle_timeout: float) -> None:
         """A connection is idle again."""
-        kept.since = now
+        kept.until = now + idle_timeout
         self._idle.setdefault(kept.address, []).append(kept)
         self._wake()
 
@@ -105,16 +123,63 @@ class Pool(Generic[C]):
         self.opened -= 1
         self._wake()
 
-    def clear(self) -> list[C]:
-        """Forgets all idle connections; gives them, to be closed."""
-        found = [self._forget(kept) for idle in self._idle.values() for kept in idle]
-        self._idle.clear()
-        return found
+    def sweep(self, now: float) -> list[C]:
+        """Forgets the idle connections that are of no use any more; gives them, to be closed."""
+        closing: list[C] = []
+        for address, idle in list(self._idle.items()):
+            stay: list[Kept[C]] = []
+            for kept in idle:
+                if now <= kept.until and kept.connection.usable():
+                    stay.append(kept)
+                else:
+                    closing.append(kept.connection)
+            if stay:
+                self._idle[address] = stay
+            else:
+                del self._idle[address]
+        self.opened -= len(closing)
+        for _ in closing:
+            self._wake()
+        return closing
 
-    def _forget(self, kept: Kept[C]) -> C:
-        self.opened -= 1
-        return kept.connection
+    def clear(self) -> list[C]:
+        """Forgets all idle connections, gives them, to be closed, and wakes all who wait."""
+        closing = [kept.connection for idle in self._idle.values() for kept in idle]
+        self._idle.clear()
+        self.opened -= len(closing)
+        for _ in range(len(self.waiting)):
+            self._wake()
+        return closing
+
+    def _take(self, address: Address, now: float, closing: list[C]) -> Kept[C] | None:
+        idle = self._idle.get(address)
+        taken = None
+        while idle and taken is None:
+            newest = idle.pop()
+            if now <= newest.until and newest.connection.usable():
+                taken = newest
+            else:
+                self.opened -= 1
+                closing.append(newest.connection)
+        if idle is not None and not idle:
+            del self._idle[address]
+        return taken
+
+    def _room(self, address: Address, max_connections: int, closing: list[C]) -> bool:
+        if self.opened >= max_connections:
+            other = next((a for a in self._idle if a != address), None)
+            if other is None:
+                return False
+            closing.append(self._idle[other].pop(0).connection)
+            self.opened -= 1
+            if not self._idle[other]:
+                del self._idle[other]
+        self.opened += 1
+        return True
 
     def _wake(self) -> None:
-        if self.waiting:
-            self.waiting.popleft()()
+        for place in self.waiting:
+            if not place.woken:
+                place.woken = True
+                place.wake()
+                return

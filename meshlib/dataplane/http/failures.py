@@ -1,0 +1,44 @@
+"""What the errors of sockets and of the codec mean for an attempt."""
+
+from meshlib.core.actions import Attempt
+from meshlib.core.request import Failed, Failure
+from meshlib.dataplane.http.codec import Malformed
+from meshlib.dataplane.http.limits import Broken, Limits
+
+
+def not_connected(error: Exception, limits: Limits, seconds: float) -> Failed:
+    """A connection was not made; `seconds` was the time for it."""
+    if isinstance(error, TimeoutError):
+        passed = limits.passed("connect", seconds)
+        if isinstance(passed, Broken):
+            return passed.failed
+        return Failed(Failure.CONNECT_TIMED_OUT, f"no connection within {seconds:g} s")
+    return Failed(Failure.CONNECT_FAILED, str(error))
+
+
+def without_head(error: Exception, written: bool, ended: bool, fresh: bool) -> Failed:
+    """An exchange came to no response head: lost before the request left, lost after, or not HTTP.
+
+    Bytes that end in the middle of a head are a lost connection, as for Envoy.
+    """
+    if not written:
+        return Failed(Failure.RESET_BEFORE_REQUEST, str(error))
+    if isinstance(error, Malformed) and not ended:
+        return Failed(Failure.PROTOCOL, str(error))
+    old = "" if fresh else ", which had been kept open"
+    return Failed(Failure.RESET, f"the peer closed the connection{old} before a response")
+
+
+def broken_off(error: Exception) -> Failed:
+    """A body did not come to its end."""
+    return Failed(Failure.RESET, f"the body broke off: {error}")
+
+
+def overflow(attempt: Attempt) -> Failed:
+    """Too many requests wait for a connection."""
+    return Failed(Failure.OVERFLOW, f"{attempt.max_pending} requests wait for a connection")
+
+
+def closed() -> Failed:
+    """The client is closed."""
+    return Failed(Failure.CONNECT_FAILED, "the client is closed")
