@@ -41,7 +41,7 @@ spec:
   hosts: [reviews]
   http:
   - match: [{headers: {end-user: {exact: jason}}}]
-    rewrite: {uri: /jasons}
+    rewrite: {uri: /jasons/}
     route: [{destination: {host: reviews, subset: v2}}]
   - match: [{uri: {exact: /old}}]
     redirect: {uri: /new}
@@ -170,7 +170,7 @@ def test_envoy_routes_by_the_rules_and_follows_an_edit(tmp_path: Path, delta: bo
         assert get(port, "/a?b=c", "reviews") == (200, "v1 GET /a?b=c")
         assert get(port, "/a", "reviews.default.svc.cluster.local", end_user="jason") == (
             200,
-            "v2 GET /jasons",
+            "v2 GET /jasons/a",
         )
         assert get(port, "/old", "reviews") == (301, "http://reviews/new")
         assert get(port, "/fixed/thing", "reviews") == (418, "teapot")
