@@ -112,19 +112,18 @@ def test_every_client_accepts(play: Play, case: MeshCase) -> None:
     assert not refused, "\n".join([*map(str, refused), case.text])
 
 
-def without_cluster(resource: Resource) -> Resource:
-    """Routes that name a pattern that is none."""
-    if resource.kind is not Kind.ROUTES:
+def of_no_known_place(resource: Resource) -> Resource:
+    """Clusters whose endpoints come from nowhere, and that choose among them nevertheless."""
+    if resource.kind is not Kind.CLUSTER:
         return resource
     message = resource.message()
-    for host in message.virtual_hosts:
-        for route in host.routes:
-            route.match.safe_regex.regex = "(("
+    message.ClearField("eds_cluster_config")
+    message.type, message.lb_policy = "ORIGINAL_DST", "RING_HASH"
     return Resource.of(resource.kind, resource.name, message)
 
 
 def test_a_bad_resource_is_refused_by_every_client(play: Play) -> None:
-    refused = play.refused(CASES[0], without_cluster)
+    refused = play.refused(CASES[0], of_no_known_place)
     assert {of.client.partition("~")[0] for of in refused} == {"grpcio", "grpc-js", "proxy", "meshlib"}
-    assert {of.kind for of in refused if of.client != "meshlib"} == {Kind.ROUTES}
+    assert {of.kind for of in refused if of.client != "meshlib"} == {Kind.CLUSTER}
     assert play.refused(CASES[0]) == []
