@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from meshlib.core.actions import Attempt
-from meshlib.core.request import Failed, Failure, ResponseHead
+from meshlib.core.request import Failed, ResponseHead
 from meshlib.dataplane.http.codec import Codec, Malformed, Need
 from meshlib.dataplane.http.failures import broken_off, closed, not_connected, overflow, without_head
 from meshlib.dataplane.http.lease import Lease
