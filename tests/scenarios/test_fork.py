@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from support.ports import free_port
-from support.served import Served, target
+from support.resources import target
+from support.served import Served
 
 HEAD = """
 import os, sys, time
