@@ -17,7 +17,7 @@ from meshlib.control.sources.source import Loaded
 
 
 class Builder:
-    """Builds one configuration after the other; not thread-safe (the control service builds one at a time)."""
+    """Builds one configuration after the other. Not thread-safe: the control service builds one at a time."""
 
     def __init__(self) -> None:
         self._loaded: Loaded | None = None
