@@ -1,6 +1,7 @@
 """What a server says of itself, when; a stream that nobody runs."""
 
 import logging
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -182,10 +183,13 @@ def test_what_it_needs() -> None:
         Registration(bootstrap({}))
 
 
-def test_own_address() -> None:
+def test_own_address(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own_address("127.0.0.1:15010") == "127.0.0.1"
     assert own_address("[::1]:15010") == "::1"
-    with pytest.raises(
-        ConfigError, match="address: none is given, and nowhere.invalid:1 says nothing of ours"
-    ):
-        own_address("nowhere.invalid:1")
+
+    def unknown(*_: object, **__: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(ConfigError, match=r"^address: none is given, and control:1 says nothing of ours"):
+        own_address("control:1")
