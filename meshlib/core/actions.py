@@ -90,7 +90,7 @@ class Facts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A response that the mesh makes itself, as a sidecar would: redirect, direct response, 404 NR, 503 UH, …"""
+    """A response of the mesh's own, as a sidecar makes it: redirect, direct response, 404 NR, 503 UH, …"""
 
     status: int
     facts: Facts
