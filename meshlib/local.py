@@ -8,7 +8,8 @@ Rules:
 
 - One `LocalControl` for a path and process, on one daemon thread, for as long as somebody uses it. All
   work is done there: a caller waits, and an event loop is not blocked.
-- Files are looked at every `LOOK_SECONDS`, and read if they changed. A broken edit changes nothing; it is
+- Files are looked at every `LOOK_SECONDS`, and read when they changed and then stood still for
+  `STILL_SECONDS`: an editor empties a file before it writes it. A broken edit changes nothing; it is
   logged once.
 - A server that registers says what it would say to a control service, and is checked in the same way.
 - A fork's child knows what its parent knew and looks at the files itself from its first call on.
@@ -48,6 +49,7 @@ except ImportError as missing:
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.25
+STILL_SECONDS = 0.05
 _KINDS = (Kind.LISTENER, Kind.ROUTES, Kind.CLUSTER, Kind.ENDPOINTS)
 
 
@@ -63,6 +65,8 @@ class LocalControl:
         self.path = path
         self._build = Builder()
         self._told: frozenset[Problem] = frozenset()
+        self._looks: Any = None
+        self._seen: Any = None
         self._loaded: tuple[Loaded, tuple[Registration, ...]] | None = None
         self._life, self._count = int(time.time() * 1000), 0
         self._compiler: Compiler | None = None
@@ -124,16 +128,14 @@ class LocalControl:
                 failure = self._renew(registrations)
                 for user in users:
                     user.refresh(self._compiler, failure)
-            self._bell.wait(LOOK_SECONDS)
+                still = self._looks == self._seen
+            self._bell.wait(LOOK_SECONDS if still else STILL_SECONDS)
             self._bell.clear()
 
     def _renew(self, registrations: tuple[Registration, ...]) -> str:
         """Builds if documents or servers changed; why it could not."""
         try:
-            found = self._files.load()
-            self._tell(found.problems)
-            if self._loaded is not None and found.documents == self._loaded[0].documents:
-                found = self._loaded[0]  # the same object: the builder knows it
+            found = self._load()
             if self._loaded is None or found is not self._loaded[0] or registrations != self._loaded[1]:
                 self._loaded = (found, registrations)
                 self._count += 1
@@ -142,6 +144,18 @@ class LocalControl:
             log.exception("%s can't be built; what was there stays in force", self.path)
             return f"{self.path} can't be built: {error!r}"
         return ""
+
+    def _load(self) -> Loaded:
+        """The documents as they are; the same object as before if they are the same: the builder knows it."""
+        looks, before = self._files.look(), self._looks
+        self._looks = looks
+        old = self._loaded[0] if self._loaded is not None else None
+        if old is not None and (looks == self._seen or looks != before):
+            return old
+        self._seen = looks
+        found = self._files.load()
+        self._tell(found.problems)
+        return old if old is not None and old.documents == found.documents else found
 
     def _tell(self, problems: tuple[Problem, ...]) -> None:
         for problem in problems:

@@ -7,6 +7,7 @@ appear, and once more when they are gone; many servers or clients at once are on
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from rich.console import Console
 from rich.markup import escape
@@ -33,7 +34,8 @@ class Report:
         self._console = console
         self._clock = clock
         self._documents: dict[Key, AnyDocument] | None = None
-        self._problems: dict[Problem, None] = {}
+        self._read: dict[Problem, None] = {}
+        self._analysed: dict[Problem, None] = {}
         self._servers: Mapping[str, Registration] = {}
         self._clients: dict[int, str] = {}
         self._refusals: set[str] = set()
@@ -48,8 +50,12 @@ class Report:
     ) -> None:
         """A configuration was made of these in that time and is about to be served."""
         self._of_documents({document.key: document for document in documents}, seconds)
-        self._of_problems(dict.fromkeys(p for p in problems if p.severity is not Severity.INFO))
+        self._of_problems(_told(problems), self._analysed)
         self._of_servers({one.id: one for one in registrations})
+
+    def analysed(self, problems: Iterable[Problem]) -> None:
+        """What the analyses found between the documents of the newest configuration."""
+        self._of_problems(self._read, _told(problems))
 
     def look(self, hub: Hub) -> None:
         """Tells of clients that came, left, refused, or all have the newest configuration."""
@@ -85,16 +91,17 @@ class Report:
         self._print(f"[green]configuration built[/] {took}")
         self._pushed = self._clock()
 
-    def _of_problems(self, now: dict[Problem, None]) -> None:
-        new = [problem for problem in now if problem not in self._problems]
+    def _of_problems(self, read: dict[Problem, None], analysed: dict[Problem, None]) -> None:
+        before, now = {**self._read, **self._analysed}, {**read, **analysed}
+        self._read, self._analysed = read, analysed
+        new = [problem for problem in now if problem not in before]
         for problem in new:
             self._print(f"{_MARKS[problem.severity]} {escape(str(problem))}")
-        gone = sum(problem not in now for problem in self._problems)
+        gone = sum(problem not in now for problem in before)
         if any(problem.severity is Severity.ERROR for problem in new):
             self._print("[dim]what is broken keeps its last good state[/]")
         elif gone and not new:
             self._print(f"[green]✓[/] {gone} problem{'s' * (gone != 1)} fixed")
-        self._problems = now
 
     def _of_servers(self, now: dict[str, Registration]) -> None:
         before, self._servers = self._servers, now
@@ -149,9 +156,21 @@ def reported(report: Report, build: Build) -> Build:
         made = build(loaded, registrations, version)
         took = time.perf_counter() - started
         report.built(loaded.documents, registrations, (*loaded.problems, *made.problems), took)
-        return made
+        return made if made.analyse is None else replace(made, analyse=told(made.analyse))
+
+    def told(analyse: Callable[[], tuple[Problem, ...]]) -> Callable[[], tuple[Problem, ...]]:
+        def found() -> tuple[Problem, ...]:
+            problems = analyse()
+            report.analysed(problems)
+            return problems
+
+        return found
 
     return make
+
+
+def _told(problems: Iterable[Problem]) -> dict[Problem, None]:
+    return dict.fromkeys(problem for problem in problems if problem.severity is not Severity.INFO)
 
 
 def who(connection: Connection) -> str:

@@ -1,34 +1,37 @@
 """From documents and registrations to what clients are served: graph, compiler, and what the analyses say.
 
+The analyses are handed on, to run after the configuration is served.
+
 A builder remembers its last result, so that what did not change is neither resolved nor compiled again:
 a server that joins touches endpoints only.
 """
 
+from functools import partial
+
 from meshlib.control.analysis.analyze import analyze
 from meshlib.control.compile.compiler import GraphCompiler
 from meshlib.control.graph import Graph, build_graph
-from meshlib.control.istio.problem import Problem
 from meshlib.control.registration import Registration
 from meshlib.control.service import Built
 from meshlib.control.sources.source import Loaded
 
 
 class Builder:
-    """Builds one configuration after the other; not thread-safe (the control service builds one at a time)."""
+    """Builds one configuration after the other. Not thread-safe: the control service builds one at a time."""
 
     def __init__(self) -> None:
         self._loaded: Loaded | None = None
         self._graph: Graph | None = None
         self._compiler: GraphCompiler | None = None
-        self._problems: tuple[Problem, ...] = ()
 
     def __call__(self, loaded: Loaded, registrations: tuple[Registration, ...], version: str) -> Built:
         """The configuration of that version."""
         if self._graph is None or loaded is not self._loaded:
             self._graph = build_graph(loaded.documents, registrations)
-            self._problems = analyze(loaded.documents)
             self._loaded = loaded
+            analyse = partial(analyze, loaded.documents)
         else:
             self._graph = self._graph.with_registrations(registrations)
+            analyse = None
         self._compiler = GraphCompiler(self._graph, version, before=self._compiler)
-        return Built(self._compiler, self._problems)
+        return Built(self._compiler, analyse=analyse)

@@ -43,6 +43,9 @@ class Built:
 
     compiler: Compiler
     problems: tuple[Problem, ...] = ()
+    analyse: Callable[[], tuple[Problem, ...]] | None = None
+    """Finds what is wrong between the documents; called on a thread once the configuration is served, for
+    nobody should wait for it. None: nothing changed since the last one."""
 
 
 Build = Callable[[Loaded, tuple[Registration, ...], str], Built]
@@ -84,6 +87,9 @@ class ControlService:
         self._loaded = Loaded()
         self._reload = True
         self._problems: tuple[Problem, ...] = ()
+        self._analysed: tuple[Problem, ...] = ()
+        self._analyse: Callable[[], tuple[Problem, ...]] | None = None
+        self._to_analyse = asyncio.Event()
         self._built_for: tuple[Registration, ...] | None = None
         """The registrations in the configuration in force; None before the first."""
         self._failure = ""
@@ -105,7 +111,7 @@ class ControlService:
 
     def status(self) -> dict[str, Any]:
         """What `meshlib status` shows; see `control.status`."""
-        problems = dict.fromkeys((*self._loaded.problems, *self._problems))
+        problems = dict.fromkeys((*self._loaded.problems, *self._problems, *self._analysed))
         errors = [str(problem) for problem in problems if problem.severity is Severity.ERROR]
         warnings = [str(problem) for problem in problems if problem.severity is Severity.WARNING]
         if self._failure:
@@ -117,7 +123,10 @@ class ControlService:
         self._life = str(int(self._wall() * 1000))
         await self._publish()
         await self._server.start()
-        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._publish_changes())]
+        self._tasks = [
+            asyncio.create_task(work())
+            for work in (self._watch, self._publish_changes, self._analyse_changes)
+        ]
         if self._settle > 0:
             self._settling = asyncio.get_running_loop().call_later(self._settle, self._hub.settle)
 
@@ -186,6 +195,20 @@ class ControlService:
         self._problems = built.problems
         self._built_for = registrations
         self._hub.publish(built.compiler)
+        if built.analyse is not None:
+            self._analyse = built.analyse
+            self._to_analyse.set()
+
+    async def _analyse_changes(self) -> None:
+        while True:
+            await self._to_analyse.wait()
+            self._to_analyse.clear()
+            if self._analyse is None:
+                continue
+            try:
+                self._analysed = await asyncio.to_thread(self._analyse)
+            except Exception:
+                log.exception("the documents can't be analysed; what is served does not depend on it")
 
     async def _loaded_anew(self) -> bool:
         """Reads the documents again; False: there is nothing to build."""

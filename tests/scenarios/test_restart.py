@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.served import DECODERS, Served, routed, served_by, target
+from support.resources import DECODERS, routed, served_by, target
+from support.served import Served
 
 from meshlib.bootstrap import bootstrap
 from meshlib.dataplane.mesh import Mesh
@@ -74,11 +75,12 @@ def test_an_unknown_target_is_answered(tmp_path: Path) -> None:
 
 
 def test_nothing_known(tmp_path: Path) -> None:
-    with mesh_of("127.0.0.1:1", tmp_path, first_call_timeout=0.2) as mesh:
-        with pytest.raises(
-            ControlUnavailable, match=r"a:80: the control service 127\.0\.0\.1:1 was not reached"
-        ):
-            mesh.prepare("a:80")
+    said = r"a:80: the control service 127\.0\.0\.1:1 was not reached"
+    with (
+        mesh_of("127.0.0.1:1", tmp_path, first_call_timeout=0.2) as mesh,
+        pytest.raises(ControlUnavailable, match=said),
+    ):
+        mesh.prepare("a:80")
 
 
 def test_starts_from_disk_while_control_is_down(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -53,6 +53,10 @@ class FileSource:
         self._files = now
         return _joined(now)
 
+    def look(self) -> tuple[tuple[str, Stamp | None], ...]:
+        """The files and their stamps, unread: equal as long as `load` would read nothing anew."""
+        return tuple((name, _stamp_of(path)) for name, path in self._paths())
+
     async def watch(self) -> AsyncIterator[None]:
         """Yields after a file changed, came or went; several changes within 50 ms are one."""
         folder = self._root.parent if self._single else self._root
@@ -77,7 +81,7 @@ class FileSource:
         good = before.loaded.documents if before else ()
         try:
             found = path.stat()
-            stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
+            stamp = _stamp(found)
             if before is not None and before.stamp == stamp:
                 return before
             text = decode(_bytes(path, found))
@@ -90,6 +94,17 @@ class FileSource:
             return _File(None, keep_last_good(good, (), None, refused(unreadable, name).problems))
         read = documents_in(text, name, self._namespace)
         return _File(stamp, keep_last_good(good, read.documents, read.lost, read.problems))
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _stamp_of(path: Path) -> Stamp | None:
+    try:
+        return _stamp(path.stat())
+    except OSError:
+        return None
 
 
 def _bytes(path: Path, found: os.stat_result) -> bytes:

@@ -155,3 +155,13 @@ def test_a_build_is_reported_with_the_problems_of_both() -> None:
     said = screen.text()
     assert said[0].startswith("loaded 1 document in ")
     assert said[1:3] == [f"✗ {BAD}", f"! {OLD}"]
+
+
+def test_what_the_analyses_find_is_told_when_they_have_found_it() -> None:
+    screen = Screen()
+    made = Built(compiler=None, analyse=lambda: (BAD,))  # type: ignore[arg-type]
+    built = reported(screen.report, lambda *_: made)(Loaded((document("a"),), (OLD,)), (), "1.1")
+    assert f"✗ {BAD}" not in screen.text()
+    assert built.analyse is not None
+    assert built.analyse() == (BAD,)
+    assert f"✗ {BAD}" in screen.text()

@@ -1,0 +1,69 @@
+"""A mesh without a control service: a view made by hand, for tests of what acts on it."""
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from meshlib.core.balance.cluster import Cluster, Limits
+from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
+from meshlib.core.ledger import Ledger
+from meshlib.core.view import View
+from meshlib.dataplane.decode.routes import decode_routes
+from meshlib.xds import pb
+
+NO_LIMITS = Limits()
+
+
+class FakeMesh:
+    """What a transport asks of a Mesh; every name in the view is known at once."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.ledger = Ledger()
+        self.clock = time.monotonic
+        self.dice = random.Random(1)
+        self.failure: Exception | None = None
+        """What `prepare` raises."""
+
+    def prepare(self, name: str) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+    async def aprepare(self, name: str) -> None:
+        self.prepare(name)
+
+    def in_flight(self) -> int:
+        """Slots of requests and of retries that are taken."""
+        return sum(state.active + state.retries for state in self.ledger.clusters.values())
+
+
+def fake_mesh(
+    ports: Sequence[int],
+    names: Sequence[str] = ("reviews:9080",),
+    *,
+    route: Mapping[str, Any] | None = None,
+    limits: Limits = NO_LIMITS,
+    mirror_ports: Sequence[int] = (),
+    address: str = "127.0.0.1",
+    **cluster: Any,
+) -> FakeMesh:
+    """One route for all of `names` to cluster `c`, whose endpoints are `ports`; cluster `m` for mirrors.
+
+    `route` is added to the RouteAction, in the JSON of protobuf.
+    """
+    action = {"cluster": "c", "timeout": "0s", **(route or {})}
+    host = {
+        "name": "v",
+        "domains": ["*"],
+        "routes": [{"name": "x", "match": {"prefix": "/"}, "route": action}],
+    }
+    config = {"name": "r", "ignore_port_in_host_matching": True, "virtual_hosts": [host]}
+    table = decode_routes(pb.from_dict(pb.RouteConfiguration, config))
+    clusters = {"c": Cluster("c", "c", limits=limits, **cluster), "m": Cluster("m", "m")}
+    listed = {"c": _endpoints(address, ports), "m": _endpoints(address, mirror_ports)}
+    return FakeMesh(View("1", dict.fromkeys(names, table), clusters, listed))
+
+
+def _endpoints(address: str, ports: Sequence[int]) -> EndpointSet:
+    return EndpointSet((LocalityEndpoints("", 0, 1, tuple(Endpoint(address, port) for port in ports)),))
