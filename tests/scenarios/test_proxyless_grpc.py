@@ -45,6 +45,9 @@ spec:
   - name: canary
     match: [{headers: {canary: {exact: "yes"}}}]
     route: [{destination: {host: greeter, subset: v2}}]
+  - name: forbidden
+    match: [{headers: {forbidden: {exact: "yes"}}}]
+    directResponse: {status: 403}
   - name: split
     timeout: 10s
     retries: {attempts: 2, retryOn: "unavailable,connect-failure"}
@@ -78,13 +81,13 @@ def client(command: list[str], bootstrap: Path) -> Iterator[Ask]:
     assert process.stdin is not None
     assert process.stdout is not None
 
-    def ask(**what: Any) -> dict[str, Any]:
-        """Makes calls; none may fail."""
+    def ask(fails: str = "", **what: Any) -> dict[str, Any]:
+        """Makes calls; each succeeds, or fails in a way that begins with `fails`."""
         print(json.dumps(what), file=process.stdin, flush=True)
         line = process.stdout.readline()
         assert line, process.stderr.read() if process.stderr else ""
         told = dict(json.loads(line))
-        assert told["errors"] == {}
+        assert {error.partition(" ")[0] for error in told["errors"]} == ({fails} if fails else set())
         return dict(told["answers"])
 
     try:
@@ -159,6 +162,10 @@ def test_grpc_client_follows_a_split_and_its_change(kind: str, tmp_path: Path, n
             wait_until(lambda: ask(calls=4) == {"v1": 4}, 5, "the last weights")
 
             assert ask(calls=10, metadata={"canary": "yes"}) == {"v2": 10}
+
+            # gRPC's clients know no direct response: the call fails with the code of that status.
+            code = {"python": "PERMISSION_DENIED", "node": "7"}[kind]
+            assert ask(fails=code, calls=3, metadata={"forbidden": "yes"}, deadline=5) == {}
 
             (client_status,) = [c for c in served.status()["clients"] if c["flavour"] == "grpc"]
             assert served.refusals() == []
