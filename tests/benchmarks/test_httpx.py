@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from support.fake_mesh import FakeMesh, fake_mesh
 
 import meshlib
+from support.fake_mesh import FakeMesh, fake_mesh
 
 SERVER = """
 import asyncio, sys
