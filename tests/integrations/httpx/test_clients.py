@@ -198,7 +198,7 @@ def test_each_failure_is_an_error_of_both(
 async def test_a_host_of_which_nothing_is_known(kind: type[meshlib.ControlError]) -> None:
     mesh = fake_mesh([])
     mesh.failure = kind("no control")
-    with client(mesh) as c, pytest.raises(kind, match="^no control$") as raised:
+    with client(mesh) as c, pytest.raises(kind, match=r"^no control$") as raised:
         c.get("http://reviews:9080/")
     assert isinstance(raised.value, httpx.ConnectError)
     assert raised.value.request.url == "http://reviews:9080/"

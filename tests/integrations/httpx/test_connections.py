@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -409,7 +410,9 @@ def test_a_client_in_the_child_of_a_fork_has_connections_of_its_own(server: RawS
     mesh = fake_mesh([server.port])
     with client(mesh) as c:
         c.get("/echo")
-        child = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forks in a process with threads
+            child = os.fork()
         if not child:
             status = 1
             with contextlib.suppress(BaseException):
