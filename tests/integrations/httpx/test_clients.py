@@ -194,6 +194,20 @@ def test_each_failure_is_an_error_of_both(
     assert str(error) == f"{how.value}: in other words [{meshs.flag}] ({flight})"
 
 
+@pytest.mark.parametrize("url", ["reviews/", "ftp://reviews/", "http:///x", "//reviews/x"])
+async def test_a_url_that_can_be_asked_of_nobody(url: str) -> None:
+    with httpx.Client(trust_env=False) as bare, pytest.raises(httpx.RequestError) as expected:
+        bare.get(url)
+    mesh = fake_mesh([])
+    mesh.failure = AssertionError("the mesh is not asked")
+    with client(mesh) as c, pytest.raises(type(expected.value)) as raised:
+        c.get(url)
+    assert str(raised.value) == str(expected.value)
+    async with meshlib.AsyncClient(mesh=mesh) as a:  # type: ignore[arg-type]
+        with pytest.raises(type(expected.value)):
+            await a.get(url)
+
+
 @pytest.mark.parametrize("kind", [ControlUnavailable, RefusedResource])
 async def test_a_host_of_which_nothing_is_known(kind: type[meshlib.ControlError]) -> None:
     mesh = fake_mesh([])

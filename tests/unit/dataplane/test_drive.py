@@ -175,13 +175,15 @@ def test_a_failure_carries_its_facts() -> None:
 
 
 def test_the_applications_error_comes_up_as_it_was() -> None:
-    own = FileNotFoundError("no more")
+    own, why = FileNotFoundError("no more"), KeyError("why")
+    own.__cause__ = why
     broken = BodyBroken()
     broken.__cause__ = own
     log: list[str] = []
     with pytest.raises(FileNotFoundError) as raised:
         drive(tries(log), Hands([broken], (), log))  # type: ignore[arg-type]
     assert raised.value is own
+    assert own.__cause__ is why
     assert log == ["sent 1", "given back"]
 
 
