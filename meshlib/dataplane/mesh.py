@@ -11,7 +11,6 @@ Rules:
 
 import asyncio
 import contextlib
-import importlib
 import itertools
 import logging
 import os
@@ -267,16 +266,6 @@ class Mesh:
             waiters = list(self._waiters.values())
         for wake in waiters:
             wake()
-
-    # A client of one's own
-
-    def transport(self) -> Any:
-        """An httpx.BaseTransport for `httpx.Client(transport=…)`."""
-        return importlib.import_module("meshlib_httpx").Transport(self)
-
-    def async_transport(self) -> Any:
-        """An httpx.AsyncBaseTransport for `httpx.AsyncClient(transport=…)`."""
-        return importlib.import_module("meshlib_httpx").AsyncTransport(self)
 
     # End
 
