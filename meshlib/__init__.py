@@ -30,8 +30,8 @@ from meshlib.errors import (
 )
 
 if TYPE_CHECKING:
-    from meshlib.dataplane.mesh import Mesh, connect, default
-    from meshlib.dataplane.register import Registration, register
+    from meshlib.dataplane.mesh import Mesh
+    from meshlib.dataplane.register import Registration
     from meshlib_httpx import AsyncClient, Client
 
 __all__ = [
@@ -63,10 +63,52 @@ _LAZY = {
     "Client": "meshlib_httpx",
     "Mesh": "meshlib.dataplane.mesh",
     "Registration": "meshlib.dataplane.register",
-    "connect": "meshlib.dataplane.mesh",
-    "default": "meshlib.dataplane.mesh",
-    "register": "meshlib.dataplane.register",
 }
+_shared: dict[str, "Mesh"] = {}
+
+
+def connect(control: Any = None, **settings: Any) -> "Mesh":
+    """A mesh of one's own: `control` is `host:port` or a folder of YAML; other settings as of `bootstrap`.
+
+    Nothing starts before the first call. ConfigError: a setting can't be used, or the folder can't be
+    served because the extra `control` is not installed.
+    """
+    from meshlib.bootstrap import bootstrap
+    from meshlib.dataplane.mesh import Mesh, ads_source
+
+    found = bootstrap(control=control, **settings)
+    if not found.local:
+        return Mesh(found, ads_source)
+    from meshlib.local import local_source
+
+    return Mesh(found, local_source)
+
+
+def default() -> "Mesh":
+    """The process-wide mesh, configured by the environment; made at the first call, or after its close."""
+    found = _shared.get("mesh")
+    if found is not None and found.closed:
+        _shared.pop("mesh", None)
+        found = None
+    # No lock, for a fork to find held: of several threads one wins, and nothing starts before it is asked.
+    return found or _shared.setdefault("mesh", connect())
+
+
+def register(**settings: Any) -> "Registration":
+    """Makes this process an endpoint of every service that selects its labels; settings as of `bootstrap`.
+
+    `ports` (or MESHLIB_PORTS) is needed. With a folder of YAML as `control` the clients of this process
+    find it, and nobody else. ConfigError: it is missing, or something can't be used.
+    """
+    from meshlib.bootstrap import bootstrap
+    from meshlib.dataplane.register import Registration
+
+    found = bootstrap(**settings)
+    if not found.local:
+        return Registration(found)
+    from meshlib.local import LocalRegistrar
+
+    return Registration(found, LocalRegistrar)
 
 
 def __getattr__(name: str) -> Any:

@@ -207,11 +207,14 @@ def _whole(least: int, most: int) -> Callable[[Any], int]:
     return read
 
 
-def _seconds(given: Any) -> float:
-    number = float(given)
-    if isinstance(given, bool) or not math.isfinite(number) or number < 0:
-        raise ValueError(given)
-    return number
+def _seconds(least: float) -> Callable[[Any], float]:
+    def read(given: Any) -> float:
+        number = float(given)
+        if isinstance(given, bool) or not math.isfinite(number) or number < least:
+            raise ValueError(given)
+        return number
+
+    return read
 
 
 def _state_dir(given: Any) -> Path | None:
@@ -238,10 +241,10 @@ _SETTINGS = {
     "labels": _Setting(_labels, "name=value pairs, such as app=reviews,version=v1, each name once"),
     "locality": _Setting(_text, "region/zone/subzone"),
     "state_dir": _Setting(_state_dir, "the path of a folder, or nothing to keep no state"),
-    "first_call_timeout": _Setting(_seconds, _SECONDS),
-    "idle_targets": _Setting(_seconds, _SECONDS),
+    "first_call_timeout": _Setting(_seconds(0.0), _SECONDS),
+    "idle_targets": _Setting(_seconds(1.0), "a number of seconds, 1 or more"),
     "max_targets": _Setting(_whole(1, 20_000), "a whole number from 1 to 20000"),
-    "drain": _Setting(_seconds, _SECONDS),
+    "drain": _Setting(_seconds(0.0), _SECONDS),
     "address": _Setting(_address, "the IP address at which others reach this process"),
     "ports": _Setting(_ports, "name=number pairs, such as http=9080, numbers from 1 to 65535"),
     "weight": _Setting(_whole(1, 128 * 1024), "a whole number from 1 to 131072"),

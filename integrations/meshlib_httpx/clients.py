@@ -11,7 +11,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from meshlib.bootstrap import bootstrap
+import meshlib
 from meshlib.dataplane.mesh import Mesh
 from meshlib_httpx.transports import AsyncTransport, Transport
 
@@ -77,7 +77,7 @@ def _own_mesh(mesh: Mesh | None, arguments: dict[str, Any]) -> Mesh | None:
     given = {name: arguments.pop(name) for name in _SETTINGS & arguments.keys()}
     if mesh is not None and given:
         raise TypeError(f"mesh and {min(given)} can't be given both")
-    return Mesh(bootstrap(**given)) if given else None
+    return meshlib.connect(**given) if given else None
 
 
 class _HTTPS(httpx.BaseTransport):

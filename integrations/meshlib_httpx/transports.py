@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+import meshlib
 from meshlib.core import outbound
 from meshlib.core.actions import Attempt, Mirror
 from meshlib.core.request import Failed, RequestHead
@@ -23,7 +24,7 @@ from meshlib.dataplane.body import RequestBody
 from meshlib.dataplane.drive import Answer, AsyncBody, Body, FlightFailed, adrive, drive
 from meshlib.dataplane.http import asynchronous, blocking
 from meshlib.dataplane.http.limits import OwnTimeouts, TooSlow
-from meshlib.dataplane.mesh import Mesh, default
+from meshlib.dataplane.mesh import Mesh
 from meshlib.dataplane.mirroring import AsyncMirrors, Mirrors
 from meshlib.errors import ControlUnavailable, Flight
 from meshlib.xds.names import BLOCK_ALL
@@ -47,7 +48,7 @@ class Transport(httpx.BaseTransport):
     def mesh(self) -> Mesh:
         """The mesh that decides."""
         if self._mesh is None:
-            self._mesh = default()
+            self._mesh = meshlib.default()
         return self._mesh
 
     def __repr__(self) -> str:
@@ -112,7 +113,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
     def mesh(self) -> Mesh:
         """The mesh that decides."""
         if self._mesh is None:
-            self._mesh = default()
+            self._mesh = meshlib.default()
         return self._mesh
 
     def __repr__(self) -> str:

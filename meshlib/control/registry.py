@@ -94,7 +94,7 @@ class Endpoint:
     """An IP address, a host name, or `unix:///path`."""
     port: int
     labels: tuple[tuple[str, str], ...] = ()
-    locality: Locality = Locality()
+    locality: Locality = field(default_factory=Locality)
     weight: int = 1
     draining: bool = False
 
@@ -112,7 +112,7 @@ class Workload:
     labels: Mapping[str, str]
     address: str
     ports: Mapping[str, int]
-    locality: Locality = Locality()
+    locality: Locality = field(default_factory=Locality)
     weight: int = 1
     draining: bool = False
     registered: bool = False

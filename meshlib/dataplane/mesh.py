@@ -57,20 +57,17 @@ class Source(Protocol):
     def close(self) -> None:
         """Stops; nothing is left behind."""
 
-    def resume(self, former: Any, start: bool) -> None:
-        """Goes on where a closed source of this kind stopped; `start`: at once, else at the next `want`."""
+    def before_fork(self) -> None:
+        """Lets nothing change during a fork."""
+
+    def after_fork_in_parent(self) -> None:
+        """Goes on."""
+
+    def after_fork_in_child(self, node: Any) -> None:
+        """Keeps what is known; whatever runs is started at the next `want`, under this Node message."""
 
 
 MakeSource = Callable[[Bootstrap, Client, Views, Callable[[], None]], Source]
-
-
-def source_of(settings: Bootstrap, client: Client, views: Views, changed: Callable[[], None]) -> Source:
-    """The stream to the control service; or, if `settings.local`, a control service in this process."""
-    if settings.local:
-        # Above this layer, and only there if the extra `control` is installed: found by its name.
-        made: Source = importlib.import_module("meshlib.local").local_source(settings, client, views, changed)
-        return made
-    return ads_source(settings, client, views, changed)
 
 
 def ads_source(settings: Bootstrap, client: Client, views: Views, changed: Callable[[], None]) -> Source:
@@ -88,25 +85,23 @@ class Mesh:
     def __init__(
         self,
         settings: Bootstrap | None = None,
-        source: MakeSource = source_of,
+        source: MakeSource = ads_source,
         decode: Mapping[Kind, Callable[[Any], Any]] | None = None,
     ) -> None:
         """Starts nothing. `settings` None: from the environment; `decode` None: all decoders."""
         self.bootstrap = settings or bootstrap()
         self.clock: Callable[[], float] = time.monotonic
         self.dice = random.Random()  # noqa: S311 - balances, keeps no secret
-        self._make = source
         self._views = Views(decode or decoders(), published=self._published)
         self._view = self._views.view
         self._ready: Mapping[str, Target] = {}
         self._waiters: dict[int, Callable[[], None]] = {}
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()
         self._ledger: Any = None
         self._on_close: list[Callable[[], None]] = []
         self._closed = False
         self._told_of_disk = False
-        self._former: tuple[Source, bool] | None = None
-        self._source: Source = self._make(self.bootstrap, self._client(), self._views, self._changed)
+        self._source: Source = source(self.bootstrap, self._client(), self._views, self._changed)
         self._asked = False
         fork.watch(self)
 
@@ -139,6 +134,11 @@ class Mesh:
         disk = f", {len(source.from_disk)} of them from disk" if source.from_disk else ""
         version = f"configuration {view.version}" if view.version else "no configuration"
         return f"{how}; {version}, {len(view.tables)} targets{disk}"
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
 
     @property
     def view(self) -> View:
@@ -254,6 +254,8 @@ class Mesh:
 
     def _published(self, view: View) -> None:
         self._view = view
+        if self._ledger is not None:
+            self._ledger.prune(view)
 
     def _changed(self) -> None:
         """On the source's thread: something may be known now, or the connection was lost."""
@@ -310,48 +312,21 @@ class Mesh:
     # Fork
 
     def before_fork(self) -> None:
-        """Ends the stream; what is known stays."""
-        self._former = (self._source, self._asked)
-        self._source.close()
+        """Nothing changes during a fork."""
+        self._guard.acquire()
+        self._source.before_fork()
 
     def after_fork_in_parent(self) -> None:
-        """Opens the stream again if there was one."""
-        self._renew(start=self._asked)
+        """Goes on."""
+        self._source.after_fork_in_parent()
+        self._guard.release()
 
     def after_fork_in_child(self) -> None:
-        """New locks and a new ledger; the stream starts at the first call."""
-        self._guard = threading.Lock()
+        """What is known stays; new locks, dice and ledger; the stream starts at the first call."""
+        self._guard = threading.RLock()
         self._waiters = {}
         self._ledger = None
         self.dice.seed()
         self._ready = {}
         self._asked = False
-        self._renew(start=False)
-
-    def _renew(self, start: bool) -> None:
-        former, self._former = self._former, None
-        if former is None or self._closed:
-            return
-        self._source = self._make(self.bootstrap, self._client(), self._views, self._changed)
-        self._source.resume(former[0], start)
-
-
-def connect(control: Any = None, **settings: Any) -> Mesh:
-    """A mesh of one's own: `control` is `host:port` or a folder of YAML; other settings as of `bootstrap`.
-
-    Nothing starts before the first call. ConfigError: a setting can't be used.
-    """
-    return Mesh(bootstrap(control=control, **settings))
-
-
-_default: Mesh | None = None
-_default_guard = threading.Lock()
-
-
-def default() -> Mesh:
-    """The process-wide mesh, configured by the environment; made at the first call, or after its close."""
-    global _default
-    with _default_guard:
-        if _default is None or _default._closed:  # noqa: SLF001 - this module's own
-            _default = Mesh()
-        return _default
+        self._source.after_fork_in_child(to_node(self._client()))

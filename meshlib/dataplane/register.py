@@ -14,18 +14,21 @@ import atexit
 import ipaddress
 import logging
 import os
-import queue
 import socket
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from meshlib.bootstrap import Bootstrap, bootstrap
+from google.protobuf.message import DecodeError
+
+from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane import fork
-from meshlib.dataplane.ads import backoff, open_channel
+from meshlib.dataplane.ads import backoff
+from meshlib.dataplane.grpc_stream import Kept, KeptStream
 from meshlib.errors import ConfigError
 from meshlib.xds import pb
+from meshlib.xds.client_stream import ProtocolError
 from meshlib.xds.names import split_authority
 from meshlib.xds.node import Client, Flavour, Locality, to_node
 
@@ -36,46 +39,41 @@ _LONGEST_INTERVAL = 30.0
 _LONGEST_BACKOFF = 1.0
 
 
-def register(settings: Bootstrap | None = None, **arguments: Any) -> "Registration":
-    """Registers this process; arguments as of `bootstrap.bootstrap`, else the environment.
-
-    `ports` (or MESHLIB_PORTS) is needed. ConfigError: it is missing, or something can't be used.
-    """
-    return Registration(settings or bootstrap(**arguments))
-
-
 class Registration:
     """A registration that is kept up; close it, or use it in `with`. A fork's child starts without it."""
 
-    def __init__(self, settings: Bootstrap) -> None:
-        """Starts at once, and waits for nothing."""
+    def __init__(
+        self,
+        settings: Bootstrap,
+        keep: Callable[[str, str, str, "Registration"], Kept] = KeptStream,
+    ) -> None:
+        """Starts at once, and waits for nothing. ConfigError: `ports` is missing, or has no address."""
         if not settings.ports:
             raise ConfigError(
                 'ports: found nothing; needed is what this process serves, such as {"http": 9080}'
             )
-        if settings.local:
-            raise ConfigError(f"control: found the path {settings.control!r}; registering needs host:port")
         self._settings = settings
-        self.address = settings.address or own_address(settings.control)
+        self.address = settings.address or ("127.0.0.1" if settings.local else own_address(settings.control))
         """The IP address at which others reach this process."""
         self._node = _node(settings)
-        self._closing = threading.Event()
+        self._lock = threading.RLock()
         self._joined = threading.Event()
-        self._requests: queue.SimpleQueue[Any] | None = None
-        self._call: Any = None
-        self._lock = threading.Lock()
+        self._left = threading.Event()
         self._draining = False
-        self._thread: threading.Thread | None = None
+        self._introduced = False
+        self._due = True
+        self._interval = _LONGEST_INTERVAL
+        self._attempts = 0
         self._owner = os.getpid()
-        self._start()
+        self._kept = keep("meshlib-register", settings.control, pb.HDS, self)
+        self._kept.start()
         atexit.register(self.close)
         fork.watch(self)
 
     def __repr__(self) -> str:
         ports = ", ".join(f"{name}={number}" for name, number in self._settings.ports)
-        state = "closed" if self._closing.is_set() else "draining" if self._draining else "joining"
-        if state == "joining" and self.joined:
-            state = "joined"
+        state = "joined" if self.joined else "joining"
+        state = "closed" if self._left.is_set() else "draining" if self._draining else state
         return f"<Registration {self._settings.service_account} at {self.address} {ports}: {state}>"
 
     @property
@@ -90,20 +88,22 @@ class Registration:
     def drain(self, seconds: float | None = None) -> None:
         """Says DRAINING, and waits so long (the setting `drain`, if None) that clients have heard of it."""
         with self._lock:
-            if self._draining or self._closing.is_set():
+            if self._draining or self._left.is_set():
                 return
-            self._draining = True
-            self._report()
+            self._draining = self._due = True
+        self._kept.wake()
         if self.joined:
-            self._closing.wait(self._settings.drain if seconds is None else seconds)
+            self._left.wait(self._settings.drain if seconds is None else seconds)
 
     def close(self) -> None:
         """Drains and leaves. A second close does nothing; in a fork's child only the child forgets it."""
-        if self._owner != os.getpid() or self._closing.is_set():
+        if self._owner != os.getpid() or self._left.is_set():
             return
         self.drain()
+        self._left.set()
         atexit.unregister(self.close)
-        self._stop()
+        self._kept.close()
+        self._joined.clear()
 
     def __enter__(self) -> "Registration":
         return self
@@ -111,80 +111,49 @@ class Registration:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self) -> None:
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="meshlib-register", daemon=True)
-        self._thread.start()
+    # The talk, on the stream's thread
 
-    def _stop(self) -> None:
-        self._closing.set()
+    def opened(self) -> None:
+        """A new stream begins with who this is."""
         with self._lock:
-            self._hang_up()
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join(5.0)
+            self._introduced, self._due = False, True
 
-    def _run(self) -> None:
-        attempts = 0
-        channel = open_channel(self._settings.control)
-        try:
-            while not self._closing.is_set():
-                attempts = 1 if self._one_stream(channel, attempts) else attempts + 1
-                self._closing.wait(min(backoff(attempts), _LONGEST_BACKOFF))
-        finally:
-            channel.close()
-
-    def _one_stream(self, channel: Any, attempts: int) -> bool:
-        """Joins and stays; whether it had joined when the stream ended."""
-        import grpc
-
-        requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        interval = _LONGEST_INTERVAL
+    def ask(self) -> Iterable[bytes]:
+        """Who this is, at first; then how it is, when that changed and at each interval."""
         with self._lock:
-            if self._closing.is_set():
-                return False
-            message = pb.HealthCheckRequestOrEndpointHealthResponse()
-            message.health_check_request.node.CopyFrom(self._node)
-            requests.put(message)
-            self._requests = requests
-            open_stream = channel.stream_stream(
-                pb.HDS,
-                request_serializer=lambda message: message.SerializeToString(),
-                response_deserializer=pb.HealthCheckSpecifier.FromString,
-            )
-            self._call = open_stream(self._reports(requests, lambda: interval))
-            self._report()
-        why = "the control service ended the stream"
+            said = []
+            if not self._introduced:
+                message = pb.HealthCheckRequestOrEndpointHealthResponse()
+                message.health_check_request.node.CopyFrom(self._node)
+                said.append(message.SerializeToString())
+            self._introduced, self._due = True, False
+            return [*said, self._report().SerializeToString()]
+
+    def take(self, message: bytes) -> None:
+        """The control service has taken it, and says how often it wants to hear. ProtocolError."""
         try:
-            for specifier in self._call:
-                interval = min(max(pb.seconds(specifier.interval), 1.0), _LONGEST_INTERVAL)
-                self._joined.set()
-        except grpc.RpcError as error:
-            why = f"{error.code().name}: {error.details()}"
+            specifier = pb.HealthCheckSpecifier.FromString(message)
+        except DecodeError:
+            raise ProtocolError("a message that can't be decoded") from None
+        self._interval = min(max(pb.seconds(specifier.interval), 1.0), _LONGEST_INTERVAL)
+        self._attempts = 0
+        self._joined.set()
+
+    def pause(self) -> float:
+        """Seconds between two reports."""
+        return self._interval
+
+    def ended(self, why: str) -> float:
+        """The stream is over. Gives the seconds to wait before the next."""
         joined = self._joined.is_set()
         self._joined.clear()
-        with self._lock:
-            self._hang_up()
-        if not self._closing.is_set() and (joined or attempts == 0):
+        if not self._left.is_set() and (joined or self._attempts == 0):
+            why = why or "the control service ended the stream"
             log.warning("not registered at %s: %s; trying again", self._settings.control, why)
-        return joined
+        self._attempts += 1
+        return min(backoff(self._attempts), _LONGEST_BACKOFF)
 
-    def _reports(self, requests: "queue.SimpleQueue[Any]", interval: Any) -> Iterator[Any]:
-        """What to send, and the last report again whenever nothing was sent for an interval."""
-        while True:
-            try:
-                message = requests.get(timeout=interval())
-            except queue.Empty:
-                message = self._message()
-            if message is None:
-                return
-            yield message
-
-    def _report(self) -> None:
-        if self._requests is not None:
-            self._requests.put(self._message())
-
-    def _message(self) -> Any:
+    def _report(self) -> Any:
         message = pb.HealthCheckRequestOrEndpointHealthResponse()
         for _, number in self._settings.ports:
             health = message.endpoint_health_response.endpoints_health.add()
@@ -193,33 +162,22 @@ class Registration:
             health.endpoint.address.socket_address.port_value = number
         return message
 
-    def _hang_up(self) -> None:
-        if self._requests is not None:
-            self._requests.put(None)
-            self._requests = None
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
-
     # Fork
 
     def before_fork(self) -> None:
-        """Ends the stream for a moment; the control service's grace keeps the endpoint."""
-        if not self._closing.is_set() and self._thread is not None:
-            self._stop()
-            self._closing.clear()
+        """Nothing changes during a fork."""
+        self._lock.acquire()
 
     def after_fork_in_parent(self) -> None:
-        """Joins again."""
-        if not self._closing.is_set() and self._thread is None:
-            self._start()
+        """Goes on."""
+        self._lock.release()
 
     def after_fork_in_child(self) -> None:
         """The registration stays the parent's: it is the parent that serves under it."""
-        self._lock = threading.Lock()
-        self._closing = threading.Event()
-        self._closing.set()
-        self._joined = threading.Event()
+        self._lock = threading.RLock()
+        self._joined, self._left = threading.Event(), threading.Event()
+        self._left.set()
+        self._kept.after_fork_in_child()
 
 
 def own_address(control: str) -> str:

@@ -95,6 +95,10 @@ class Views:
         """These targets are needed from now on."""
         self._wanted.update(dict.fromkeys(names))
 
+    def wants(self, name: str) -> bool:
+        """Whether this target is needed."""
+        return name in self._wanted
+
     def forget(self, names: Iterable[str]) -> None:
         """These targets are not needed any more."""
         for name in names:

@@ -71,7 +71,9 @@ def _warm_up(cluster: Any, said: LoadBalancerSettings, simple: SimpleLB) -> None
     window = said.warmup.duration if said.warmup else said.warmup_duration_secs
     if not window or simple is SimpleLB.RANDOM:
         return
-    held = cluster.round_robin_lb_config if simple is SimpleLB.ROUND_ROBIN else cluster.least_request_lb_config
+    held = (
+        cluster.round_robin_lb_config if simple is SimpleLB.ROUND_ROBIN else cluster.least_request_lb_config
+    )
     slow = held.slow_start_config
     slow.slow_start_window.CopyFrom(pb.duration(window))
     if said.warmup is not None:

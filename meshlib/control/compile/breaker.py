@@ -6,7 +6,12 @@ mesh's connectTimeout, 10 s, unless said otherwise.
 
 from typing import Any
 
-from meshlib.control.istio.destinationrule import ConnectionPoolSettings, H2UpgradePolicy, RetryBudget, TcpKeepalive
+from meshlib.control.istio.destinationrule import (
+    ConnectionPoolSettings,
+    H2UpgradePolicy,
+    RetryBudget,
+    TcpKeepalive,
+)
 from meshlib.control.istio.meshconfig import H2UpgradePolicy as MeshUpgrade
 from meshlib.control.istio.meshconfig import MeshConfig
 from meshlib.control.registry import Protocol

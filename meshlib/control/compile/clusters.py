@@ -128,8 +128,8 @@ def _discovery(made: Any, found: Found, scope: Scope, client: Client) -> None:
     if one and endpoints:
         groups = (Group(endpoints[0].locality, 0, 1, endpoints[:1]),)
     made.load_assignment.CopyFrom(load_assignment(made.name, groups))
-    made.respect_dns_ttl = True
-    made.dns_refresh_rate.CopyFrom(pb.duration(scope.graph.mesh.dns_refresh_rate or 60.0))
+    if scope.graph.mesh.dns_refresh_rate:
+        made.dns_refresh_rate.CopyFrom(pb.duration(scope.graph.mesh.dns_refresh_rate))
 
 
 def _mark(made: Any, found: Found) -> None:

@@ -8,16 +8,16 @@
 What an earlier compiler made from the same documents and endpoints is taken over as it is.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from meshlib.control.compile import clusters, listeners
 from meshlib.control.compile.context import Context
 from meshlib.control.compile.endpoints import load_assignment
-from meshlib.control.compile.memo import Memo
+from meshlib.control.compile.memo import Key, Memo
 from meshlib.control.compile.routes import fill, fill_unknown, routes_for, virtual_host
 from meshlib.control.graph import Graph
-from meshlib.control.graph.hosts import is_wildcard, spellings
+from meshlib.control.graph.hosts import covers, is_wildcard, spellings
 from meshlib.control.graph.scope import Called, Scope
 from meshlib.control.graph.virtualservices import VirtualService
 from meshlib.control.istio.sidecar import OutboundTrafficMode
@@ -45,7 +45,7 @@ class GraphCompiler:
         """`version` names the configuration; `before` is the compiler whose results are taken over."""
         self.version = version
         self.graph = graph
-        self.memo = Memo(before.memo if before is not None else None)
+        self.memo: Memo = Memo(before.memo if before is not None else None)
 
     def resources(self, client: Client, listeners: Iterable[str] = ()) -> tuple[Resource, ...]:
         """Everything for a client: `listeners` are the names asked for, of flavours meshlib and grpc."""
@@ -101,12 +101,16 @@ class _Compiling:
         return Called(host)
 
     def _listener(self, name: str, routes: str) -> Resource:
-        def make() -> tuple[object, Resource]:
+        def make() -> Resource:
             grpc = self.client.flavour is Flavour.GRPC
-            return routes, Resource.of(Kind.LISTENER, name, listeners.api_listener(name, routes, grpc=grpc))
+            return Resource.of(Kind.LISTENER, name, listeners.api_listener(name, routes, grpc=grpc))
 
-        key = ("listener", self.client.flavour, name)
-        return self._resource(self.memo.get(key, lambda then: bool(then == routes), make))
+        return self._kept(("listener", self.client.flavour, name), routes, make)
+
+    def _kept(self, key: Key, inputs: object, make: Callable[[], Resource]) -> Resource:
+        """A resource of exactly these inputs, made if it is not there yet."""
+        found: Resource = self.memo.get(key, lambda then: bool(then == inputs), lambda: (inputs, make()))
+        return found
 
     def _routes(self, name: str, called: Called, host: str, port: int) -> tuple[Resource, tuple[str, ...]]:
         context = Context(self.scope, self.client, port)
@@ -125,8 +129,8 @@ class _Compiling:
         def holds(then: Any) -> bool:
             return then[0] == inputs and context.still_true(then[1])
 
-        resource, named = self.memo.get(("routes", *self.who, name), holds, make)
-        return self._resource(resource), named
+        found: tuple[Resource, tuple[str, ...]] = self.memo.get(("routes", *self.who, name), holds, make)
+        return found
 
     def _host(self, called: Called, context: Context) -> Any:
         service = called.service
@@ -134,7 +138,7 @@ class _Compiling:
         if context.grpc:
             domains += [f"{domain}:{context.port}" for domain in domains if ":" not in domain]
         made = virtual_host(f"{called.host}:{context.port}", domains)
-        fill(made, called.virtual, service.host if service else "", context)
+        fill(made, called.virtual, service, context)
         return made
 
     def _unknown(self, host: str, context: Context) -> Any:
@@ -168,7 +172,7 @@ class _Compiling:
     def cluster(self, name: str) -> Iterator[Resource]:
         """A cluster and its endpoints; nothing if there is no such cluster."""
         if name == PASSTHROUGH_CLUSTER:
-            yield self._cluster_resource(name, (), lambda: clusters.passthrough(self.scope))
+            yield self._cluster(name, (), lambda: clusters.passthrough(self.scope))
             return
         parsed = ClusterName.parse(name)
         if parsed is None:
@@ -176,12 +180,12 @@ class _Compiling:
         found = clusters.find(parsed, self.scope)
         if found is None:
             if self.client.flavour is Flavour.GRPC and not parsed.subset and self._is_outside(parsed):
-                yield self._cluster_resource(name, (), lambda: clusters.by_name(parsed, self.scope))
+                yield self._cluster(name, (), lambda: clusters.by_name(parsed, self.scope))
             return
         inputs: tuple[object, ...] = (found.fingerprint, self.client.locality)
         if not found.by_discovery:
             inputs = (*inputs, clusters.endpoints_of(found, self.scope, self.client.flavour))
-        yield self._cluster_resource(name, inputs, lambda: clusters.cluster(found, self.scope, self.client))
+        yield self._cluster(name, inputs, lambda: clusters.cluster(found, self.scope, self.client))
         if clusters.is_discovered(found) or (found.by_discovery and self.client.flavour is Flavour.GRPC):
             yield self._endpoints(found)
 
@@ -190,31 +194,20 @@ class _Compiling:
             return False
         return self._served(self.scope.called(name.host, name.port), name.host, name.port).service is None
 
-    def _cluster_resource(self, name: str, inputs: tuple[object, ...], build: Any) -> Resource:
-        everything = (self.base, inputs)
-
-        def make() -> tuple[object, Resource]:
-            return everything, Resource.of(Kind.CLUSTER, name, build())
-
+    def _cluster(self, name: str, inputs: tuple[object, ...], build: Callable[[], Any]) -> Resource:
         key = ("cluster", *self.who, self.client.locality, name)
-        return self._resource(self.memo.get(key, lambda then: bool(then == everything), make))
+        return self._kept(key, (self.base, inputs), lambda: Resource.of(Kind.CLUSTER, name, build()))
 
     def _endpoints(self, found: clusters.Found) -> Resource:
         name = str(found.name)
         endpoints = clusters.endpoints_of(found, self.scope, self.client.flavour)
         inputs = (self.base, found.rule.fingerprint if found.rule else None, endpoints)
 
-        def make() -> tuple[object, Resource]:
+        def make() -> Resource:
             groups = clusters.grouped(found, endpoints, self.scope, self.client)
-            return inputs, Resource.of(Kind.ENDPOINTS, name, load_assignment(name, groups))
+            return Resource.of(Kind.ENDPOINTS, name, load_assignment(name, groups))
 
-        key = ("endpoints", *self.who, self.client.locality, name)
-        return self._resource(self.memo.get(key, lambda then: bool(then == inputs), make))
-
-    @staticmethod
-    def _resource(found: Any) -> Resource:
-        assert isinstance(found, Resource)  # noqa: S101 - the memo is untyped
-        return found
+        return self._kept(("endpoints", *self.who, self.client.locality, name), inputs, make)
 
     # Everything
 
@@ -243,19 +236,20 @@ class _Compiling:
     def _port_routes(self, port: int, services: list[Service]) -> Resource:
         made = routes_for(str(port), Context(self.scope, self.client, port))
         taken: set[str] = set()
-        hosts = {service.host for service in services}
         for service in services:
             self._append(made, Called(service.host, service, self.scope.virtual(service.host)), port, taken)
         if port == HTTP_PORT:
             for host, virtual in sorted(self.scope.virtual_hosts(), key=_by_host):
-                if host not in hosts and host != "*" and not self._covers_services(host):
+                if host != "*" and not self._covers_services(host):
                     self._append(made, Called(host, None, virtual), port, taken)
         made.virtual_hosts.append(self._unknown("", Context(self.scope, self.client, port)))
         return Resource.of(Kind.ROUTES, str(port), made)
 
     def _covers_services(self, host: str) -> bool:
-        """Whether the host of a VirtualService is one of a service, if at another port."""
-        return self.scope.service(host) is not None
+        """Whether the host of a VirtualService means services, at whatever port."""
+        if not is_wildcard(host):
+            return self.scope.service(host) is not None
+        return any(covers(host, service.host) for service in self.scope.services())
 
     def _append(self, made: Any, called: Called, port: int, taken: set[str]) -> None:
         context = Context(self.scope, self.client, port)

@@ -83,7 +83,9 @@ def _shares(setting: LocalityLoadBalancerSetting, client: Client) -> dict[str, i
 
 
 def _within(locality: Locality, pattern: str) -> bool:
-    for part, own in zip(pattern.split("/"), (locality.region, locality.zone, locality.subzone), strict=False):
+    for part, own in zip(
+        pattern.split("/"), (locality.region, locality.zone, locality.subzone), strict=False
+    ):
         if part == "*":
             return True
         if part != own:

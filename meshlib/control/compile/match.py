@@ -109,4 +109,6 @@ def is_catch_all(made: Any) -> bool:
     if made.headers or made.query_parameters:
         return False
     which = made.WhichOneof("path_specifier")
-    return (which == "prefix" and made.prefix == "/") or (which == "safe_regex" and made.safe_regex.regex == ".*")
+    if which == "prefix":
+        return str(made.prefix) == "/"
+    return which == "safe_regex" and str(made.safe_regex.regex) == ".*"

@@ -14,13 +14,15 @@ class Memo:
     """Two generations of results. One thread compiles at a time."""
 
     def __init__(self, before: "Memo | None" = None) -> None:
-        self._before: dict[Key, tuple[Any, Any]] = {}
+        self._before: dict[Key, tuple[Any, Any]] = before.latest if before is not None else {}
         self._now: dict[Key, tuple[Any, Any]] = {}
         self.made = 0
         """How many results had to be made anew."""
-        if before is not None:
-            # With nothing asked of the one in between, the generation before it is as good.
-            self._before = before._now if before._now else before._before
+
+    @property
+    def latest(self) -> dict[Key, tuple[Any, Any]]:
+        """What was asked for; with nothing asked yet, what was taken over."""
+        return self._now or self._before
 
     def get(self, key: Key, holds: Callable[[Any], bool], make: Callable[[], tuple[Any, Any]]) -> Any:
         """The result for `key` if its inputs still hold, else what `make` gives: inputs and result."""

@@ -33,7 +33,9 @@ def outlier(cluster: Any, said: OutlierDetection | None, flavour: Flavour) -> No
         made.enforcing_local_origin_success_rate.value = 0
         if said.consecutive_local_origin_failures is not None:
             made.consecutive_local_origin_failure.value = said.consecutive_local_origin_failures
-            made.enforcing_consecutive_local_origin_failure.value = _share(said.consecutive_local_origin_failures)
+            made.enforcing_consecutive_local_origin_failure.value = _share(
+                said.consecutive_local_origin_failures
+            )
     cluster.common_lb_config.healthy_panic_threshold.value = float(max(0, said.min_health_percent))
     if flavour is Flavour.GRPC:
         made.failure_percentage_threshold.value = GRPC_SHARE

@@ -16,11 +16,13 @@ from meshlib.control.compile import direct_response, fault, headers, redirect
 from meshlib.control.compile.context import Context
 from meshlib.control.compile.forward import forward, to_cluster
 from meshlib.control.compile.match import is_catch_all, refusal, route_match
-from meshlib.control.compile.provenance import mark_rule, mark_skipped
+from meshlib.control.compile.provenance import mark_document, mark_rule, mark_skipped
+from meshlib.control.compile.timeout import timeout
 from meshlib.control.graph.delegates import Rule, Skipped
 from meshlib.control.graph.virtualservices import VirtualService
 from meshlib.control.istio.sidecar import OutboundTrafficMode
 from meshlib.control.istio.virtualservice import HTTPMatchRequest
+from meshlib.control.registry import Service
 from meshlib.xds import pb
 from meshlib.xds.names import ALLOW_ANY, BLOCK_ALL, PASSTHROUGH_CLUSTER, cluster_name
 
@@ -33,16 +35,17 @@ def virtual_host(name: str, domains: list[str]) -> Any:
     return pb.VirtualHost(name=name, domains=domains, include_request_attempt_count=True)
 
 
-def fill(host: Any, virtual: VirtualService | None, service: str, context: Context) -> None:
-    """Puts the routes of a host on a VirtualHost; `service` is the service's host, empty: there is none."""
+def fill(host: Any, virtual: VirtualService | None, service: Service | None, context: Context) -> None:
+    """Puts the routes of a host on a VirtualHost; `service` is what the host stands for by itself."""
     skipped: list[Skipped] = []
     if virtual is not None:
         skipped.extend(virtual.skipped)
         host.routes.extend(_routes(virtual, context, skipped))
         mark_skipped(host, skipped)
-    if (virtual is None or not host.routes) and service:
+    if not host.routes and service is not None:
         route = host.routes.add(name=DEFAULT, match={"prefix": "/"})
-        to_cluster(route.route, cluster_name(context.port, "", service), context)
+        to_cluster(route.route, cluster_name(context.port, "", service.host), context)
+        mark_document(route, service.document, DEFAULT)
 
 
 def fill_unknown(host: Any, context: Context) -> None:
@@ -52,8 +55,7 @@ def fill_unknown(host: Any, context: Context) -> None:
         return
     route = host.routes.add(name=ALLOW_ANY, match={"prefix": "/"})
     route.route.cluster = PASSTHROUGH_CLUSTER
-    route.route.timeout.CopyFrom(pb.duration(0))
-    route.route.max_grpc_timeout.CopyFrom(pb.duration(0))
+    timeout(route.route, None, context)
 
 
 def routes_for(name: str, context: Context) -> Any:
@@ -73,6 +75,8 @@ def _routes(virtual: VirtualService, context: Context, skipped: list[Skipped]) -
         for number, block in enumerate(blocks):
             source = _source(rule, number)
             reason = refusal(context, block, virtual.gateways)
+            if context.grpc and block is not None and block.query_params:
+                reason = reason or "gRPC's requests have no query"
             if not reason and ended:
                 reason = "a rule before it takes every request"
             if reason:

@@ -102,7 +102,9 @@ def _delegated(root: HTTPRoute, delegate: AnyDocument) -> Iterator[Rule | Skippe
         if route.mirrors or route.mirror:
             update = {key: value for key, value in update.items() if not key.startswith("mirror")}
         if route.route:
-            update = {key: value for key, value in update.items() if key not in ("redirect", "direct_response")}
+            update = {
+                key: value for key, value in update.items() if key not in ("redirect", "direct_response")
+            }
         update["match"] = matches
         update["name"] = "-".join(name for name in (root.name, route.name) if name)
         yield Rule(route.model_copy(update=update), delegate, number)

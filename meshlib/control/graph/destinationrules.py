@@ -44,7 +44,7 @@ class _Kept:
     document: AnyDocument
     host: str
     export: tuple[str, ...]
-    selector: Mapping[str, str] | None
+    selector: Mapping[str, str]
 
 
 class DestinationRules:
@@ -55,18 +55,25 @@ class DestinationRules:
     ) -> None:
         """`default` is the mesh's exportTo for them, `root` the root namespace."""
         self._root = root
-        self._kept: dict[str, list[_Kept]] = {}
-        self._indexes: dict[tuple[str, str, frozenset[int]], HostIndex[DestinationRule]] = {}
+        self._plain: dict[str, list[_Kept]] = {}
+        self._selecting: dict[str, list[_Kept]] = {}
+        self._narrow: set[str] = set()
+        """Namespaces with a rule that not everybody sees."""
+        self._views: dict[tuple[str, str, frozenset[int]], _Seen] = {}
         for document in by_age(list(documents)):
             selector = document.spec.workload_selector
-            self._kept.setdefault(document.namespace, []).append(
-                _Kept(
-                    document,
-                    expand(document.spec.host, document.namespace, domain),
-                    exported_to(document.spec.export_to, default),
-                    selector.match_labels if selector else None,
-                )
+            kept = _Kept(
+                document,
+                expand(document.spec.host, document.namespace, domain),
+                exported_to(document.spec.export_to, default),
+                selector.match_labels if selector else {},
             )
+            into = self._plain.setdefault(document.namespace, [])
+            if selector is not None:
+                into = self._selecting.setdefault(document.namespace, [])
+            elif "*" not in kept.export:
+                self._narrow.add(document.namespace)
+            into.append(kept)
 
     def find(
         self, host: str, owner: str, namespace: str, labels: Mapping[str, str]
@@ -74,56 +81,61 @@ class DestinationRules:
         """The rule for a host of namespace `owner`, for a client of `namespace` with `labels`."""
         places = dict.fromkeys((namespace, owner, self._root))
         for place in places:
-            if place not in self._kept:
+            if place not in self._plain:
                 continue
             found = self._seen(place, namespace, labels).closest(host)
             if found is not None:
                 return found
         return None
 
-    def of_namespace(self, place: str, namespace: str, labels: Mapping[str, str]) -> HostIndex[DestinationRule]:
-        """What a client sees of the rules of one namespace."""
-        return self._seen(place, namespace, labels)
-
-    def _seen(self, place: str, namespace: str, labels: Mapping[str, str]) -> HostIndex[DestinationRule]:
+    def _seen(self, place: str, namespace: str, labels: Mapping[str, str]) -> "_Seen":
         chosen = [
             kept
-            for kept in self._kept[place]
-            if kept.selector is not None
-            and place == namespace
-            and all(labels.get(key) == value for key, value in kept.selector.items())
+            for kept in self._selecting.get(place, ())
+            if place == namespace and all(labels.get(key) == value for key, value in kept.selector.items())
         ]
         key = (place, self._view(place, namespace), frozenset(id(kept) for kept in chosen))
-        index = self._indexes.get(key)
-        if index is None:
-            plain = [kept for kept in self._kept[place] if self._plain(kept, place, namespace)]
-            index = self._indexes[key] = _merged(chosen, plain, place)
-        return index
+        seen = self._views.get(key)
+        if seen is None:
+            plain = [
+                kept
+                for kept in self._plain[place]
+                if place == namespace or visible(kept.export, place, namespace)
+            ]
+            seen = self._views[key] = _Seen(place, chosen, plain)
+        return seen
 
     def _view(self, place: str, namespace: str) -> str:
         """Namespaces that see the same of a place have one key."""
-        if place == namespace or any("*" not in kept.export for kept in self._kept[place]):
-            return namespace
-        return "*"
-
-    def _plain(self, kept: _Kept, place: str, namespace: str) -> bool:
-        if kept.selector is not None:
-            return False
-        return place == namespace or visible(kept.export, place, namespace)
+        return namespace if place == namespace or place in self._narrow else "*"
 
 
-def _merged(chosen: list[_Kept], plain: list[_Kept], namespace: str) -> HostIndex[DestinationRule]:
-    by_host: dict[str, list[_Kept]] = {}
-    for kept in chosen:
-        by_host.setdefault(kept.host, []).append(kept)
-    selected = set(by_host)
-    for kept in plain:
-        if kept.host not in selected:
+class _Seen:
+    """The rules of one namespace as one client sees them; merged when they are asked for."""
+
+    def __init__(self, namespace: str, chosen: list[_Kept], plain: list[_Kept]) -> None:
+        self._namespace = namespace
+        self._groups: HostIndex[list[_Kept]] = HostIndex()
+        self._made: dict[str, DestinationRule] = {}
+        by_host: dict[str, list[_Kept]] = {}
+        for kept in chosen:
             by_host.setdefault(kept.host, []).append(kept)
-    index: HostIndex[DestinationRule] = HostIndex()
-    for host, group in by_host.items():
-        index.put(host, _merge(host, namespace, group))
-    return index
+        selected = set(by_host)
+        for kept in plain:
+            if kept.host not in selected:
+                by_host.setdefault(kept.host, []).append(kept)
+        for host, group in by_host.items():
+            self._groups.put(host, group)
+
+    def closest(self, host: str) -> DestinationRule | None:
+        """The rule of the closest host."""
+        group = self._groups.closest(host)
+        if group is None:
+            return None
+        own = group[0].host
+        if own not in self._made:
+            self._made[own] = _merge(own, self._namespace, group)
+        return self._made[own]
 
 
 def _merge(host: str, namespace: str, group: list[_Kept]) -> DestinationRule:

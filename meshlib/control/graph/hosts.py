@@ -63,11 +63,13 @@ def full_names(host: str, namespace: str, domain: str = DOMAIN) -> Iterator[str]
         yield f"{lower}.{domain}"
 
 
-def spellings(host: str, service_namespace: str, client_namespace: str, domain: str = DOMAIN) -> Iterator[str]:
+def spellings(
+    host: str, service_namespace: str, client_namespace: str, domain: str = DOMAIN
+) -> Iterator[str]:
     """Every spelling of a service's host that a client in `client_namespace` may use, the full one first."""
     yield host
     end = f".svc.{domain}"
-    if not host.endswith(end):
+    if is_wildcard(host) or not host.endswith(end):
         return
     yield f"{host}."
     short = host.removesuffix(end)

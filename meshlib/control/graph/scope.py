@@ -38,7 +38,9 @@ class Called:
 class Scope:
     """The graph as one client sees it."""
 
-    def __init__(self, graph: "Graph", namespace: str, labels: Mapping[str, str], sidecar: AnyDocument | None):
+    def __init__(
+        self, graph: "Graph", namespace: str, labels: Mapping[str, str], sidecar: AnyDocument | None
+    ):
         self.graph = graph
         self.namespace = namespace
         self.labels = labels
@@ -144,13 +146,15 @@ class Scope:
     def _destinations(self) -> frozenset[str]:
         """The hosts that visible VirtualServices send to."""
         if self._imported is None:
-            found = set()
+            found: set[str] = set()
             for _, virtual in self.virtual_hosts():
                 for rule in virtual.rules:
                     named = [split.destination for split in rule.route.route]
                     named += [rule.route.mirror, *(mirror.destination for mirror in rule.route.mirrors)]
                     found.update(
-                        expand(to.host, rule.document.namespace, self.domain) for to in named if to is not None
+                        expand(to.host, rule.document.namespace, self.domain)
+                        for to in named
+                        if to is not None
                     )
             self._imported = frozenset(found)
         return self._imported

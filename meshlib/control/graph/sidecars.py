@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from meshlib.control.graph.hosts import covers, overlap
 from meshlib.control.graph.visibility import by_age
 from meshlib.control.istio.document import AnyDocument
+from meshlib.control.istio.fields import WorkloadSelector
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,12 @@ class Sidecars:
 
     def find(self, namespace: str, labels: Mapping[str, str]) -> AnyDocument | None:
         """The document for a client."""
-        own = self._by_namespace.get(namespace, ())
+        own = self._by_namespace.get(namespace, [])
         for document in own:
-            selector = document.spec.workload_selector
+            selector: WorkloadSelector | None = document.spec.workload_selector
             if selector and all(labels.get(key) == value for key, value in selector.labels.items()):
                 return document
-        for document in (*own, *self._by_namespace.get(self._root, ())):
+        for document in own + self._by_namespace.get(self._root, []):
             if document.spec.workload_selector is None:
                 return document
         return None

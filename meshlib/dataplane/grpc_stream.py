@@ -1,0 +1,262 @@
+"""A gRPC call on a socket and a thread of its own, opened again for ever.
+
+Rules:
+
+- The thread is a daemon; it starts with `start` and nothing is left of it after `close`.
+- What there is to say is asked for when it can be sent: nothing piles up before a server that does
+  not read, and what was overtaken meanwhile is never said.
+- A connection that says nothing for `SILENCE` seconds is asked for a sign of life and given up `ANSWER`
+  seconds later. So is one that does not speak HTTP/2 within `ANSWER` seconds of its beginning.
+- A child of a fork closes its copies of the sockets, which the parent goes on using, and starts anew
+  when it is told to.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from meshlib.dataplane.grpc_call import CallEnded, GrpcCall
+from meshlib.errors import ControlError
+from meshlib.xds.names import split_authority
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PORT = 15010
+CONNECT = 5.0
+SILENCE = 30.0
+ANSWER = 10.0
+_CHUNK = 256 * 1024
+_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+# Not epoll: its descriptor would be shared with the children of a fork, changes of theirs included.
+_Selector: Callable[[], selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
+
+
+class Talk(Protocol):
+    """What is said on a stream. All is called on the stream's thread; a ControlError ends the stream."""
+
+    def opened(self) -> None:
+        """A new stream begins."""
+
+    def ask(self) -> Iterable[bytes]:
+        """The messages that are due now. Called after `wake`, after each `take` and each `pause`."""
+
+    def take(self, message: bytes) -> None:
+        """A message came."""
+
+    def pause(self) -> float:
+        """Seconds after which `ask` is called again if nothing else happens."""
+
+    def ended(self, why: str) -> float:
+        """The stream is over, or could not be opened. Gives the seconds to wait before the next."""
+
+
+class Kept(Protocol):
+    """What keeps a talk going: a KeptStream, or a control service in this process."""
+
+    def start(self) -> None:
+        """Begins, unless it has begun or was closed."""
+
+    def wake(self) -> None:
+        """There is something to say."""
+
+    def close(self) -> None:
+        """Says what is due, and ends."""
+
+    def after_fork_in_child(self) -> None:
+        """The parent's goes on without this; `start` begins anew, unless it was closed."""
+
+
+class KeptStream:
+    """Keeps a stream of method `path` open to `address` (`host:port`)."""
+
+    def __init__(self, name: str, address: str, path: str, talk: Talk) -> None:
+        """Starts nothing; `name` becomes the thread's."""
+        self._name, self._address, self._path, self._talk = name, address, path, talk
+        self._fresh()
+
+    def _fresh(self) -> None:
+        self._guard = threading.Lock()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._connection: _Connection | None = None
+
+    def start(self) -> None:
+        """Starts the thread, unless it runs or was closed."""
+        with self._guard:
+            if self._thread is None and not self._closing.is_set():
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+
+    def wake(self) -> None:
+        """There is something to say."""
+        with self._guard:
+            if self._connection is not None:
+                self._connection.wake()
+
+    def close(self) -> None:
+        """Says what is due, and ends stream and thread."""
+        self._closing.set()
+        with self._guard:
+            thread, self._thread = self._thread, None
+            if self._connection is not None:
+                self._connection.end()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(CONNECT)
+
+    def after_fork_in_child(self) -> None:
+        """Stream and thread stay the parent's; `start` begins anew, unless it was closed."""
+        closed = self._closing.is_set()
+        if self._connection is not None:
+            self._connection.drop()
+        self._fresh()
+        if closed:
+            self._closing.set()
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            why = self._one()
+            self._closing.wait(self._talk.ended(why))
+
+    def _one(self) -> str:
+        """One stream, from its beginning to its end; why it ended."""
+        with self._guard:
+            if self._closing.is_set():
+                return ""
+            connection = self._connection = _Connection(self._address, self._path)
+        try:
+            self._talk.opened()
+            connection.run(self._talk)
+        except OSError as error:
+            return f"UNAVAILABLE: {error.strerror or error}"
+        except ControlError as error:
+            return str(error)
+        except Exception as error:
+            # The thread must live: without it nothing would ever be heard again.
+            log.exception("the stream to %s failed", self._address)
+            return repr(error)
+        finally:
+            with self._guard:
+                self._connection = None
+                connection.drop()
+        return ""
+
+
+class _Connection:
+    """One socket, and a pair of sockets that wakes its thread. `wake`, `end`: under the keeper's guard."""
+
+    def __init__(self, address: str, path: str) -> None:
+        self._address, self._path = address, path
+        self._hear, self._bell = socket.socketpair()
+        self._hear.setblocking(False)
+        self._bell.setblocking(False)
+        self._socket: socket.socket | None = None
+        self._ending = False
+
+    def wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # full: it wakes anyway
+            self._bell.send(b"\0")
+
+    def end(self) -> None:
+        self._ending = True
+        self.wake()
+
+    def drop(self) -> None:
+        for one in (self._socket, self._hear, self._bell):
+            if one is not None:
+                one.close()
+
+    def run(self, talk: Talk) -> None:
+        """Until `end`. CallEnded, OSError, or what `talk` raises: it ended by itself."""
+        with _Selector() as selector:
+            selector.register(self._hear, _READ)
+            self._connect(selector)
+            if not self._ending:
+                self._talk(selector, GrpcCall(self._address, self._path), talk)
+
+    def _connect(self, selector: selectors.BaseSelector) -> None:
+        host, port = split_authority(self._address, DEFAULT_PORT)
+        failed = OSError(errno.EHOSTUNREACH, "it has no address")
+        for family, kind, protocol, _, target in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            self._socket = connecting = socket.socket(family, kind, protocol)
+            connecting.setblocking(False)
+            code = connecting.connect_ex(target)
+            if code in (errno.EINPROGRESS, errno.EWOULDBLOCK):
+                selector.register(connecting, _WRITE)
+                code = self._connected(selector, connecting)
+                selector.unregister(connecting)
+            if code == 0 or self._ending:
+                connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                selector.register(connecting, _READ)
+                return
+            connecting.close()
+            failed = OSError(code, os.strerror(code))
+        raise failed
+
+    def _connected(self, selector: selectors.BaseSelector, connecting: socket.socket) -> int:
+        """The error number of a connection that was begun; 0: it stands, or this is to end."""
+        deadline = time.monotonic() + CONNECT
+        while not self._ending:
+            ready = {key.fileobj for key, _ in selector.select(max(0.0, deadline - time.monotonic()))}
+            if connecting in ready:
+                return connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if time.monotonic() >= deadline:
+                return errno.ETIMEDOUT
+            self._heard_bell()
+        return 0
+
+    def _talk(self, selector: selectors.BaseSelector, call: GrpcCall, talk: Talk) -> None:
+        assert self._socket is not None  # noqa: S101 - `_connect` came before
+        now = time.monotonic()
+        # As after a ping: a server speaks first.
+        out, ask_at, pinged, patience = b"", now, True, now + ANSWER
+        while True:
+            ending = self._ending
+            if now >= ask_at and not out and not call.blocked:
+                for message in talk.ask():
+                    call.send(message)
+                ask_at = now + talk.pause()
+            out = self._send(self._socket, out or call.to_send())
+            if ending:
+                return
+            selector.modify(self._socket, _READ | (_WRITE if out else 0))
+            until = patience if out or call.blocked else min(patience, ask_at)
+            ready = {key.fileobj: events for key, events in selector.select(max(0.0, until - now))}
+            now = time.monotonic()
+            if self._hear in ready:
+                self._heard_bell()
+                ask_at = now
+            if ready.get(self._socket, 0) & _READ:
+                pinged, patience, ask_at = False, now + SILENCE, now
+                self._receive(self._socket, call, talk)
+            elif now >= patience:
+                if pinged:
+                    raise CallEnded("UNAVAILABLE", "it does not answer")
+                call.ping()
+                pinged, patience = True, now + ANSWER
+
+    def _send(self, to: socket.socket, data: bytes) -> bytes:
+        """Sends what goes; the rest."""
+        while data:
+            try:
+                data = data[to.send(data) :]
+            except BlockingIOError:
+                break
+        return data
+
+    def _receive(self, of: socket.socket, call: GrpcCall, talk: Talk) -> None:
+        for message in call.receive(of.recv(_CHUNK)):
+            if not self._ending:
+                talk.take(message)
+        if call.ended is not None:
+            raise call.ended
+
+    def _heard_bell(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._hear.recv(4096)

@@ -1,0 +1,309 @@
+"""Control and data plane in one process: `meshlib.connect("mesh/")`, without a network between them.
+
+    files ──load──► documents ──build──► compiler ──resources──► the same decoders and views as anywhere
+                                   ▲
+    servers of this process ──joined
+
+Rules:
+
+- One `LocalControl` for a path and process, on one daemon thread, for as long as somebody uses it. All
+  work is done there: a caller waits, and an event loop is not blocked.
+- Files are looked at every `LOOK_SECONDS`, and read if they changed. A broken edit changes nothing; it is
+  logged once.
+- A server that registers says what it would say to a control service, and is checked in the same way.
+- A fork's child knows what its parent knew and looks at the files itself from its first call on.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from meshlib.bootstrap import Bootstrap
+from meshlib.dataplane.grpc_stream import Talk
+from meshlib.dataplane.targets import Targets
+from meshlib.dataplane.views import Views
+from meshlib.errors import ConfigError, ControlError
+from meshlib.xds import pb
+from meshlib.xds.kinds import Kind
+from meshlib.xds.node import Client, from_node
+from meshlib.xds.snapshot import Resource
+
+try:
+    from meshlib.control.build import Builder
+    from meshlib.control.istio.problem import Problem, Severity
+    from meshlib.control.registration import Registration
+    from meshlib.control.serve.push import Compiler
+    from meshlib.control.serve.registration import Joining, specifier
+    from meshlib.control.sources.files import FileSource
+    from meshlib.control.sources.source import Loaded
+except ImportError as missing:
+    raise ConfigError(
+        f"control: rules from a folder need the extra: pip install 'meshlib[control]' ({missing})"
+    ) from missing
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.25
+_KINDS = (Kind.LISTENER, Kind.ROUTES, Kind.CLUSTER, Kind.ENDPOINTS)
+
+
+class LocalControl:
+    """What a control service knows of one path of YAML, for this process."""
+
+    def __init__(self, path: str) -> None:
+        """Starts nothing. ConfigError: there is no such path."""
+        try:
+            self._files = FileSource(path)
+        except OSError as error:
+            raise ConfigError(f"control: {error}") from None
+        self.path = path
+        self._build = Builder()
+        self._told: frozenset[Problem] = frozenset()
+        self._loaded: tuple[Loaded, tuple[Registration, ...]] | None = None
+        self._life, self._count = int(time.time() * 1000), 0
+        self._compiler: Compiler | None = None
+        self._registrations: dict[int, Registration] = {}
+        self._users: dict[int, LocalSource] = {}
+        self._unlocked()
+
+    def _unlocked(self) -> None:
+        self.lock = threading.RLock()
+        """Held while anything is loaded, built or handed out."""
+        self._guard = threading.Lock()
+        self._bell = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __repr__(self) -> str:
+        return f"<LocalControl {self.path!r}: {len(self._registrations)} registered>"
+
+    def use(self, user: "LocalSource") -> None:
+        """Hands out to `user` what there is and what changes, until `leave`."""
+        with self._guard:
+            self._users[id(user)] = user
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="meshlib-local", daemon=True)
+                self._thread.start()
+        self._bell.set()
+
+    def leave(self, user: "LocalSource") -> None:
+        """The last one to leave ends the thread."""
+        with self._guard:
+            self._users.pop(id(user), None)
+            thread = self._thread if not self._users else None
+        self._bell.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(5.0)
+
+    def joined(self, number: int, who: Registration | None) -> None:
+        """A server of this process said how it is; None: it left."""
+        with self._guard:
+            if who is None:
+                self._registrations.pop(number, None)
+            else:
+                self._registrations[number] = who
+        self._bell.set()
+
+    def after_fork_in_child(self) -> None:
+        """New locks; the thread starts at the next `use`."""
+        self._unlocked()
+        self._users = {}
+
+    def _run(self) -> None:
+        while True:
+            with self._guard:
+                users = tuple(self._users.values())
+                registrations = tuple(who for _, who in sorted(self._registrations.items()))
+                if not users:
+                    self._thread = None
+                    return
+            with self.lock:
+                failure = self._renew(registrations)
+                for user in users:
+                    user.refresh(self._compiler, failure)
+            self._bell.wait(LOOK_SECONDS)
+            self._bell.clear()
+
+    def _renew(self, registrations: tuple[Registration, ...]) -> str:
+        """Builds if documents or servers changed; why it could not."""
+        try:
+            found = self._files.load()
+            self._tell(found.problems)
+            if self._loaded is not None and found.documents == self._loaded[0].documents:
+                found = self._loaded[0]  # the same object: the builder knows it
+            if self._loaded is None or found is not self._loaded[0] or registrations != self._loaded[1]:
+                self._loaded = (found, registrations)
+                self._count += 1
+                self._compiler = self._build(found, registrations, f"{self._life}.{self._count}").compiler
+        except Exception as error:
+            log.exception("%s can't be built; what was there stays in force", self.path)
+            return f"{self.path} can't be built: {error!r}"
+        return ""
+
+    def _tell(self, problems: tuple[Problem, ...]) -> None:
+        for problem in problems:
+            if problem not in self._told:
+                level = logging.ERROR if problem.severity is Severity.ERROR else logging.WARNING
+                log.log(level, "%s", problem)
+        self._told = frozenset(problems)
+
+
+_controls: dict[str, LocalControl] = {}
+
+
+def control_at(path: str) -> LocalControl:
+    """The one of this process for a path. ConfigError: there is no such path."""
+    key = os.path.realpath(path)
+    return _controls.get(key) or _controls.setdefault(key, LocalControl(path))
+
+
+class LocalSource:
+    """What one mesh asks of a LocalControl; a `meshlib.dataplane.mesh.Source`."""
+
+    def __init__(
+        self, settings: Bootstrap, client: Client, views: Views, changed: Callable[[], None]
+    ) -> None:
+        """Starts nothing. ConfigError: there is no such path."""
+        self._control = control_at(settings.control)
+        self._client = client
+        self._views = views
+        self._changed = changed
+        self._lock = threading.RLock()
+        self._targets = Targets(settings, time.monotonic())
+        self._names: frozenset[str] = frozenset()
+        self._seen: tuple[Any, frozenset[str]] | None = None
+        self._refused: dict[tuple[Kind, str], str] = {}
+        self._closed = False
+        self._using = False
+        self.connected = False
+        self.since: float | None = None
+        self.failure = ""
+        self.from_disk: set[str] = set()
+
+    def want(self, name: str) -> None:
+        """Asks for a target from now on."""
+        with self._lock:
+            if self._closed or (self._using and self._views.wants(name)):
+                return
+            self._using = True
+            self._targets.touch(name, time.monotonic())
+            self._views.want((name,))
+            self._names |= {name}
+            self._forget(self._targets.excess())
+        self._control.use(self)
+
+    def touch(self, name: str) -> None:
+        """A target was used now."""
+        self._targets.touch(name, time.monotonic())
+
+    def load(self, name: str) -> bool:
+        """Whether the target is known: there is nothing older than the files."""
+        return name in self._views.targets
+
+    def close(self) -> None:
+        """Nothing is handed out any more."""
+        with self._lock:
+            self._closed = True
+            self.connected = False
+        self._control.leave(self)
+
+    def refresh(self, compiler: Compiler | None, failure: str) -> None:
+        """On the control's thread: takes what changed in this configuration."""
+        with self._lock:
+            self._forget(self._targets.idle(time.monotonic()))
+            names = self._names
+        self.failure = failure
+        if compiler is None or self._seen == (compiler, names):
+            return
+        resources = tuple(compiler.resources(self._client, names))
+        with self._lock:
+            if self._closed:
+                return
+            for kind in _KINDS:
+                self._apply(kind, compiler.version, {r.name: r for r in resources if r.kind is kind}, names)
+            self._seen = (compiler, names)
+            if not self.connected:
+                self.connected, self.since = True, time.monotonic()
+        self._changed()
+
+    def _apply(self, kind: Kind, version: str, found: dict[str, Resource], names: frozenset[str]) -> None:
+        held = self._views.held(kind)
+        changed = {
+            name: resource
+            for name, resource in found.items()
+            if resource.version not in (held.get(name), self._refused.get((kind, name)))
+        }
+        needed = names if kind is Kind.LISTENER else self._views.needs()[kind]
+        refused = self._views.apply(kind, version, changed, needed - found.keys())
+        for name in changed:
+            self._refused.pop((kind, name), None)
+        for name, reason in refused.items():
+            self._refused[kind, name] = found[name].version
+            log.error("refused %s %s of configuration %s: %s", kind.short, name, version, reason)
+
+    def _forget(self, names: list[str]) -> None:
+        if names:
+            self._names -= frozenset(names)
+            self._views.forget(names)
+
+    # Fork
+
+    def before_fork(self) -> None:
+        """Nothing changes during a fork. In the order in which the control's thread locks."""
+        self._control.lock.acquire()
+        self._lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Goes on."""
+        self._lock.release()
+        self._control.lock.release()
+
+    def after_fork_in_child(self, node: Any) -> None:
+        """Knows what its parent knew."""
+        self._lock = threading.RLock()
+        self._client = from_node(node)
+        self._using = False
+        self._control.after_fork_in_child()
+
+
+local_source = LocalSource
+
+
+class LocalRegistrar:
+    """Takes a registration's talk to the LocalControl of its process; see `grpc_stream.KeptStream`."""
+
+    def __init__(self, _name: str, address: str, _path: str, talk: Talk) -> None:
+        """`address` is the control's path. ConfigError: there is no such path."""
+        self._control = control_at(str(Path(address)))
+        self._talk = talk
+        self._joining = Joining()
+
+    def start(self) -> None:
+        """Joins."""
+        self._talk.opened()
+        self._say()
+        self._talk.take(specifier().SerializeToString())
+
+    def wake(self) -> None:
+        """There is something to say."""
+        self._say()
+
+    def close(self) -> None:
+        """Leaves."""
+        self._control.joined(id(self), None)
+
+    def after_fork_in_child(self) -> None:
+        """The registration stays in force in the child, too: its parent serves."""
+
+    def _say(self) -> None:
+        for message in self._talk.ask():
+            said = pb.HealthCheckRequestOrEndpointHealthResponse.FromString(message)
+            try:
+                who = self._joining.received(said)
+            except ControlError as error:
+                raise ConfigError(f"this server can't be registered: {error}") from None
+            if not said.HasField("health_check_request"):
+                self._control.joined(id(self), who)

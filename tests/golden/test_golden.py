@@ -1,0 +1,107 @@
+"""What the compiler makes of YAML: `<case>/in.yaml` against `<case>/out.<view>.yaml`.
+
+Comments of in.yaml say who asks and who serves:
+
+    # view <name>: flavour=meshlib namespace=default labels=app=web locality=r/z/s ask=reviews:9080 show=RDS
+    # server: labels=app=reviews,version=v1 address=10.0.0.1 ports=http:9080 locality=r/z/s weight=2 draining
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from meshlib.control.compile.compiler import GraphCompiler
+from meshlib.control.graph import build_graph
+from meshlib.control.istio.problem import Severity
+from meshlib.control.registration import Registration
+from meshlib.control.sources.text import documents_in
+from meshlib.dataplane.decode.clusters import decode_cluster
+from meshlib.dataplane.decode.endpoints import decode_endpoints
+from meshlib.dataplane.decode.listeners import decode_listener
+from meshlib.dataplane.decode.routes import decode_routes
+from meshlib.xds import pb
+from meshlib.xds.kinds import Kind
+from meshlib.xds.node import Client, Flavour, Locality
+
+DECODERS: dict[Kind, Callable[[Any], object]] = {
+    Kind.LISTENER: decode_listener,
+    Kind.ROUTES: decode_routes,
+    Kind.CLUSTER: decode_cluster,
+    Kind.ENDPOINTS: decode_endpoints,
+}
+HERE = Path(__file__).parent
+VIEW = re.compile(r"^# view (\S+): (.*)$", re.MULTILINE)
+SERVER = re.compile(r"^# server: (.*)$", re.MULTILINE)
+VIEWS = [
+    (case, name, words)
+    for case in sorted(HERE.glob("*/in.yaml"))
+    for name, words in VIEW.findall(case.read_text())
+]
+
+
+def parsed(words: str) -> dict[str, str]:
+    return {key: value for key, _, value in (word.partition("=") for word in words.split())}
+
+
+def pairs(text: str, separator: str = "=") -> tuple[tuple[str, str], ...]:
+    made = [part.partition(separator) for part in text.split(",") if part]
+    return tuple(sorted((key, value) for key, _, value in made))
+
+
+def server(number: int, words: str) -> Registration:
+    said = parsed(words)
+    return Registration(
+        id=f"server-{number}",
+        namespace=said.get("namespace", "default"),
+        service_account="default",
+        labels=pairs(said["labels"]),
+        address=said["address"],
+        ports=tuple((name, int(port)) for name, port in pairs(said.get("ports", "http:9080"), ":")),
+        locality=Locality.parse(said.get("locality", "")),
+        weight=int(said.get("weight", "1")),
+        draining="draining" in said,
+    )
+
+
+def client(said: dict[str, str]) -> Client:
+    return Client(
+        Flavour(said.get("flavour", "meshlib")),
+        namespace=said.get("namespace", "default"),
+        labels=pairs(said.get("labels", "")),
+        locality=Locality.parse(said.get("locality", "")),
+    )
+
+
+def test_there_are_cases() -> None:
+    assert len(VIEWS) >= 30
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "words"), VIEWS, ids=[f"{case.parent.name}-{name}" for case, name, _ in VIEWS]
+)
+def test_compiles_to(case: Path, name: str, words: str, regold: bool) -> None:
+    text, said = case.read_text(), parsed(words)
+    read = documents_in(text, "in.yaml")
+    assert [str(problem) for problem in read.problems if problem.severity is Severity.ERROR] == []
+    servers = [server(number, found) for number, found in enumerate(SERVER.findall(text))]
+    compiler = GraphCompiler(build_graph(read.documents, servers), "1")
+    asked = frozenset(said.get("ask", "").split(",")) - {""}
+    resources = compiler.resources(client(said), asked)
+    assert compiler.resources(client(said), asked) == resources
+    shown = said.get("show", "RDS").split(",")
+    found: dict[str, Any] = {short: {} for short in shown}
+    for resource in resources:
+        message = resource.message()
+        if said.get("flavour", "meshlib") == "meshlib":
+            DECODERS[resource.kind](message)
+        if resource.kind.short in found:
+            found[resource.kind.short][resource.name] = json.loads(json.dumps(pb.to_dict(message)))
+    out = case.parent / f"out.{name}.yaml"
+    if regold:
+        out.write_text(yaml.safe_dump(found, sort_keys=True, width=110))
+    assert yaml.safe_load(out.read_text()) == found

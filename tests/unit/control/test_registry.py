@@ -1,0 +1,151 @@
+"""Which endpoints stand behind a service's port."""
+
+import pytest
+
+from meshlib.control.registration import Registration
+from meshlib.control.registry import Endpoint, Protocol, Registry, build_registry, protocol_of
+from meshlib.control.sources.text import documents_in
+
+REVIEWS = """
+apiVersion: v1
+kind: Service
+metadata: {name: reviews}
+spec:
+  selector: {app: reviews}
+  ports: [{name: http, port: 80, targetPort: %s}]
+"""
+
+
+def registry(text: str, *servers: Registration) -> Registry:
+    read = documents_in(text, "mesh.yaml")
+    assert read.problems == ()
+    return build_registry(read.documents, servers)
+
+
+def server(address: str, ports: dict[str, int], namespace: str = "default", **labels: str) -> Registration:
+    said = tuple(sorted((labels or {"app": "reviews"}).items()))
+    return Registration(address, namespace, "default", said, address, tuple(sorted(ports.items())))
+
+
+def found(known: Registry, host: str = "reviews.default.svc.cluster.local") -> list[tuple[str, int]]:
+    service = known.services[host][0]
+    return [(e.address, e.port) for e in known.endpoints(service, service.ports[0])]
+
+
+@pytest.mark.parametrize(
+    ("target", "ports", "number"),
+    [
+        ("8080", {"http": 9001}, 9001),
+        ("web", {"web": 9001, "http": 9002}, 9001),
+        ("web", {"anything": 9001}, 9001),
+        ("8080", {"anything": 9001}, 9001),
+        ("8080", {}, 8080),
+    ],
+)
+def test_a_server_is_reached_at_the_port_that_it_reported(
+    target: str, ports: dict[str, int], number: int
+) -> None:
+    assert found(registry(REVIEWS % target, server("10.0.0.1", ports))) == [("10.0.0.1", number)]
+
+
+def test_a_server_without_the_named_port_is_no_endpoint() -> None:
+    assert found(registry(REVIEWS % "web", server("10.0.0.1", {"a": 1, "b": 2}))) == []
+    assert found(registry(REVIEWS % "8080", server("10.0.0.1", {"a": 1, "b": 2}))) == []
+
+
+def test_labels_and_namespace_must_fit() -> None:
+    servers = (
+        server("10.0.0.1", {"http": 1}, app="ratings"),
+        server("10.0.0.2", {"http": 1}, "other"),
+        server("10.0.0.3", {"http": 1}, app="reviews", version="v1"),
+    )
+    assert found(registry(REVIEWS % "80", *servers)) == [("10.0.0.3", 1)]
+
+
+def test_a_service_without_a_selector_selects_nothing_but_has_endpoints() -> None:
+    text = """
+apiVersion: v1
+kind: Service
+metadata: {name: reviews}
+spec: {ports: [{name: http, port: 80}]}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: reviews}
+subsets:
+- addresses: [{ip: 10.0.0.9}]
+  notReadyAddresses: [{ip: 10.0.0.8}]
+  ports: [{name: http, port: 8080}]
+"""
+    assert found(registry(text, server("10.0.0.1", {"http": 1}))) == [("10.0.0.9", 8080)]
+
+
+def test_an_endpoint_slice_belongs_to_the_service_of_its_label() -> None:
+    text = """
+apiVersion: v1
+kind: Service
+metadata: {name: reviews}
+spec: {ports: [{name: http, port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: reviews-x1, labels: {kubernetes.io/service-name: reviews}}
+addressType: IPv4
+endpoints:
+- {addresses: [10.0.0.2], conditions: {ready: true}, zone: z1}
+- {addresses: [10.0.0.3], conditions: {ready: false}}
+ports: [{name: http, port: 8080}]
+"""
+    assert found(registry(text)) == [("10.0.0.2", 8080)]
+
+
+def test_other_registrations_leave_the_first_registry_alone() -> None:
+    before = registry(REVIEWS % "80", server("10.0.0.1", {"http": 1}))
+    assert found(before) == [("10.0.0.1", 1)]
+    after = before.with_registrations((server("10.0.0.2", {"http": 2}),))
+    assert found(after) == [("10.0.0.2", 2)]
+    assert found(before) == [("10.0.0.1", 1)]
+
+
+def test_a_service_goes_before_a_service_entry_of_the_same_host() -> None:
+    text = (
+        """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: aaa}
+spec:
+  hosts: [reviews.default.svc.cluster.local]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: STATIC
+  endpoints: [{address: 10.1.1.1}]
+---"""
+        + REVIEWS % "80"
+    )
+    known = registry(text, server("10.0.0.1", {"http": 1}))
+    services = known.services["reviews.default.svc.cluster.local"]
+    assert [service.document.kind for service in services] == ["Service", "ServiceEntry"]
+
+
+def test_an_endpoint_has_all_labels_of_a_subset_or_is_not_of_it() -> None:
+    endpoint = Endpoint("10.0.0.1", 80, (("app", "a"), ("version", "v1")))
+    assert endpoint.has({"version": "v1"})
+    assert endpoint.has({})
+    assert not endpoint.has({"version": "v1", "env": "x"})
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "declared", "protocol"),
+    [
+        ("http", 80, "", Protocol.HTTP),
+        ("http-web", 80, "", Protocol.HTTP),
+        ("grpc-web-x", 80, "", Protocol.HTTP2),
+        ("GRPC", 80, "", Protocol.HTTP2),
+        ("web", 80, "kubernetes.io/h2c", Protocol.HTTP2),
+        ("https-x", 443, "", Protocol.TLS),
+        ("web", 3306, "", Protocol.TCP),
+        ("web", 80, "", Protocol.SNIFFED),
+        ("httpish", 80, "", Protocol.SNIFFED),
+    ],
+)
+def test_protocol(name: str, number: int, declared: str, protocol: Protocol) -> None:
+    assert protocol_of(name, number, declared) is protocol
