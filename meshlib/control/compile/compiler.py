@@ -17,7 +17,7 @@ from meshlib.control.compile.endpoints import load_assignment
 from meshlib.control.compile.memo import Key, Memo
 from meshlib.control.compile.routes import fill, fill_unknown, routes_for, virtual_host
 from meshlib.control.graph import Graph
-from meshlib.control.graph.hosts import covers, is_wildcard, spellings
+from meshlib.control.graph.hosts import closeness, covers, is_wildcard, spellings
 from meshlib.control.graph.scope import Called, Scope
 from meshlib.control.graph.virtualservices import VirtualService
 from meshlib.control.istio.sidecar import OutboundTrafficMode
@@ -97,7 +97,9 @@ class _Compiling:
                 return called if found.protocol.routed else Called(called.host, service)
             return Called(host)
         if called.virtual is not None and port == HTTP_PORT:
-            return called
+            wanted = min((h for h in called.virtual.hosts if covers(h, called.host)), key=closeness)
+            if not self._covers_services(wanted):
+                return called
         return Called(host)
 
     def _listener(self, name: str, routes: str) -> Resource:
@@ -160,7 +162,7 @@ class _Compiling:
             if number and context.service(domain) is not None:
                 continue
             yield domain
-            if service.kubernetes and service.headless and "." in domain and not domain[0].isdigit():
+            if service.kubernetes and service.headless and not domain[0].isdigit():
                 yield f"*.{domain}"
 
     def _namespace_of(self, host: str) -> str:

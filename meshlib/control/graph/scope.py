@@ -84,6 +84,8 @@ class Scope:
             virtual = self._virtual.exact(name)
             if virtual is not None and self._sees_virtual(virtual, name):
                 return Called(name, None, virtual)
+        if found := self._headless(lower, port):
+            return Called(found.host, found, self.virtual(found.host))
         for pattern in self.graph.wildcard_services.matching(lower):
             if found := self.service(pattern, port):
                 return Called(pattern, found, self.virtual(pattern))
@@ -119,6 +121,17 @@ class Scope:
         for host, virtual in self._virtual.hosts():
             if self._sees_virtual(virtual, host):
                 yield host, virtual
+
+    def _headless(self, host: str, port: int) -> Service | None:
+        """The headless service of Kubernetes of which `host` names one endpoint."""
+        rest = host.partition(".")[2]
+        while rest:
+            for name in full_names(rest, self.namespace, self.domain):
+                found = self.service(name, port)
+                if found is not None and found.kubernetes and found.headless:
+                    return found
+            rest = rest.partition(".")[2]
+        return None
 
     def _by_address(self, address: str, port: int) -> Service | None:
         for host in self.graph.addresses.get(address, ()):
