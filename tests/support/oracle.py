@@ -333,6 +333,6 @@ def _echo() -> dict[str, Any]:
     }
 
 
-def run(cases: Sequence[Case]) -> tuple[int, list[Difference]]:
+def run(cases: Sequence[Case], *, scopes: int = 500) -> tuple[int, list[Difference]]:
     """`compare` from code that is not asynchronous."""
-    return asyncio.run(compare(cases))
+    return asyncio.run(compare(cases, scopes=scopes))
