@@ -25,6 +25,7 @@ from meshlib.control.registry import Service
 from meshlib.xds.kinds import Kind
 from meshlib.xds.names import (
     ALLOW_ANY,
+    BLACK_HOLE_CLUSTER,
     BLOCK_ALL,
     PASSTHROUGH_CLUSTER,
     ClusterName,
@@ -171,6 +172,10 @@ class _Compiling:
         """A cluster and its endpoints; nothing if there is no such cluster."""
         if name == PASSTHROUGH_CLUSTER:
             yield self._cluster(name, (), lambda: clusters.passthrough(self.scope))
+            return
+        if name == BLACK_HOLE_CLUSTER:
+            yield self._cluster(name, (), lambda: clusters.black_hole(self.scope))
+            yield Resource.of(Kind.ENDPOINTS, name, load_assignment(name, ()))
             return
         parsed = ClusterName.parse(name)
         if parsed is None:
