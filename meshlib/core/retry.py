@@ -52,11 +52,11 @@ DEFAULT = RetryPolicy(frozenset())
 """What a request without a policy of its route starts from, if it asks for retries itself."""
 _CONDITIONS = {condition.value.encode(): condition for condition in RetryOn}
 _GRPC_CONDITIONS = {
-    b"1": RetryOn.CANCELLED,
-    b"4": RetryOn.DEADLINE_EXCEEDED,
-    b"8": RetryOn.RESOURCE_EXHAUSTED,
-    b"13": RetryOn.INTERNAL,
-    b"14": RetryOn.UNAVAILABLE,
+    1: RetryOn.CANCELLED,
+    4: RetryOn.DEADLINE_EXCEEDED,
+    8: RetryOn.RESOURCE_EXHAUSTED,
+    13: RetryOn.INTERNAL,
+    14: RetryOn.UNAVAILABLE,
 }
 _CONNECT = frozenset((Failure.CONNECT_FAILED, Failure.CONNECT_TIMED_OUT))
 _NOT_STARTED = _CONNECT | {Failure.RESET_BEFORE_REQUEST}
@@ -135,7 +135,7 @@ def _wants_after_response(policy: RetryPolicy, head: ResponseHead) -> bool:
     if RetryOn.RETRIABLE_HEADERS in on and any(head.header(name) is not None for name in policy.headers):
         return True
     grpc = head.header(b"grpc-status")
-    return grpc is not None and _GRPC_CONDITIONS.get(grpc) in on
+    return grpc is not None and grpc.isdigit() and _GRPC_CONDITIONS.get(int(grpc[:20])) in on
 
 
 def back_off(policy: RetryPolicy, retry: int, dice: Dice) -> float:
