@@ -4,6 +4,7 @@ Law: a retry happens only if the policy names the outcome, tries are left, the b
 again and no response was delivered. Methods are not looked at: Envoy does not either.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -50,7 +51,6 @@ class RetryPolicy:
 
 DEFAULT = RetryPolicy(frozenset())
 """What a request without a policy of its route starts from, if it asks for retries itself."""
-_CONDITIONS = {condition.value.encode(): condition for condition in RetryOn}
 _GRPC_CONDITIONS = {
     1: RetryOn.CANCELLED,
     4: RetryOn.DEADLINE_EXCEEDED,
@@ -58,6 +58,9 @@ _GRPC_CONDITIONS = {
     13: RetryOn.INTERNAL,
     14: RetryOn.UNAVAILABLE,
 }
+_GRPC_WORDS = {condition.value.encode(): condition for condition in _GRPC_CONDITIONS.values()}
+_WORDS = {each.value.encode(): each for each in RetryOn if each not in _GRPC_WORDS.values()}
+"""Each header has its own words; a policy may use all of them."""
 _CONNECT = frozenset((Failure.CONNECT_FAILED, Failure.CONNECT_TIMED_OUT))
 _NOT_STARTED = _CONNECT | {Failure.RESET_BEFORE_REQUEST}
 CONSUMED = frozenset(
@@ -79,10 +82,7 @@ def effective(policy: RetryPolicy | None, head: RequestHead) -> RetryPolicy | No
     if policy is None and on is None and grpc_on is None:
         return None
     base = policy or DEFAULT
-    asked = b",".join(value for value in (on, grpc_on) if value is not None)
-    conditions = base.retry_on | {
-        _CONDITIONS[w] for w in map(bytes.strip, asked.split(b",")) if w in _CONDITIONS
-    }
+    conditions = base.retry_on | _named(on, _WORDS) | _named(grpc_on, _GRPC_WORDS)
     retries = base.retries
     wanted = head.header(b"x-envoy-max-retries")
     if conditions and wanted is not None and wanted.isdigit():
@@ -98,6 +98,10 @@ def effective(policy: RetryPolicy | None, head: RequestHead) -> RetryPolicy | No
         ),
         headers=base.headers + tuple(n.lower() for n in map(bytes.strip, names.split(b",")) if n),
     )
+
+
+def _named(value: bytes | None, words: Mapping[bytes, RetryOn]) -> set[RetryOn]:
+    return {words[w] for w in map(bytes.strip, (value or b"").split(b",")) if w in words}
 
 
 def wants_retry(policy: RetryPolicy, outcome: Outcome) -> bool:

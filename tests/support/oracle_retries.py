@@ -10,7 +10,7 @@ a sidecar makes of it: 504 for a time that ran out, 503 for everything else.
 
 import asyncio
 import random
-import re  # noqa: TID251 - of Envoy's own statistics
+import re
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -36,11 +36,14 @@ from meshlib.xds import pb
 
 REFUSED = "refused"
 AT_ONCE = 64
+PATIENCE = 2.0
+"""Seconds after which a request is given up; the status is then `WAITING`."""
+WAITING = 0
 _LATE = (Failure.TIMED_OUT, Failure.TRY_TIMED_OUT)
 _HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
 _INTERNAL = {"cidr_ranges": [{"address_prefix": "127.0.0.0", "prefix_len": 8}]}
-_MANY = {name: 100_000 for name in ("max_connections", "max_pending_requests", "max_requests", "max_retries")}
+_MANY = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests", "max_retries"), 100_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class Result(NamedTuple):
 
     status: int
     tries: int
+    told: Sequence[Mapping[str, str]] = ()
+    """The x-envoy-… headers of every try that the upstream saw."""
 
 
 class _Setup(NamedTuple):
@@ -157,18 +162,25 @@ async def _ask_envoy(setup: _Setup, envoy: RealEnvoy) -> list[Result]:
         async with gate:
             reader, writer = await asyncio.open_connection("127.0.0.1", envoy.listeners["main"])
             writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
-            first = await reader.readline()
-            writer.close()
-            await writer.wait_closed()
-        return int(first.split()[1])
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    return int((await reader.readline()).split()[1])
+            except TimeoutError:
+                return WAITING
+            finally:
+                writer.close()
+                await writer.wait_closed()
 
     statuses = await asyncio.gather(*(ask(number, case) for number, case in enumerate(setup.cases)))
-    told = (await envoy.get("/stats?filter=closed-.*upstream_rq_retry$")).decode()
-    retries = {int(n): int(count) for n, count in re.findall(r"closed-(\d+)\.upstream_rq_retry: (\d+)", told)}
+    stats = (await envoy.get("/stats?filter=closed-.*upstream_rq_retry$")).decode()
+    retries = {int(n): int(count) for n, count in re.findall(r"closed-(\d+)\.upstream_rq_retry: (\d+)", stats)}
     made = []
     for number, case in enumerate(setup.cases):
-        tries = setup.upstream.tries[f"envoy-{number}"]
-        made.append(Result(statuses[number], 1 + retries[number] if case.script == REFUSED else tries))
+        told = setup.upstream.tries[f"envoy-{number}"]
+        tries = 1 + retries[number] if case.script == REFUSED else len(told)
+        for headers in told:
+            headers.pop("x-envoy-internal", None)
+        made.append(Result(statuses[number], tries, told))
     return made
 
 
@@ -208,13 +220,18 @@ async def _ask_ourselves(setup: _Setup) -> list[Result]:
             steps = flow(
                 head, RequestBody(b""), view, "case:80", ledger, time.monotonic, dice, ("127.0.0.1", 1)
             )
+            status = WAITING
             try:
-                answer = await adrive(steps, hands)
+                async with asyncio.timeout(PATIENCE):
+                    answer = await adrive(steps, hands)
+                    status = answer.status
+                    if isinstance(answer.body, AsyncBody):
+                        answer.body.close()
+            except TimeoutError:
+                pass
             except FlightFailed as error:
-                return Result(504 if error.failed.how in _LATE else 503, hands.tries)
-            if isinstance(answer.body, AsyncBody):
-                answer.body.close()
-        return Result(answer.status, hands.tries)
+                status = 504 if error.failed.how in _LATE else 503
+        return Result(status, hands.tries, setup.upstream.tries[f"ours-{number}"])
 
     results = await asyncio.gather(*(ask(number, case) for number, case in enumerate(setup.cases)))
     connections.close()

@@ -2,18 +2,20 @@
 
 `x-script` lists what happens to the first try, the second, …; the last word goes for all that follow:
 `503` is a status, `429+x-a=1+x-b=2` one with headers, `reset` a connection reset before the response,
-`close` an orderly end before it, `cut` one in the middle of the body, `never` no answer at all.
-`x-id` names the request; `tries` counts by it.
+`close` an orderly end before it, `cut` one in the middle of the body, `slow` a 503 after `SLOW`
+seconds, `never` no answer at all.
+`x-id` names the request; `tries` tells by it what each try was told in its x-envoy-… headers.
 """
 
 import asyncio
 import socket
 import struct
-from collections import Counter
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+SLOW = 0.4
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER of no time: closing resets."""
 
@@ -23,8 +25,8 @@ class Upstream:
     """A running upstream."""
 
     port: int = 0
-    tries: Counter[str] = field(default_factory=Counter)
-    """Requests seen so far, by their `x-id`."""
+    tries: defaultdict[str, list[dict[str, str]]] = field(default_factory=lambda: defaultdict(list))
+    """The x-envoy-… headers of all requests seen so far, by their `x-id`."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
@@ -43,9 +45,9 @@ class Upstream:
         headers = {name.lower(): value.strip() for name, _, value in pairs}
         await reader.readexactly(int(headers.get("content-length", "0")))
         script = headers["x-script"].split(",")
-        number = self.tries[headers["x-id"]]
-        self.tries[headers["x-id"]] += 1
-        word = script[min(number, len(script) - 1)]
+        seen = self.tries[headers["x-id"]]
+        word = script[min(len(seen), len(script) - 1)]
+        seen.append({name: value for name, value in headers.items() if name.startswith("x-envoy-")})
         if word == "never":
             await reader.read()
         elif word == "reset":
@@ -53,7 +55,8 @@ class Upstream:
         elif word == "cut":
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf")
         elif word != "close":
-            writer.write(_response(word))
+            await asyncio.sleep(SLOW if word == "slow" else 0)
+            writer.write(_response("503" if word == "slow" else word))
             await writer.drain()
             return True
         return False
