@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from meshlib.core.numbers import number
 from meshlib.core.request import Dice, Failed, Failure, Outcome, RequestHead, ResponseHead
 
 
@@ -79,14 +80,14 @@ CONSUMED = frozenset(
 def effective(policy: RetryPolicy | None, head: RequestHead) -> RetryPolicy | None:
     """The route's policy with what the application's own x-envoy-… headers add; None: no retries."""
     on, grpc_on = head.header(b"x-envoy-retry-on"), head.header(b"x-envoy-retry-grpc-on")
-    if policy is None and on is None and grpc_on is None:
-        return None
     base = policy or DEFAULT
     conditions = base.retry_on | _named(on, _WORDS) | _named(grpc_on, _GRPC_WORDS)
+    if not conditions:
+        return None
     retries = base.retries
-    wanted = head.header(b"x-envoy-max-retries")
-    if conditions and wanted is not None and wanted.isdigit():
-        retries = min(int(wanted[:10]), 2**32 - 1)
+    wanted = number(head.header(b"x-envoy-max-retries"))
+    if wanted is not None:
+        retries = wanted % 2**32
     codes = head.header(b"x-envoy-retriable-status-codes") or b""
     names = head.header(b"x-envoy-retriable-header-names") or b""
     return replace(
@@ -94,7 +95,7 @@ def effective(policy: RetryPolicy | None, head: RequestHead) -> RetryPolicy | No
         retry_on=conditions,
         retries=retries,
         status_codes=base.status_codes.union(
-            int(c) for c in map(bytes.strip, codes.split(b",")) if c.isdigit()
+            code for word in codes.split(b",") if (code := number(word, 2**32 - 1)) is not None
         ),
         headers=base.headers + tuple(n.lower() for n in map(bytes.strip, names.split(b",")) if n),
     )
@@ -138,8 +139,8 @@ def _wants_after_response(policy: RetryPolicy, head: ResponseHead) -> bool:
         return True
     if RetryOn.RETRIABLE_HEADERS in on and any(head.header(name) is not None for name in policy.headers):
         return True
-    grpc = head.header(b"grpc-status")
-    return grpc is not None and grpc.isdigit() and _GRPC_CONDITIONS.get(int(grpc[:20])) in on
+    grpc = number(head.header(b"grpc-status"))
+    return grpc is not None and _GRPC_CONDITIONS.get(grpc) in on
 
 
 def back_off(policy: RetryPolicy, retry: int, dice: Dice) -> float:
