@@ -20,7 +20,7 @@ from meshlib.core.ledger import ClusterState, Ledger
 from meshlib.core.outlier import learn
 from meshlib.core.request import Dice, Failed, Failure, Header, Outcome, RequestHead, ResponseHead
 from meshlib.core.retry import RetryPolicy
-from meshlib.core.route.forward import Timeouts, incoming, outgoing, pick_cluster
+from meshlib.core.route.forward import incoming, outgoing, pick_cluster
 from meshlib.core.route.reply import own_reply
 from meshlib.core.route.rule import Forward, Route, WeightedCluster
 from meshlib.core.route.table import VirtualHost
@@ -127,7 +127,12 @@ class _Request:
             return
         limits = timeout.effective(self.action, self.head, caller_timeout)
         policy = retry.effective(self.action.retry, self.head)
-        sent = outgoing(_without_consumed(self.head, limits), self.route, self.action, self.chosen)
+        sent = outgoing(
+            _told(_without_consumed(self.head), limits.per_try, limits.whole or None),
+            self.route,
+            self.action,
+            self.chosen,
+        )
         if self.action.mirrors:
             yield from mirror.mirrors(self.action.mirrors, sent, limits.whole, self.dice, self.find)
         deadline = self.clock() + limits.whole if limits.whole else None
@@ -158,6 +163,8 @@ class _Request:
                 return
             self.attempts += 1
             self.endpoint = found.key
+            if self.attempts > 1:
+                sent = _told(sent, per_try, None if deadline is None else deadline - now)
             head = _numbered(sent, self.attempts) if self.host.attempt_count else sent
             with RequestSlot(state, state.host(found.key)):
                 outcome = yield _attempt(
@@ -312,11 +319,18 @@ def _request_id(dice: Dice) -> bytes:
     return f"{bits[:8]}-{bits[8:12]}-4{bits[12:15]}-{'89ab'[low & 3]}{bits[15:18]}-{bits[18:30]}".encode()
 
 
-def _without_consumed(head: RequestHead, limits: Timeouts) -> RequestHead:
+def _without_consumed(head: RequestHead) -> RequestHead:
     headers = [header for header in head.headers if header[0].lower() not in _CONSUMED]
-    told = timeout.expected(limits)
-    if told is not None:
-        headers.append((timeout.EXPECTED, told))
+    return RequestHead(head.method, head.scheme, head.authority, head.path, headers)
+
+
+def _told(head: RequestHead, per_try: float, left: float | None) -> RequestHead:
+    """The head with what the next service is told of its time."""
+    value = timeout.expected(per_try, left)
+    if value is None:
+        return head
+    headers = [header for header in head.headers if header[0].lower() != timeout.EXPECTED]
+    headers.append((timeout.EXPECTED, value))
     return RequestHead(head.method, head.scheme, head.authority, head.path, headers)
 
 
