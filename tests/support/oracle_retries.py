@@ -35,7 +35,7 @@ from meshlib.dataplane.http.asynchronous import Connections, Response
 from meshlib.xds import pb
 
 REFUSED = "refused"
-AT_ONCE = 64
+AT_ONCE = 32
 PATIENCE = 2.0
 """Seconds after which a request is given up; the status is then `WAITING`."""
 WAITING = 0
@@ -173,7 +173,9 @@ async def _ask_envoy(setup: _Setup, envoy: RealEnvoy) -> list[Result]:
 
     statuses = await asyncio.gather(*(ask(number, case) for number, case in enumerate(setup.cases)))
     stats = (await envoy.get("/stats?filter=closed-.*upstream_rq_retry$")).decode()
-    retries = {int(n): int(count) for n, count in re.findall(r"closed-(\d+)\.upstream_rq_retry: (\d+)", stats)}
+    retries = {
+        int(n): int(count) for n, count in re.findall(r"closed-(\d+)\.upstream_rq_retry: (\d+)", stats)
+    }
     made = []
     for number, case in enumerate(setup.cases):
         told = setup.upstream.tries[f"envoy-{number}"]
