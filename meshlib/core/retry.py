@@ -145,5 +145,5 @@ def _wants_after_response(policy: RetryPolicy, head: ResponseHead) -> bool:
 
 def back_off(policy: RetryPolicy, retry: int, dice: Dice) -> float:
     """Seconds before the retry of that number (1 is the first): below base × 2^(n-1), full jitter."""
-    longest = min(policy.base_interval * 2 ** min(retry - 1, 32), policy.max_interval)
+    longest = min(policy.base_interval * (1 << min(retry - 1, 32)), policy.max_interval)
     return longest * dice.random()

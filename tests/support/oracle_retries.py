@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +69,8 @@ class Result(NamedTuple):
     tries: int
     told: Sequence[Mapping[str, str]] = ()
     """The x-envoy-… headers of every try that the upstream saw."""
+    pauses: Sequence[float] = ()
+    """Seconds between the tries."""
 
 
 class _Setup(NamedTuple):
@@ -178,12 +181,16 @@ async def _ask_envoy(setup: _Setup, envoy: RealEnvoy) -> list[Result]:
     }
     made = []
     for number, case in enumerate(setup.cases):
-        told = setup.upstream.tries[f"envoy-{number}"]
-        tries = 1 + retries[number] if case.script == REFUSED else len(told)
-        for headers in told:
-            headers.pop("x-envoy-internal", None)
-        made.append(Result(statuses[number], tries, told))
+        tries = 1 + retries[number] if case.script == REFUSED else None
+        made.append(_result(setup.upstream, f"envoy-{number}", statuses[number], tries))
     return made
+
+
+def _result(upstream: Upstream, name: str, status: int, tries: int | None) -> Result:
+    """A result with what the upstream saw; `tries` None: as many as that."""
+    seen = upstream.tries[name]
+    pauses = [after.at - before.at for before, after in pairwise(seen)]
+    return Result(status, len(seen) if tries is None else tries, [each.told for each in seen], pauses)
 
 
 class _Hands:
@@ -233,7 +240,7 @@ async def _ask_ourselves(setup: _Setup) -> list[Result]:
                 pass
             except FlightFailed as error:
                 status = 504 if error.failed.how in _LATE else 503
-        return Result(status, hands.tries, setup.upstream.tries[f"ours-{number}"])
+        return _result(setup.upstream, f"ours-{number}", status, hands.tries)
 
     results = await asyncio.gather(*(ask(number, case) for number, case in enumerate(setup.cases)))
     connections.close()

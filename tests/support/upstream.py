@@ -4,7 +4,7 @@
 `503` is a status, `429+x-a=1+x-b=2` one with headers, `reset` a connection reset before the response,
 `close` an orderly end before it, `cut` one in the middle of the body, `slow` a 503 after `SLOW`
 seconds, `never` no answer at all.
-`x-id` names the request; `tries` tells by it what each try was told in its x-envoy-… headers.
+`x-id` names the request; `tries` tells by it when each try came, and what its x-envoy-… headers said.
 """
 
 import asyncio
@@ -14,10 +14,20 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 SLOW = 0.4
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER of no time: closing resets."""
+
+
+class Try(NamedTuple):
+    """A request as the upstream saw it."""
+
+    at: float
+    """Seconds, on the event loop's clock."""
+    told: dict[str, str]
+    """Its x-envoy-… headers."""
 
 
 @dataclass(slots=True)
@@ -25,8 +35,8 @@ class Upstream:
     """A running upstream."""
 
     port: int = 0
-    tries: defaultdict[str, list[dict[str, str]]] = field(default_factory=lambda: defaultdict(list))
-    """The x-envoy-… headers of all requests seen so far, by their `x-id`."""
+    tries: defaultdict[str, list[Try]] = field(default_factory=lambda: defaultdict(list))
+    """All requests seen so far, by their `x-id`."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
@@ -47,7 +57,9 @@ class Upstream:
         script = headers["x-script"].split(",")
         seen = self.tries[headers["x-id"]]
         word = script[min(len(seen), len(script) - 1)]
-        seen.append({name: value for name, value in headers.items() if name.startswith("x-envoy-")})
+        told = {name: value for name, value in headers.items() if name.startswith("x-envoy-")}
+        told.pop("x-envoy-internal", None)
+        seen.append(Try(asyncio.get_running_loop().time(), told))
         if word == "never":
             await reader.read()
         elif word == "reset":
