@@ -4,9 +4,11 @@ Law: a retry happens only if the policy names the outcome, tries are left, the b
 again and no response was delivered. Methods are not looked at: Envoy does not either.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from meshlib.core.numbers import number
 from meshlib.core.request import Dice, Failed, Failure, Outcome, RequestHead, ResponseHead
 
 
@@ -50,14 +52,16 @@ class RetryPolicy:
 
 DEFAULT = RetryPolicy(frozenset())
 """What a request without a policy of its route starts from, if it asks for retries itself."""
-_CONDITIONS = {condition.value.encode(): condition for condition in RetryOn}
 _GRPC_CONDITIONS = {
-    b"1": RetryOn.CANCELLED,
-    b"4": RetryOn.DEADLINE_EXCEEDED,
-    b"8": RetryOn.RESOURCE_EXHAUSTED,
-    b"13": RetryOn.INTERNAL,
-    b"14": RetryOn.UNAVAILABLE,
+    1: RetryOn.CANCELLED,
+    4: RetryOn.DEADLINE_EXCEEDED,
+    8: RetryOn.RESOURCE_EXHAUSTED,
+    13: RetryOn.INTERNAL,
+    14: RetryOn.UNAVAILABLE,
 }
+_GRPC_WORDS = {condition.value.encode(): condition for condition in _GRPC_CONDITIONS.values()}
+_WORDS = {each.value.encode(): each for each in RetryOn if each not in _GRPC_WORDS.values()}
+"""Each header has its own words; a policy may use all of them."""
 _CONNECT = frozenset((Failure.CONNECT_FAILED, Failure.CONNECT_TIMED_OUT))
 _NOT_STARTED = _CONNECT | {Failure.RESET_BEFORE_REQUEST}
 CONSUMED = frozenset(
@@ -76,17 +80,14 @@ CONSUMED = frozenset(
 def effective(policy: RetryPolicy | None, head: RequestHead) -> RetryPolicy | None:
     """The route's policy with what the application's own x-envoy-… headers add; None: no retries."""
     on, grpc_on = head.header(b"x-envoy-retry-on"), head.header(b"x-envoy-retry-grpc-on")
-    if policy is None and on is None and grpc_on is None:
-        return None
     base = policy or DEFAULT
-    asked = b",".join(value for value in (on, grpc_on) if value is not None)
-    conditions = base.retry_on | {
-        _CONDITIONS[w] for w in map(bytes.strip, asked.split(b",")) if w in _CONDITIONS
-    }
+    conditions = base.retry_on | _named(on, _WORDS) | _named(grpc_on, _GRPC_WORDS)
+    if not conditions:
+        return None
     retries = base.retries
-    wanted = head.header(b"x-envoy-max-retries")
-    if conditions and wanted is not None and wanted.isdigit():
-        retries = min(int(wanted[:10]), 2**32 - 1)
+    wanted = number(head.header(b"x-envoy-max-retries"))
+    if wanted is not None:
+        retries = wanted % 2**32
     codes = head.header(b"x-envoy-retriable-status-codes") or b""
     names = head.header(b"x-envoy-retriable-header-names") or b""
     return replace(
@@ -94,10 +95,14 @@ def effective(policy: RetryPolicy | None, head: RequestHead) -> RetryPolicy | No
         retry_on=conditions,
         retries=retries,
         status_codes=base.status_codes.union(
-            int(c) for c in map(bytes.strip, codes.split(b",")) if c.isdigit()
+            code for word in codes.split(b",") if (code := number(word, 2**32 - 1)) is not None
         ),
         headers=base.headers + tuple(n.lower() for n in map(bytes.strip, names.split(b",")) if n),
     )
+
+
+def _named(value: bytes | None, words: Mapping[bytes, RetryOn]) -> set[RetryOn]:
+    return {words[w] for w in map(bytes.strip, (value or b"").split(b",")) if w in words}
 
 
 def wants_retry(policy: RetryPolicy, outcome: Outcome) -> bool:
@@ -135,11 +140,11 @@ def _wants_after_response(policy: RetryPolicy, head: ResponseHead) -> bool:
         return True
     if RetryOn.RETRIABLE_HEADERS in on and any(head.header(name) is not None for name in policy.headers):
         return True
-    grpc = head.header(b"grpc-status")
+    grpc = number(head.header(b"grpc-status"))
     return grpc is not None and _GRPC_CONDITIONS.get(grpc) in on
 
 
 def back_off(policy: RetryPolicy, retry: int, dice: Dice) -> float:
     """Seconds before the retry of that number (1 is the first): below base × 2^(n-1), full jitter."""
-    longest = min(policy.base_interval * 2 ** min(retry - 1, 32), policy.max_interval)
+    longest = min(policy.base_interval * (1 << min(retry - 1, 32)), policy.max_interval)
     return longest * dice.random()

@@ -2,9 +2,11 @@
 
 Rules (Envoy, FilterUtility::finalTimeout): x-envoy-upstream-rq-timeout-ms stands for the route's time,
 x-envoy-upstream-rq-per-try-timeout-ms for the try's; both stop here. A try's time that is not
-shorter than the whole has no effect. The next service is told in x-envoy-expected-rq-timeout-ms.
+shorter than the whole has no effect. The next service is told in x-envoy-expected-rq-timeout-ms
+what is left to a try.
 """
 
+from meshlib.core.numbers import number
 from meshlib.core.request import RequestHead
 from meshlib.core.route.forward import Timeouts, timeouts
 from meshlib.core.route.rule import Forward
@@ -30,10 +32,14 @@ def effective(forward: Forward, head: RequestHead, caller: float | None) -> Time
 
 
 def _milliseconds(value: bytes | None, otherwise: float) -> float:
-    return int(value) / 1000 if value is not None and value.isdigit() and len(value) < 16 else otherwise
+    found = number(value, 10**15)
+    return otherwise if found is None else found / 1000
 
 
-def expected(limits: Timeouts) -> bytes | None:
-    """The value of x-envoy-expected-rq-timeout-ms; None: there is no limit to tell."""
-    shortest = limits.per_try or limits.whole
-    return b"%d" % int(shortest * 1000 + 1e-6) if shortest > 0 else None
+def expected(per_try: float, left: float | None) -> bytes | None:
+    """The value of x-envoy-expected-rq-timeout-ms; None: there is no limit to tell.
+
+    `left` is what is left of the whole, None: that has no limit.
+    """
+    shortest = min(per_try or left, left) if left is not None else per_try
+    return b"%d" % max(1, int(shortest * 1000 + 1e-6)) if left is not None or per_try else None

@@ -15,10 +15,10 @@ from meshlib.control.compile import clusters, listeners
 from meshlib.control.compile.context import Context
 from meshlib.control.compile.endpoints import load_assignment
 from meshlib.control.compile.memo import Key, Memo
-from meshlib.control.compile.routes import fill, fill_unknown, routes_for, virtual_host
+from meshlib.control.compile.routes import applies, fill, fill_unknown, routes_for, virtual_host
 from meshlib.control.graph import Graph
-from meshlib.control.graph.hosts import covers, is_wildcard, spellings
-from meshlib.control.graph.scope import Called, Scope
+from meshlib.control.graph.hosts import is_wildcard, spellings
+from meshlib.control.graph.scope import HTTP_PORT, Called, Scope
 from meshlib.control.graph.virtualservices import VirtualService
 from meshlib.control.istio.sidecar import OutboundTrafficMode
 from meshlib.control.registry import Service
@@ -34,10 +34,6 @@ from meshlib.xds.names import (
 )
 from meshlib.xds.node import Client, Flavour
 from meshlib.xds.snapshot import Resource
-
-HTTP_PORT = 80
-"""The port of a host without one, and the only one at which a VirtualService needs no service (Istio)."""
-
 
 class GraphCompiler:
     """Compiles one graph for any client. Equal arguments give equal results."""
@@ -77,7 +73,7 @@ class _Compiling:
         wanted: dict[str, None] = {}
         for name in names:
             host, port = split_authority(name, HTTP_PORT)
-            called = self._served(self.scope.called(host, port), host, port)
+            called = self._called(host, port)
             routes = cluster_name(port, "", called.host)
             yield self._listener(name, routes)
             if routes not in seen:
@@ -88,17 +84,18 @@ class _Compiling:
         for cluster in wanted:
             yield from self.cluster(cluster)
 
-    def _served(self, called: Called, host: str, port: int) -> Called:
-        """`called` as far as it holds at that port."""
-        service = called.service
-        if service is not None:
+    def _called(self, host: str, port: int) -> Called:
+        """The closest meaning of a host that says something to this client."""
+        for called in self.scope.meanings(host, port):
+            service = called.service
+            if service is None:
+                if called.virtual is not None and applies(called.virtual, Context(self.scope, self.client, port)):
+                    return called
+                continue
+            if self.client.flavour is Flavour.GRPC and is_wildcard(service.host):
+                break
             found = service.port(port)
-            outside = self.client.flavour is Flavour.GRPC and is_wildcard(service.host)
-            if found is not None and not outside:
-                return called if found.protocol.routed else Called(called.host, service)
-            return Called(host)
-        if called.virtual is not None and port == HTTP_PORT:
-            return called
+            return called if found is None or found.protocol.routed else Called(called.host, service)
         return Called(host)
 
     def _listener(self, name: str, routes: str) -> Resource:
@@ -158,10 +155,11 @@ class _Compiling:
         every = list(dict.fromkeys((*found, *map(_bracketed, service.addresses))))
         for number, domain in enumerate(every):
             # A short spelling gives way to a service whose host is just that.
-            if number and context.service(domain) is not None:
+            other = context.service(domain) if number else None
+            if other is not None and other.port(context.port) is not None:
                 continue
             yield domain
-            if service.kubernetes and service.headless and "." in domain and not domain[0].isdigit():
+            if service.kubernetes and service.headless and not domain[0].isdigit():
                 yield f"*.{domain}"
 
     def _namespace_of(self, host: str) -> str:
@@ -197,7 +195,7 @@ class _Compiling:
     def _is_outside(self, name: ClusterName) -> bool:
         if self.scope.outbound is OutboundTrafficMode.REGISTRY_ONLY:
             return False
-        return self._served(self.scope.called(name.host, name.port), name.host, name.port).service is None
+        return self._called(name.host, name.port).service is None
 
     def _cluster(self, name: str, inputs: tuple[object, ...], build: Callable[[], Any]) -> Resource:
         key = ("cluster", *self.who, self.client.locality, name)
@@ -245,16 +243,10 @@ class _Compiling:
             self._append(made, Called(service.host, service, self.scope.virtual(service.host)), port, taken)
         if port == HTTP_PORT:
             for host, virtual in sorted(self.scope.virtual_hosts(), key=_by_host):
-                if host != "*" and not self._covers_services(host):
+                if host != "*" and not self.scope.means_services(host):
                     self._append(made, Called(host, None, virtual), port, taken)
         made.virtual_hosts.append(self._unknown("", Context(self.scope, self.client, port)))
         return Resource.of(Kind.ROUTES, str(port), made)
-
-    def _covers_services(self, host: str) -> bool:
-        """Whether the host of a VirtualService means services, at whatever port."""
-        if not is_wildcard(host):
-            return self.scope.service(host) is not None
-        return any(covers(host, service.host) for service in self.scope.services())
 
     def _append(self, made: Any, called: Called, port: int, taken: set[str]) -> None:
         context = Context(self.scope, self.client, port)

@@ -50,6 +50,11 @@ def fill(host: Any, virtual: VirtualService | None, service: Service | None, con
         mark_document(route, service.document, DEFAULT)
 
 
+def applies(virtual: VirtualService, context: Context) -> bool:
+    """Whether a VirtualService has a route for this client."""
+    return next(_routes(virtual, context, []), None) is not None
+
+
 def fill_unknown(host: Any, context: Context) -> None:
     """Puts on a VirtualHost what becomes of requests to hosts that are not known."""
     if context.scope.outbound is OutboundTrafficMode.REGISTRY_ONLY:

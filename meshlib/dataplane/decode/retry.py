@@ -13,8 +13,11 @@ _MIN_INTERVAL = 0.001
 """Shorter intervals count as this (Envoy)."""
 
 
-def decode_retry(message: Any) -> RetryPolicy | None:
-    """An envoy.config.route.v3.RetryPolicy; None if it names no condition."""
+def decode_retry(message: Any) -> RetryPolicy:
+    """An envoy.config.route.v3.RetryPolicy.
+
+    Without a condition it is of use still: for the time of a try, and for requests that name their own.
+    """
     words = (word.strip() for word in message.retry_on.split(","))
     retry_on = frozenset(_KNOWN[word] for word in words if word in _KNOWN)
     retries = message.num_retries.value if message.HasField("num_retries") else 1
@@ -28,8 +31,6 @@ def decode_retry(message: Any) -> RetryPolicy | None:
     avoid = _decode_predicates(message)
     per_try = decode_seconds(message, "per_try_timeout", 0.0)
     names = _decode_header_names(message)
-    if not retry_on:
-        return None
     return RetryPolicy(
         retry_on=retry_on,
         retries=retries,

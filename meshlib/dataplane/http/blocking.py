@@ -12,12 +12,10 @@ from meshlib.dataplane.http.codec import Codec, Malformed, Need
 from meshlib.dataplane.http.failures import broken_off, closed, not_connected, overflow, without_head
 from meshlib.dataplane.http.lease import Lease
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, OwnTimeouts
-from meshlib.dataplane.http.pool import Found, Kept, Overflow, Pool
+from meshlib.dataplane.http.pool import SWEEP_SECONDS, Found, Kept, Overflow, Pool
 from meshlib.dataplane.http.quiet import watch
 
 CHUNK = 64 * 1024
-SWEEP_SECONDS = 10.0
-"""How often idle connections that are of no use are looked for."""
 
 
 class Connection:

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -252,6 +253,41 @@ async def test_a_stream_too_long_to_keep_is_sent_once(server: RawServer) -> None
     assert [len(body) for body in server.bodies] == [1_200_000]
 
 
+async def test_a_request_of_which_a_part_has_left_counts_as_sent(server: RawServer) -> None:
+    """Retried as `reset-before-request` it might be done twice."""
+    retry = {"retry_on": "reset-before-request", "num_retries": 3}
+    mesh = fake_mesh([server.port], route={"retry_policy": retry})
+    with client(mesh) as c, pytest.raises(meshlib.UpstreamReset) as raised:
+        c.post("/reset", content=FIVE_MB * 2)
+    assert raised.value.flight.attempts == 1
+    async with async_client(mesh) as a:
+        with pytest.raises(meshlib.UpstreamReset) as raised:
+            await a.post("/reset", content=FIVE_MB * 2)
+        assert raised.value.flight.attempts == 1
+    assert len(server.heads) == 2
+
+
+async def test_the_head_does_not_wait_for_the_body(server: RawServer) -> None:
+    """What a stream gives may depend on what the server does with the head."""
+
+    def chunks() -> Iterator[bytes]:
+        end = time.monotonic() + 5
+        while not server.heads:
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        yield b"x"
+
+    async def achunks() -> AsyncIterator[bytes]:
+        await until(lambda: len(server.heads) == 2)
+        yield b"x"
+
+    mesh = fake_mesh([server.port])
+    with client(mesh) as c:
+        assert c.post("/echo", content=chunks()).json()["size"] == 1
+    async with async_client(mesh) as a:
+        assert (await a.post("/echo", content=achunks())).json()["size"] == 1
+
+
 async def test_a_dead_endpoint_is_passed_over() -> None:
     retry = {"retry_on": "connect-failure", "num_retries": 5, "retry_back_off": {"base_interval": "0.001s"}}
     with raw_server() as server:
@@ -409,7 +445,9 @@ def test_a_client_in_the_child_of_a_fork_has_connections_of_its_own(server: RawS
     mesh = fake_mesh([server.port])
     with client(mesh) as c:
         c.get("/echo")
-        child = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forks in a process with threads
+            child = os.fork()
         if not child:
             status = 1
             with contextlib.suppress(BaseException):

@@ -177,6 +177,17 @@ def test_what_is_refused_is_raised_until_it_is_good(mesh: Mesh) -> None:
     mesh.prepare("a:80")
 
 
+def test_what_was_forgotten_is_asked_for_again(mesh: Mesh) -> None:
+    source = source_of(mesh)
+    source.answers["a:80"] = A
+    mesh.prepare("a:80")
+    mesh._views.forget(["a:80"])
+    assert mesh.view.tables.keys() == set()
+    mesh.prepare("a:80")
+    assert mesh.view.tables.keys() == {"a:80"}
+    assert source.calls == ["want a:80", "want a:80"]
+
+
 def test_close(mesh: Mesh) -> None:
     source_of(mesh).answers["a:80"] = A
     mesh.prepare("a:80")

@@ -129,7 +129,7 @@ def test_retries_of_the_route_beat_those_of_the_host() -> None:
         avoid_previous_hosts=True,
         host_selection_attempts=5,
     )
-    assert forward({"retry_policy": {"num_retries": 3}}, host).retry is None
+    assert forward({"retry_policy": {"num_retries": 3}}, host).retry == RetryPolicy(frozenset(), retries=3)
     longest = forward(
         {"retry_policy": {"retry_on": "5xx", "retry_back_off": {"base_interval": "0.1s"}}}
     ).retry

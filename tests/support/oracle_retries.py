@@ -1,0 +1,248 @@
+"""Real Envoy as the judge of tries: the same route, request and upstream, two counts.
+
+Each case is a route of one route configuration, which Envoy and our decoder both read, and a request
+whose upstream is scripted by `x-script` (see `support.upstream`). `refused` as the script means a
+cluster whose port is closed; there the tries are counted from Envoy's statistics.
+
+Our path is the whole one: flow, driver, connections. A failure that we raise counts as the reply that
+a sidecar makes of it: 504 for a time that ran out, 503 for everything else.
+"""
+
+import asyncio
+import random
+import re
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from google.protobuf.json_format import ParseDict
+from support.envoy import RealEnvoy, run_envoy
+from support.upstream import Upstream, run_upstream
+
+from meshlib.core.actions import Attempt, Mirror
+from meshlib.core.ledger import Ledger
+from meshlib.core.outbound import flow
+from meshlib.core.request import Failed, Failure, RequestHead
+from meshlib.core.view import View
+from meshlib.dataplane.body import RequestBody
+from meshlib.dataplane.decode.clusters import decode_cluster
+from meshlib.dataplane.decode.routes import decode_routes
+from meshlib.dataplane.drive import AsyncBody, FlightFailed, adrive
+from meshlib.dataplane.http.asynchronous import Connections, Response
+from meshlib.xds import pb
+
+REFUSED = "refused"
+AT_ONCE = 32
+PATIENCE = 2.0
+"""Seconds after which a request is given up; the status is then `WAITING`."""
+WAITING = 0
+_LATE = (Failure.TIMED_OUT, Failure.TRY_TIMED_OUT)
+_HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+_INTERNAL = {"cidr_ranges": [{"address_prefix": "127.0.0.0", "prefix_len": 8}]}
+_MANY = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests", "max_retries"), 100_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A route's retry policy (Envoy's JSON; None: no policy), its timeout, and the request."""
+
+    script: str
+    policy: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    timeout: str = "15s"
+    method: str = "GET"
+
+    def __str__(self) -> str:
+        told = f"{self.method} {self.script} {dict(self.headers)}"
+        return f"{told}, policy {self.policy}, timeout {self.timeout}"
+
+
+class Result(NamedTuple):
+    """What became of a case."""
+
+    status: int
+    tries: int
+    told: Sequence[Mapping[str, str]] = ()
+    """The x-envoy-… headers of every try that the upstream saw."""
+    pauses: Sequence[float] = ()
+    """Seconds between the tries."""
+
+
+class _Setup(NamedTuple):
+    """What both read."""
+
+    cases: Sequence[Case]
+    routes: dict[str, Any]
+    clusters: list[dict[str, Any]]
+    upstream: Upstream
+
+
+async def compare(cases: Sequence[Case], folder: Path) -> list[tuple[Case, Result, Result]]:
+    """Every case with Envoy's result and ours."""
+    # A port that is bound and not listened on refuses, and nobody else gets it.
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        return await _compare(cases, folder, closed.getsockname()[1])
+
+
+async def _compare(cases: Sequence[Case], folder: Path, closed: int) -> list[tuple[Case, Result, Result]]:
+    async with run_upstream() as upstream:
+        setup = _Setup(cases, _routes(cases), _clusters(cases, upstream.port, closed), upstream)
+        async with run_envoy(_bootstrap(setup), folder) as envoy:
+            theirs = await _ask_envoy(setup, envoy)
+        ours = await _ask_ourselves(setup)
+    return list(zip(cases, theirs, ours, strict=True))
+
+
+def _routes(cases: Sequence[Case]) -> dict[str, Any]:
+    made = []
+    for number, case in enumerate(cases):
+        action: dict[str, Any] = {"cluster": _cluster(number, case), "timeout": case.timeout}
+        if case.policy is not None:
+            back_off = {"base_interval": "0.001s", "max_interval": "0.001s"}
+            action["retry_policy"] = {"retry_back_off": back_off, **case.policy}
+        made.append({"name": f"case-{number}", "match": {"prefix": f"/{number}/"}, "route": action})
+    return {"name": "retries", "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": made}]}
+
+
+def _cluster(number: int, case: Case) -> str:
+    return f"closed-{number}" if case.script == REFUSED else "upstream"
+
+
+def _clusters(cases: Sequence[Case], port: int, closed: int) -> list[dict[str, Any]]:
+    ports = {_cluster(number, case): closed for number, case in enumerate(cases)} | {"upstream": port}
+    return [
+        {
+            "name": name,
+            "type": "STATIC",
+            "connect_timeout": "5s",
+            "circuit_breakers": {"thresholds": [_MANY]},
+            "load_assignment": {
+                "cluster_name": name,
+                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(number)}}]}],
+            },
+        }
+        for name, number in ports.items()
+    ]
+
+
+def _address(port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def _bootstrap(setup: _Setup) -> dict[str, Any]:
+    manager = {
+        "@type": _HCM,
+        "stat_prefix": "main",
+        "use_remote_address": True,
+        "internal_address_config": _INTERNAL,
+        "route_config": setup.routes,
+        "http_filters": [{"name": "router", "typed_config": {"@type": _ROUTER}}],
+    }
+    chain = {"filters": [{"name": "http", "typed_config": manager}]}
+    listener = {"name": "main", "address": _address(0), "filter_chains": [chain]}
+    return {
+        "node": {"id": "oracle", "cluster": "oracle"},
+        "static_resources": {"listeners": [listener], "clusters": setup.clusters},
+    }
+
+
+def _headers(who: str, number: int, case: Case) -> dict[str, str]:
+    return {"x-id": f"{who}-{number}", "x-script": case.script, **case.headers}
+
+
+async def _ask_envoy(setup: _Setup, envoy: RealEnvoy) -> list[Result]:
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def ask(number: int, case: Case) -> int:
+        lines = [f"{case.method} /{number}/ HTTP/1.1", "host: case", "content-length: 0"]
+        lines += [f"{name}: {value}" for name, value in _headers("envoy", number, case).items()]
+        async with gate:
+            reader, writer = await asyncio.open_connection("127.0.0.1", envoy.listeners["main"])
+            writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    return int((await reader.readline()).split()[1])
+            except TimeoutError:
+                return WAITING
+            finally:
+                writer.close()
+                await writer.wait_closed()
+
+    statuses = await asyncio.gather(*(ask(number, case) for number, case in enumerate(setup.cases)))
+    stats = (await envoy.get("/stats?filter=closed-.*upstream_rq_retry$")).decode()
+    retries = {
+        int(n): int(count) for n, count in re.findall(r"closed-(\d+)\.upstream_rq_retry: (\d+)", stats)
+    }
+    made = []
+    for number, case in enumerate(setup.cases):
+        tries = 1 + retries[number] if case.script == REFUSED else None
+        made.append(_result(setup.upstream, f"envoy-{number}", statuses[number], tries))
+    return made
+
+
+def _result(upstream: Upstream, name: str, status: int, tries: int | None) -> Result:
+    """A result with what the upstream saw; `tries` None: as many as that."""
+    seen = upstream.tries[name]
+    pauses = [after.at - before.at for before, after in pairwise(seen)]
+    return Result(status, len(seen) if tries is None else tries, [each.told for each in seen], pauses)
+
+
+class _Hands:
+    """Sends for the driver, and counts."""
+
+    def __init__(self, connections: Connections) -> None:
+        self.connections = connections
+        self.tries = 0
+
+    async def send(self, attempt: Attempt) -> Response | Failed:
+        """One try."""
+        self.tries += 1
+        return await self.connections.send(attempt, b"")
+
+    def mirror(self, mirror: Mirror) -> None:
+        """No case has mirrors."""
+        raise AssertionError(mirror)
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits."""
+        await asyncio.sleep(seconds)
+
+
+async def _ask_ourselves(setup: _Setup) -> list[Result]:
+    table = decode_routes(ParseDict(setup.routes, pb.RouteConfiguration()))
+    clusters = [decode_cluster(ParseDict(cluster, pb.Cluster())) for cluster in setup.clusters]
+    view = View("1", {"case:80": table}, {cluster.name: cluster for cluster in clusters})
+    connections, ledger = Connections(time.monotonic), Ledger()
+    gate, dice = asyncio.Semaphore(AT_ONCE), random.Random(1)
+
+    async def ask(number: int, case: Case) -> Result:
+        pairs = [(k.encode(), v.encode()) for k, v in _headers("ours", number, case).items()]
+        head = RequestHead(case.method, "http", "case", f"/{number}/", pairs)
+        hands = _Hands(connections)
+        async with gate:
+            steps = flow(
+                head, RequestBody(b""), view, "case:80", ledger, time.monotonic, dice, ("127.0.0.1", 1)
+            )
+            status = WAITING
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    answer = await adrive(steps, hands)
+                    status = answer.status
+                    if isinstance(answer.body, AsyncBody):
+                        answer.body.close()
+            except TimeoutError:
+                pass
+            except FlightFailed as error:
+                status = 504 if error.failed.how in _LATE else 503
+        return _result(setup.upstream, f"ours-{number}", status, hands.tries)
+
+    results = await asyncio.gather(*(ask(number, case) for number, case in enumerate(setup.cases)))
+    connections.close()
+    await asyncio.sleep(0)
+    return results
