@@ -20,7 +20,7 @@ from meshlib.core.ledger import ClusterState, Ledger
 from meshlib.core.outlier import learn
 from meshlib.core.request import Dice, Failed, Failure, Header, Outcome, RequestHead, ResponseHead
 from meshlib.core.retry import RetryPolicy
-from meshlib.core.route.forward import incoming, outgoing, pick_cluster
+from meshlib.core.route.forward import Timeouts, incoming, outgoing, pick_cluster
 from meshlib.core.route.reply import own_reply
 from meshlib.core.route.rule import Forward, Route, WeightedCluster
 from meshlib.core.route.table import VirtualHost
