@@ -64,7 +64,10 @@ def answer(message: Any, status: int) -> None:
     """
     message.route.cluster = BLACK_HOLE_CLUSTER
     made = pb.HTTPFault()
-    made.abort.http_status = status
+    if status < 300:  # reads as OK, which is no abort; the answer is no gRPC message either
+        made.abort.grpc_status = _GRPC.index("UNKNOWN")
+    else:
+        made.abort.http_status = status
     made.abort.percentage.CopyFrom(fraction(100.0))
     message.typed_per_filter_config[FAULT].CopyFrom(pb.pack(made))
 
