@@ -48,6 +48,9 @@ spec:
   - name: forbidden
     match: [{headers: {forbidden: {exact: "yes"}}}]
     directResponse: {status: 403}
+  - name: fixed
+    match: [{headers: {fixed: {exact: "yes"}}}]
+    directResponse: {status: 200, body: {string: hello}}
   - name: split
     timeout: 10s
     retries: {attempts: 2, retryOn: "unavailable,connect-failure"}
@@ -164,8 +167,9 @@ def test_grpc_client_follows_a_split_and_its_change(kind: str, tmp_path: Path, n
             assert ask(calls=10, metadata={"canary": "yes"}) == {"v2": 10}
 
             # gRPC's clients know no direct response: the call fails with the code of that status.
-            code = {"python": "PERMISSION_DENIED", "node": "7"}[kind]
-            assert ask(fails=code, calls=3, metadata={"forbidden": "yes"}, deadline=5) == {}
+            forbidden, unknown = {"python": ("PERMISSION_DENIED", "UNKNOWN"), "node": ("7", "2")}[kind]
+            assert ask(fails=forbidden, calls=3, metadata={"forbidden": "yes"}, deadline=5) == {}
+            assert ask(fails=unknown, calls=3, metadata={"fixed": "yes"}, deadline=5) == {}
 
             (client_status,) = [c for c in served.status()["clients"] if c["flavour"] == "grpc"]
             assert served.refusals() == []

@@ -11,9 +11,9 @@ import time
 from collections import defaultdict
 
 import grpc.aio
+from support.ads_peer import Following, encoded, method
 
 from meshlib.xds.kinds import Kind
-from support.ads_peer import Following, encoded, method
 
 
 class Crowd:

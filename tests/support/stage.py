@@ -146,20 +146,13 @@ class Stage:
 
     def _behind(self, client: str, connection: Connection) -> Iterator[str]:
         stream = connection.stream
-        found = stream.subscriptions
+        if stream.client is None or any(of.refused for of in stream.subscriptions.values()):
+            return  # who refused something asks for no more
         if connection.behind_since is not None or connection.dirty.is_set() or connection.waiting:
-            if not any(of.refused for of in found.values()):
-                yield f"{client} did not answer yet"
-        who = stream.client
-        if who is None:
-            return
-        snapshot = Snapshot.of("", self._compiler.resources(who, connection.listeners))
-        if any(of.refused for of in found.values()):
-            return
-        missing = snapshot.names(Kind.ROUTES) - stream.names(Kind.ROUTES)
-        if missing:
+            yield f"{client} did not answer yet"
+        snapshot = Snapshot.of("", self._compiler.resources(stream.client, connection.listeners))
+        if missing := snapshot.names(Kind.ROUTES) - stream.names(Kind.ROUTES):
             yield f"{client} did not ask for routes {sorted(missing)}"
         clusters = stream.names(Kind.CLUSTER) or snapshot.names(Kind.CLUSTER)
-        missing = (clusters & snapshot.names(Kind.ENDPOINTS)) - stream.names(Kind.ENDPOINTS)
-        if missing:
+        if missing := (clusters & snapshot.names(Kind.ENDPOINTS)) - stream.names(Kind.ENDPOINTS):
             yield f"{client} did not ask for endpoints {sorted(missing)}"
