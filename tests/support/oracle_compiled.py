@@ -15,7 +15,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from support.oracle import Case
-from support.oracle_documents import HEADERS, LABELS, NAMESPACES, PORTS, Values, make_documents, make_match, to_yaml
+from support.oracle_documents import (
+    HEADERS,
+    LABELS,
+    NAMESPACES,
+    PORTS,
+    Values,
+    make_documents,
+    make_match,
+    to_yaml,
+)
 from support.oracle_http import Call
 from support.oracle_routes import PATHS, QUERY, TEXTS
 
@@ -30,7 +39,12 @@ from meshlib.xds.node import Client, Flavour
 REQUESTS = 6
 _SPELLED = (
     *("reviews", "ratings", "web", "reviews.default", "reviews.shop", "Ratings.third", "reviews.shop.svc"),
-    *("reviews.default.svc.cluster.local", "reviews.shop.svc.cluster.local.", "api.example.com", "x.example.com"),
+    *(
+        "reviews.default.svc.cluster.local",
+        "reviews.shop.svc.cluster.local.",
+        "api.example.com",
+        "x.example.com",
+    ),
     *("x.a.example.com", "ratings.default.svc", "legacy", "legacy.internal", "10.0.0.7", "unknown.host"),
     *("pod.web.shop.svc.cluster.local", "gone.default.svc.cluster.local", "API.Example.com", "a.b.com"),
 )
@@ -97,7 +111,9 @@ def make_request(dice: random.Random, documents: list[Values]) -> tuple[str, Cal
     match = dice.choice(blocks) if blocks and dice.random() < 0.9 else make_match(dice)
     host = dice.choice(_SPELLED)
     if "hosts" in chosen["spec"] and dice.random() < 0.7:
-        host = dice.choice(chosen["spec"]["hosts"]).replace("*", dice.choice(("x", "reviews", "ratings", "api")))
+        host = dice.choice(chosen["spec"]["hosts"]).replace(
+            "*", dice.choice(("x", "reviews", "ratings", "api"))
+        )
     headers = list(_headers(dice, match))
     query = list(_query(dice, match))
     path = _path(dice, match) + ("?" + "&".join(query) if query else "")

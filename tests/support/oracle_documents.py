@@ -67,7 +67,9 @@ def _chance(dice: random.Random, share: float) -> bool:
     return dice.random() < share
 
 
-def _document(kind: str, name: str, namespace: str, spec: Values, version: str = "networking.istio.io/v1") -> Values:
+def _document(
+    kind: str, name: str, namespace: str, spec: Values, version: str = "networking.istio.io/v1"
+) -> Values:
     return {
         "apiVersion": version,
         "kind": kind,
@@ -100,7 +102,11 @@ def _export(dice: random.Random) -> Values:
 
 
 def _mesh(dice: random.Random) -> Values:
-    made: Values = {"apiVersion": "mesh.istio.io/v1alpha1", "kind": "MeshConfig", "metadata": {"name": "mesh"}}
+    made: Values = {
+        "apiVersion": "mesh.istio.io/v1alpha1",
+        "kind": "MeshConfig",
+        "metadata": {"name": "mesh"},
+    }
     made["outboundTrafficPolicy"] = {"mode": dice.choice(("ALLOW_ANY", "REGISTRY_ONLY"))}
     if _chance(dice, 0.5):
         made["defaultHttpRetryPolicy"] = {"attempts": dice.choice((0, 3))}
@@ -120,7 +126,9 @@ def _sidecar(dice: random.Random) -> Values:
 
 
 def _destination_rule(dice: random.Random, number: int) -> Values:
-    hash_by: Values = dice.choice(({"httpHeaderName": "x-a"}, {"httpQueryParameterName": "q"}, {"useSourceIp": True}))
+    hash_by: Values = dice.choice(
+        ({"httpHeaderName": "x-a"}, {"httpQueryParameterName": "q"}, {"useSourceIp": True})
+    )
     spec: Values = {
         "host": dice.choice((*DESTINATIONS, "*.svc.cluster.local")),
         "subsets": [{"name": name, "labels": {"version": name}} for name in ("v1", "v2")],
@@ -173,7 +181,7 @@ def _rule(dice: random.Random, name: str, delegates: list[Values]) -> Values:
     if kind < 0.92:
         made["redirect"] = _redirect(dice)
         return made
-    made["directResponse"] = {"status": dice.choice((200, 204, 403, 503, 599))}
+    made["directResponse"] = {"status": dice.choice((200, 201, 204, 302, 403, 503, 599))}
     if made["directResponse"]["status"] != 204 and _chance(dice, 0.7):
         made["directResponse"]["body"] = dice.choice(({"string": "hello"}, {"bytes": "aGVsbG8="}))
     return made
@@ -192,7 +200,11 @@ def make_match(dice: random.Random) -> Values:
         )
         if _chance(dice, 0.2):
             made["ignoreUriCase"] = True
-    for name, values in (("method", ("GET", "POST")), ("authority", ("reviews", "api.example.com")), ("scheme", ("http",))):
+    for name, values in (
+        ("method", ("GET", "POST")),
+        ("authority", ("reviews", "api.example.com")),
+        ("scheme", ("http",)),
+    ):
         if _chance(dice, 0.08):
             made[name] = {dice.choice(("exact", "prefix", "regex")): dice.choice(values)}
     for name, share in (("headers", 0.3), ("withoutHeaders", 0.15)):
@@ -276,7 +288,10 @@ def _on_the_way(dice: random.Random) -> Values:
         made["mirror"] = {"host": dice.choice(DESTINATIONS)}
         made |= dice.choice(({}, {"mirrorPercentage": {"value": 0}}, {"mirrorPercent": 100}))
     elif kind < 0.2:
-        mirror = {"destination": {"host": dice.choice(DESTINATIONS)}, "percentage": {"value": dice.choice((0, 100))}}
+        mirror = {
+            "destination": {"host": dice.choice(DESTINATIONS)},
+            "percentage": {"value": dice.choice((0, 100))},
+        }
         made["mirrors"] = [mirror]
     return made
 

@@ -35,6 +35,7 @@ from meshlib.xds.names import (
 from meshlib.xds.node import Client, Flavour
 from meshlib.xds.snapshot import Resource
 
+
 class GraphCompiler:
     """Compiles one graph for any client. Equal arguments give equal results."""
 
@@ -86,10 +87,11 @@ class _Compiling:
 
     def _called(self, host: str, port: int) -> Called:
         """The closest meaning of a host that says something to this client."""
+        context = Context(self.scope, self.client, port)
         for called in self.scope.meanings(host, port):
             service = called.service
             if service is None:
-                if called.virtual is not None and applies(called.virtual, Context(self.scope, self.client, port)):
+                if called.virtual is not None and applies(called.virtual, context):
                     return called
                 continue
             if self.client.flavour is Flavour.GRPC and is_wildcard(service.host):
