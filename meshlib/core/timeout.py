@@ -14,7 +14,7 @@ from meshlib.core.route.rule import Forward
 WHOLE = b"x-envoy-upstream-rq-timeout-ms"
 PER_TRY = b"x-envoy-upstream-rq-per-try-timeout-ms"
 EXPECTED = b"x-envoy-expected-rq-timeout-ms"
-CONSUMED = frozenset((WHOLE, PER_TRY))
+CONSUMED = frozenset((WHOLE, PER_TRY, b"x-envoy-upstream-rq-timeout-alt-response"))
 
 
 def effective(forward: Forward, head: RequestHead, caller: float | None) -> Timeouts:

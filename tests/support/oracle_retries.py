@@ -56,6 +56,8 @@ class Case:
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout: str = "15s"
     method: str = "GET"
+    breaker: Mapping[str, int] | None = None
+    """Thresholds of a cluster of its own; None: there is no limit."""
 
     def __str__(self) -> str:
         told = f"{self.method} {self.script} {dict(self.headers)}"
@@ -107,27 +109,36 @@ def _routes(cases: Sequence[Case]) -> dict[str, Any]:
             back_off = {"base_interval": "0.001s", "max_interval": "0.001s"}
             action["retry_policy"] = {"retry_back_off": back_off, **case.policy}
         made.append({"name": f"case-{number}", "match": {"prefix": f"/{number}/"}, "route": action})
-    return {"name": "retries", "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": made}]}
+    host = {"name": "all", "domains": ["*"], "routes": made, "include_request_attempt_count": True}
+    return {"name": "retries", "virtual_hosts": [host]}
 
 
 def _cluster(number: int, case: Case) -> str:
-    return f"closed-{number}" if case.script == REFUSED else "upstream"
+    if case.script == REFUSED:
+        return f"closed-{number}"
+    return "upstream" if case.breaker is None else f"limited-{number}"
 
 
 def _clusters(cases: Sequence[Case], port: int, closed: int) -> list[dict[str, Any]]:
-    ports = {_cluster(number, case): closed for number, case in enumerate(cases)} | {"upstream": port}
+    made = {_cluster(number, case): case for number, case in enumerate(cases)} | {"upstream": Case("")}
     return [
         {
             "name": name,
             "type": "STATIC",
             "connect_timeout": "5s",
-            "circuit_breakers": {"thresholds": [_MANY]},
+            "circuit_breakers": {"thresholds": [{**_MANY, **(case.breaker or {})}]},
             "load_assignment": {
                 "cluster_name": name,
-                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(number)}}]}],
+                "endpoints": [
+                    {
+                        "lb_endpoints": [
+                            {"endpoint": {"address": _address(closed if case.script == REFUSED else port)}}
+                        ]
+                    }
+                ],
             },
         }
-        for name, number in ports.items()
+        for name, case in made.items()
     ]
 
 
