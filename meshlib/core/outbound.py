@@ -127,12 +127,8 @@ class _Request:
             return
         limits = timeout.effective(self.action, self.head, caller_timeout)
         policy = retry.effective(self.action.retry, self.head)
-        sent = outgoing(
-            _told(_without_consumed(self.head), limits.per_try, limits.whole or None),
-            self.route,
-            self.action,
-            self.chosen,
-        )
+        came = timeout.told(self.action, _without_consumed(self.head), limits.per_try, limits.whole or None)
+        sent = outgoing(came, self.route, self.action, self.chosen)
         if self.action.mirrors:
             yield from mirror.mirrors(self.action.mirrors, sent, limits.whole, self.dice, self.find)
         deadline = self.clock() + limits.whole if limits.whole else None
@@ -164,7 +160,7 @@ class _Request:
             self.attempts += 1
             self.endpoint = found.key
             if self.attempts > 1:
-                sent = _told(sent, per_try, None if deadline is None else deadline - now)
+                sent = timeout.told(self.action, sent, per_try, None if deadline is None else deadline - now)
             head = _numbered(sent, self.attempts) if self.host.attempt_count else sent
             with RequestSlot(state, state.host(found.key)):
                 outcome = yield _attempt(
@@ -321,16 +317,6 @@ def _request_id(dice: Dice) -> bytes:
 
 def _without_consumed(head: RequestHead) -> RequestHead:
     headers = [header for header in head.headers if header[0].lower() not in _CONSUMED]
-    return RequestHead(head.method, head.scheme, head.authority, head.path, headers)
-
-
-def _told(head: RequestHead, per_try: float, left: float | None) -> RequestHead:
-    """The head with what the next service is told of its time."""
-    value = timeout.expected(per_try, left)
-    if value is None:
-        return head
-    headers = [header for header in head.headers if header[0].lower() != timeout.EXPECTED]
-    headers.append((timeout.EXPECTED, value))
     return RequestHead(head.method, head.scheme, head.authority, head.path, headers)
 
 

@@ -37,7 +37,7 @@ from meshlib.xds import pb
 
 REFUSED = "refused"
 AT_ONCE = 32
-PATIENCE = 2.0
+PATIENCE = 1.2
 """Seconds after which a request is given up; the status is then `WAITING`."""
 WAITING = 0
 _LATE = (Failure.TIMED_OUT, Failure.TRY_TIMED_OUT)
@@ -58,10 +58,12 @@ class Case:
     method: str = "GET"
     breaker: Mapping[str, int] | None = None
     """Thresholds of a cluster of its own; None: there is no limit."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Of the route's action, in Envoy's JSON."""
 
     def __str__(self) -> str:
         told = f"{self.method} {self.script} {dict(self.headers)}"
-        return f"{told}, policy {self.policy}, timeout {self.timeout}"
+        return f"{told}, policy {self.policy}, timeout {self.timeout} {dict(self.more)}"
 
 
 class Result(NamedTuple):
@@ -70,7 +72,7 @@ class Result(NamedTuple):
     status: int
     tries: int
     told: Sequence[Mapping[str, str]] = ()
-    """The x-envoy-… headers of every try that the upstream saw."""
+    """The headers about times and tries of every try that the upstream saw."""
     pauses: Sequence[float] = ()
     """Seconds between the tries."""
 
@@ -104,7 +106,7 @@ async def _compare(cases: Sequence[Case], folder: Path, closed: int) -> list[tup
 def _routes(cases: Sequence[Case]) -> dict[str, Any]:
     made = []
     for number, case in enumerate(cases):
-        action: dict[str, Any] = {"cluster": _cluster(number, case), "timeout": case.timeout}
+        action: dict[str, Any] = {"cluster": _cluster(number, case), "timeout": case.timeout, **case.more}
         if case.policy is not None:
             back_off = {"base_interval": "0.001s", "max_interval": "0.001s"}
             action["retry_policy"] = {"retry_back_off": back_off, **case.policy}
