@@ -36,8 +36,8 @@ from meshlib.dataplane.http.asynchronous import Connections, Response
 from meshlib.xds import pb
 
 REFUSED = "refused"
-AT_ONCE = 32
-PATIENCE = 1.2
+AT_ONCE = 24
+PATIENCE = 2.0
 """Seconds after which a request is given up; the status is then `WAITING`."""
 WAITING = 0
 _LATE = (Failure.TIMED_OUT, Failure.TRY_TIMED_OUT)
