@@ -151,7 +151,8 @@ class _Request:
                 self.attempts += 1
                 self.endpoint = found.key
                 if self.attempts > 1:
-                    sent = _told(sent, limits.per_try, None if deadline is None else deadline - now)
+                    left = None if deadline is None else deadline - now
+                    sent = timeout.told(self.action, sent, limits.per_try, left)
                 head = _numbered(sent, self.attempts) if self.host.attempt_count else sent
                 try_deadline = now + limits.per_try if limits.per_try else None
                 with RequestSlot(state, state.host(found.key)):
@@ -172,7 +173,7 @@ class _Request:
     def outgoing(self, limits: Timeouts, wishes: bool) -> RequestHead:
         """The request as it is sent; `wishes`: it has headers that were for the sidecar."""
         sent = _without_consumed(self.head) if wishes else self.head
-        sent = _told(sent, limits.per_try, limits.whole or None)
+        sent = timeout.told(self.action, sent, limits.per_try, limits.whole or None)
         return outgoing(sent, self.route, self.action, self.chosen)
 
     def decide(
@@ -313,18 +314,6 @@ def _request_id(dice: Dice) -> bytes:
 
 def _without_consumed(head: RequestHead) -> RequestHead:
     headers = [header for header in head.headers if header[0].lower() not in _CONSUMED]
-    return RequestHead(head.method, head.scheme, head.authority, head.path, headers)
-
-
-def _told(head: RequestHead, per_try: float, left: float | None) -> RequestHead:
-    """The head with what the next service is told of its time."""
-    value = timeout.expected(per_try, left)
-    if value is None:
-        return head
-    if timeout.EXPECTED not in head.index:
-        return head.plus([(timeout.EXPECTED, value)])
-    headers = [header for header in head.headers if header[0].lower() != timeout.EXPECTED]
-    headers.append((timeout.EXPECTED, value))
     return RequestHead(head.method, head.scheme, head.authority, head.path, headers)
 
 

@@ -3,18 +3,21 @@
 Rules (Envoy, FilterUtility::finalTimeout): x-envoy-upstream-rq-timeout-ms stands for the route's time,
 x-envoy-upstream-rq-per-try-timeout-ms for the try's; both stop here. A try's time that is not
 shorter than the whole has no effect. The next service is told in x-envoy-expected-rq-timeout-ms
-what is left to a try.
+what is left to a try, and in grpc-timeout too if the route looks at that one (max_grpc_timeout).
 """
 
 from meshlib.core.numbers import number
 from meshlib.core.request import RequestHead
-from meshlib.core.route.forward import Timeouts, timeouts
+from meshlib.core.route.forward import Timeouts, is_grpc, timeouts
 from meshlib.core.route.rule import Forward
 
 WHOLE = b"x-envoy-upstream-rq-timeout-ms"
 PER_TRY = b"x-envoy-upstream-rq-per-try-timeout-ms"
 EXPECTED = b"x-envoy-expected-rq-timeout-ms"
-CONSUMED = frozenset((WHOLE, PER_TRY))
+GRPC = b"grpc-timeout"
+_GRPC_UNITS = ((b"m", 1), (b"S", 1000), (b"M", 60_000), (b"H", 3_600_000))
+"""With how many milliseconds each has; a number has 8 digits at most."""
+CONSUMED = frozenset((WHOLE, PER_TRY, b"x-envoy-upstream-rq-timeout-alt-response"))
 
 
 def effective(forward: Forward, head: RequestHead, caller: float | None) -> Timeouts:
@@ -43,3 +46,25 @@ def expected(per_try: float, left: float | None) -> bytes | None:
     """
     shortest = min(per_try or left, left) if left is not None else per_try
     return b"%d" % max(1, int(shortest * 1000 + 1e-6)) if left is not None or per_try else None
+
+
+def told(forward: Forward, head: RequestHead, per_try: float, left: float | None) -> RequestHead:
+    """The head with what the next service is told of its time; `left` as for `expected`."""
+    value = expected(per_try, left)
+    if value is None:
+        return head
+    made = [(EXPECTED, value)]
+    if forward.max_grpc_timeout is not None and is_grpc(head):
+        made.append((GRPC, _grpc(int(value))))
+    if not any(name in head.index for name, _ in made):
+        return head.plus(made)
+    names = {name for name, _ in made}
+    headers = [header for header in head.headers if header[0].lower() not in names] + made
+    return RequestHead(head.method, head.scheme, head.authority, head.path, headers)
+
+
+def _grpc(milliseconds: int) -> bytes:
+    for unit, size in _GRPC_UNITS:
+        if milliseconds // size < 10**8:
+            return b"%d%s" % (milliseconds // size, unit)
+    return b"99999999H"

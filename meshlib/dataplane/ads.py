@@ -180,6 +180,7 @@ class Ads:
             self._refuse_older(update)
             refused = self._views.apply(update.kind, update.version, update.resources, update.removed)
             self._stream.nack(update, refused)
+            self._taken(update, refused)
             for name, reason in {**update.broken, **refused}.items():
                 log.error(
                     "refused %s %s of configuration %s: %s", update.kind.short, name, update.version, reason
@@ -224,7 +225,13 @@ class Ads:
             if now - self._stale_since < STALE_PATIENCE:
                 raise StaleError(f"it offers configuration {update.version}, older than the one in force")
             log.warning("taking the older configuration %s: there is no other", update.version)
-        self._newest, self._stale_since = version, None
+        self._stale_since = None
+
+    def _taken(self, update: Update, refused: Mapping[str, str]) -> None:
+        """What was applied is the newest. A service of which nothing can be used locks out no other."""
+        version = order(update.version)
+        if version != (0, 0) and (update.removed or update.resources.keys() - refused.keys()):
+            self._newest = version
 
     # Under the lock
 

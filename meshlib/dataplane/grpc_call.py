@@ -12,6 +12,7 @@ costs every application 50 ms and 20 MiB for the one call that it makes. The wir
 """
 
 import struct
+from collections.abc import Iterator
 from urllib.parse import unquote
 
 import h2.config
@@ -27,6 +28,7 @@ MAX_MESSAGE = 512 * 1024 * 1024
 _WINDOW = 4 * 1024 * 1024
 _STREAM = 1
 _SETTINGS = 4
+_FRAME_HEAD = 9
 _PREFIX = struct.Struct(">BI")
 _STATUSES = (
     "OK",
@@ -102,6 +104,7 @@ class GrpcCall:
         )
         self._out = bytearray()
         self._in = bytearray()
+        self._frames = bytearray()
         self._greeting: bytes | None = b""
         self.ended: CallEnded | None = None
         """Why the call is over; None: it is not."""
@@ -150,11 +153,25 @@ class GrpcCall:
                     return []
                 self._greeting = None
         try:
-            for event in self._http.receive_data(data):
-                self._happened(event)
+            for frame in self._whole_frames(data):
+                for event in self._http.receive_data(frame):
+                    self._happened(event)
         except h2.exceptions.ProtocolError as error:
             self._over("INTERNAL", f"it does not speak HTTP/2: {error}")
         return self._messages()
+
+    def _whole_frames(self, data: bytes) -> Iterator[bytes]:
+        """Frame by frame: what follows a farewell makes the parser raise, and the farewell would be lost."""
+        self._frames += data
+        while len(self._frames) >= _FRAME_HEAD:
+            size = _FRAME_HEAD + int.from_bytes(self._frames[:3])
+            if size > _FRAME_HEAD + self._http.max_inbound_frame_size:
+                size = len(self._frames)  # too large: the parser says so
+            elif len(self._frames) < size:
+                return
+            frame = bytes(self._frames[:size])
+            del self._frames[:size]
+            yield frame
 
     def _happened(self, event: h2.events.Event) -> None:
         match event:

@@ -1,7 +1,8 @@
 """Every retry condition against every outcome: Envoy and our whole path make as many tries, end alike."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.oracle_retries import REFUSED, Case, Result, compare
@@ -14,10 +15,11 @@ CONDITIONS = (
 )
 OUTCOMES = (
     *("200", "404", "409", "418", "429", "500", "501", "502", "503", "504", "599"),
-    *("429+x-envoy-ratelimited=true", "503+x-envoy-ratelimited=true", "418+x-envoy-ratelimited=true"),
-    *("200+x-again=1", "404+x-again=", "503+x-again=1"),
-    *(f"200+grpc-status={number}" for number in (0, 1, 2, 4, 8, 13, 14)),
-    *("503+grpc-status=14", "200+grpc-status=x", "200+grpc-status=014"),
+    *("429|x-envoy-ratelimited=true", "503|x-envoy-ratelimited=true", "418|x-envoy-ratelimited=true"),
+    *("200|x-again=1", "404|x-again=", "503|x-again=1"),
+    *(f"200|grpc-status={number}" for number in (0, 1, 2, 4, 8, 13, 14)),
+    *("503|x-envoy-overloaded=true", "409|x-envoy-overloaded=true"),
+    *("503|grpc-status=14", "200|grpc-status=x", "200|grpc-status=014"),
     *("reset", "close", "cut", "never", REFUSED),
 )
 
@@ -46,6 +48,7 @@ CODES = "x-envoy-retriable-status-codes"
 NAMES = "x-envoy-retriable-header-names"
 PER_TRY = "x-envoy-upstream-rq-per-try-timeout-ms"
 WHOLE = "x-envoy-upstream-rq-timeout-ms"
+ROUNDS = 3
 EXPECTED = "x-envoy-expected-rq-timeout-ms"
 NEVER_ENDING = "503,503,503,503,503,200"
 """Ends after five retries."""
@@ -78,15 +81,15 @@ def conditions_of_requests() -> list[Case]:
                 made += [
                     Case(outcome, policy, {name: condition, CODES: "418", NAMES: "x-again"})
                     for outcome in (
-                        *("503", "409", "418", "500", "200+x-again=1", "429+x-envoy-ratelimited=true"),
-                        *("reset", REFUSED, *(f"200+grpc-status={n}" for n in (1, 4, 8, 13, 14))),
+                        *("503", "409", "418", "500", "200|x-again=1", "429|x-envoy-ratelimited=true"),
+                        *("reset", REFUSED, *(f"200|grpc-status={n}" for n in (1, 4, 8, 13, 14))),
                     )
                 ]
         for said in ("5xx,reset", " 5xx , reset ", "5XX", "", "x,5xx", "5xx;reset", ",,5xx,", "5xx reset"):
             made += [Case(outcome, policy, {ON: said}) for outcome in ("503", "reset")]
         for said in ("cancelled,internal", "CANCELLED", "5xx", " unavailable ,cancelled"):
-            made += [Case(f"200+grpc-status={n}", policy, {GRPC_ON: said}) for n in (1, 13, 14)]
-            made += [Case("200+grpc-status=1", policy, {GRPC_ON: said, ON: "5xx"})]
+            made += [Case(f"200|grpc-status={n}", policy, {GRPC_ON: said}) for n in (1, 13, 14)]
+            made += [Case("200|grpc-status=1", policy, {GRPC_ON: said, ON: "5xx"})]
             made += [Case("503", policy, {GRPC_ON: said, ON: "5xx"})]
         for said in ("418", "418,503", " 418 , x", "0418", "+418", "x,418", "", "418;503", "4294967714"):
             made += [
@@ -105,9 +108,9 @@ def conditions_of_requests() -> list[Case]:
         ):
             made += [
                 Case(outcome, policy, {NAMES: said, ON: "retriable-headers"})
-                for outcome in ("200+X-Again=1", "200+x-again=", "200")
+                for outcome in ("200|X-Again=1", "200|x-again=", "200")
             ]
-            made.append(Case("200+x-again=1", policy, {NAMES: said}))
+            made.append(Case("200|x-again=1", policy, {NAMES: said}))
     return made
 
 
@@ -152,6 +155,58 @@ def times() -> list[Case]:
     return made
 
 
+def others() -> list[Case]:
+    """Breakers, the words of a policy, gRPC, methods, and headers that mean something to a sidecar."""
+    made = [
+        Case(script, {"retry_on": condition, "num_retries": 2}, breaker={limit: 0})
+        for limit in ("max_retries", "max_requests")
+        for condition in ("5xx", "reset", "connect-failure", "refused-stream", "retriable-4xx")
+        for script in ("503", "409", "reset", "200")
+    ]
+    for said in ("5xx , reset", "5XX", ",x,reset", "reset,unavailable", " unavailable", "5xx;reset", "all"):
+        policy = {"retry_on": said, "num_retries": 2}
+        made += [Case(script, policy) for script in ("503", "reset", "200|grpc-status=14")]
+    for kind in ("application/grpc", "application/grpc+proto", "application/json"):
+        for number in (0, 2, 13, 14):
+            script = f"200|content-type={kind}|grpc-status={number}"
+            policy = {"retry_on": "unavailable,internal,5xx", "num_retries": 2}
+            made.append(Case(script, policy, {"content-type": kind}, method="POST"))
+            made.append(Case("200", policy, {"content-type": kind, "grpc-timeout": "5S"}, method="POST"))
+    made += [
+        Case("503,503,200", FIVE_XX, method=method)
+        for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD")
+    ]
+    names = (
+        *("attempt-count", "expected-rq-timeout-ms", "upstream-rq-timeout-alt-response", "original-path"),
+        *("hedge-on-per-try-timeout", "is-timeout-retry", "force-trace", "ip-tags", "decorator-operation"),
+        *("downstream-service-cluster", "downstream-service-node", "external-address", "internal"),
+        *("original-host", "overloaded", "ratelimited", "degraded", "upstream-canary", "something"),
+    )
+    made += [Case("503,200", FIVE_XX, {f"x-envoy-{name}": "5000"}) for name in names]
+    return made
+
+
+def times_of_grpc() -> list[Case]:
+    """A grpc-timeout, with and without a route that looks at it."""
+    grpc, tries = {"content-type": "application/grpc"}, {"retry_on": "unavailable,5xx", "num_retries": 2}
+    per_try = {**tries, "per_try_timeout": "0.5s"}
+    looks: tuple[dict[str, Any], ...] = ({}, {"max_grpc_timeout": "0s"}, {"max_grpc_timeout": "3s"})
+    looks += ({"max_grpc_timeout": "1000000s"},)
+    values = ("4S", "6000m", "5S", "1H", "8000000u", "0m", "x", "", "1", "123456789S", "99999999S", None)
+    return [
+        Case(
+            "200|content-type=application/grpc|grpc-status=14",
+            policy,
+            grpc if value is None else {**grpc, "grpc-timeout": value},
+            method="POST",
+            more=more,
+        )
+        for more in looks
+        for policy in (tries, per_try)
+        for value in values
+    ]
+
+
 def say(case: Case, theirs: Result, ours: Result) -> list[str]:
     """The differences in words."""
     made = []
@@ -159,13 +214,21 @@ def say(case: Case, theirs: Result, ours: Result) -> list[str]:
         made.append(
             f"{case}: Envoy {theirs.status} after {theirs.tries}, ours {ours.status} after {ours.tries}"
         )
-    elif [{**told, EXPECTED: ""} for told in theirs.told] != [{**told, EXPECTED: ""} for told in ours.told]:
+    elif [without_times(told) for told in theirs.told] != [without_times(told) for told in ours.told]:
         made.append(f"{case}: Envoy tells {theirs.told}, ours {ours.told}")
     elif not alike(expected_milliseconds(theirs), expected_milliseconds(ours)):
         made.append(
             f"{case}: Envoy tells {expected_milliseconds(theirs)}, ours {expected_milliseconds(ours)}"
         )
     return made
+
+
+def without_times(told: Mapping[str, str]) -> dict[str, str]:
+    """What a try was told; a grpc-timeout in its own words only if it is not the expected time again."""
+    kept = {name: value for name, value in told.items() if name != EXPECTED}
+    if kept.get("grpc-timeout") == f"{told.get(EXPECTED)}m":
+        kept["grpc-timeout"] = EXPECTED
+    return kept
 
 
 def expected_milliseconds(result: Result) -> list[int]:
@@ -182,17 +245,26 @@ def alike(theirs: list[int], ours: list[int]) -> bool:
     )
 
 
-@pytest.mark.parametrize("make", [every_condition, numbers_of_tries, conditions_of_requests, times])
+@pytest.mark.parametrize(
+    "make", [every_condition, numbers_of_tries, conditions_of_requests, others, times_of_grpc, times]
+)
 async def test_envoy_and_we_try_alike(make: Callable[[], list[Case]], tmp_path: Path) -> None:
+    # On a busy machine a timer may be late: a difference counts if it comes every time.
     cases = make()
-    differences = [words for found in await compare(cases, tmp_path) for words in say(*found)]
-    assert not differences, f"{len(differences)} of {len(cases)} differ\n" + "\n".join(differences)
+    total, differences = len(cases), list[str]()
+    for _ in range(ROUNDS):
+        found = [(each[0], say(*each)) for each in await compare(cases, tmp_path)]
+        differences = [word for _, words in found for word in words]
+        cases = [case for case, words in found if words]
+        if not cases:
+            break
+    assert not differences, f"{len(differences)} of {total} differ\n" + "\n".join(differences)
 
 
 async def test_pauses_are_jittered_below_bounds_that_double(tmp_path: Path) -> None:
     back_off = {"base_interval": "0.1s", "max_interval": "0.3s"}
     case = Case("503", {"retry_on": "5xx", "num_retries": 4, "retry_back_off": back_off})
-    found = await compare([case] * 96, tmp_path)
+    found = await compare([case] * 64, tmp_path)
     for results in ([theirs for _, theirs, _ in found], [ours for _, _, ours in found]):
         longest = [max(pauses) for pauses in zip(*(each.pauses for each in results), strict=True)]
         for pause, bound in zip(longest, (0.1, 0.2, 0.3, 0.3), strict=True):

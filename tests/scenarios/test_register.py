@@ -11,17 +11,19 @@ from meshlib.dataplane.register import Registration
 
 
 def test_joins_drains_and_leaves() -> None:
-    with Served("5.1") as served:
-        with meshlib.register(
+    with (
+        Served("5.1") as served,
+        meshlib.register(
             control=served.address,
             service_account="reviews",
             labels={"app": "reviews"},
             ports={"http": 9080, "admin": 9081},
             drain=0.1,
-        ) as joined:
-            assert joined.wait(5)
-            assert joined.address == "127.0.0.1"
-            assert "joined" in repr(joined)
+        ) as joined,
+    ):
+        assert joined.wait(5)
+        assert joined.address == "127.0.0.1"
+        assert "joined" in repr(joined)
     first, draining, left = served.registrations
     assert (first[0].service_account, first[0].label_map, first[0].port_map) == (
         "reviews",
@@ -39,7 +41,7 @@ def test_returns_after_a_restart_of_the_control_service() -> None:
         assert joined.wait(5)
     with joined, Served("6.1", port=served.port) as again:
         assert joined.wait(5)
-    assert [(r[0].port_map, r[0].draining) for r in again.registrations if r][0] == ({"http": 9080}, False)
+    assert next((r[0].port_map, r[0].draining) for r in again.registrations if r) == ({"http": 9080}, False)
 
 
 def test_what_it_needs() -> None:

@@ -36,7 +36,7 @@ from meshlib.dataplane.http.asynchronous import Connections, Response
 from meshlib.xds import pb
 
 REFUSED = "refused"
-AT_ONCE = 32
+AT_ONCE = 24
 PATIENCE = 2.0
 """Seconds after which a request is given up; the status is then `WAITING`."""
 WAITING = 0
@@ -56,10 +56,14 @@ class Case:
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout: str = "15s"
     method: str = "GET"
+    breaker: Mapping[str, int] | None = None
+    """Thresholds of a cluster of its own; None: there is no limit."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Of the route's action, in Envoy's JSON."""
 
     def __str__(self) -> str:
         told = f"{self.method} {self.script} {dict(self.headers)}"
-        return f"{told}, policy {self.policy}, timeout {self.timeout}"
+        return f"{told}, policy {self.policy}, timeout {self.timeout} {dict(self.more)}"
 
 
 class Result(NamedTuple):
@@ -68,7 +72,7 @@ class Result(NamedTuple):
     status: int
     tries: int
     told: Sequence[Mapping[str, str]] = ()
-    """The x-envoy-… headers of every try that the upstream saw."""
+    """The headers about times and tries of every try that the upstream saw."""
     pauses: Sequence[float] = ()
     """Seconds between the tries."""
 
@@ -102,32 +106,41 @@ async def _compare(cases: Sequence[Case], folder: Path, closed: int) -> list[tup
 def _routes(cases: Sequence[Case]) -> dict[str, Any]:
     made = []
     for number, case in enumerate(cases):
-        action: dict[str, Any] = {"cluster": _cluster(number, case), "timeout": case.timeout}
+        action: dict[str, Any] = {"cluster": _cluster(number, case), "timeout": case.timeout, **case.more}
         if case.policy is not None:
             back_off = {"base_interval": "0.001s", "max_interval": "0.001s"}
             action["retry_policy"] = {"retry_back_off": back_off, **case.policy}
         made.append({"name": f"case-{number}", "match": {"prefix": f"/{number}/"}, "route": action})
-    return {"name": "retries", "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": made}]}
+    host = {"name": "all", "domains": ["*"], "routes": made, "include_request_attempt_count": True}
+    return {"name": "retries", "virtual_hosts": [host]}
 
 
 def _cluster(number: int, case: Case) -> str:
-    return f"closed-{number}" if case.script == REFUSED else "upstream"
+    if case.script == REFUSED:
+        return f"closed-{number}"
+    return "upstream" if case.breaker is None else f"limited-{number}"
 
 
 def _clusters(cases: Sequence[Case], port: int, closed: int) -> list[dict[str, Any]]:
-    ports = {_cluster(number, case): closed for number, case in enumerate(cases)} | {"upstream": port}
+    made = {_cluster(number, case): case for number, case in enumerate(cases)} | {"upstream": Case("")}
     return [
         {
             "name": name,
             "type": "STATIC",
             "connect_timeout": "5s",
-            "circuit_breakers": {"thresholds": [_MANY]},
+            "circuit_breakers": {"thresholds": [{**_MANY, **(case.breaker or {})}]},
             "load_assignment": {
                 "cluster_name": name,
-                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(number)}}]}],
+                "endpoints": [
+                    {
+                        "lb_endpoints": [
+                            {"endpoint": {"address": _address(closed if case.script == REFUSED else port)}}
+                        ]
+                    }
+                ],
             },
         }
-        for name, number in ports.items()
+        for name, case in made.items()
     ]
 
 

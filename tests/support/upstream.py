@@ -1,10 +1,11 @@
 """A scripted HTTP/1.1 upstream on loopback: the request itself says what becomes of each of its tries.
 
 `x-script` lists what happens to the first try, the second, …; the last word goes for all that follow:
-`503` is a status, `429+x-a=1+x-b=2` one with headers, `reset` a connection reset before the response,
+`503` is a status, `429|x-a=1|x-b=2` one with headers, `reset` a connection reset before the response,
 `close` an orderly end before it, `cut` one in the middle of the body, `slow` a 503 after `SLOW`
 seconds, `never` no answer at all.
-`x-id` names the request; `tries` tells by it when each try came, and what its x-envoy-… headers said.
+`x-id` names the request;
+`tries` tells by it when each try came and what its x-envoy-… and grpc-… headers said.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ class Try(NamedTuple):
     at: float
     """Seconds, on the event loop's clock."""
     told: dict[str, str]
-    """Its x-envoy-… headers."""
+    """Its x-envoy-… and grpc-… headers."""
 
 
 @dataclass(slots=True)
@@ -57,7 +58,7 @@ class Upstream:
         script = headers["x-script"].split(",")
         seen = self.tries[headers["x-id"]]
         word = script[min(len(seen), len(script) - 1)]
-        told = {name: value for name, value in headers.items() if name.startswith("x-envoy-")}
+        told = {name: value for name, value in headers.items() if name.startswith(("x-envoy-", "grpc-"))}
         told.pop("x-envoy-internal", None)
         seen.append(Try(asyncio.get_running_loop().time(), told))
         if word == "never":
@@ -75,7 +76,7 @@ class Upstream:
 
 
 def _response(word: str) -> bytes:
-    status, *headers = word.split("+")
+    status, *headers = word.split("|")
     lines = [f"HTTP/1.1 {status} Scripted", "content-length: 0"]
     lines += [": ".join(header.split("=", 1)) for header in headers]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

@@ -90,7 +90,7 @@ class Timeouts(NamedTuple):
 def timeouts(forward: Forward, head: RequestHead) -> Timeouts:
     """How long the whole response and each try may take."""
     whole = forward.timeout
-    if forward.max_grpc_timeout is not None and _is_grpc(head):
+    if forward.max_grpc_timeout is not None and is_grpc(head):
         whole = grpc_timeout(head.header(b"grpc-timeout"))
         if forward.max_grpc_timeout and not 0 < whole <= forward.max_grpc_timeout:
             whole = forward.max_grpc_timeout
@@ -105,6 +105,7 @@ def grpc_timeout(value: bytes | None) -> float:
     return int(value[:-1]) * _GRPC_UNITS.get(value[-1:], 0.0)
 
 
-def _is_grpc(head: RequestHead) -> bool:
+def is_grpc(head: RequestHead) -> bool:
+    """Whether Envoy takes the request for gRPC: by its content-type."""
     kind = one_value(head, b"content-type")
     return kind is not None and (kind == b"application/grpc" or kind.startswith(b"application/grpc+"))

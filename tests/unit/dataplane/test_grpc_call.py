@@ -217,3 +217,17 @@ def test_nothing_is_sent_after_the_end(server: Server) -> None:
     server.call.send(b"late")
     server.call.to_send()
     assert server.body == b""
+
+
+def test_what_follows_a_farewell_in_the_same_bytes_does_not_hide_it() -> None:
+    server = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+    call = GrpcCall("control:1", "/a.B/C")
+    server.initiate_connection()
+    server.receive_data(call.to_send())
+    server.send_headers(1, [(":status", "200"), ("content-type", "application/grpc")])
+    server.send_headers(1, [("grpc-status", "14"), ("grpc-message", "stopping")], end_stream=True)
+    ping = bytes.fromhex("000008060000000000") + b"12345678"
+    goaway = bytes.fromhex("000008070000000000" + "00000001" + "00000000")
+    call.receive(server.data_to_send() + goaway + ping)
+    assert call.ended is not None
+    assert str(call.ended) == "UNAVAILABLE: stopping"
