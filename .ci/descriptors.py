@@ -16,55 +16,55 @@ from pathlib import Path
 
 OUT = Path(__file__).parent.parent / "meshlib/xds/descriptors.binpb.gz"
 
-MODULES = """
-envoy.admin.v3.config_dump
-envoy.config.bootstrap.v3.bootstrap
-envoy.config.cluster.v3.cluster
-envoy.config.endpoint.v3.endpoint
-envoy.config.listener.v3.listener
-envoy.config.route.v3.route
-envoy.config.route.v3.scoped_route
-envoy.extensions.clusters.aggregate.v3.cluster
-envoy.extensions.clusters.dynamic_forward_proxy.v3.cluster
-envoy.extensions.common.dynamic_forward_proxy.v3.dns_cache
-envoy.extensions.filters.common.fault.v3.fault
-envoy.extensions.filters.http.cors.v3.cors
-envoy.extensions.filters.http.dynamic_forward_proxy.v3.dynamic_forward_proxy
-envoy.extensions.filters.http.ext_authz.v3.ext_authz
-envoy.extensions.filters.http.fault.v3.fault
-envoy.extensions.filters.http.jwt_authn.v3.config
-envoy.extensions.filters.http.rbac.v3.rbac
-envoy.extensions.filters.http.router.v3.router
-envoy.extensions.filters.http.set_filter_state.v3.set_filter_state
-envoy.extensions.filters.listener.original_dst.v3.original_dst
-envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector
-envoy.extensions.filters.listener.http_inspector.v3.http_inspector
-envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager
-envoy.extensions.filters.network.rbac.v3.rbac
-envoy.extensions.filters.network.set_filter_state.v3.set_filter_state
-envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy
-envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.client_side_weighted_round_robin
-envoy.extensions.load_balancing_policies.least_request.v3.least_request
-envoy.extensions.load_balancing_policies.maglev.v3.maglev
-envoy.extensions.load_balancing_policies.random.v3.random
-envoy.extensions.load_balancing_policies.ring_hash.v3.ring_hash
-envoy.extensions.load_balancing_policies.round_robin.v3.round_robin
-envoy.extensions.load_balancing_policies.wrr_locality.v3.wrr_locality
-envoy.extensions.retry.host.previous_hosts.v3.previous_hosts
-envoy.extensions.retry.priority.previous_priorities.v3.previous_priorities_config
-envoy.extensions.transport_sockets.internal_upstream.v3.internal_upstream
-envoy.extensions.transport_sockets.raw_buffer.v3.raw_buffer
-envoy.extensions.transport_sockets.tls.v3.tls
-envoy.extensions.upstreams.http.v3.http_protocol_options
-envoy.extensions.bootstrap.internal_listener.v3.internal_listener
-envoy.service.auth.v3.external_auth
-envoy.service.discovery.v3.ads
-envoy.service.discovery.v3.discovery
-envoy.service.health.v3.hds
-envoy.service.load_stats.v3.lrs
-envoy.service.secret.v3.sds
-envoy.service.status.v3.csds
-""".split()
+MODULES = (
+    "envoy.admin.v3.config_dump",
+    "envoy.config.bootstrap.v3.bootstrap",
+    "envoy.config.cluster.v3.cluster",
+    "envoy.config.endpoint.v3.endpoint",
+    "envoy.config.listener.v3.listener",
+    "envoy.config.route.v3.route",
+    "envoy.config.route.v3.scoped_route",
+    "envoy.extensions.clusters.aggregate.v3.cluster",
+    "envoy.extensions.clusters.dynamic_forward_proxy.v3.cluster",
+    "envoy.extensions.common.dynamic_forward_proxy.v3.dns_cache",
+    "envoy.extensions.filters.common.fault.v3.fault",
+    "envoy.extensions.filters.http.cors.v3.cors",
+    "envoy.extensions.filters.http.dynamic_forward_proxy.v3.dynamic_forward_proxy",
+    "envoy.extensions.filters.http.ext_authz.v3.ext_authz",
+    "envoy.extensions.filters.http.fault.v3.fault",
+    "envoy.extensions.filters.http.jwt_authn.v3.config",
+    "envoy.extensions.filters.http.rbac.v3.rbac",
+    "envoy.extensions.filters.http.router.v3.router",
+    "envoy.extensions.filters.http.set_filter_state.v3.set_filter_state",
+    "envoy.extensions.filters.listener.original_dst.v3.original_dst",
+    "envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector",
+    "envoy.extensions.filters.listener.http_inspector.v3.http_inspector",
+    "envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager",
+    "envoy.extensions.filters.network.rbac.v3.rbac",
+    "envoy.extensions.filters.network.set_filter_state.v3.set_filter_state",
+    "envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy",
+    "envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.client_side_weighted_round_robin",
+    "envoy.extensions.load_balancing_policies.least_request.v3.least_request",
+    "envoy.extensions.load_balancing_policies.maglev.v3.maglev",
+    "envoy.extensions.load_balancing_policies.random.v3.random",
+    "envoy.extensions.load_balancing_policies.ring_hash.v3.ring_hash",
+    "envoy.extensions.load_balancing_policies.round_robin.v3.round_robin",
+    "envoy.extensions.load_balancing_policies.wrr_locality.v3.wrr_locality",
+    "envoy.extensions.retry.host.previous_hosts.v3.previous_hosts",
+    "envoy.extensions.retry.priority.previous_priorities.v3.previous_priorities_config",
+    "envoy.extensions.transport_sockets.internal_upstream.v3.internal_upstream",
+    "envoy.extensions.transport_sockets.raw_buffer.v3.raw_buffer",
+    "envoy.extensions.transport_sockets.tls.v3.tls",
+    "envoy.extensions.upstreams.http.v3.http_protocol_options",
+    "envoy.extensions.bootstrap.internal_listener.v3.internal_listener",
+    "envoy.service.auth.v3.external_auth",
+    "envoy.service.discovery.v3.ads",
+    "envoy.service.discovery.v3.discovery",
+    "envoy.service.health.v3.hds",
+    "envoy.service.load_stats.v3.lrs",
+    "envoy.service.secret.v3.sds",
+    "envoy.service.status.v3.csds",
+)
 
 DUMP = """
 import importlib, sys

@@ -32,10 +32,11 @@ from meshlib.errors import (
 if TYPE_CHECKING:
     from meshlib.dataplane.mesh import Mesh
     from meshlib.dataplane.register import Registration
-    from meshlib_httpx import AsyncClient, Client
+    from meshlib_httpx import AsyncClient, AsyncTransport, Client, Transport
 
 __all__ = [
     "AsyncClient",
+    "AsyncTransport",
     "Client",
     "Closed",
     "ConfigError",
@@ -50,6 +51,7 @@ __all__ = [
     "RefusedResource",
     "Registration",
     "RequestError",
+    "Transport",
     "UpstreamProtocolError",
     "UpstreamReset",
     "UpstreamTimedOut",
@@ -60,9 +62,11 @@ __all__ = [
 
 _LAZY = {
     "AsyncClient": "meshlib_httpx",
+    "AsyncTransport": "meshlib_httpx",
     "Client": "meshlib_httpx",
     "Mesh": "meshlib.dataplane.mesh",
     "Registration": "meshlib.dataplane.register",
+    "Transport": "meshlib_httpx",
 }
 _shared: dict[str, "Mesh"] = {}
 

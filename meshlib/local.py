@@ -127,7 +127,11 @@ class LocalControl:
             with self.lock:
                 failure = self._renew(registrations)
                 for user in users:
-                    user.refresh(self._compiler, failure)
+                    try:
+                        user.refresh(self._compiler, failure)
+                    except Exception:
+                        # The thread must live: what is wrong for one is not wrong for all.
+                        log.exception("%s can't be compiled for %r", self.path, user)
                 still = self._looks == self._seen
             self._bell.wait(LOOK_SECONDS if still else STILL_SECONDS)
             self._bell.clear()
@@ -196,6 +200,9 @@ class LocalSource:
         self.since: float | None = None
         self.failure = ""
         self.from_disk: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"<LocalSource {self._control.path!r}: {len(self._names)} targets>"
 
     def want(self, name: str) -> None:
         """Asks for a target from now on."""

@@ -3,7 +3,7 @@
 with meshlib.Client() as client:
     client.get("http://reviews:9080/")
 
-httpx.Client(transport=mesh.transport())
+httpx.Client(transport=meshlib.Transport(mesh))
 """
 
 from meshlib_httpx.clients import AsyncClient, Client

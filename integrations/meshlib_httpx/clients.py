@@ -6,6 +6,7 @@ Proxies of the environment (HTTPS_PROXY, NO_PROXY) count for https:// only: one 
 take the mesh's own hosts away.
 """
 
+import os
 from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
@@ -81,21 +82,28 @@ def _own_mesh(mesh: Mesh | None, arguments: dict[str, Any]) -> Mesh | None:
 
 
 class _HTTPS(httpx.BaseTransport):
-    """What https:// URLs go through, made at the first: a CA bundle takes long to load."""
+    """What https:// URLs go through, made at the first: a CA bundle takes long to load.
+
+    A child of a fork makes its own: two processes can't share an encrypted connection.
+    """
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         self._arguments = arguments
-        self._made: dict[str | None, httpx.HTTPTransport] = {}
+        self._made: dict[tuple[int, str | None], httpx.HTTPTransport] = {}
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         proxy = _proxy(request.url.host, self._arguments)
-        if proxy not in self._made:
-            self._made[proxy] = httpx.HTTPTransport(proxy=proxy, **self._arguments)
-        return self._made[proxy].handle_request(request)
+        key = (os.getpid(), proxy)
+        made = self._made.get(key)
+        if made is None:
+            # Of two threads that come first, one's is used; the other's has no connections.
+            made = self._made.setdefault(key, httpx.HTTPTransport(proxy=proxy, **self._arguments))
+        return made.handle_request(request)
 
     def close(self) -> None:
-        for made in self._made.values():
-            made.close()
+        for (process, _), made in self._made.items():
+            if process == os.getpid():
+                made.close()
 
 
 class _AsyncHTTPS(httpx.AsyncBaseTransport):

@@ -57,6 +57,8 @@ class Transport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Sends one request. Errors: see `meshlib_httpx.errors`."""
+        if request.url.scheme not in _DEFAULT_PORTS or not request.url.host:
+            return self._plain().handle_request(request)  # which says what is wrong with it
         asked = _Asked(request)
         try:
             self.mesh.prepare(asked.name)
@@ -125,6 +127,8 @@ class AsyncTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Sends one request. Errors: see `meshlib_httpx.errors`."""
         self._settle()
+        if request.url.scheme not in _DEFAULT_PORTS or not request.url.host:
+            return await self._plain().handle_async_request(request)  # which says what is wrong with it
         asked = _Asked(request)
         try:
             await self.mesh.aprepare(asked.name)

@@ -12,11 +12,11 @@ from dataclasses import replace
 from rich.console import Console
 from rich.markup import escape
 
+from meshlib.control.built import Build, Built
 from meshlib.control.istio.document import AnyDocument
 from meshlib.control.istio.problem import Problem, Severity
 from meshlib.control.registration import Registration
 from meshlib.control.serve.push import Connection, Hub
-from meshlib.control.service import Build, Built
 from meshlib.control.sources.source import Loaded
 
 FEW = 5

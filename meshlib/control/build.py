@@ -9,10 +9,10 @@ a server that joins touches endpoints only.
 from functools import partial
 
 from meshlib.control.analysis.analyze import analyze
+from meshlib.control.built import Built
 from meshlib.control.compile.compiler import GraphCompiler
 from meshlib.control.graph import Graph, build_graph
 from meshlib.control.registration import Registration
-from meshlib.control.service import Built
 from meshlib.control.sources.source import Loaded
 
 

@@ -8,7 +8,8 @@ Rules:
 - A Service selects workloads of its own namespace that carry all labels of its selector; one without
   a selector selects nothing.
 - A Service's target port by name is looked up in the workload's named ports. A registered server is
-  reached at the port it reported: under the target's name, the service port's name, or the only one.
+  reached at a port it reported: under the target's name, the service port's name, or of the target's
+  number; or, if server and service have one port each, at that one.
 - A Service with `publishNotReadyAddresses` lists what is not ready too.
 - Endpoints are worked out when first asked for, and kept until workloads or documents change.
 """
@@ -117,26 +118,25 @@ class Workload:
     draining: bool = False
     registered: bool = False
 
-    def endpoint(self, port: Port) -> Endpoint | None:
-        """Where it serves that port; None: it does not."""
-        number = self._number(port)
+    def endpoint(self, port: Port, *, only: bool = False) -> Endpoint | None:
+        """Where it serves that port, the `only` one of its service; None: it does not."""
+        number = self._number(port, only)
         if number is None:
             return None
         labels = tuple(sorted(self.labels.items()))
         return Endpoint(self.address, number, labels, self.locality, self.weight, self.draining)
 
-    def _number(self, port: Port) -> int | None:
-        if isinstance(port.target, str):
-            return self.ports.get(port.target, self._only())
-        if port.name in self.ports:
-            return self.ports[port.name]
-        if not self.registered:
-            return port.target
-        return self._only() or (port.target if not self.ports else None)
-
-    def _only(self) -> int | None:
-        """A process that reported a single port serves at it, whatever the service calls it."""
-        return next(iter(self.ports.values())) if self.registered and len(self.ports) == 1 else None
+    def _number(self, port: Port, only: bool) -> int | None:
+        wanted = port.target if isinstance(port.target, str) else port.name
+        if wanted in self.ports:
+            return self.ports[wanted]
+        number = port.target if isinstance(port.target, int) else None
+        if not self.registered or number in self.ports.values():
+            return number
+        # A process that reported a single port serves a service of a single port, whatever that is called.
+        if only and len(self.ports) == 1:
+            return next(iter(self.ports.values()))
+        return None if self.ports else number
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -324,7 +324,7 @@ class Registry:
             workloads += self._written.select(service.namespace, service.selector)
             workloads += self._pool.select(service.namespace, service.selector)
         for workload in workloads:
-            endpoint = workload.endpoint(port)
+            endpoint = workload.endpoint(port, only=len(service.ports) == 1)
             if endpoint is not None:
                 yield endpoint
         for document in self._listed.get((service.namespace, service.name), ()) if service.kubernetes else ():
@@ -345,7 +345,9 @@ def _of_document(document: AnyDocument, service: Service, port: Port) -> Iterabl
     number = _number(document.spec.ports, port)
     for endpoint in document.spec.endpoints:
         said = endpoint.conditions
-        if number is None or (said.ready is False and not service.not_ready):
+        # One that ends is never ready; as long as it still serves, it is drained.
+        drains = bool(said.terminating) and said.serving is not False
+        if number is None or (said.ready is False and not drains and not service.not_ready):
             continue
         where = Locality(zone=endpoint.zone)
         for address in endpoint.addresses[:1]:

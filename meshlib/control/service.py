@@ -19,12 +19,12 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from meshlib.control.built import Build
 from meshlib.control.istio.problem import Problem, Severity
 from meshlib.control.registration import Registration
-from meshlib.control.serve.push import Compiler, Hub
+from meshlib.control.serve.push import Hub
 from meshlib.control.serve.server import ControlServer
 from meshlib.control.sources.source import Loaded, Source
 from meshlib.control.status import status
@@ -35,21 +35,6 @@ SETTLE_SECONDS = 3.0
 """After a start: within this time the servers of an earlier life have joined again."""
 RETRY_SECONDS = 1.0
 CATCH_UP_SECONDS = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """One configuration, and what is wrong with it beyond what its documents' source said."""
-
-    compiler: Compiler
-    problems: tuple[Problem, ...] = ()
-    analyse: Callable[[], tuple[Problem, ...]] | None = None
-    """Finds what is wrong between the documents; called on a thread once the configuration is served, for
-    nobody should wait for it. None: nothing changed since the last one."""
-
-
-Build = Callable[[Loaded, tuple[Registration, ...], str], Built]
-"""Documents and registrations to a configuration of that version; runs on a thread."""
 
 
 class ControlService:

@@ -75,7 +75,10 @@ class Ledger:
         for name in self.clusters.keys() - view.clusters.keys():
             self.clusters.pop(name, None)
         for name, state in list(self.clusters.items()):
-            listed = view.clusters[name].inline or view.endpoints.get(name)
+            cluster = view.clusters.get(name)
+            if cluster is None:  # a request by an older view came back to it just now
+                continue
+            listed = cluster.inline or view.endpoints.get(name)
             groups = listed.localities if listed is not None else ()
             here = {endpoint.key for group in groups for endpoint in group.endpoints}
             for key in list(state.hosts.keys()):

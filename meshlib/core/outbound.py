@@ -20,7 +20,7 @@ from meshlib.core.ledger import ClusterState, Ledger
 from meshlib.core.outlier import learn
 from meshlib.core.request import Dice, Failed, Failure, Header, Outcome, RequestHead, ResponseHead
 from meshlib.core.retry import RetryPolicy
-from meshlib.core.route.forward import incoming, outgoing, pick_cluster
+from meshlib.core.route.forward import Timeouts, incoming, outgoing, pick_cluster
 from meshlib.core.route.reply import own_reply
 from meshlib.core.route.rule import Forward, Route, WeightedCluster
 from meshlib.core.route.table import VirtualHost
@@ -43,6 +43,7 @@ _FLAGS = {
     Failure.TRY_TIMED_OUT: "UT",
     Failure.TIMED_OUT: "UT",
     Failure.PROTOCOL: "UPE",
+    Failure.OVERFLOW: "UO",
 }
 
 
@@ -78,16 +79,18 @@ def flow(
         detail = (
             f"no rule of {name} takes the request" if host else f"no virtual host of {name} has this host"
         )
-        yield Reply(404, Facts(flag="NR", detail=detail, config_version=view.version))
-        return
+        return _answer(Reply(404, Facts(flag="NR", detail=detail, config_version=view.version)))
     action = route.action
     if isinstance(action, Forward):
         chosen = pick_cluster(action, dice)
         request = _Request(head, body, view, ledger, clock, dice, original, host, route, action, chosen)
-        yield from request.run(caller_timeout)
-        return
+        return request.run(caller_timeout)
     own = own_reply(route, action, head)
-    yield Reply(own.status, _facts(view, route), own.headers, own.body)
+    return _answer(Reply(own.status, _facts(view, route), own.headers, own.body))
+
+
+def _answer(reply: Reply) -> Flow:
+    yield reply
 
 
 class _Request:
@@ -120,62 +123,59 @@ class _Request:
         self.tried: list[str] = []
 
     def run(self, caller_timeout: float | None) -> Flow:
-        """Everything after the rule."""
+        """Everything after the rule: what goes out, and the tries until one is good or none is left."""
         cluster = self.view.clusters.get(self.chosen.name)
         if cluster is None:
             yield Reply(503, self.facts("NC", f"cluster {self.chosen.name} is unknown"))
             return
+        wishes = not _CONSUMED.isdisjoint(self.head.index)
         limits = timeout.effective(self.action, self.head, caller_timeout)
-        policy = retry.effective(self.action.retry, self.head)
-        came = timeout.told(self.action, _without_consumed(self.head), limits.per_try, limits.whole or None)
-        sent = outgoing(came, self.route, self.action, self.chosen)
+        policy = retry.effective(self.action.retry, self.head) if wishes else self.action.retry
+        sent = self.outgoing(limits, wishes)
         if self.action.mirrors:
             yield from mirror.mirrors(self.action.mirrors, sent, limits.whole, self.dice, self.find)
         deadline = self.clock() + limits.whole if limits.whole else None
-        with RetrySlot(self.ledger.cluster(cluster.name)) as retries:
-            yield from self.tries(cluster, sent, policy, retries, deadline, limits.per_try)
-
-    def tries(
-        self,
-        cluster: Cluster,
-        sent: RequestHead,
-        policy: RetryPolicy | None,
-        retries: RetrySlot,
-        deadline: float | None,
-        per_try: float,
-    ) -> Flow:
-        """Tries until one is good, or none is left."""
         state = self.ledger.cluster(cluster.name)
-        while True:
-            now = self.clock()
-            found = self.pick(cluster, state, now, policy)
-            if found is None:
-                facts = self.facts("UH", f"cluster {cluster.name} has no healthy endpoint")
-                yield Reply(503, facts, (_PLAIN,), b"no healthy upstream")
-                return
-            if not allows_request(cluster.limits, state):
-                facts = self.facts("UO", f"cluster {cluster.name} has {state.active} requests in flight")
-                yield Reply(503, facts, _OVERLOADED, _OVERFLOW)
-                return
-            self.attempts += 1
-            self.endpoint = found.key
-            if self.attempts > 1:
-                sent = timeout.told(self.action, sent, per_try, None if deadline is None else deadline - now)
-            head = _numbered(sent, self.attempts) if self.host.attempt_count else sent
-            with RequestSlot(state, state.host(found.key)):
-                outcome = yield _attempt(
-                    cluster, found, head, now + per_try if per_try else None, deadline, self.attempts
-                )
-                self.learn(cluster, state, found.key, outcome)
-                flag = self.decide(cluster, policy, retries, outcome)
-                if flag is not None:
-                    yield from self.finish(cluster, state, found.key, outcome, head, deadline, flag)
+        with RetrySlot(state) as retries:
+            while True:
+                now = self.clock()
+                found = self.pick(cluster, state, now, policy)
+                if found is None:
+                    facts = self.facts("UH", f"cluster {cluster.name} has no healthy endpoint")
+                    yield Reply(503, facts, (_PLAIN,), b"no healthy upstream")
                     return
-                if isinstance(outcome, ResponseHead):
-                    yield Discard()
-            assert policy is not None  # noqa: S101 - decide gives a flag if there is no policy
-            if not (yield from self.wait(policy, deadline)):
-                return
+                if not allows_request(cluster.limits, state):
+                    facts = self.facts("UO", f"cluster {cluster.name} has {state.active} requests in flight")
+                    yield Reply(503, facts, _OVERLOADED, _OVERFLOW)
+                    return
+                self.attempts += 1
+                self.endpoint = found.key
+                if self.attempts > 1:
+                    sent = timeout.told(
+                        self.action, sent, limits.per_try, None if deadline is None else deadline - now
+                    )
+                head = _numbered(sent, self.attempts) if self.host.attempt_count else sent
+                try_deadline = now + limits.per_try if limits.per_try else None
+                with RequestSlot(state, state.host(found.key)):
+                    outcome = yield _attempt(cluster, found, head, try_deadline, deadline, self.attempts)
+                    self.learn(cluster, state, found.key, outcome)
+                    flag = self.decide(cluster, policy, retries, outcome)
+                    if flag is not None:
+                        ended = yield self.last(outcome, head, deadline, flag)
+                        if isinstance(ended, BodyEnded) and ended.failed is not None:
+                            self.learn(cluster, state, found.key, ended.failed)
+                        return
+                    if isinstance(outcome, ResponseHead):
+                        yield Discard()
+                assert policy is not None  # noqa: S101 - decide gives a flag if there is no policy
+                if not (yield from self.wait(policy, deadline)):
+                    return
+
+    def outgoing(self, limits: Timeouts, wishes: bool) -> RequestHead:
+        """The request as it is sent; `wishes`: it has headers that were for the sidecar."""
+        sent = _without_consumed(self.head) if wishes else self.head
+        sent = timeout.told(self.action, sent, limits.per_try, limits.whole or None)
+        return outgoing(sent, self.route, self.action, self.chosen)
 
     def decide(
         self, cluster: Cluster, policy: RetryPolicy | None, retries: RetrySlot, outcome: Event
@@ -205,29 +205,23 @@ class _Request:
         yield Raise(failed, self.facts("UT", failed.detail))
         return False
 
-    def finish(
-        self,
-        cluster: Cluster,
-        state: ClusterState,
-        key: str,
-        outcome: Event,
-        head: RequestHead,
-        deadline: float | None,
-        flag: str,
-    ) -> Flow:
+    def last(self, outcome: Event, head: RequestHead, deadline: float | None, flag: str) -> Action:
         """Delivers the response, or raises the failure, of the last try."""
-        if isinstance(outcome, ResponseHead):
-            headers = incoming(outcome.headers, outcome.status, head, self.route, self.chosen)
-            ended = yield Deliver(headers, self.facts(flag), deadline)
-            if isinstance(ended, BodyEnded) and ended.failed is not None:
-                self.learn(cluster, state, key, ended.failed)
-        elif isinstance(outcome, Failed):
+        if isinstance(outcome, Failed):
+            if outcome.how is Failure.OVERFLOW:
+                return Reply(503, self.facts("UO", outcome.detail), _OVERLOADED, _OVERFLOW)
             own = _FLAGS[outcome.how]
-            yield Raise(outcome, self.facts(own if flag == "-" else f"{own},{flag}", outcome.detail))
+            return Raise(outcome, self.facts(own if flag == "-" else f"{own},{flag}", outcome.detail))
+        assert isinstance(outcome, ResponseHead)  # noqa: S101 - what an Attempt is answered with
+        headers = incoming(outcome.headers, outcome.status, head, self.route, self.chosen)
+        return Deliver(headers, self.facts(flag), deadline)
 
     def learn(self, cluster: Cluster, state: ClusterState, key: str, outcome: Event) -> None:
         """Tells outlier detection."""
-        if cluster.outlier is not None and isinstance(outcome, ResponseHead | Failed):
+        if cluster.outlier is None or outcome is None or isinstance(outcome, BodyEnded):
+            return
+        # Envoy tells outlier detection nothing of a request that found no connection.
+        if not (isinstance(outcome, Failed) and outcome.how is Failure.OVERFLOW):
             listed = cluster.inline or self.view.endpoints.get(cluster.name)
             learn(cluster.outlier, state, key, outcome, listed.size if listed else 1, self.clock())
 
@@ -298,21 +292,25 @@ def _attempt(
 
 
 def _with_sidecar_headers(head: RequestHead, dice: Dice) -> RequestHead:
+    index = head.index
     added: list[Header] = []
-    if head.header(b"x-forwarded-proto") is None:
+    if b"x-forwarded-proto" not in index:
         added.append((b"x-forwarded-proto", head.scheme.encode("latin-1")))
-    if head.header(b"x-request-id") is None:
+    if b"x-request-id" not in index:
         added.append((b"x-request-id", _request_id(dice)))
-    if not added:
-        return head
-    return RequestHead(head.method, head.scheme, head.authority, head.path, head.headers + added)
+    return head.plus(added) if added else head
 
 
 def _request_id(dice: Dice) -> bytes:
-    """A UUID of version 4."""
-    high, low = int(dice.random() * 2**52), int(dice.random() * 2**52)
-    bits = f"{high:013x}{low:013x}{int(dice.random() * 2**16):04x}"
-    return f"{bits[:8]}-{bits[8:12]}-4{bits[12:15]}-{'89ab'[low & 3]}{bits[15:18]}-{bits[18:30]}".encode()
+    """A UUID of version 4, of two rolls."""
+    one, two = int(dice.random() * 2**52), int(dice.random() * 2**52)
+    return b"%08x-%04x-4%03x-%04x-%012x" % (
+        one >> 20,
+        one >> 4 & 0xFFFF,
+        (one & 0xF) << 8 | two >> 44,
+        0x8000 | two >> 30 & 0x3FFF,
+        (two & 0x3FFFFFFF) << 18 | (one ^ two) & 0x3FFFF,
+    )
 
 
 def _without_consumed(head: RequestHead) -> RequestHead:
@@ -321,5 +319,4 @@ def _without_consumed(head: RequestHead) -> RequestHead:
 
 
 def _numbered(head: RequestHead, attempt: int) -> RequestHead:
-    headers = [*head.headers, (b"x-envoy-attempt-count", b"%d" % attempt)]
-    return RequestHead(head.method, head.scheme, head.authority, head.path, headers)
+    return head.plus([(b"x-envoy-attempt-count", b"%d" % attempt)])

@@ -20,6 +20,15 @@ class Dice(Protocol):
         ...
 
 
+_PSEUDO = {
+    b":method": "method",
+    b":scheme": "scheme",
+    b":authority": "authority",
+    b"host": "authority",
+    b":path": "path",
+}
+
+
 class RequestHead:
     """Method, target and headers of one request. Treat as immutable.
 
@@ -45,23 +54,28 @@ class RequestHead:
         The pseudo-headers `:method`, `:authority`, `:path` and `:scheme` work too, and `host` is
         `:authority`.
         """
+        found = self.index.get(name)
+        if found is None and name in _PSEUDO:
+            return str(getattr(self, _PSEUDO[name])).encode("latin-1")
+        return found
+
+    @property
+    def index(self) -> dict[bytes, bytes]:
+        """All headers by lower-case name, without pseudo-headers; made at the first look."""
         index = self._index
         if index is None:
-            index = self._index = self._make_index()
-        return index.get(name)
-
-    def _make_index(self) -> dict[bytes, bytes]:
-        index = {
-            b":method": self.method.encode("latin-1"),
-            b":scheme": self.scheme.encode("latin-1"),
-            b":authority": self.authority.encode("latin-1"),
-            b"host": self.authority.encode("latin-1"),
-            b":path": self.path.encode("latin-1"),
-        }
-        for name, value in self.headers:
-            key = name.lower()
-            index[key] = index[key] + b"," + value if key in index else value
+            index = self._index = {}
+            for name, value in self.headers:
+                key = name.lower()
+                index[key] = index[key] + b"," + value if key in index else value
         return index
+
+    def plus(self, added: list[Header]) -> "RequestHead":
+        """This request with further headers, whose names are in lower case and not in it yet."""
+        made = RequestHead(self.method, self.scheme, self.authority, self.path, self.headers + added)
+        if self._index is not None:
+            made._index = {**self._index, **dict(added)}
+        return made
 
     def __repr__(self) -> str:
         return f"<{self.method} {self.scheme}://{self.authority}{self.path}, {len(self.headers)} headers>"
@@ -90,6 +104,7 @@ class Failure(Enum):
     TRY_TIMED_OUT = "no response within the time of one try"
     TIMED_OUT = "no response within the time of the route"
     PROTOCOL = "the peer does not speak the protocol"
+    OVERFLOW = "too many requests wait for a connection"
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,8 @@ def told(forward: Forward, head: RequestHead, per_try: float, left: float | None
     made = [(EXPECTED, value)]
     if forward.max_grpc_timeout is not None and is_grpc(head):
         made.append((GRPC, _grpc(int(value))))
+    if not any(name in head.index for name, _ in made):
+        return head.plus(made)
     names = {name for name, _ in made}
     headers = [header for header in head.headers if header[0].lower() not in names] + made
     return RequestHead(head.method, head.scheme, head.authority, head.path, headers)

@@ -1,7 +1,7 @@
 """The immutable whole that a request is decided against. A push makes a new one; a request keeps its own.
 
-    name "reviews:9080" ──► Target ──► RouteTable ──► Route ──► cluster names
-    cluster name ──► Cluster (policy) + EndpointSet (who is there now)
+name "reviews:9080" ──► Target ──► RouteTable ──► Route ──► cluster names
+cluster name ──► Cluster (policy) + EndpointSet (who is there now)
 """
 
 from collections.abc import Mapping

@@ -177,11 +177,12 @@ def drive(flow: Flow, hands: Hands) -> Answer:
                     raise FlightFailed(failed, facts)
             event = None
     except BodyBroken as error:
+        own = error.__cause__ or error
         _abandon(flow, response)
-        raise error.__cause__ or error from None
     except BaseException:
         _abandon(flow, response)
         raise
+    raise own  # out here, so that its own cause and context stay as they are
 
 
 async def adrive(flow: Flow, hands: AsyncHands) -> Answer:
@@ -215,11 +216,12 @@ async def adrive(flow: Flow, hands: AsyncHands) -> Answer:
                     raise FlightFailed(failed, facts)
             event = None
     except BodyBroken as error:
+        own = error.__cause__ or error
         _abandon(flow, response)
-        raise error.__cause__ or error from None
     except BaseException:
         _abandon(flow, response)
         raise
+    raise own  # out here, so that its own cause and context stay as they are
 
 
 Received = blocking.Response | asynchronous.Response

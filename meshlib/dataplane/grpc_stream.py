@@ -121,8 +121,12 @@ class KeptStream:
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            why = self._one()
-            self._closing.wait(self._talk.ended(why))
+            why, pause = self._one(), CONNECT
+            try:
+                pause = self._talk.ended(why)
+            except Exception:
+                log.exception("the end of the stream to %s was not noted", self._address)
+            self._closing.wait(pause)
 
     def _one(self) -> str:
         """One stream, from its beginning to its end; why it ended."""

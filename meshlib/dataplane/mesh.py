@@ -3,7 +3,7 @@
 Rules:
 
 - A target is asked for at its first call, which waits up to `first_call_timeout`; every later call
-  finds it in a mapping and waits for nothing.
+  finds it in a mapping and waits for nothing. One that was forgotten is asked for again.
 - A control service that can't be reached within `UNHEARD` seconds is taken for down: what it said last
   is read from disk, with a warning. With nothing on disk the first call raises ControlUnavailable.
 - One list of steps waits, for threads and for tasks of any number of event loops.
@@ -11,7 +11,6 @@ Rules:
 
 import asyncio
 import contextlib
-import importlib
 import itertools
 import logging
 import os
@@ -22,11 +21,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from meshlib.bootstrap import Bootstrap, bootstrap
+from meshlib.core.ledger import Ledger
 from meshlib.core.view import View
 from meshlib.dataplane import fork
 from meshlib.dataplane.ads import Ads, decoders
 from meshlib.dataplane.cache import Cache
-from meshlib.dataplane.views import Target, Views
+from meshlib.dataplane.views import Views
 from meshlib.errors import Closed, ControlUnavailable
 from meshlib.xds.kinds import Kind
 from meshlib.xds.node import Client, Flavour, Locality, to_node
@@ -94,10 +94,11 @@ class Mesh:
         self.dice = random.Random()  # noqa: S311 - balances, keeps no secret
         self._views = Views(decode or decoders(), published=self._published)
         self._view = self._views.view
-        self._ready: Mapping[str, Target] = {}
+        self._live = False
+        """Whether the source runs, so that what is known is kept up."""
         self._waiters: dict[int, Callable[[], None]] = {}
         self._guard = threading.RLock()
-        self._ledger: Any = None
+        self._ledger: Ledger | None = None
         self._on_close: list[Callable[[], None]] = []
         self._closed = False
         self._told_of_disk = False
@@ -151,12 +152,11 @@ class Mesh:
         return self._source.connected
 
     @property
-    def ledger(self) -> Any:
-        """What was learned: core.ledger.Ledger, one a mesh and process."""
+    def ledger(self) -> Ledger:
+        """What was learned, one a mesh and process."""
         if self._ledger is None:
-            from meshlib.core.ledger import Ledger
-
-            self._ledger = Ledger()
+            with self._guard:
+                self._ledger = self._ledger or Ledger()
         return self._ledger
 
     def prepare(self, name: str) -> None:
@@ -165,9 +165,7 @@ class Mesh:
         ControlUnavailable: nothing is known of it, and control is not reached or does not answer.
         RefusedResource: what control says of it can't be used, and there is nothing older. Closed.
         """
-        target = self._ready.get(name)
-        if target is not None and target.failed is None:
-            self._source.touch(name)
+        if self._live and self._is_known(name):
             return
         changed = threading.Event()
         with self._notified(changed.set):
@@ -176,9 +174,7 @@ class Mesh:
 
     async def aprepare(self, name: str) -> None:
         """`prepare` for asyncio; never blocks the event loop."""
-        target = self._ready.get(name)
-        if target is not None and target.failed is None:
-            self._source.touch(name)
+        if self._live and self._is_known(name):
             return
         changed, loop = asyncio.Event(), asyncio.get_running_loop()
 
@@ -191,6 +187,13 @@ class Mesh:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
                         await changed.wait()
+
+    def _is_known(self, name: str) -> bool:
+        target = self._views.targets.get(name)
+        if target is None or target.failed is not None:
+            return False
+        self._source.touch(name)
+        return True
 
     def _steps(self, name: str, clear: Callable[[], None]) -> Iterator[float]:
         """Yields how many seconds to wait at most for a change; ends when the target is known."""
@@ -205,9 +208,9 @@ class Mesh:
             source.want(name)
             target = self._views.targets.get(name)
             if target is not None:
-                self._ready = self._views.targets
                 if target.failed is not None:
                     raise target.failed
+                self._live = not self._closed
                 return
             now = self.clock()
             down = not source.connected and (bool(source.failure) or now - start >= UNHEARD)
@@ -259,21 +262,10 @@ class Mesh:
 
     def _changed(self) -> None:
         """On the source's thread: something may be known now, or the connection was lost."""
-        self._ready = self._views.targets
         with self._guard:
             waiters = list(self._waiters.values())
         for wake in waiters:
             wake()
-
-    # A client of one's own
-
-    def transport(self) -> Any:
-        """An httpx.BaseTransport for `httpx.Client(transport=…)`."""
-        return importlib.import_module("meshlib_httpx").Transport(self)
-
-    def async_transport(self) -> Any:
-        """An httpx.AsyncBaseTransport for `httpx.AsyncClient(transport=…)`."""
-        return importlib.import_module("meshlib_httpx").AsyncTransport(self)
 
     # End
 
@@ -285,13 +277,11 @@ class Mesh:
         """Ends the stream and its thread; later calls raise Closed. A second close does nothing."""
         if self._closed:
             return
-        self._closed = True
-        self._ready = {}
+        self._closed, self._live = True, False
         for call in self._on_close:
             call()
         self._source.close()
         self._changed()
-        self._ready = {}
 
     async def aclose(self) -> None:
         """`close` for asyncio."""
@@ -327,6 +317,5 @@ class Mesh:
         self._waiters = {}
         self._ledger = None
         self.dice.seed()
-        self._ready = {}
-        self._asked = False
+        self._live = self._asked = False
         self._source.after_fork_in_child(to_node(self._client()))

@@ -32,7 +32,7 @@ class Locality:
     @classmethod
     def parse(cls, text: str) -> "Locality":
         """From Istio's `region/zone/subzone`."""
-        parts = (text.split("/") + ["", "", ""])[:3]
+        parts = [*text.split("/"), "", "", ""][:3]
         return cls(*parts)
 
     def __str__(self) -> str:

@@ -30,7 +30,7 @@ class P(asyncio.Protocol):
         self.seen += data
         while b"\\r\\n\\r\\n" in self.seen:
             _, _, self.seen = self.seen.partition(b"\\r\\n\\r\\n")
-            self.transport.write(b"HTTP/1.1 200 OK\\r\\nContent-Type: text/plain\\r\\nContent-Length: 5\\r\\n\\r\\nhello")
+            self.transport.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\n\\r\\nhello")
 async def main():
     server = await asyncio.get_running_loop().create_server(P, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
@@ -78,7 +78,7 @@ def test_client(port: int, in_flight: int, shape: tuple[int, int]) -> None:
         def timed(client: httpx.Client) -> float:
             start = time.perf_counter()
             if in_flight == 1:
-                assert all([client.get(url).text == "hello" for _ in range(requests)])
+                assert all(client.get(url).text == "hello" for _ in range(requests))
             else:
                 assert all(threads.map(lambda _: client.get(url).text == "hello", range(requests)))
             return time.perf_counter() - start

@@ -57,7 +57,7 @@ def test_public_functions_are_documented(path: Path) -> None:
 
 
 def test_no_file_is_about_two_planes() -> None:
-    """A feature has one word at every stage: nothing in control is named `decode`, nothing in the data plane `compile`."""
+    """Nothing in control is named `decode`, nothing in the data plane `compile`."""
     wrong = [
         n
         for n in tracked()

@@ -11,9 +11,10 @@ import grpc
 import grpc.aio
 import pytest
 
+from meshlib.control.built import Built
 from meshlib.control.istio.problem import Problem, Severity
 from meshlib.control.registration import Registration
-from meshlib.control.service import Built, ControlService
+from meshlib.control.service import ControlService
 from meshlib.control.sources.files import FileSource
 from meshlib.control.sources.source import Loaded
 from meshlib.errors import ConfigError

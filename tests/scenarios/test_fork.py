@@ -1,14 +1,17 @@
 """Processes that fork while the stream is open: plain, multiprocessing, gunicorn."""
 
+import itertools
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import urllib.request
 from pathlib import Path
 
 import pytest
+from support.named_server import named_server
 from support.ports import free_port
 from support.resources import target
 from support.served import Served
@@ -79,8 +82,85 @@ def test_multiprocessing_fork() -> None:
         assert run(served, body) == "[True, True, True, True]\nTrue\n"
 
 
-@pytest.mark.parametrize("preload", [False, True])
-def test_gunicorn(tmp_path: Path, preload: bool) -> None:
+def test_requests_on_both_sides_of_a_fork() -> None:
+    body = """
+    import meshlib
+    client = meshlib.Client(mesh=mesh)
+    def ask(count):
+        for _ in range(count):
+            assert client.get('http://a:80/').text == 'up GET /'
+    ask(3)
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if not child:
+            ask(20)
+            os._exit(0)
+        children.append(child)
+        ask(20)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    ask(3)
+    print('done')
+    """
+    with named_server("up") as port, Served("5.1", target("a:80", "one", port)) as served:
+        assert run(served, body) == "done\n"
+
+
+def test_asyncio_in_children() -> None:
+    body = """
+    import asyncio, meshlib
+    async def ask():
+        async with meshlib.AsyncClient(mesh=mesh) as client:
+            replies = await asyncio.gather(*(client.get('http://a:80/') for _ in range(4)))
+            assert [reply.text for reply in replies] == ['up GET /'] * 4
+    asyncio.run(ask())
+    child = os.fork()
+    asyncio.run(ask())
+    if not child:
+        os._exit(0)
+    print(os.waitpid(child, 0)[1])
+    """
+    with named_server("up") as port, Served("5.1", target("a:80", "one", port)) as served:
+        assert run(served, body) == "0\n"
+
+
+def test_a_fork_while_everything_changes() -> None:
+    body = """
+    import threading
+    def ask():
+        while True:
+            mesh.prepare('a:80')
+    for _ in range(2):
+        threading.Thread(target=ask, daemon=True).start()
+    for _ in range(25):
+        child = os.fork()
+        if not child:
+            mesh.prepare('a:80'); mesh.prepare('b:80')
+            os._exit(0 if until_connected() and len(mesh.view.tables) == 2 else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    print('done')
+    """
+    with Served("5.1", (*target("a:80", "one"), *target("b:80", "two"))) as served:
+        end = threading.Event()
+
+        def change() -> None:
+            for number in itertools.count(2):
+                if end.wait(0.003):
+                    return
+                cluster = "one" if number % 2 else "other"
+                served.publish(f"5.{number}", (*target("a:80", cluster, number), *target("b:80", "two")))
+
+        changing = threading.Thread(target=change)
+        changing.start()
+        try:
+            assert run(served, body) == "done\n"
+        finally:
+            end.set()
+            changing.join()
+
+
+@pytest.mark.parametrize("options", [[], ["--preload"], ["--threads", "4"]], ids=" ".join)
+def test_gunicorn(tmp_path: Path, options: list[str]) -> None:
     app = """
     mesh.prepare('a:80')
     def app(environ, start):
@@ -93,9 +173,7 @@ def test_gunicorn(tmp_path: Path, preload: bool) -> None:
     with Served("5.1", (*target("a:80", "one"), *target("b:80", "two"))) as served:
         (tmp_path / "served_app.py").write_text(script(served, app))
         command = [sys.executable, "-m", "gunicorn", "-w", "2", "-b", f"127.0.0.1:{port}", "served_app:app"]
-        process = subprocess.Popen(
-            command + ["--preload"] * preload, cwd=tmp_path, stderr=subprocess.PIPE, text=True
-        )
+        process = subprocess.Popen([*command, *options], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
         try:
             for _ in range(4):
                 assert _get(port).split(" ", 1)[1] == "True ['a:80', 'b:80']"

@@ -107,6 +107,17 @@ def test_registers_routes_and_follows_edits(folder: Path, server: Callable[[str]
     assert local_threads() == []
 
 
+def test_all_by_the_environment(
+    folder: Path, server: Callable[[str], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"CONTROL": str(folder), "LABELS": "app=reviews,version=v1", "DRAIN": "0"}
+    for name, text in {**settings, "PORTS": f"http={server('v1')}"}.items():
+        monkeypatch.setenv(f"MESHLIB_{name}", text)
+    with meshlib.register(), meshlib.default(), meshlib.Client() as client:
+        assert client.get("http://reviews:9080/").text == "v1"
+    assert local_threads() == []
+
+
 def test_a_broken_edit_changes_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with meshlib.connect(folder) as mesh:
         mesh.prepare("reviews:9080")

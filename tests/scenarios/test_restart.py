@@ -1,11 +1,13 @@
 """The control service comes, changes, dies and returns; the application goes on and nothing stays behind."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.named_server import named_server
 from support.resources import DECODERS, routed, served_by, target
 from support.served import Served
 
@@ -97,6 +99,48 @@ def test_starts_from_disk_while_control_is_down(tmp_path: Path, caplog: pytest.L
         with Served("6.1", target("a:80", "two"), port=port):
             until(lambda: clusters(mesh, "a:80") == ["two"])
             assert "from disk" not in repr(mesh)
+
+
+def test_starts_from_disk_while_control_hangs(tmp_path: Path) -> None:
+    with Served("5.1", target("a:80", "one")) as served:
+        port = served.port
+        with mesh_of(served.address, tmp_path) as mesh:
+            mesh.prepare("a:80")
+    # It takes connections, and says nothing.
+    with socket.create_server(("127.0.0.1", port)), mesh_of(f"127.0.0.1:{port}", tmp_path) as mesh:
+        mesh.prepare("a:80")
+        assert clusters(mesh, "a:80") == ["one"]
+        assert not mesh.connected
+
+
+def test_what_is_no_control_service(tmp_path: Path) -> None:
+    with (
+        named_server("web") as port,
+        mesh_of(f"127.0.0.1:{port}", tmp_path, first_call_timeout=0.5) as mesh,
+        pytest.raises(ControlUnavailable, match=r"INTERNAL: it does not speak HTTP/2"),
+    ):
+        mesh.prepare("a:80")
+
+
+def test_a_name_with_several_addresses(tmp_path: Path) -> None:
+    with (
+        Served("5.1", target("a:80", "one")) as served,
+        mesh_of(f"localhost:{served.port}", tmp_path) as mesh,
+    ):
+        mesh.prepare("a:80")
+        assert mesh.connected
+
+
+def test_what_is_the_same_after_a_restart(tmp_path: Path) -> None:
+    with Served("5.1", target("a:80", "one")) as served:
+        port = served.port
+        mesh = mesh_of(served.address, tmp_path)
+        mesh.prepare("a:80")
+    with mesh:
+        until(lambda: not mesh.connected)
+        with Served("6.1", target("a:80", "one"), port=port):
+            until(lambda: mesh.connected and mesh.view.version == "6.1")
+            assert clusters(mesh, "a:80") == ["one"]
 
 
 def test_a_restarted_control_service_wins_and_an_older_one_does_not(tmp_path: Path) -> None:

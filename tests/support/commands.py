@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -46,12 +47,12 @@ class Control:
         return dict(json.loads(done.stdout))
 
     def refusals(self) -> list[str]:
-        """The text of every NACK that a connected client sent last."""
+        """Every kind of which a connected client ever sent a NACK, with the text if it still stands."""
         return [
-            kind["nack"]
+            f"{client['id']} {kind['kind']} {kind['nacked']}: {kind['nack']}"
             for client in self.status()["clients"]
             for kind in client["kinds"]
-            if kind.get("nack")
+            if kind["nacked"]
         ]
 
 
@@ -82,8 +83,6 @@ def answers(served: Control) -> bool:
     """Whether the service takes connections; fails at once when its process ended."""
     if served.process.poll() is not None:
         raise AssertionError(f"meshlib control ended: {served.process.communicate()[0]}")
-    import socket
-
     host, _, port = served.address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), 0.2).close()

@@ -22,7 +22,7 @@ def named_server(name: str) -> Iterator[int]:
             self.end_headers()
             self.wfile.write(body)
 
-        do_POST = do_PUT = do_GET
+        do_POST = do_PUT = do_GET  # noqa: N815 - http.server's names
 
         def log_message(self, *_: object) -> None:
             pass

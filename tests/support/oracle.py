@@ -12,7 +12,8 @@ What makes the comparison fair, and what it therefore does not cover:
 * Headers that a proxy adds or writes anew on its own account (`OWN_HEADERS`) are left out.
 * Envoy turns its own replies to gRPC requests, the echo's included, into gRPC statuses; of those only
   the route is compared.
-* Chances are 0 or 100 percent.
+* Shares of rules are 0 or 100 percent; of several clusters with a weight Envoy may pick any, and its
+  answer must be the one that this library gives with that cluster.
 * A rewrite to a path that does not begin with a slash is refused by the echo, with 400; of such a
   request only route and cluster are compared.
 """
@@ -30,9 +31,9 @@ from support.oracle_http import Call, Received, ask_all
 
 from meshlib.core.headers import ONE_PLACE as ONE_PLACE_BYTES
 from meshlib.core.request import RequestHead
-from meshlib.core.route.forward import incoming, outgoing, pick_cluster, timeouts
+from meshlib.core.route.forward import incoming, outgoing, timeouts
 from meshlib.core.route.reply import own_reply
-from meshlib.core.route.rule import Forward
+from meshlib.core.route.rule import Forward, Route, WeightedCluster
 from meshlib.core.route.table import RouteTable
 from meshlib.dataplane.decode.routes import decode_routes
 from meshlib.xds import pb
@@ -79,6 +80,8 @@ class Case:
     config: Any
     requests: Sequence[Call]
     source: str = ""
+    tables: Sequence[RouteTable] = ()
+    """What this library decides each request on; empty: on the same configuration."""
 
 
 @dataclass(slots=True)
@@ -99,7 +102,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Two answers to one request."""
+    """Two answers to one request; `ours` is the closest one, of those that this library may give."""
 
     case: Case
     call: Call
@@ -130,22 +133,26 @@ def joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     return made
 
 
-def our_answer(table: RouteTable, call: Call) -> Answer:
-    """What this library's core decides."""
+def our_answers(table: RouteTable, call: Call) -> list[Answer]:
+    """What this library's core decides: one answer, or one for every cluster that has a weight."""
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in call.headers]
     head = RequestHead(call.method, "http", call.authority, call.path, headers)
     route = table.match(head, Loaded(0.5))
     if route is None:
-        return Answer(0 if call.is_grpc else 404)
+        return [Answer(0 if call.is_grpc else 404)]
     action = route.action
-    if call.is_grpc and not isinstance(action, Forward):
-        return Answer(0, route.name)
-    if not isinstance(action, Forward):
-        reply = own_reply(route, action, head)
-        edited = _texts(reply.headers)
-        where = edited.pop("location", "")
-        return Answer(reply.status, route.name, location=where, body=reply.body.decode(), response=edited)
-    cluster = pick_cluster(action, Loaded(0.5))
+    if isinstance(action, Forward):
+        clusters = [cluster for cluster in action.clusters if cluster.weight or len(action.clusters) == 1]
+        return [_forwarded(head, route, action, cluster) for cluster in clusters]
+    if call.is_grpc:
+        return [Answer(0, route.name)]
+    reply = own_reply(route, action, head)
+    edited = _texts(reply.headers)
+    where = edited.pop("location", "")
+    return [Answer(reply.status, route.name, location=where, body=reply.body.decode(), response=edited)]
+
+
+def _forwarded(head: RequestHead, route: Route, action: Forward, cluster: WeightedCluster) -> Answer:
     sent = outgoing(head, route, action, cluster)
     if not sent.path.startswith("/"):
         return Answer(400, route.name, cluster.name)
@@ -201,12 +208,13 @@ async def compare(cases: Sequence[Case], *, scopes: int = 500) -> tuple[int, lis
         with tempfile.TemporaryDirectory(prefix="oracle-") as folder:
             answers = await _ask_envoy(batch, Path(folder))
         for case, received in zip(batch, answers, strict=True):
-            table = decode_routes(case.config)
-            for call, got in zip(case.requests, received, strict=True):
+            tables = case.tables or [decode_routes(case.config)] * len(case.requests)
+            for call, got, table in zip(case.requests, received, tables, strict=True):
                 compared += 1
-                theirs, ours = envoy_answer(call, got), our_answer(table, call)
-                if theirs != ours:
-                    differences.append(Difference(case, call, theirs, ours))
+                theirs, ours = envoy_answer(call, got), our_answers(table, call)
+                if theirs not in ours:
+                    same = [answer for answer in ours if answer.cluster == theirs.cluster]
+                    differences.append(Difference(case, call, theirs, (same or ours)[0]))
     return compared, differences
 
 
@@ -325,6 +333,6 @@ def _echo() -> dict[str, Any]:
     }
 
 
-def run(cases: Sequence[Case]) -> tuple[int, list[Difference]]:
+def run(cases: Sequence[Case], *, scopes: int = 500) -> tuple[int, list[Difference]]:
     """`compare` from code that is not asynchronous."""
-    return asyncio.run(compare(cases))
+    return asyncio.run(compare(cases, scopes=scopes))

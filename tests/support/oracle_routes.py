@@ -104,7 +104,7 @@ def _route(dice: random.Random, name: str) -> Values:
         route["redirect"] = _redirect(dice)
     else:
         body = dice.choice(("", "hello", "{}"))
-        route["direct_response"] = {"status": dice.choice((200, 204, 403, 503, 599))}
+        route["direct_response"] = {"status": dice.choice((200, 201, 204, 302, 403, 503, 599))}
         if route["direct_response"]["status"] != 204 and body:
             route["direct_response"]["body"] = {"inline_string": body}
     return route

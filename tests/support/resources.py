@@ -36,7 +36,8 @@ def routed(name: str, cluster: str) -> tuple[Resource, ...]:
 
 def served_by(cluster: str, port: int) -> tuple[Resource, ...]:
     """A cluster and its one endpoint."""
-    made = pb.Cluster(name=cluster)
+    made = pb.Cluster(name=cluster, type=pb.Cluster.EDS)
+    made.eds_cluster_config.eds_config.ads.SetInParent()
     listed = pb.ClusterLoadAssignment(cluster_name=cluster)
     socket = listed.endpoints.add().lb_endpoints.add().endpoint.address.socket_address
     socket.address, socket.port_value = "127.0.0.1", port

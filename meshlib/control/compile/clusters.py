@@ -24,7 +24,7 @@ from meshlib.control.istio.destinationrule import SimpleLB
 from meshlib.control.istio.serviceentry import Resolution
 from meshlib.control.registry import Endpoint, Port, Service
 from meshlib.xds import pb
-from meshlib.xds.names import ISTIO_METADATA, PASSTHROUGH_CLUSTER, ClusterName
+from meshlib.xds.names import BLACK_HOLE_CLUSTER, ISTIO_METADATA, PASSTHROUGH_CLUSTER, ClusterName
 from meshlib.xds.node import Client, Flavour, Locality
 
 PASSTHROUGH_IDLE = 300.0
@@ -112,12 +112,16 @@ def _passes_through(found: Found) -> bool:
     return found.service.resolution in (Resolution.NONE, Resolution.DYNAMIC_DNS)
 
 
+def _by_ads(made: Any) -> None:
+    made.type = "EDS"
+    made.eds_cluster_config.service_name = made.name
+    made.eds_cluster_config.eds_config.ads.SetInParent()
+    made.eds_cluster_config.eds_config.resource_api_version = "V3"
+
+
 def _discovery(made: Any, found: Found, scope: Scope, client: Client) -> None:
     if found.by_discovery:
-        made.type = "EDS"
-        made.eds_cluster_config.service_name = made.name
-        made.eds_cluster_config.eds_config.ads.SetInParent()
-        made.eds_cluster_config.eds_config.resource_api_version = "V3"
+        _by_ads(made)
         return
     one = found.service.resolution is Resolution.DNS_ROUND_ROBIN or client.flavour is Flavour.GRPC
     made.type = "LOGICAL_DNS" if one else "STRICT_DNS"
@@ -163,6 +167,14 @@ def passthrough(scope: Scope) -> Any:
     options.common_http_protocol_options.idle_timeout.CopyFrom(pb.duration(PASSTHROUGH_IDLE))
     options.use_downstream_protocol_config.SetInParent()
     made.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(pb.pack(options))
+    return made
+
+
+def black_hole(scope: Scope) -> Any:
+    """The Cluster that never has an endpoint: that of routes on which gRPC's client answers itself."""
+    made = pb.Cluster(name=BLACK_HOLE_CLUSTER)
+    _by_ads(made)
+    connection(made, None, scope.graph.mesh)
     return made
 
 

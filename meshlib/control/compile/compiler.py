@@ -15,16 +15,17 @@ from meshlib.control.compile import clusters, listeners
 from meshlib.control.compile.context import Context
 from meshlib.control.compile.endpoints import load_assignment
 from meshlib.control.compile.memo import Key, Memo
-from meshlib.control.compile.routes import fill, fill_unknown, routes_for, virtual_host
+from meshlib.control.compile.routes import applies, fill, fill_unknown, routes_for, virtual_host
 from meshlib.control.graph import Graph
-from meshlib.control.graph.hosts import covers, is_wildcard, spellings
-from meshlib.control.graph.scope import Called, Scope
+from meshlib.control.graph.hosts import is_wildcard, spellings
+from meshlib.control.graph.scope import HTTP_PORT, Called, Scope
 from meshlib.control.graph.virtualservices import VirtualService
 from meshlib.control.istio.sidecar import OutboundTrafficMode
 from meshlib.control.registry import Service
 from meshlib.xds.kinds import Kind
 from meshlib.xds.names import (
     ALLOW_ANY,
+    BLACK_HOLE_CLUSTER,
     BLOCK_ALL,
     PASSTHROUGH_CLUSTER,
     ClusterName,
@@ -33,9 +34,6 @@ from meshlib.xds.names import (
 )
 from meshlib.xds.node import Client, Flavour
 from meshlib.xds.snapshot import Resource
-
-HTTP_PORT = 80
-"""The port of a host without one, and the only one at which a VirtualService needs no service (Istio)."""
 
 
 class GraphCompiler:
@@ -76,7 +74,7 @@ class _Compiling:
         wanted: dict[str, None] = {}
         for name in names:
             host, port = split_authority(name, HTTP_PORT)
-            called = self._served(self.scope.called(host, port), host, port)
+            called = self._called(host, port)
             routes = cluster_name(port, "", called.host)
             yield self._listener(name, routes)
             if routes not in seen:
@@ -87,17 +85,19 @@ class _Compiling:
         for cluster in wanted:
             yield from self.cluster(cluster)
 
-    def _served(self, called: Called, host: str, port: int) -> Called:
-        """`called` as far as it holds at that port."""
-        service = called.service
-        if service is not None:
+    def _called(self, host: str, port: int) -> Called:
+        """The closest meaning of a host that says something to this client."""
+        context = Context(self.scope, self.client, port)
+        for called in self.scope.meanings(host, port):
+            service = called.service
+            if service is None:
+                if called.virtual is not None and applies(called.virtual, context):
+                    return called
+                continue
+            if self.client.flavour is Flavour.GRPC and is_wildcard(service.host):
+                break
             found = service.port(port)
-            outside = self.client.flavour is Flavour.GRPC and is_wildcard(service.host)
-            if found is not None and not outside:
-                return called if found.protocol.routed else Called(called.host, service)
-            return Called(host)
-        if called.virtual is not None and port == HTTP_PORT:
-            return called
+            return called if found is None or found.protocol.routed else Called(called.host, service)
         return Called(host)
 
     def _listener(self, name: str, routes: str) -> Resource:
@@ -157,10 +157,11 @@ class _Compiling:
         every = list(dict.fromkeys((*found, *map(_bracketed, service.addresses))))
         for number, domain in enumerate(every):
             # A short spelling gives way to a service whose host is just that.
-            if number and context.service(domain) is not None:
+            other = context.service(domain) if number else None
+            if other is not None and other.port(context.port) is not None:
                 continue
             yield domain
-            if service.kubernetes and service.headless and "." in domain and not domain[0].isdigit():
+            if service.kubernetes and service.headless and not domain[0].isdigit():
                 yield f"*.{domain}"
 
     def _namespace_of(self, host: str) -> str:
@@ -173,6 +174,10 @@ class _Compiling:
         """A cluster and its endpoints; nothing if there is no such cluster."""
         if name == PASSTHROUGH_CLUSTER:
             yield self._cluster(name, (), lambda: clusters.passthrough(self.scope))
+            return
+        if name == BLACK_HOLE_CLUSTER:
+            yield self._cluster(name, (), lambda: clusters.black_hole(self.scope))
+            yield Resource.of(Kind.ENDPOINTS, name, load_assignment(name, ()))
             return
         parsed = ClusterName.parse(name)
         if parsed is None:
@@ -192,7 +197,7 @@ class _Compiling:
     def _is_outside(self, name: ClusterName) -> bool:
         if self.scope.outbound is OutboundTrafficMode.REGISTRY_ONLY:
             return False
-        return self._served(self.scope.called(name.host, name.port), name.host, name.port).service is None
+        return self._called(name.host, name.port).service is None
 
     def _cluster(self, name: str, inputs: tuple[object, ...], build: Callable[[], Any]) -> Resource:
         key = ("cluster", *self.who, self.client.locality, name)
@@ -240,16 +245,10 @@ class _Compiling:
             self._append(made, Called(service.host, service, self.scope.virtual(service.host)), port, taken)
         if port == HTTP_PORT:
             for host, virtual in sorted(self.scope.virtual_hosts(), key=_by_host):
-                if host != "*" and not self._covers_services(host):
+                if host != "*" and not self.scope.means_services(host):
                     self._append(made, Called(host, None, virtual), port, taken)
         made.virtual_hosts.append(self._unknown("", Context(self.scope, self.client, port)))
         return Resource.of(Kind.ROUTES, str(port), made)
-
-    def _covers_services(self, host: str) -> bool:
-        """Whether the host of a VirtualService means services, at whatever port."""
-        if not is_wildcard(host):
-            return self.scope.service(host) is not None
-        return any(covers(host, service.host) for service in self.scope.services())
 
     def _append(self, made: Any, called: Called, port: int, taken: set[str]) -> None:
         context = Context(self.scope, self.client, port)

@@ -11,6 +11,7 @@ from meshlib.control.compile.percent import fraction, percent_or
 from meshlib.control.istio.fields import StringMatch
 from meshlib.control.istio.virtualservice import CorsPolicy, HTTPFaultInjection, UnmatchedPreflights
 from meshlib.xds import pb
+from meshlib.xds.names import BLACK_HOLE_CLUSTER
 
 FAULT = "envoy.filters.http.fault"
 CORS = "envoy.filters.http.cors"
@@ -55,6 +56,20 @@ def fault(message: Any, said: HTTPFaultInjection | None) -> None:
             made.abort.percentage.CopyFrom(share)
     if made.ByteSize():
         message.typed_per_filter_config[FAULT].CopyFrom(pb.pack(made))
+
+
+def answer(message: Any, status: int) -> None:
+    """Lets gRPC's own client answer what it can't be told otherwise: every call fails, as that status
+    reads in gRPC. It must name a cluster nevertheless, of which nothing is asked.
+    """
+    message.route.cluster = BLACK_HOLE_CLUSTER
+    made = pb.HTTPFault()
+    if status < 300:  # reads as OK, which is no abort; the answer is no gRPC message either
+        made.abort.grpc_status = _GRPC.index("UNKNOWN")
+    else:
+        made.abort.http_status = status
+    made.abort.percentage.CopyFrom(fraction(100.0))
+    message.typed_per_filter_config[FAULT].CopyFrom(pb.pack(made))
 
 
 def cors(message: Any, said: CorsPolicy | None) -> None:

@@ -6,6 +6,8 @@ Rules (Istio):
   request, ends the list.
 - What can't hold for this client is left out and told in the virtual host's metadata.
 - A service without a VirtualService has one route, `default`, to itself.
+- gRPC's own client knows no redirect and no direct response (Node.js refuses all routes for one): there
+  the call fails with that status.
 - A host that is not known is passed through or answered 502, as the mesh or the Sidecar says.
 """
 
@@ -21,7 +23,7 @@ from meshlib.control.compile.timeout import timeout
 from meshlib.control.graph.delegates import Rule, Skipped
 from meshlib.control.graph.virtualservices import VirtualService
 from meshlib.control.istio.sidecar import OutboundTrafficMode
-from meshlib.control.istio.virtualservice import HTTPMatchRequest
+from meshlib.control.istio.virtualservice import HTTPMatchRequest, HTTPRoute
 from meshlib.control.registry import Service
 from meshlib.xds import pb
 from meshlib.xds.names import ALLOW_ANY, BLOCK_ALL, PASSTHROUGH_CLUSTER, cluster_name
@@ -48,10 +50,19 @@ def fill(host: Any, virtual: VirtualService | None, service: Service | None, con
         mark_document(route, service.document, DEFAULT)
 
 
+def applies(virtual: VirtualService, context: Context) -> bool:
+    """Whether a VirtualService has a route for this client."""
+    return next(_routes(virtual, context, []), None) is not None
+
+
 def fill_unknown(host: Any, context: Context) -> None:
     """Puts on a VirtualHost what becomes of requests to hosts that are not known."""
     if context.scope.outbound is OutboundTrafficMode.REGISTRY_ONLY:
-        host.routes.add(name=BLOCK_ALL, match={"prefix": "/"}, direct_response={"status": BLOCKED})
+        blocked = host.routes.add(name=BLOCK_ALL, match={"prefix": "/"})
+        if context.grpc:
+            fault.answer(blocked, BLOCKED)
+        else:
+            blocked.direct_response.status = BLOCKED
         return
     route = host.routes.add(name=ALLOW_ANY, match={"prefix": "/"})
     route.route.cluster = PASSTHROUGH_CLUSTER
@@ -94,11 +105,21 @@ def _source(rule: Rule, number: int) -> str:
     return rule.document.source("spec", "http", rule.number, "match", number)
 
 
+def _status(said: HTTPRoute) -> int:
+    """The status of a rule that is answered without asking anybody."""
+    if said.direct_response is not None:
+        return said.direct_response.status
+    return said.redirect.redirect_code or 301 if said.redirect is not None else BLOCKED
+
+
 def _route(rule: Rule, number: int, block: HTTPMatchRequest | None, context: Context) -> Any:
     said = rule.route
     name = ".".join(part for part in (said.name, block.name if block else "") if part)
     made = pb.Route(name=name, match=route_match(block, context))
-    if said.redirect is not None:
+    local = said.redirect is not None or said.direct_response is not None
+    if context.grpc and local:
+        fault.answer(made, _status(said))
+    elif said.redirect is not None:
         headers.edit(made, said.headers)
         redirect.redirect(made.redirect, said.redirect, context)
     elif said.direct_response is not None:
@@ -110,7 +131,8 @@ def _route(rule: Rule, number: int, block: HTTPMatchRequest | None, context: Con
         return None
     if block is not None and block.stat_prefix:
         made.stat_prefix = block.stat_prefix
-    fault.fault(made, said.fault)
+    if not (context.grpc and local):
+        fault.fault(made, said.fault)
     if not context.grpc:
         fault.cors(made, said.cors_policy)
     mark_rule(made, rule, number)

@@ -22,5 +22,5 @@ def timeout(action: Any, seconds: float | None, context: Context) -> None:
         action.max_stream_duration.max_stream_duration.CopyFrom(pb.duration(limit))
         return
     action.timeout.CopyFrom(pb.duration(limit))
-    # max_grpc_timeout says the same, but Envoy is about to drop it.
-    action.max_stream_duration.grpc_timeout_header_max.CopyFrom(pb.duration(limit))
+    # Deprecated, but with anything in max_stream_duration Envoy does not look at `timeout` any more.
+    action.max_grpc_timeout.CopyFrom(pb.duration(limit))

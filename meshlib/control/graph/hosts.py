@@ -106,16 +106,21 @@ class HostIndex(Generic[T]):
 
     def matching(self, host: str) -> Iterator[T]:
         """The values of all hosts that cover this one, the closest first."""
+        for _, value in self.covering(host):
+            yield value
+
+    def covering(self, host: str) -> Iterator[tuple[str, T]]:
+        """All hosts that cover this one, with their values, the closest first."""
         wild = is_wildcard(host)
         if not wild and host in self._exact:
-            yield self._exact[host]
+            yield host, self._exact[host]
         for length in self._lengths:
             if wild and length > len(host):
                 continue
             if length - 1 <= len(host):
                 pattern = "*" + host[len(host) - length + 1 :] if length > 1 else "*"
                 if pattern in self._wild:
-                    yield self._wild[pattern]
+                    yield pattern, self._wild[pattern]
 
     def hosts(self) -> Iterator[tuple[str, T]]:
         """Every host and its value."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from meshlib.control.graph.destinationrules import DestinationRule
-from meshlib.control.graph.hosts import expand, full_names
+from meshlib.control.graph.hosts import closeness, covers, expand, full_names, is_wildcard
 from meshlib.control.graph.sidecars import egress_of
 from meshlib.control.graph.virtualservices import VirtualService
 from meshlib.control.graph.visibility import exported_to, visible
@@ -24,6 +24,10 @@ from meshlib.control.registry import Service
 
 if TYPE_CHECKING:
     from meshlib.control.graph.graph import Graph
+
+
+HTTP_PORT = 80
+"""The port of a host without one, and the only one at which a VirtualService needs no service (Istio)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +76,60 @@ class Scope:
         return best
 
     def called(self, host: str, port: int) -> Called:
-        """What the client means by `host` at `port`."""
+        """What the client means by `host` at `port`: the closest of what is known there."""
+        found = next(self.meanings(host, port), None)
+        return found or Called(host.lower().removesuffix("."))
+
+    def meanings(self, host: str, port: int) -> Iterator[Called]:
+        """All that the client may mean by `host` at `port`, the closest first."""
         names = list(full_names(host, self.namespace, self.domain))
         for name in names:
-            if found := self.service(name, port):
-                return Called(name, found, self.virtual(found.host))
-        lower = names[0]
-        if found := self._by_address(lower, port):
-            return Called(found.host, found, self.virtual(found.host))
-        for name in names:
-            virtual = self._virtual.exact(name)
-            if virtual is not None and self._sees_virtual(virtual, name):
-                return Called(name, None, virtual)
-        for pattern in self.graph.wildcard_services.matching(lower):
-            if found := self.service(pattern, port):
-                return Called(pattern, found, self.virtual(pattern))
-        virtual = self.virtual(lower)
-        return Called(lower, None, virtual)
+            if found := self._serving(name, port):
+                yield Called(name, found, self.virtual(name))
+        for name in self.graph.addresses.get(names[0], ()):
+            if found := self._serving(name, port):
+                yield Called(name, found, self.virtual(name))
+        if port == HTTP_PORT:
+            for name in names:
+                virtual = self._virtual.exact(name)
+                if virtual is not None and self._sees_virtual(virtual, name) and not self.service(name):
+                    yield Called(name, None, virtual)
+        wide = [*self._endpoint_of(names[0], port), *self._covering(names[0], port)]
+        for _, called in sorted(wide, key=lambda entry: closeness(entry[0])):
+            yield called
+
+    def means_services(self, host: str) -> bool:
+        """Whether the host of a VirtualService means services that are seen, at whatever port."""
+        if not is_wildcard(host):
+            return self.service(host) is not None
+        return any(covers(host, service.host) for service in self.services())
+
+    def _serving(self, host: str, port: int) -> Service | None:
+        """The service of exactly that full host, if it is seen at that port."""
+        found = self.service(host, port)
+        return found if found is not None and found.port(port) is not None else None
+
+    def _covering(self, host: str, port: int) -> Iterator[tuple[str, Called]]:
+        """Wildcard hosts that cover `host`, and what they mean."""
+        for pattern in self.graph.wildcard_services.matching(host):
+            if found := self._serving(pattern, port):
+                yield pattern, Called(pattern, found, self.virtual(pattern))
+        if port != HTTP_PORT:
+            return
+        for pattern, virtual in self._virtual.covering(host):
+            seen = is_wildcard(pattern) and self._sees_virtual(virtual, pattern)
+            if seen and not self.means_services(pattern):
+                yield pattern, Called(host, None, virtual)
+
+    def _endpoint_of(self, host: str, port: int) -> Iterator[tuple[str, Called]]:
+        """The headless services of Kubernetes of which `host` names one endpoint, by the end of `host`."""
+        rest = host.partition(".")[2]
+        while rest:
+            for name in full_names(rest, self.namespace, self.domain):
+                found = self._serving(name, port)
+                if found is not None and found.kubernetes and found.headless:
+                    yield f"*.{rest}", Called(name, found, self.virtual(name))
+            rest = rest.partition(".")[2]
 
     def virtual(self, host: str) -> VirtualService | None:
         """The VirtualService for a full host: of the closest host that is seen."""
@@ -119,12 +160,6 @@ class Scope:
         for host, virtual in self._virtual.hosts():
             if self._sees_virtual(virtual, host):
                 yield host, virtual
-
-    def _by_address(self, address: str, port: int) -> Service | None:
-        for host in self.graph.addresses.get(address, ()):
-            if found := self.service(host, port):
-                return found
-        return None
 
     def _sees(self, service: Service, port: int) -> bool:
         default = self.graph.mesh.default_service_export_to

@@ -1,7 +1,8 @@
 """The control server: discovery, registration, load reports and status on one gRPC port.
 
 Each stream has two tasks: one hears, one sends. A client that breaks the protocol gets a gRPC
-status that says how, and only its own stream ends. Without TLS the server listens on loopback only,
+status that says how, and only its own stream ends. When the server stops, every stream is ended with
+UNAVAILABLE first, so that clients read why instead of a lost connection. Without TLS the server listens on loopback only,
 unless it is told to do otherwise.
 """
 
@@ -10,7 +11,7 @@ import contextlib
 import ipaddress
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeAlias
 
 import grpc
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 STATUS = "/meshlib.control.v1.Status/Get"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Stream: TypeAlias = Callable[[AsyncIterator[Any], Context], Coroutine[Any, Any, None]]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
@@ -91,6 +93,8 @@ class ControlServer:
         self._streams = itertools.count(1)
         self._expiry: asyncio.TimerHandle | None = None
         self._server: grpc.aio.Server | None = None
+        self._stopping = asyncio.Event()
+        self._calls: set[asyncio.Task[Any]] = set()
 
     @property
     def address(self) -> str:
@@ -115,20 +119,23 @@ class ControlServer:
 
     async def stop(self) -> None:
         """Ends all streams; clients keep what they have and come back to the next service."""
-        if self._expiry is not None:
-            self._expiry.cancel()
+        self._stopping.set()
         if self._server is not None:
+            if self._calls:
+                await asyncio.wait(self._calls, timeout=STOP_GRACE_SECONDS)
             await self._server.stop(STOP_GRACE_SECONDS)
             self._server = None
+        if self._expiry is not None:
+            self._expiry.cancel()
 
     def _handlers(self) -> tuple["grpc.GenericRpcHandler[Any, Any]", ...]:
         struct = pb.Struct
         health = pb.HealthCheckRequestOrEndpointHealthResponse
         methods = {
-            pb.ADS: _streaming(self._sotw, pb.DiscoveryRequest),
-            pb.DELTA_ADS: _streaming(self._delta, pb.DeltaDiscoveryRequest),
-            pb.HDS: _streaming(self._join, health),
-            pb.LRS: _streaming(self._drain, pb.LoadStatsRequest),
+            pb.ADS: _streaming(self._until_stopped(self._sotw), pb.DiscoveryRequest),
+            pb.DELTA_ADS: _streaming(self._until_stopped(self._delta), pb.DeltaDiscoveryRequest),
+            pb.HDS: _streaming(self._until_stopped(self._join), health),
+            pb.LRS: _streaming(self._until_stopped(self._drain), pb.LoadStatsRequest),
             STATUS: grpc.unary_unary_rpc_method_handler(
                 self._get_status, request_deserializer=_reader(struct), response_serializer=_bytes
             ),
@@ -138,6 +145,28 @@ class ControlServer:
             _, service, method = path.split("/")
             services.setdefault(service, {})[method] = handler
         return tuple(grpc.method_handlers_generic_handler(name, found) for name, found in services.items())
+
+    def _until_stopped(self, handler: Stream) -> Stream:
+        async def handle(requests: AsyncIterator[Any], context: Context) -> None:
+            talking = asyncio.ensure_future(handler(requests, context))
+            stopping = asyncio.ensure_future(self._stopping.wait())
+            if (call := asyncio.current_task()) is not None:  # it goes on until the status is sent
+                self._calls.add(call)
+                call.add_done_callback(self._calls.discard)
+            try:
+                await asyncio.wait({talking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                stopping.cancel()
+                ended = talking.done()
+                talking.cancel()
+                await asyncio.wait({talking})
+            if ended:
+                await talking
+            else:
+                context.set_code(grpc.StatusCode.UNAVAILABLE)
+                context.set_details("the control service is stopping")
+
+        return handle
 
     async def _sotw(self, requests: AsyncIterator[Any], context: Context) -> None:
         await self._discovery(requests, context, delta=False)

@@ -10,7 +10,7 @@ Rules (Envoy, RouteEntryImplBase::finalizeRequestHeaders, Router::FilterUtility:
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from meshlib.core.headers import EditContext, one_value
 from meshlib.core.request import Dice, Header, RequestHead
@@ -80,8 +80,7 @@ def incoming(
     return tuple(edits.apply(headers, context))
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(NamedTuple):
     """Seconds; 0: no limit."""
 
     whole: float

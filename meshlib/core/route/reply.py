@@ -1,7 +1,8 @@
 """The reply that a rule gives by itself: a redirect or a direct response, with its headers edited.
 
-Rules (Envoy): a direct response with a body is `text/plain` unless an edit says otherwise. Templates
-in a redirect's response edits see the path as the redirect rewrote it.
+Rules (Envoy): a direct response with a body is `text/plain` unless an edit says otherwise; one of status
+201 or 3xx names the request's own address in `location`. Templates in a redirect's response edits see the
+path as the redirect rewrote it.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ class OwnReply:
 def own_reply(route: Route, action: Redirect | DirectResponse, head: RequestHead) -> OwnReply:
     """What `route`, whose action this is, answers to `head`."""
     if isinstance(action, DirectResponse):
-        plain = ((b"content-type", b"text/plain"),) if action.body else ()
+        plain = [(b"content-type", b"text/plain")] if action.body else []
+        if action.status == 201 or 300 <= action.status < 400:
+            plain.append((b"location", location(Redirect(), head).encode("latin-1")))
         return OwnReply(action.status, incoming(plain, action.status, head, route, None), action.body)
     target = ((b"location", location(action, head).encode("latin-1")),)
     if action.rewrite is not None and (path := action.rewrite(head)):

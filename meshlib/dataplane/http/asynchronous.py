@@ -12,11 +12,9 @@ from meshlib.dataplane.http.codec import Codec, Malformed, Need
 from meshlib.dataplane.http.failures import broken_off, closed, not_connected, overflow, without_head
 from meshlib.dataplane.http.lease import Lease
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, OwnTimeouts
-from meshlib.dataplane.http.pool import Found, Kept, Overflow, Pool
+from meshlib.dataplane.http.pool import SWEEP_SECONDS, Found, Kept, Overflow, Pool
 from meshlib.dataplane.http.quiet import watch
 
-SWEEP_SECONDS = 10.0
-"""How often idle connections that are of no use are looked for."""
 HIGH_WATER = 256 * 1024
 """Bytes that may wait to be read before the peer is made to wait."""
 
@@ -183,6 +181,8 @@ class Connections:
         self._pools: dict[str, Pool[Connection]] = {}
         self._closed = False
         self._sweep_at = clock() + SWEEP_SECONDS
+        self._busy: set[Connection] = set()
+        """Held here too, that a dropped exchange is noticed before its socket is collected."""
         self._lost: deque[tuple[Pool[Connection], Connection]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -224,7 +224,7 @@ class Connections:
         return Response(head, lease)
 
     async def _lease(self, attempt: Attempt, limits: Limits) -> Lease[Connection]:
-        place, free = None, asyncio.Event()
+        place = free = None
         try:
             while True:
                 pool = self._pool(attempt.cluster)
@@ -233,7 +233,8 @@ class Connections:
                     old.close()
                 if found.kept is not None or found.room:
                     return await self._leased(pool, found, attempt, limits)
-                if place is None:
+                if free is None:
+                    free = asyncio.Event()
                     place = pool.join(attempt.max_pending, free.set)
                 own = limits.own.pool
                 try:
@@ -252,12 +253,14 @@ class Connections:
         self, pool: Pool[Connection], found: Found[Connection], attempt: Attempt, limits: Limits
     ) -> Lease[Connection]:
         if found.kept is not None:
+            self._busy.add(found.kept.connection)
             return Lease(self, pool, found.kept, attempt, fresh=False)
         try:
             made = await self._open(attempt, limits)
         except BaseException:
             pool.gone()
             raise
+        self._busy.add(made)
         return Lease(self, pool, Kept(made, attempt.address), attempt, fresh=True)
 
     async def _open(self, attempt: Attempt, limits: Limits) -> Connection:
@@ -297,10 +300,12 @@ class Connections:
         while self._lost:
             pool, connection = self._lost.popleft()
             pool.gone()
+            self._busy.discard(connection)
             connection.close()
 
     def take_back(self, lease: Lease[Connection], reusable: bool) -> None:
         """An exchange has ended."""
+        self._busy.discard(lease.kept.connection)
         if reusable and not self._closed:
             lease.pool.give_back(lease.kept, self._clock(), lease.attempt.idle_timeout)
         else:

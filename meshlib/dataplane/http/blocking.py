@@ -12,12 +12,10 @@ from meshlib.dataplane.http.codec import Codec, Malformed, Need
 from meshlib.dataplane.http.failures import broken_off, closed, not_connected, overflow, without_head
 from meshlib.dataplane.http.lease import Lease
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, OwnTimeouts
-from meshlib.dataplane.http.pool import Found, Kept, Overflow, Pool
+from meshlib.dataplane.http.pool import SWEEP_SECONDS, Found, Kept, Overflow, Pool
 from meshlib.dataplane.http.quiet import watch
 
 CHUNK = 64 * 1024
-SWEEP_SECONDS = 10.0
-"""How often idle connections that are of no use are looked for."""
 
 
 class Connection:
@@ -124,6 +122,8 @@ class Connections:
         self._lock = threading.Lock()
         self._closed = False
         self._sweep_at = clock() + SWEEP_SECONDS
+        self._busy: set[Connection] = set()
+        """Held here too, that a dropped exchange is noticed before its socket is collected."""
         self._lost: deque[tuple[Pool[Connection], Connection]] = deque()
 
     def __repr__(self) -> str:
@@ -164,18 +164,20 @@ class Connections:
         return Response(head, lease)
 
     def _lease(self, attempt: Attempt, limits: Limits) -> Lease[Connection]:
-        place, free = None, threading.Event()
+        place = free = None
         try:
             while True:
                 with self._lock:
                     pool, closing = self._pool(attempt.cluster)
                     found = pool.seek(attempt.address, attempt.max_connections, self._clock(), place)
-                    if place is None and found.kept is None and not found.room:
+                    if free is None and found.kept is None and not found.room:
+                        free = threading.Event()
                         place = pool.join(attempt.max_pending, free.set)
                 for old in (*closing, *found.closing):
                     old.close()
                 if found.kept is not None or found.room:
                     return self._leased(pool, found, attempt, limits)
+                assert free is not None  # noqa: S101 - made with the place
                 own = limits.own.pool
                 if not free.wait(limits.left(own)):
                     raise limits.passed("pool", own)
@@ -191,6 +193,7 @@ class Connections:
         self, pool: Pool[Connection], found: Found[Connection], attempt: Attempt, limits: Limits
     ) -> Lease[Connection]:
         if found.kept is not None:
+            self._busy.add(found.kept.connection)
             return Lease(self, pool, found.kept, attempt, fresh=False)
         try:
             made = self._open(attempt, limits)
@@ -198,6 +201,7 @@ class Connections:
             with self._lock:
                 pool.gone()
             raise
+        self._busy.add(made)
         return Lease(self, pool, Kept(made, attempt.address), attempt, fresh=True)
 
     def _open(self, attempt: Attempt, limits: Limits) -> Connection:
@@ -214,11 +218,7 @@ class Connections:
         """The pool of a cluster, and connections that came to nothing, to be closed. Under the lock."""
         if self._closed:
             raise Broken(closed())
-        closing = []
-        while self._lost:
-            pool, connection = self._lost.popleft()
-            pool.gone()
-            closing.append(connection)
+        closing = self._bury()
         now = self._clock()
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_SECONDS
@@ -231,8 +231,19 @@ class Connections:
             found = self._pools[cluster] = Pool()
         return found, closing
 
+    def _bury(self) -> list[Connection]:
+        """Those of dropped exchanges, to be closed. Under the lock."""
+        closing = []
+        while self._lost:
+            pool, connection = self._lost.popleft()
+            pool.gone()
+            self._busy.discard(connection)
+            closing.append(connection)
+        return closing
+
     def take_back(self, lease: Lease[Connection], reusable: bool) -> None:
         """An exchange has ended."""
+        self._busy.discard(lease.kept.connection)
         with self._lock:
             if reusable and not self._closed:
                 lease.pool.give_back(lease.kept, self._clock(), lease.attempt.idle_timeout)
@@ -248,17 +259,19 @@ class Connections:
         """Closes idle connections now, the others when their exchange ends; who waits fails."""
         with self._lock:
             self._closed = True
-            closing = [connection for pool in self._pools.values() for connection in pool.clear()]
-            closing += [connection for _, connection in self._lost]
-            self._lost.clear()
+            closing = self._bury()
+            for pool in self._pools.values():
+                closing += pool.clear()
         for connection in closing:
             connection.close()
 
     def abandon(self) -> None:
-        """In the child of a fork: closes the copies of idle sockets. Nobody holds the lock or waits here."""
+        """In the child of a fork: closes the copies of the sockets. Nobody holds the lock or waits here."""
         self._lock = threading.Lock()
         for pool in self._pools.values():
             pool.waiting.clear()
+        for connection in list(self._busy):
+            connection.close()
         self.close()
 
 

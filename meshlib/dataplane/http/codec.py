@@ -104,9 +104,15 @@ class Codec:
 
     def reuse(self) -> bool:
         """Begins anew if this connection can serve another request."""
-        if self._switched or self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
+        if (
+            self._switched
+            or self.ended
+            or self._h11.our_state is not h11.DONE
+            or self._h11.their_state is not h11.DONE
+        ):
             return False
         if self._h11.trailing_data[0]:
+            # Bytes that nobody asked for: whose answer they are can't be known.
             return False
         self._h11.start_next_cycle()
         return True

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 Address = tuple[str, int]
+SWEEP_SECONDS = 10.0
+"""How often idle connections that are of no use are looked for."""
 
 
 class Reusable(Protocol):

@@ -9,10 +9,10 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from meshlib.cli.control_report import Report, reported
+from meshlib.control.built import Built
 from meshlib.control.istio.document import AnyDocument, Document
 from meshlib.control.istio.problem import Problem, Severity
 from meshlib.control.registration import Registration
-from meshlib.control.service import Built
 from meshlib.control.sources.source import Loaded
 from meshlib.xds.kinds import Kind
 from meshlib.xds.node import Client, Flavour

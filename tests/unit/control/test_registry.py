@@ -149,3 +149,58 @@ def test_an_endpoint_has_all_labels_of_a_subset_or_is_not_of_it() -> None:
 )
 def test_protocol(name: str, number: int, declared: str, protocol: Protocol) -> None:
     assert protocol_of(name, number, declared) is protocol
+
+
+TWO_PORTS = """
+apiVersion: v1
+kind: Service
+metadata: {name: reviews}
+spec:
+  selector: {app: reviews}
+  ports: [{name: http, port: 80, targetPort: 8080}, {name: metrics, port: 9090}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("ports", "numbers"),
+    [
+        ({"http": 9001}, [[9001], []]),
+        ({"metrics": 9001}, [[], [9001]]),
+        ({"other": 9001}, [[], []]),
+        ({"other": 8080}, [[8080], []]),
+        ({"http": 9001, "metrics": 9002}, [[9001], [9002]]),
+        ({}, [[8080], [9090]]),
+    ],
+)
+def test_a_single_port_is_not_behind_all_ports_of_a_service(
+    ports: dict[str, int], numbers: list[list[int]]
+) -> None:
+    known = registry(TWO_PORTS, server("10.0.0.1", ports))
+    service = known.services["reviews.default.svc.cluster.local"][0]
+    assert [[e.port for e in known.endpoints(service, port)] for port in service.ports] == numbers
+
+
+@pytest.mark.parametrize(
+    ("conditions", "draining"),
+    [
+        ("{}", [False]),
+        ("{ready: true}", [False]),
+        ("{ready: false}", []),
+        ("{ready: false, serving: true}", []),
+        ("{ready: false, serving: true, terminating: true}", [True]),
+        ("{ready: false, terminating: true}", [True]),
+        ("{ready: false, serving: false, terminating: true}", []),
+    ],
+)
+def test_an_endpoint_that_ends_and_still_serves_is_drained(conditions: str, draining: list[bool]) -> None:
+    listed = f"""---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: reviews-1, labels: {{kubernetes.io/service-name: reviews}}}}
+addressType: IPv4
+ports: [{{name: http, port: 8080}}]
+endpoints: [{{addresses: [10.0.0.9], conditions: {conditions}}}]
+"""
+    known = registry(TWO_PORTS + listed)
+    service = known.services["reviews.default.svc.cluster.local"][0]
+    assert [e.draining for e in known.endpoints(service, service.ports[0])] == draining

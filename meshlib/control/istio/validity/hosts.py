@@ -15,10 +15,14 @@ _NAMESPACE = re2.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _TOKEN = re2.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _KEY = re2.compile(r"([a-zA-Z0-9.-]+/)?[a-zA-Z0-9]([-a-zA-Z0-9_.]{0,61}[a-zA-Z0-9])?")
 _VALUE = re2.compile(r"([a-zA-Z0-9]([-a-zA-Z0-9_.]{0,61}[a-zA-Z0-9])?)?")
+_TEMPLATE = re2.compile(r"(?s)([^%]|%%|%[A-Z0-9_]+(\([^)]*\))?(:[0-9]+)?%)*")
+_ESCAPE = re2.compile(r"(?s)\\(.|$)")
 _QUIET = re2.Options()
 _QUIET.log_errors = False
 
 PROTOCOLS = ("HTTP", "HTTPS", "GRPC", "GRPC-WEB", "HTTP2", "MONGO", "REDIS", "MYSQL", "TCP", "TLS", "UDP")
+MAX_SECONDS = 290 * 365 * 86_400
+"""What a duration can hold, here as in Istio."""
 HOST = "a DNS name, such as reviews or reviews.default.svc.cluster.local"
 WILDCARD = HOST + "; * only at its beginning"
 
@@ -93,11 +97,26 @@ def regex(pattern: str, to: Report) -> None:
         to.error("not an RE2 pattern", repr(pattern), "text that is valid Unicode")
 
 
+def substitution(pattern: str, text: str, to: Report) -> None:
+    """What replaces the matches of a pattern; `\\1` is its first group."""
+    one_line(text, to)
+    try:
+        groups = re2.compile(pattern, _QUIET).groups
+    except (re2.error, UnicodeError):
+        return
+    # RE2 replaces nothing at all if one of them is wrong.
+    for found in _ESCAPE.finditer(text):
+        what = found.group()[1:]
+        if what != "\\" and not (what.isdecimal() and int(what) <= groups):
+            to.error("no group of the pattern", repr(found.group()), f"\\0 to \\{min(groups, 9)}, or \\\\")
+
+
 def text_match(match: StringMatch | None, to: Report, empty: bool = True) -> None:
     """A StringMatch; some places want something in it."""
     if match is None:
         return
-    if match.regex is not None and match.regex != "*":
+    # Of headers and parameters * means: present. Elsewhere it is a pattern like any other, and none.
+    if match.regex is not None and (match.regex != "*" or not empty):
         regex(match.regex, to.at("regex"))
     if not empty and not (match.exact or match.prefix or match.regex):
         to.error("nothing to match", "nothing", "exact, prefix or regex with a text")
@@ -117,9 +136,26 @@ def header_name(name: str, to: Report) -> None:
         to.error("not the name of a header", repr(name), "letters, digits and -")
 
 
+def template(value: str, to: Report) -> None:
+    """The value of a header, in which Envoy fills in what stands between two %."""
+    if any(char in value for char in "\r\n\0"):
+        to.error("a line break in a header", repr(value), "one line")
+    elif _TEMPLATE.fullmatch(value) is None:
+        to.error("a % that stands for nothing", repr(value), "%NAME%, %NAME(text)%, or %% for a percent sign")
+
+
+def one_line(text: str, to: Report) -> None:
+    """A text that goes into a request's or response's head."""
+    if any(char in text for char in "\r\n\0"):
+        to.error("a line break", repr(text), "one line")
+
+
 def duration(value: float | None, to: Report, zero: bool = False) -> None:
     """At least 1 ms, in whole milliseconds, as Istio has it."""
     if value is None or (zero and value == 0):
+        return
+    if value > MAX_SECONDS:
+        to.error("too long a duration", spell(value), "at most 290 years")
         return
     thousands = round(value * 1000, 6)
     if thousands < 1:

@@ -38,6 +38,7 @@ RETRY_ON = (
     "resource-exhausted",
     "unavailable",
 )
+MAX_ATTEMPTS = 1_000
 _CODES = (301, 302, 303, 307, 308)
 _CLAIMS = "@request.auth.claims"
 
@@ -186,8 +187,7 @@ def headers(given: Headers | None, to: Report) -> None:
         for verb in ("set", "add"):
             for name, value in getattr(edits, verb).items():
                 hosts.header_name(name, to.at(side, verb, name))
-                if any(char in value for char in "\r\n\0"):
-                    to.at(side, verb, name).error("a line break in a header", repr(value), "one line")
+                hosts.template(value, to.at(side, verb, name))
         for index, name in enumerate(edits.remove):
             hosts.header_name(name, to.at(side, "remove", index))
 
@@ -196,6 +196,8 @@ def retries(given: HTTPRetry, to: Report) -> None:
     """How often and when something is tried again."""
     if given.attempts < 0:
         to.at("attempts").error("a negative number", given.attempts, "0 or more")
+    if given.attempts > MAX_ATTEMPTS:
+        to.at("attempts").error("too many", given.attempts, f"at most {MAX_ATTEMPTS}")
     if given.attempts == 0:
         for name in ("per_try_timeout", "retry_on", "retry_remote_localities"):
             if getattr(given, name):
@@ -237,6 +239,8 @@ def _answers(rule: HTTPRoute, to: Report) -> None:
             at.error(
                 "nothing to redirect to", "", "uri, prefixRewrite, authority, scheme, port or derivePort"
             )
+        for name in ("uri", "prefix_rewrite", "authority"):
+            hosts.one_line(getattr(redirect, name), at.at(name))
         if redirect.redirect_code and not 300 <= redirect.redirect_code <= 399:
             at.at("redirect_code").error("no redirect", redirect.redirect_code, ", ".join(map(str, _CODES)))
         elif redirect.redirect_code and redirect.redirect_code not in _CODES:
@@ -272,6 +276,9 @@ def _rewrite(rule: HTTPRoute, to: Report) -> None:
         if not regex.match or not regex.rewrite:
             at.at("uri_regex_rewrite").error("not whole", "", "match and rewrite")
         hosts.regex(regex.match, at.at("uri_regex_rewrite", "match"))
+        hosts.substitution(regex.match, regex.rewrite, at.at("uri_regex_rewrite", "rewrite"))
+    hosts.one_line(rewrite.uri, at.at("uri"))
+    hosts.one_line(rewrite.authority, at.at("authority"))
     if rewrite.uri and any(match.uri and match.uri.regex for match in rule.match):
         at.at("uri").warn(
             "a prefix is rewritten, but the match is a regex", repr(rewrite.uri), "uriRegexRewrite"

@@ -1,0 +1,24 @@
+"""A configuration as it is built: what compiles it for each client, and what is wrong with it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from meshlib.control.istio.problem import Problem
+from meshlib.control.registration import Registration
+from meshlib.control.serve.push import Compiler
+from meshlib.control.sources.source import Loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """One configuration, and what is wrong with it beyond what its documents' source said."""
+
+    compiler: Compiler
+    problems: tuple[Problem, ...] = ()
+    analyse: Callable[[], tuple[Problem, ...]] | None = None
+    """Finds what is wrong between the documents; called on a thread once the configuration is served, for
+    nobody should wait for it. None: nothing changed since the last one."""
+
+
+Build = Callable[[Loaded, tuple[Registration, ...], str], Built]
+"""Documents and registrations to a configuration of that version; runs on a thread."""

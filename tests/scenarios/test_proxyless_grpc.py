@@ -1,0 +1,201 @@
+"""gRPC's own xDS clients, in Python and in Node.js, take their routes from `meshlib control`."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.commands import control, wait_until
+from support.greeter import greeter
+from support.node_modules import install
+
+HERE = Path(__file__).parent
+
+SERVICE = """
+apiVersion: v1
+kind: Service
+metadata: {name: greeter, namespace: shop}
+spec:
+  selector: {app: greeter}
+  ports: [{name: grpc, port: 7000}]
+"""
+
+RULES = """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: greeter, namespace: shop}
+spec:
+  host: greeter
+  trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}
+  subsets:
+  - {name: v1, labels: {version: v1}}
+  - {name: v2, labels: {version: v2}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: greeter, namespace: shop}
+spec:
+  hosts: [greeter]
+  http:
+  - name: canary
+    match: [{headers: {canary: {exact: "yes"}}}]
+    route: [{destination: {host: greeter, subset: v2}}]
+  - name: forbidden
+    match: [{headers: {forbidden: {exact: "yes"}}}]
+    directResponse: {status: 403}
+  - name: fixed
+    match: [{headers: {fixed: {exact: "yes"}}}]
+    directResponse: {status: 200, body: {string: hello}}
+  - name: split
+    timeout: 10s
+    retries: {attempts: 2, retryOn: "unavailable,connect-failure"}
+    route:
+    - {destination: {host: greeter, subset: v1}, weight: %d}
+    - {destination: {host: greeter, subset: v2}, weight: %d}
+"""
+
+
+def workload(version: str, port: int) -> str:
+    return f"""
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: greeter-{version}, namespace: shop}}
+spec:
+  address: 127.0.0.1
+  ports: {{grpc: {port}}}
+  labels: {{app: greeter, version: {version}}}
+"""
+
+
+Ask = Callable[..., dict[str, Any]]
+
+
+@contextmanager
+def client(command: list[str], bootstrap: Path) -> Iterator[Ask]:
+    env = os.environ | {"GRPC_XDS_BOOTSTRAP": str(bootstrap)}
+    process = subprocess.Popen(
+        command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+
+    def ask(fails: str = "", **what: Any) -> dict[str, Any]:
+        """Makes calls; each succeeds, or fails in a way that begins with `fails`."""
+        print(json.dumps(what), file=process.stdin, flush=True)
+        line = process.stdout.readline()
+        assert line, process.stderr.read() if process.stderr else ""
+        told = dict(json.loads(line))
+        assert {error.partition(" ")[0] for error in told["errors"]} == ({fails} if fails else set())
+        return dict(told["answers"])
+
+    try:
+        yield ask
+    finally:
+        process.stdin.close()
+        try:
+            process.wait(10)
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+            process.stderr.close()  # type: ignore[union-attr]
+
+
+def write_bootstrap(path: Path, address: str) -> Path:
+    path.write_text(
+        json.dumps(
+            {
+                "xds_servers": [
+                    {
+                        "server_uri": address,
+                        "channel_creds": [{"type": "insecure"}],
+                        "server_features": ["xds_v3"],
+                    }
+                ],
+                "node": {"id": "caller", "locality": {}, "metadata": {"NAMESPACE": "shop"}},
+            }
+        )
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def node_modules() -> None:
+    install()
+
+
+def commands(kind: str, target: str) -> list[str]:
+    if kind == "python":
+        return [sys.executable, str(HERE.parent / "support/grpcio_client.py"), target]
+    return ["node", str(HERE / "grpcjs/client.js"), target]
+
+
+@pytest.mark.parametrize("kind", ["python", "node"])
+def test_grpc_client_follows_a_split_and_its_change(kind: str, tmp_path: Path, node_modules: None) -> None:
+    rules = tmp_path / "mesh"
+    rules.mkdir()
+    (rules / "service.yaml").write_text(SERVICE)
+    (rules / "rules.yaml").write_text(RULES % (0, 100))
+    with (
+        greeter("v1") as one,
+        greeter("v2") as two,
+    ):
+        (rules / "workloads.yaml").write_text(workload("v1", one) + "---" + workload("v2", two))
+        with (
+            control(rules) as served,
+            client(
+                commands(kind, "xds:///greeter:7000"), write_bootstrap(tmp_path / "b.json", served.address)
+            ) as ask,
+        ):
+            assert ask(calls=20) == {"v2": 20}
+
+            (rules / "rules.yaml").write_text(RULES % (50, 50))
+            wait_until(lambda: "v1" in ask(calls=1), 5, "the new weights")
+            # A fair split of 200: outside of 60..140 once in 10^8 runs.
+            assert 60 <= ask(calls=200)["v1"] <= 140
+
+            for turn in range(10):
+                (rules / "rules.yaml").write_text(RULES % (100 * (turn % 2), 100 - 100 * (turn % 2)))
+                assert sum(ask(calls=50).values()) == 50
+            wait_until(lambda: ask(calls=4) == {"v1": 4}, 5, "the last weights")
+
+            assert ask(calls=10, metadata={"canary": "yes"}) == {"v2": 10}
+
+            # gRPC's clients know no direct response: the call fails with the code of that status.
+            forbidden, unknown = {"python": ("PERMISSION_DENIED", "UNKNOWN"), "node": ("7", "2")}[kind]
+            assert ask(fails=forbidden, calls=3, metadata={"forbidden": "yes"}, deadline=5) == {}
+            assert ask(fails=unknown, calls=3, metadata={"fixed": "yes"}, deadline=5) == {}
+
+            (client_status,) = [c for c in served.status()["clients"] if c["flavour"] == "grpc"]
+            assert served.refusals() == []
+            assert client_status["namespace"] == "shop"
+
+
+@pytest.mark.parametrize("kind", ["python", "node"])
+def test_an_endpoint_that_comes_is_used_and_one_that_goes_is_not(
+    kind: str, tmp_path: Path, node_modules: None
+) -> None:
+    rules = tmp_path / "mesh"
+    rules.mkdir()
+    (rules / "service.yaml").write_text(SERVICE)
+    with greeter("v1") as one, greeter("v2") as two:
+        (rules / "workloads.yaml").write_text(workload("v1", one))
+        with (
+            control(rules) as served,
+            client(
+                commands(kind, "xds:///greeter.shop.svc.cluster.local:7000"),
+                write_bootstrap(tmp_path / "b.json", served.address),
+            ) as ask,
+        ):
+            assert ask(calls=10) == {"v1": 10}
+            (rules / "workloads.yaml").write_text(workload("v1", one) + "---" + workload("v2", two))
+            wait_until(lambda: "v2" in ask(calls=2), 5, "the second endpoint")
+            (rules / "workloads.yaml").write_text(workload("v2", two))
+            wait_until(lambda: ask(calls=4) == {"v2": 4}, 5, "the first endpoint to leave")
+            assert ask(calls=20) == {"v2": 20}
+            assert served.refusals() == []

@@ -1,0 +1,129 @@
+"""What the compiler makes of every golden case and example is accepted by every client, over real ADS.
+
+Clients: gRPC's own of Python and Node.js, Envoy in both variants of the protocol, and our library.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from support.envoy_client import envoy
+from support.mesh_cases import MeshCase, mesh_cases
+from support.node_modules import install
+from support.stage import As, Change, Refusal, Stage
+
+from meshlib import Mesh
+from meshlib.bootstrap import bootstrap
+from meshlib.control.compile.compiler import GraphCompiler
+from meshlib.errors import RefusedResource
+from meshlib.xds.kinds import Kind
+from meshlib.xds.snapshot import Resource
+
+HERE = Path(__file__).parent
+COMMANDS = {
+    "grpcio": [sys.executable, str(HERE.parent / "support/grpcio_channels.py")],
+    "grpc-js": ["node", str(HERE / "grpcjs/channels.js")],
+}
+CASES = mesh_cases()
+
+
+class Channels:
+    """A process that holds gRPC channels."""
+
+    def __init__(self, name: str, process: "subprocess.Popen[str]") -> None:
+        self.name = name
+        self._process = process
+
+    def open(self, targets: Iterable[str]) -> None:
+        """Opens these and closes those before."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(list(targets)), file=self._process.stdin, flush=True)
+        assert self._process.stdout.readline() == "open\n"
+
+
+@contextmanager
+def channels(name: str, address: str, folder: Path) -> Iterator[Channels]:
+    server = {"server_uri": address, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({"xds_servers": [server], "node": {"id": name, "locality": {}}}))
+    process = subprocess.Popen(
+        COMMANDS[name],
+        env=os.environ | {"GRPC_XDS_BOOTSTRAP": str(path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield Channels(name, process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+class Play:
+    """The stage and all who look at it."""
+
+    def __init__(self, stage: Stage, channels: list[Channels]) -> None:
+        self.stage = stage
+        self.channels = channels
+        self.count = 0
+
+    def refused(self, case: MeshCase, change: Change = lambda found: found) -> list[Refusal]:
+        """Serves a case to everybody; every NACK."""
+        self.count += 1
+        compiler = GraphCompiler(case.graph(), f"{int(time.time() * 1000)}.{self.count}")
+        targets = case.targets()
+        self.stage.publish(As(compiler, case.who, change))
+        for one in self.channels:
+            one.open(targets)
+        with Mesh(bootstrap({}, control=self.stage.address)) as mesh:
+            ours = []
+            for target in targets:
+                try:
+                    mesh.prepare(target)
+                except RefusedResource as error:
+                    ours.append(Refusal("meshlib", Kind.LISTENER, str(error)))
+            clients = [*(one.name for one in self.channels), "proxy"]
+            self.stage.wait_for_answers(clients, targets)
+        return [*self.stage.refusals(), *ours]
+
+
+@pytest.fixture(scope="module", params=["sotw", "delta"])
+def play(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
+    install()
+    folder = tmp_path_factory.mktemp("play")
+    with ExitStack() as stack:
+        stage = stack.enter_context(Stage())
+        open_channels = [stack.enter_context(channels(name, stage.address, folder)) for name in COMMANDS]
+        stack.enter_context(envoy(stage.address, delta=request.param == "delta"))
+        yield Play(stage, open_channels)
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_every_client_accepts(play: Play, case: MeshCase) -> None:
+    refused = play.refused(case)
+    assert not refused, "\n".join([*map(str, refused), case.text])
+
+
+def of_no_known_place(resource: Resource) -> Resource:
+    """Clusters whose endpoints come from nowhere, and that choose among them nevertheless."""
+    if resource.kind is not Kind.CLUSTER:
+        return resource
+    message = resource.message()
+    message.ClearField("eds_cluster_config")
+    message.type, message.lb_policy = "ORIGINAL_DST", "RING_HASH"
+    return Resource.of(resource.kind, resource.name, message)
+
+
+def test_a_bad_resource_is_refused_by_every_client(play: Play) -> None:
+    refused = play.refused(CASES[0], of_no_known_place)
+    assert {of.client.partition("~")[0] for of in refused} == {"grpcio", "grpc-js", "proxy", "meshlib"}
+    assert {of.kind for of in refused if of.client != "meshlib"} == {Kind.CLUSTER}
+    assert play.refused(CASES[0]) == []

