@@ -1,5 +1,7 @@
 """Times of a request: the route's, the request's own wishes, and what the next service is told."""
 
+from dataclasses import replace
+
 import pytest
 
 from meshlib.core.headers import EMPTY
@@ -7,7 +9,7 @@ from meshlib.core.request import RequestHead
 from meshlib.core.retry import RetryPolicy
 from meshlib.core.route.forward import Timeouts
 from meshlib.core.route.rule import Forward, WeightedCluster
-from meshlib.core.timeout import effective, expected
+from meshlib.core.timeout import effective, expected, told
 
 
 def route(whole: float, per_try: float = 0.0) -> Forward:
@@ -62,7 +64,7 @@ def test_the_callers_own_bound_counts_if_the_route_has_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("per_try", "left", "told"),
+    ("per_try", "left", "value"),
     [
         (0.0, None, None),
         (0.2, None, b"200"),
@@ -75,6 +77,21 @@ def test_the_callers_own_bound_counts_if_the_route_has_none() -> None:
     ],
 )
 def test_the_next_service_is_told_what_is_left_to_a_try(
-    per_try: float, left: float | None, told: bytes | None
+    per_try: float, left: float | None, value: bytes | None
 ) -> None:
-    assert expected(per_try, left) == told
+    assert expected(per_try, left) == value
+
+
+@pytest.mark.parametrize(
+    ("left", "value"),
+    [
+        *((0.2, b"200m"), (99_999.999, b"99999999m"), (100_000.0, b"100000S")),
+        *((10**8, b"1666666M"), (10**10, b"2777777H"), (10**12, b"99999999H")),
+    ],
+)
+def test_a_grpc_request_is_told_in_grpc_timeout_if_the_route_looks_at_it(left: float, value: bytes) -> None:
+    came = [(b"content-type", b"application/grpc"), (b"Grpc-Timeout", b"9S")]
+    head = RequestHead("POST", "http", "a", "/", came)
+    made = told(replace(route(15.0), max_grpc_timeout=0.0), head, 0.0, left)
+    assert made.header(b"grpc-timeout") == value
+    assert told(route(15.0), head, 0.0, left).header(b"grpc-timeout") == b"9S"
