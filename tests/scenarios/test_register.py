@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from support.commands import wait_until
 from support.served import Served
 
 import meshlib
@@ -40,6 +41,7 @@ def test_returns_after_a_restart_of_the_control_service() -> None:
         joined = Registration(bootstrap({}, control=served.address, ports={"http": 9080}, drain=0))
         assert joined.wait(5)
     with joined, Served("6.1", port=served.port) as again:
+        wait_until(lambda: any(again.registrations), 10, "the registration to return")
         assert joined.wait(5)
     assert next((r[0].port_map, r[0].draining) for r in again.registrations if r) == ({"http": 9080}, False)
 

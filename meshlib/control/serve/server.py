@@ -2,8 +2,8 @@
 
 Each stream has two tasks: one hears, one sends. A client that breaks the protocol gets a gRPC
 status that says how, and only its own stream ends. When the server stops, every stream is ended with
-UNAVAILABLE first, so that clients read why instead of a lost connection. Without TLS the server listens on loopback only,
-unless it is told to do otherwise.
+UNAVAILABLE first, so that clients read why instead of a lost connection. Without TLS the server
+listens on loopback only, unless it is told to do otherwise.
 """
 
 import asyncio
