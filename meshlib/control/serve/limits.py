@@ -9,7 +9,7 @@ MAX_RECEIVED = 4 * 1024 * 1024
 MAX_SENT = 512 * 1024 * 1024
 HOLD_SECONDS = 1.0
 """How long a change waits for a client to ask for what is new or to cancel what is gone."""
-STOP_GRACE_SECONDS = 0.1
+STOP_GRACE_SECONDS = 2.0
 
 GRPC_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_RECEIVED),
