@@ -10,8 +10,10 @@ Rules:
   same moment may pass a limit by one each; no count is ever lost.
 """
 
+from itertools import count
 from typing import Any
 
+from meshlib.core.request import Dice
 from meshlib.core.view import View
 
 
@@ -60,10 +62,21 @@ class ClusterState:
 class Ledger:
     """All that one process learned."""
 
-    __slots__ = ("clusters",)
+    __slots__ = ("_middle", "_number", "clusters")
 
     def __init__(self) -> None:
         self.clusters: dict[str, ClusterState] = {}
+        self._middle = b""
+        self._number = count(1)
+
+    def request_id(self, dice: Dice) -> bytes:
+        """A UUID of version 4 for x-request-id. The first part is rolled each time, because Envoy samples by it;
+        the middle is this ledger's, the last part counts.
+        """
+        if not self._middle:
+            roll = int(dice.random() * 2**42)
+            self._middle = b"%04x-4%03x-%04x" % (roll >> 26, roll >> 14 & 0xFFF, 0x8000 | roll & 0x3FFF)
+        return b"%08x-%b-%012x" % (int(dice.random() * 2**32), self._middle, next(self._number))
 
     def cluster(self, name: str) -> ClusterState:
         """The state of a cluster by its name."""

@@ -20,7 +20,7 @@ from meshlib.core.ledger import ClusterState, Ledger
 from meshlib.core.outlier import learn
 from meshlib.core.request import Dice, Failed, Failure, Header, Outcome, RequestHead, ResponseHead
 from meshlib.core.retry import RetryPolicy
-from meshlib.core.route.forward import Timeouts, incoming, outgoing, pick_cluster
+from meshlib.core.route.forward import Timeouts, incoming, outgoing, pick_cluster, timeouts
 from meshlib.core.route.reply import own_reply
 from meshlib.core.route.rule import Forward, Route, WeightedCluster
 from meshlib.core.route.table import VirtualHost
@@ -68,12 +68,13 @@ def flow(
 ) -> Flow:
     """The request `head` to `name` (`host:port`, a key of the view's tables).
 
-    `original` is the address the application named, for clusters that pass through; `caller_timeout`
-    (seconds) bounds the route's time, None: no bound. `clock` gives seconds, never backwards.
+    `head` is the flow's from now on. `original` is the address the application named, for clusters that
+    pass through; `caller_timeout` (seconds) bounds the route's time, None: no bound. `clock` gives seconds,
+    never backwards.
     """
     table = view.tables.get(name)
     host = None if table is None else table.find_host(head.authority)
-    head = _with_sidecar_headers(head, dice)
+    _add_sidecar_headers(head, ledger, dice)
     route = None if host is None else host.match(head, dice)
     if host is None or route is None:
         detail = (
@@ -129,7 +130,10 @@ class _Request:
             yield Reply(503, self.facts("NC", f"cluster {self.chosen.name} is unknown"))
             return
         wishes = not _CONSUMED.isdisjoint(self.head.index)
-        limits = timeout.effective(self.action, self.head, caller_timeout)
+        if wishes or caller_timeout is not None:
+            limits = timeout.effective(self.action, self.head, caller_timeout)
+        else:
+            limits = timeouts(self.action, self.head)
         policy = retry.effective(self.action.retry, self.head) if wishes else self.action.retry
         sent = self.outgoing(limits, wishes)
         if self.action.mirrors:
@@ -290,26 +294,15 @@ def _attempt(
     )
 
 
-def _with_sidecar_headers(head: RequestHead, dice: Dice) -> RequestHead:
+def _add_sidecar_headers(head: RequestHead, ledger: Ledger, dice: Dice) -> None:
     index = head.index
     added: list[Header] = []
     if b"x-forwarded-proto" not in index:
         added.append((b"x-forwarded-proto", head.scheme.encode("latin-1")))
     if b"x-request-id" not in index:
-        added.append((b"x-request-id", _request_id(dice)))
-    return head.plus(added) if added else head
-
-
-def _request_id(dice: Dice) -> bytes:
-    """A UUID of version 4, of two rolls."""
-    one, two = int(dice.random() * 2**52), int(dice.random() * 2**52)
-    return b"%08x-%04x-4%03x-%04x-%012x" % (
-        one >> 20,
-        one >> 4 & 0xFFFF,
-        (one & 0xF) << 8 | two >> 44,
-        0x8000 | two >> 30 & 0x3FFF,
-        (two & 0x3FFFFFFF) << 18 | (one ^ two) & 0x3FFFF,
-    )
+        added.append((b"x-request-id", ledger.request_id(dice)))
+    if added:
+        head.extend(added)
 
 
 def _without_consumed(head: RequestHead) -> RequestHead:

@@ -30,7 +30,7 @@ _PSEUDO = {
 
 
 class RequestHead:
-    """Method, target and headers of one request. Treat as immutable.
+    """Method, target and headers of one request. Immutable, but for the flow that owns it (`extend`).
 
     `authority` is what the Host header says (with port, if the application gave one), `path` the
     path with its query, beginning with `/`. `headers` holds no `host`.
@@ -69,6 +69,12 @@ class RequestHead:
                 key = name.lower()
                 index[key] = index[key] + b"," + value if key in index else value
         return index
+
+    def extend(self, added: list[Header]) -> None:
+        """Adds headers, whose names are in lower case and not in it yet, in place: only for its owner."""
+        self.headers = self.headers + added
+        if self._index is not None:
+            self._index.update(added)
 
     def plus(self, added: list[Header]) -> "RequestHead":
         """This request with further headers, whose names are in lower case and not in it yet."""

@@ -6,6 +6,8 @@ shorter than the whole has no effect. The next service is told in x-envoy-expect
 what is left to a try, and in grpc-timeout too if the route looks at that one (max_grpc_timeout).
 """
 
+from functools import lru_cache
+
 from meshlib.core.numbers import number
 from meshlib.core.request import RequestHead
 from meshlib.core.route.forward import Timeouts, is_grpc, timeouts
@@ -39,6 +41,7 @@ def _milliseconds(value: bytes | None, otherwise: float) -> float:
     return otherwise if found is None else found / 1000
 
 
+@lru_cache(maxsize=512)
 def expected(per_try: float, left: float | None) -> bytes | None:
     """The value of x-envoy-expected-rq-timeout-ms; None: there is no limit to tell.
 
@@ -56,7 +59,7 @@ def told(forward: Forward, head: RequestHead, per_try: float, left: float | None
     made = [(EXPECTED, value)]
     if forward.max_grpc_timeout is not None and is_grpc(head):
         made.append((GRPC, _grpc(int(value))))
-    if not any(name in head.index for name, _ in made):
+    if EXPECTED not in head.index and (len(made) == 1 or GRPC not in head.index):
         return head.plus(made)
     names = {name for name, _ in made}
     headers = [header for header in head.headers if header[0].lower() not in names] + made
