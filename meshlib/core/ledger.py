@@ -70,7 +70,7 @@ class Ledger:
         self._number = count(1)
 
     def request_id(self, dice: Dice) -> bytes:
-        """A UUID of version 4 for x-request-id. The first part is rolled each time, because Envoy samples by it;
+        """A UUID of version 4 for x-request-id. The first part is rolled each time, for Envoy samples by it;
         the middle is this ledger's, the last part counts.
         """
         if not self._middle:
