@@ -141,11 +141,12 @@ class LocalControl:
         try:
             found = self._load()
             if self._loaded is None or found is not self._loaded[0] or registrations != self._loaded[1]:
-                self._loaded = (found, registrations)
                 self._count += 1
                 self._compiler = self._build(found, registrations, f"{self._life}.{self._count}").compiler
+                self._loaded = (found, registrations)
         except Exception as error:
             log.exception("%s can't be built; what was there stays in force", self.path)
+            self._seen = None  # so that it is read, and tried, again
             return f"{self.path} can't be built: {error!r}"
         return ""
 

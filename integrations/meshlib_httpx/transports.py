@@ -41,6 +41,7 @@ class Transport(httpx.BaseTransport):
         """`mesh` None: the process's own; `https` is what https:// URLs go through."""
         self._mesh = mesh
         self._https = https
+        self._https_is_ours = https is None
         self._connections = blocking.Connections(time.monotonic)
         self._mirrors = Mirrors(self._connections, time.monotonic)
         fork.watch(self)
@@ -63,6 +64,9 @@ class Transport(httpx.BaseTransport):
         try:
             self.mesh.prepare(asked.name)
         except ControlError as error:
+            if request.url.scheme != "http":
+                # Nothing is to be decided but whether the host is known: a lost control service stops nobody.
+                return self._plain().handle_request(request)
             raise of_control(error, request) from error
         if request.url.scheme != "http":
             refuse_if_blocked(self.mesh, asked, request)
@@ -98,6 +102,8 @@ class Transport(httpx.BaseTransport):
 
     def after_fork_in_child(self) -> None:
         """New connections, new threads."""
+        if self._https_is_ours:
+            self._https = None
         self._connections.abandon()
         self._connections = blocking.Connections(time.monotonic)
         self._mirrors = Mirrors(self._connections, time.monotonic)
@@ -133,6 +139,8 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         try:
             await self.mesh.aprepare(asked.name)
         except ControlError as error:
+            if request.url.scheme != "http":
+                return await self._plain().handle_async_request(request)
             raise of_control(error, request) from error
         if request.url.scheme != "http":
             refuse_if_blocked(self.mesh, asked, request)

@@ -167,18 +167,20 @@ class ControlService:
     async def _publish(self) -> None:
         version = f"{self._life}.{self._count + 1}"
         try:
-            if self._reload and not await self._loaded_anew():
+            loaded, registrations = await self._loaded_anew(), self._registrations
+            if loaded == self._loaded and registrations == self._built_for:
+                self._failure = ""
                 return
             self._count += 1
-            registrations = self._registrations
-            built = await asyncio.to_thread(self._build, self._loaded, registrations, version)
+            built = await asyncio.to_thread(self._build, loaded, registrations, version)
         except Exception as error:
             log.exception("configuration %s can't be built; %s stays in force", version, self._hub.version)
             self._failure = f"configuration {version} can't be built: {error!r}"
+            self._reload = True
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._changed.set)
             return
         self._failure = ""
-        self._problems = built.problems
-        self._built_for = registrations
+        self._loaded, self._built_for, self._problems = loaded, registrations, built.problems
         self._hub.publish(built.compiler)
         if built.analyse is not None:
             self._analyse = built.analyse
@@ -195,10 +197,9 @@ class ControlService:
             except Exception:
                 log.exception("the documents can't be analysed; what is served does not depend on it")
 
-    async def _loaded_anew(self) -> bool:
-        """Reads the documents again; False: there is nothing to build."""
+    async def _loaded_anew(self) -> Loaded:
+        """The documents, read again if they may have changed."""
+        if not self._reload:
+            return self._loaded
         self._reload = False
-        loaded = await asyncio.to_thread(self._source.load)
-        same = loaded == self._loaded and self._built_for == self._registrations
-        self._loaded = loaded
-        return not same
+        return await asyncio.to_thread(self._source.load)

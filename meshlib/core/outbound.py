@@ -184,7 +184,7 @@ class _Request:
         self, cluster: Cluster, policy: RetryPolicy | None, retries: RetrySlot, outcome: Event
     ) -> str | None:
         """None: try again. Otherwise the flag with which the request ends."""
-        if policy is None or not isinstance(outcome, (ResponseHead, Failed)):  # noqa: UP038 - made once
+        if policy is None or not isinstance(outcome, (ResponseHead, Failed)):
             return "-"
         if not retry.wants_retry(policy, outcome):
             return "-"

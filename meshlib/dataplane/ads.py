@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import tenacity
 from google.protobuf.message import DecodeError
 
 from meshlib.bootstrap import Bootstrap
@@ -43,8 +44,6 @@ _KINDS = (Kind.LISTENER, Kind.ROUTES, Kind.CLUSTER, Kind.ENDPOINTS)
 
 def backoff(attempt: int) -> float:
     """Seconds before connection attempt number `attempt` (1 for the first retry): full jitter."""
-    import tenacity
-
     state = tenacity.RetryCallState(None, None, (), {})  # type: ignore[arg-type]
     state.attempt_number = attempt
     return FIRST_BACKOFF / 2 + tenacity.wait_random_exponential(FIRST_BACKOFF, LONGEST_BACKOFF)(state)

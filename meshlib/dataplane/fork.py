@@ -52,12 +52,17 @@ def _before() -> None:
 
 
 def _in_parent() -> None:
-    for one in _held:
-        one.after_fork_in_parent()
-    _held.clear()
+    _after("after_fork_in_parent")
 
 
 def _in_child() -> None:
-    for one in _held:
-        one.after_fork_in_child()
-    _held.clear()
+    _after("after_fork_in_child")
+
+
+def _after(method: str) -> None:
+    held, _held[:] = _held[:], []
+    for one in held:
+        try:
+            getattr(one, method)()
+        except Exception:
+            log.exception("%r did not survive a fork", one)

@@ -24,7 +24,7 @@ import h2.settings
 
 from meshlib.errors import ControlError
 
-MAX_MESSAGE = 512 * 1024 * 1024
+MAX_MESSAGE = 64 * 1024 * 1024
 _WINDOW = 4 * 1024 * 1024
 _STREAM = 1
 _SETTINGS = 4

@@ -12,6 +12,7 @@ Rules:
 """
 
 import contextlib
+import encodings.idna  # noqa: F401 - getaddrinfo loads it: a fork meanwhile would leave the child without
 import errno
 import logging
 import os

@@ -183,3 +183,25 @@ async def test_a_saved_file_reaches_a_client_within_a_fraction_of_a_second(tmp_p
         assert await peer.words() == {"a:80": "two"}
         assert time.monotonic() - began < 0.4
         assert service.status()["version"].endswith(".2")
+
+
+async def test_what_could_not_be_read_is_read_again_and_told_until_then() -> None:
+    class Failing(Edited):
+        broken = 0
+
+        def load(self) -> Loaded:
+            if self.broken > 0:
+                self.broken -= 1
+                raise OSError("the disk is away")
+            return super().load()
+
+    source = Failing("one")
+    async with ControlService(source, build, "127.0.0.1:0", wall=lambda: 12.5) as service:
+        source.broken = 1
+        source.saved.put_nowait("two")
+        async with asyncio.timeout(5):
+            while not any("the disk is away" in text for text in service.status()["errors"]):
+                await asyncio.sleep(0.005)
+            while service.hub.version != "12500.2":
+                await asyncio.sleep(0.005)
+        assert not any("the disk is away" in text for text in service.status()["errors"])

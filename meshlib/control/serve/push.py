@@ -43,6 +43,10 @@ class Compiler(Protocol):
         ...
 
 
+MAX_SPARE = 100
+"""How many snapshots that no stream uses are kept between two configurations."""
+
+
 class Nothing:
     """The compiler before the first one is published: there is nothing."""
 
@@ -180,6 +184,9 @@ class Hub:
     def _snapshot(self, client: Client, connection: Connection) -> Snapshot | None:
         key = (client, connection.listeners)
         if key not in self._snapshots:
+            if len(self._snapshots) > MAX_SPARE + len(self._connections):
+                used = {(c.stream.client, c.listeners) for c in self._connections.values()}
+                self._snapshots = {k: s for k, s in self._snapshots.items() if k in used}
             self._snapshots[key] = self._compiled(*key)
         return self._snapshots[key]
 
