@@ -1,7 +1,7 @@
 """Rebuilds meshlib/xds/descriptors.binpb.gz from a wheel of xds-protos.
 
-    pip download --no-deps -d /tmp/protos xds-protos==1.85.0
-    python .ci/descriptors.py /tmp/protos/xds_protos-*.whl
+    pip download --no-deps -d protos xds-protos==1.85.0
+    python .ci/descriptors.py protos/xds_protos-*.whl
 
 The wheel is unpacked into a temporary folder and read in a process of its own, because
 installed beside other packages it overwrites their files. The output depends on the wheel only.

@@ -61,6 +61,10 @@ class Mirror:
     connect_timeout: float
     timeout: float
     """Seconds after which the copy is given up."""
+    max_connections: int = 2**32 - 1
+    """Of copies to that cluster at a time; one more is not sent."""
+    max_requests_per_connection: int = 0
+    idle_timeout: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True)

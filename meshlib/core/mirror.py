@@ -32,4 +32,14 @@ def mirrors(
         if found is not None:
             cluster, endpoint = found
             address = (endpoint.host, endpoint.port)
-            yield Mirror(policy.cluster, address, head, cluster.connect_timeout, timeout or LONGEST)
+            limits = cluster.limits
+            yield Mirror(
+                policy.cluster,
+                address,
+                head,
+                cluster.connect_timeout,
+                timeout or LONGEST,
+                min(limits.max_connections, limits.max_requests),
+                cluster.max_requests_per_connection,
+                cluster.idle_timeout,
+            )

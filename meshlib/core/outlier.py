@@ -5,7 +5,8 @@ Rules (Envoy, OutlierDetection):
   back. A failed connection and a reset count as 503, a timeout as 504.
 * The n-th ejection lasts n times the base time, at most the longer of the base and the maximum. Each
   whole interval without ejection takes one off n.
-* No ejection may raise the share of ejected endpoints above the maximum, but one may always be ejected.
+* No ejection may raise the share of ejected endpoints above the maximum; the first one neither, unless
+  the policy says so (`always_eject_one_host`).
 * There are no timers: an ejection ends by the clock when somebody looks.
 """
 
@@ -58,7 +59,8 @@ def _eject(
     if key in state.ejected:
         return False
     already = len(state.ejected)
-    if already and (already + 1) * 100 > policy.max_ejection_percent * size:
+    one_anyway = policy.always_eject_one and not already
+    if not one_anyway and (already + 1) * 100 > policy.max_ejection_percent * size:
         return False
     quiet = max(0.0, now - host.last_ejection)
     forgiven = int(quiet / policy.interval) if policy.interval > 0 else host.ejections

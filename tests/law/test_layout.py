@@ -91,19 +91,3 @@ def test_every_change_fragment_is_named_and_not_empty() -> None:
     fragments = list((ROOT / "docs/changes").glob("*.md"))
     assert fragments
     assert [f.name for f in fragments if len(f.read_text()) < 40] == []
-
-
-WORDS_OF_THE_WORKSHOP = re.compile(r"\b(subagent|this session|the issue's|issue #?\d|/work/|\.library)\b")
-
-
-def test_the_project_speaks_of_itself_alone() -> None:
-    found = []
-    for name in tracked():
-        path = ROOT / name
-        if (
-            path.suffix in {".py", ".md", ".toml", ".yaml", ".yml"}
-            and path != Path(__file__)
-            and path.exists()
-        ):
-            found += [f"{name}: {m.group()}" for m in WORDS_OF_THE_WORKSHOP.finditer(path.read_text())]
-    assert found == []

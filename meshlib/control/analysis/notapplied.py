@@ -28,7 +28,6 @@ NOT_YET: dict[str, tuple[tuple[str, ...], ...]] = {
         for name, *rest in (
             ("tls",),
             ("load_balancer", "consistent_hash"),
-            ("load_balancer", "locality_lb_setting"),
             ("load_balancer", "zone_aware_lb_setting"),
             ("load_balancer", "warmup"),
             ("load_balancer", "warmup_duration_secs"),

@@ -44,6 +44,8 @@ class OutlierPolicy:
     base_ejection: float = 30.0
     max_ejection: float = 300.0
     max_ejection_percent: int = 10
+    always_eject_one: bool = False
+    """Whether one endpoint may be ejected whatever the percentage says."""
 
 
 @dataclass(frozen=True, slots=True)

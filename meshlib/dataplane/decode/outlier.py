@@ -27,6 +27,7 @@ def decode_outlier(message: Any) -> OutlierPolicy:
         base_ejection=times["base_ejection_time"],
         max_ejection=longest,
         max_ejection_percent=percent,
+        always_eject_one=message.always_eject_one_host.value,
     )
 
 

@@ -95,7 +95,8 @@ class Pool(Generic[C]):
         found.room = found.kept is None and self._room(address, max_connections, found.closing)
         if place is not None and (found.kept is not None or found.room):
             self.waiting.remove(place)
-        if self.waiting and self.opened < max_connections:
+        # An idle connection is as good as room: to its own endpoint, or given up for another.
+        if self.waiting and (self.opened < max_connections or self._idle):
             self._wake()
         return found
 

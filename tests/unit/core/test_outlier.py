@@ -59,7 +59,9 @@ def test_what_an_outcome_counts_as(outcome: Outcome, status: int) -> None:
 
 
 def test_each_ejection_lasts_longer_up_to_the_maximum_and_time_forgives() -> None:
-    policy = OutlierPolicy(consecutive_5xx=1, interval=10, base_ejection=30, max_ejection=70)
+    policy = OutlierPolicy(
+        consecutive_5xx=1, interval=10, base_ejection=30, max_ejection=70, max_ejection_percent=100
+    )
     state = ClusterState()
     lasted = []
     now = 0.0
@@ -77,13 +79,15 @@ def test_each_ejection_lasts_longer_up_to_the_maximum_and_time_forgives() -> Non
     assert state.ejected["a"].ejected_until == now + 30
 
 
-def test_no_more_than_the_share_but_one_always() -> None:
+def test_no_more_than_the_share_and_one_anyway_only_if_the_policy_says_so() -> None:
     policy = OutlierPolicy(consecutive_5xx=1, max_ejection_percent=50)
     state = ClusterState()
     assert [fail(state, policy, key, 1) for key in "abcd"] == [[True], [True], [False], [False]]
-    alone = ClusterState()
     strict = OutlierPolicy(consecutive_5xx=1, max_ejection_percent=0)
-    assert [fail(alone, strict, key, 1) for key in "ab"] == [[True], [False]]
+    assert [fail(ClusterState(), strict, key, 1) for key in "ab"] == [[False], [False]]
+    anyway = OutlierPolicy(consecutive_5xx=1, max_ejection_percent=0, always_eject_one=True)
+    state = ClusterState()
+    assert [fail(state, anyway, key, 1) for key in "ab"] == [[True], [False]]
 
 
 def test_an_ejected_endpoint_is_not_picked_until_its_time_is_over() -> None:

@@ -87,7 +87,8 @@ def test_a_copy_is_one_try_with_a_limit_of_its_own() -> None:
     end(connections, made)
     [(attempt, body)] = connections.sent
     assert body == b"body"
-    assert (attempt.cluster, attempt.address, attempt.head) == ("m", ("m", 1), MIRROR.head)
+    assert (attempt.cluster, attempt.address, attempt.head) == ("mirror|m", ("m", 1), MIRROR.head)
+    assert attempt.max_pending == 0
     assert (attempt.connect_timeout, attempt.try_deadline, attempt.deadline) == (1.0, None, 102.0)
 
 

@@ -96,6 +96,18 @@ def test_nobody_overtakes_and_each_is_woken_once() -> None:
     assert (pool.waiting, pool.opened) == ([], 1)
 
 
+def test_an_idle_connection_is_told_to_the_next_who_waits() -> None:
+    pool: Pool[Wire] = Pool()
+    kept = [opened(pool, A, 3) for _ in range(3)]
+    woken: list[str] = []
+    for_b = pool.join(9, lambda: woken.append("b"))
+    pool.gone()
+    pool.give_back(kept[0], 1.0, 10.0)
+    pool.join(9, lambda: woken.append("a"))
+    assert pool.seek(B, 3, 1.0, for_b).room
+    assert woken == ["b", "a"]
+
+
 def test_who_gives_up_passes_its_wake_on() -> None:
     pool: Pool[Wire] = Pool()
     kept, woken = opened(pool, A, 1), []
@@ -191,4 +203,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestMachine.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
