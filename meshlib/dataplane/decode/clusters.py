@@ -37,7 +37,6 @@ def decode_cluster(message: Any) -> Cluster:
     if connect <= 0:
         raise Refused("connect_timeout", "must be longer than nothing")
     requests, idle = _decode_http(message)
-    panic = message.common_lb_config.healthy_panic_threshold
     return Cluster(
         name=message.name,
         endpoints_name=message.eds_cluster_config.service_name or message.name,
@@ -51,9 +50,7 @@ def decode_cluster(message: Any) -> Cluster:
         else None,
         max_requests_per_connection=requests,
         idle_timeout=idle,
-        panic_threshold=int(panic.value)
-        if message.common_lb_config.HasField("healthy_panic_threshold")
-        else 50,
+        panic_threshold=_panic(message.common_lb_config),
         locality_weighted=weighted,
         inline=_decode_inline(message),
     )
@@ -86,3 +83,13 @@ def _decode_http(message: Any) -> tuple[int, float]:
         raise Refused(path, f"can't be decoded: {error}") from None
     idle = _within(path, lambda inner: decode_seconds(inner, "idle_timeout", 3600.0), options)
     return options.max_requests_per_connection.value or requests, idle or float("inf")
+
+
+def _panic(message: Any) -> int:
+    """Percent of healthy endpoints below which health is not looked at."""
+    if not message.HasField("healthy_panic_threshold"):
+        return 50
+    percent = message.healthy_panic_threshold.value
+    if not 0 <= percent <= 100:  # which NaN is not either
+        raise Refused("common_lb_config.healthy_panic_threshold", f"{percent} is no percentage")
+    return int(percent)

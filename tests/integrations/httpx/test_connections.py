@@ -289,7 +289,13 @@ async def test_the_head_does_not_wait_for_the_body(server: RawServer) -> None:
 
 
 async def test_a_dead_endpoint_is_passed_over() -> None:
-    retry = {"retry_on": "connect-failure", "num_retries": 5, "retry_back_off": {"base_interval": "0.001s"}}
+    retry = {
+        "retry_on": "connect-failure",
+        "num_retries": 5,
+        "retry_back_off": {"base_interval": "0.001s"},
+        "retry_host_predicate": [{"name": "envoy.retry_host_predicates.previous_hosts"}],
+        "host_selection_retry_max_attempts": 5,
+    }
     with raw_server() as server:
         mesh = fake_mesh([free_port(), server.port], route={"retry_policy": retry})
         with client(mesh) as c:

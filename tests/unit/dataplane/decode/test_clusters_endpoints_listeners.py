@@ -32,3 +32,11 @@ def test_a_listener_names_its_routes() -> None:
     assert decode_listener(message).routes == "routes"
     with pytest.raises(Refused, match="api_listener"):
         decode_listener(pb.Listener(name="a:80"))
+
+
+@pytest.mark.parametrize("percent", [-1.0, 100.5, float("nan"), float("inf")])
+def test_a_panic_threshold_that_is_no_percentage_is_refused(percent: float) -> None:
+    message = pb.Cluster(name="c")
+    message.common_lb_config.healthy_panic_threshold.value = percent
+    with pytest.raises(Refused, match="healthy_panic_threshold"):
+        decode_cluster(message)
