@@ -36,8 +36,8 @@ class RawServer:
             self.connections += 1
             self._open.add(accepted)
             thread = threading.Thread(target=self._serve, args=(accepted,), daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
     def _serve(self, accepted: socket.socket) -> None:
         with contextlib.suppress(OSError), accepted, accepted.makefile("rwb") as stream:
@@ -58,7 +58,7 @@ class RawServer:
             self.listening.shutdown(socket.SHUT_RDWR)
         self.listening.close()
         self.hang_up()
-        for thread in self._threads:
+        for thread in list(self._threads):
             thread.join(5)
 
 
