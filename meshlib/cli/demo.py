@@ -22,14 +22,19 @@ if TYPE_CHECKING:
 def demo(
     port: Annotated[
         int | None,
-        typer.Option(help="Where the page is served, on 127.0.0.1: 9080; with --once a free port."),
+        typer.Option(
+            min=0, max=65535, help="Where the page is served, on 127.0.0.1: 9080; with --once a free port."
+        ),
     ] = None,
     control_port: Annotated[
-        int, typer.Option(help="Where the control service listens; 0 takes a free port.")
+        int, typer.Option(min=0, max=65535, help="Where the control service listens; 0 takes a free port.")
     ] = 0,
     folder: Annotated[
         Path | None,
-        typer.Option(help="Keep rules, logs and state there. Without it they are gone when the demo ends."),
+        typer.Option(
+            file_okay=False,
+            help="Keep rules, logs and state there. Without it they are gone when the demo ends.",
+        ),
     ] = None,
     once: Annotated[
         bool, typer.Option("--once", help="Drive the scenarios, print expected against seen, exit 0 or 1.")
