@@ -23,6 +23,7 @@ import h2.exceptions
 import h2.settings
 
 from meshlib.errors import ControlError
+from meshlib.xds.grpc_status import STATUSES
 
 MAX_MESSAGE = 64 * 1024 * 1024
 _WINDOW = 4 * 1024 * 1024
@@ -30,25 +31,6 @@ _STREAM = 1
 _SETTINGS = 4
 _FRAME_HEAD = 9
 _PREFIX = struct.Struct(">BI")
-_STATUSES = (
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-)
 _OF_HTTP = {
     400: "INTERNAL",
     401: "UNAUTHENTICATED",
@@ -205,8 +187,8 @@ class GrpcCall:
 
     def _trailed(self, headers: dict[str, str]) -> None:
         text = headers.get("grpc-status", "")
-        known = text.isascii() and text.isdecimal() and len(text) < 3 and int(text) < len(_STATUSES)
-        code = _STATUSES[int(text)] if known else "UNKNOWN"
+        known = text.isascii() and text.isdecimal() and len(text) < 3 and int(text) < len(STATUSES)
+        code = STATUSES[int(text)] if known else "UNKNOWN"
         self._over(code, unquote(headers.get("grpc-message", ""))[:1000])
 
     def _messages(self) -> list[bytes]:

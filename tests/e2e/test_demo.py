@@ -104,6 +104,7 @@ def test_a_signal_ends_it_all(number: signal.Signals, tmp_path: Path) -> None:
 def test_kill_leaves_no_process_behind(tmp_path: Path) -> None:
     with demo(tmp_path) as (process, _):
         started = children(process.pid)
+        assert started
         os.kill(process.pid, signal.SIGKILL)
         process.wait(5)
         wait_until(lambda: not any(map(alive, started)), 15, "the children to end")

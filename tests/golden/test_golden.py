@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
+from support.mesh_cases import pairs, parsed, server
 
 from meshlib.control.compile.compiler import GraphCompiler
 from meshlib.control.graph import build_graph
 from meshlib.control.istio.problem import Severity
-from meshlib.control.registration import Registration
 from meshlib.control.sources.text import documents_in
 from meshlib.dataplane.decode.clusters import decode_cluster
 from meshlib.dataplane.decode.endpoints import decode_endpoints
@@ -42,30 +42,6 @@ VIEWS = [
     for case in sorted(HERE.glob("*/in.yaml"))
     for name, words in VIEW.findall(case.read_text())
 ]
-
-
-def parsed(words: str) -> dict[str, str]:
-    return {key: value for key, _, value in (word.partition("=") for word in words.split())}
-
-
-def pairs(text: str, separator: str = "=") -> tuple[tuple[str, str], ...]:
-    made = [part.partition(separator) for part in text.split(",") if part]
-    return tuple(sorted((key, value) for key, _, value in made))
-
-
-def server(number: int, words: str) -> Registration:
-    said = parsed(words)
-    return Registration(
-        id=f"server-{number}",
-        namespace=said.get("namespace", "default"),
-        service_account="default",
-        labels=pairs(said["labels"]),
-        address=said["address"],
-        ports=tuple((name, int(port)) for name, port in pairs(said.get("ports", "http:9080"), ":")),
-        locality=Locality.parse(said.get("locality", "")),
-        weight=int(said.get("weight", "1")),
-        draining="draining" in said,
-    )
 
 
 def client(said: dict[str, str]) -> Client:

@@ -11,30 +11,11 @@ from meshlib.control.compile.percent import fraction, percent_or
 from meshlib.control.istio.fields import StringMatch
 from meshlib.control.istio.virtualservice import CorsPolicy, HTTPFaultInjection, UnmatchedPreflights
 from meshlib.xds import pb
+from meshlib.xds.grpc_status import STATUSES
 from meshlib.xds.names import BLACK_HOLE_CLUSTER
 
 FAULT = "envoy.filters.http.fault"
 CORS = "envoy.filters.http.cors"
-_GRPC = (
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-)
-"""By number."""
 
 
 def fault(message: Any, said: HTTPFaultInjection | None) -> None:
@@ -51,8 +32,8 @@ def fault(message: Any, said: HTTPFaultInjection | None) -> None:
         if abort.http_status is not None:
             made.abort.http_status = abort.http_status
             made.abort.percentage.CopyFrom(share)
-        elif abort.grpc_status in _GRPC:
-            made.abort.grpc_status = _GRPC.index(abort.grpc_status)
+        elif abort.grpc_status in STATUSES:
+            made.abort.grpc_status = STATUSES.index(abort.grpc_status)
             made.abort.percentage.CopyFrom(share)
     if made.ByteSize():
         message.typed_per_filter_config[FAULT].CopyFrom(pb.pack(made))
@@ -65,7 +46,7 @@ def answer(message: Any, status: int) -> None:
     message.route.cluster = BLACK_HOLE_CLUSTER
     made = pb.HTTPFault()
     if status < 300:  # reads as OK, which is no abort; the answer is no gRPC message either
-        made.abort.grpc_status = _GRPC.index("UNKNOWN")
+        made.abort.grpc_status = STATUSES.index("UNKNOWN")
     else:
         made.abort.http_status = status
     made.abort.percentage.CopyFrom(fraction(100.0))

@@ -3,26 +3,7 @@
 from meshlib.control.istio.validity import hosts
 from meshlib.control.istio.validity.report import Report
 from meshlib.control.istio.virtualservice import Abort, Delay, HTTPFaultInjection
-
-GRPC_STATUS = (
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-)
+from meshlib.xds.grpc_status import STATUSES
 
 
 def fault(given: HTTPFaultInjection, to: Report) -> None:
@@ -55,8 +36,8 @@ def _abort(abort: Abort, to: Report) -> None:
         hosts.percent(abort.percentage.value, to.at("percentage", "value"))
     if abort.http_status is not None and not 200 <= abort.http_status <= 599:
         to.at("http_status").error("not a status", abort.http_status, "200 to 599")
-    if abort.grpc_status is not None and abort.grpc_status not in GRPC_STATUS:
-        to.at("grpc_status").error("not a gRPC status", repr(abort.grpc_status), ", ".join(GRPC_STATUS))
+    if abort.grpc_status is not None and abort.grpc_status not in STATUSES:
+        to.at("grpc_status").error("not a gRPC status", repr(abort.grpc_status), ", ".join(STATUSES))
     if abort.http2_error is not None:
         to.at("http2_error").error(
             "Istio does not support it", repr(abort.http2_error), "httpStatus, grpcStatus"
