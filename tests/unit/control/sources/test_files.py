@@ -96,3 +96,14 @@ async def test_changes_are_noticed(tmp_path: Path, single: bool) -> None:
     await waiting
     assert state(source) == {"a": address}
     await changes.aclose()
+
+
+def test_plain_mesh_config_in_a_file_of_another_name_is_told_how_to_be_given(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("rootNamespace: x\nenableTracing: true\n")
+    found = FileSource(tmp_path).load()
+    assert [(p.line, p.message) for p in found.problems] == [(1, "plain keys of MeshConfig, without a kind")]
+    assert "mesh.yaml or mesh.yml" in found.problems[0].allowed
+    (tmp_path / "settings.yaml").rename(tmp_path / "mesh.yaml")
+    assert [(d.kind, d.spec.root_namespace) for d in FileSource(tmp_path).load().documents] == [
+        ("MeshConfig", "x")
+    ]
