@@ -36,7 +36,7 @@ def control(
     """Serve a folder of Istio YAML to the mesh; a saved edit takes effect within a second."""
     from meshlib.cli.address import checked_address
 
-    # gRPC's own log lines would stand beside our sentence when the port is taken; it reads this when imported.
+    # gRPC's own log lines would stand beside ours when the port is taken; it reads this when imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from meshlib.control.serve.server import is_loopback, listen_address
 

@@ -1,6 +1,6 @@
 """A YAML text to documents, with everything that is wrong in it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -29,15 +29,24 @@ class TextRead:
     lost: frozenset[Key] | None
 
 
-def documents_in(text: str, file: str, default_namespace: str = "default") -> TextRead:
-    """Read a text. A text that is no YAML yields no documents at all. Never raises for its content."""
+def documents_in(
+    text: str, file: str, default_namespace: str = "default", between: Callable[[], None] = lambda: None
+) -> TextRead:
+    """Read a text. A text that is no YAML yields no documents at all. Never raises for its content.
+
+    `between` is called between documents; what it raises ends the reading.
+    """
+    raws = []
     try:
-        raws = list(read(text))
+        for raw in read(text):
+            raws.append(raw)
+            between()
     except UnreadableError as error:
         return refused(error, file)
     reading = _Reading(file, default_namespace)
     for raw in raws:
         reading.take(raw)
+        between()
     return TextRead(tuple(reading.documents.values()), tuple(reading.problems), reading.lost())
 
 
