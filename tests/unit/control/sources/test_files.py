@@ -124,7 +124,7 @@ def kinds(source: FileSource) -> tuple[int, dict[str, str]]:
 
 async def begun(source: FileSource) -> tuple[AsyncIterator[None], "asyncio.Task[None]"]:
     changes = source.watch()
-    waiting: asyncio.Task[None] = asyncio.ensure_future(anext(changes))  # type: ignore[arg-type]
+    waiting: asyncio.Task[None] = asyncio.ensure_future(anext(changes))
     await asyncio.sleep(0)
     return changes, waiting
 
@@ -150,7 +150,7 @@ async def test_a_small_edit_does_not_wait_for_a_big_file(tmp_path: Path) -> None
     async with asyncio.timeout(20):
         while kinds(source)[0] == 0:
             await waiting
-            waiting = asyncio.ensure_future(anext(changes))  # type: ignore[arg-type]
+            waiting = asyncio.ensure_future(anext(changes))
     assert kinds(source) == (4000, {"a": "10.0.0.2"})
     (tmp_path / "big.yaml").write_text(BIG + "---\n" + entry("c"))
     assert kinds(source) == (4000, {"a": "10.0.0.2"})
