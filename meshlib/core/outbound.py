@@ -87,7 +87,7 @@ def flow(
         request = _Request(head, body, view, ledger, clock, dice, original, host, route, action, chosen)
         return request.run(caller_timeout)
     own = own_reply(route, action, head)
-    return _answer(Reply(own.status, _facts(view, route), own.headers, own.body))
+    return _answer(Reply(own.status, _facts(view, route, detail=own.detail), own.headers, own.body))
 
 
 def _answer(reply: Reply) -> Flow:

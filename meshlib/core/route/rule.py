@@ -18,6 +18,9 @@ class Origin:
     source: str = ""
     """`file:line`."""
 
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.document, self.source)))
+
 
 @dataclass(frozen=True, slots=True)
 class WeightedCluster:
@@ -85,6 +88,8 @@ class DirectResponse:
 
     status: int
     body: bytes = b""
+    blocks: bool = False
+    """It refuses a host that the mesh does not know (outboundTrafficPolicy REGISTRY_ONLY)."""
 
 
 @dataclass(frozen=True, slots=True)
