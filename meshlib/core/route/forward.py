@@ -36,11 +36,11 @@ def pick_cluster(forward: Forward, dice: Dice) -> WeightedCluster:
 def outgoing(head: RequestHead, route: Route, forward: Forward, cluster: WeightedCluster) -> RequestHead:
     """The request as it is sent to `cluster`; `head` itself if nothing changes."""
     made = head
-    if cluster.request_headers:
+    if cluster.request_headers.levels:
         made = cluster.request_headers.apply_to_request(EditContext(made, cluster.name, route.name))
     if cluster.authority:
         made = _changed(made, cluster.authority, made.path, made.headers)
-    if route.request_headers:
+    if route.request_headers.levels:
         made = route.request_headers.apply_to_request(EditContext(made, cluster.name, route.name))
     if forward.authority:
         headers = _set(made.headers, ORIGINAL_HOST, made.authority)
@@ -71,7 +71,7 @@ def incoming(
     edits = route.response_headers
     if cluster is not None:
         edits = cluster.response_headers.then(edits)
-    if not edits:
+    if not edits.levels:
         return tuple(headers)
     if cluster is None:
         context = EditContext(sent, route=route.name)
