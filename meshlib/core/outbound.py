@@ -20,9 +20,9 @@ from meshlib.core.ledger import ClusterState, Ledger
 from meshlib.core.outlier import learn
 from meshlib.core.request import Dice, Failed, Failure, Header, Outcome, RequestHead, ResponseHead
 from meshlib.core.retry import RetryPolicy
-from meshlib.core.route.forward import Timeouts, incoming, outgoing, pick_cluster, timeouts
+from meshlib.core.route.forward import incoming, outgoing, pick_cluster, timeouts
 from meshlib.core.route.reply import own_reply
-from meshlib.core.route.rule import Forward, Route, WeightedCluster
+from meshlib.core.route.rule import Forward, Route, Timeouts, WeightedCluster
 from meshlib.core.route.table import VirtualHost
 from meshlib.core.view import View
 
@@ -136,7 +136,7 @@ class _Request:
         if wishes or caller_timeout is not None:
             limits = timeout.effective(self.action, self.head, caller_timeout)
         else:
-            limits = timeouts(self.action, self.head)
+            limits = self.action.times or timeouts(self.action, self.head)
         policy = retry.effective(self.action.retry, self.head) if wishes else self.action.retry
         sent = self.outgoing(limits, wishes)
         if self.action.mirrors:
@@ -256,10 +256,19 @@ class _Request:
 
     def facts(self, flag: str = "-", detail: str = "") -> Facts:
         """What is told of this request now."""
-        route, version = self.route, self.view.version
-        document, source = route.origin.document, route.origin.source
-        tried = self.chosen.name, self.endpoint, self.attempts
-        return Facts(route.name, document, source, *tried, flag, detail, version)
+        route = self.route
+        origin = route.origin
+        return Facts(
+            route.name,
+            origin.document,
+            origin.source,
+            self.chosen.name,
+            self.endpoint,
+            self.attempts,
+            flag,
+            detail,
+            self.view.version,
+        )
 
 
 def _attempt(

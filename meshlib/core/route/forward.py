@@ -10,11 +10,10 @@ Rules (Envoy, RouteEntryImplBase::finalizeRequestHeaders, Router::FilterUtility:
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from meshlib.core.headers import EditContext, one_value
 from meshlib.core.request import Dice, Header, RequestHead
-from meshlib.core.route.rule import Forward, Route, WeightedCluster
+from meshlib.core.route.rule import Forward, Route, Timeouts, WeightedCluster
 
 ORIGINAL_PATH = b"x-envoy-original-path"
 ORIGINAL_HOST = b"x-envoy-original-host"
@@ -80,13 +79,6 @@ def incoming(
     return tuple(edits.apply(headers, context))
 
 
-class Timeouts(NamedTuple):
-    """Seconds; 0: no limit."""
-
-    whole: float
-    per_try: float
-
-
 def timeouts(forward: Forward, head: RequestHead) -> Timeouts:
     """How long the whole response and each try may take."""
     whole = forward.timeout
@@ -94,8 +86,7 @@ def timeouts(forward: Forward, head: RequestHead) -> Timeouts:
         whole = grpc_timeout(head.header(b"grpc-timeout"))
         if forward.max_grpc_timeout and not 0 < whole <= forward.max_grpc_timeout:
             whole = forward.max_grpc_timeout
-    per_try = forward.retry.per_try_timeout if forward.retry is not None else 0.0
-    return Timeouts(whole, 0.0 if whole and per_try >= whole else per_try)
+    return Timeouts.of(whole, forward.retry)
 
 
 def grpc_timeout(value: bytes | None) -> float:
