@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import typer
 
 from meshlib.core.request import RequestHead
+from meshlib.xds.names import split_authority
 
 PORTS = {"http": 80, "https": 443}
 _TOKEN = frozenset(string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~")
@@ -29,7 +30,9 @@ def parse_request(words: list[str], headers: Iterable[str]) -> tuple[RequestHead
         raise typer.BadParameter(f"{method!r} is no method", param_hint="METHOD")
     scheme, authority, host, port, path = _parts(url)
     pairs = [_header(text) for text in headers]
-    authority = next((value.decode() for name, value in pairs if name.lower() == b"host"), authority)
+    named = next((value.decode() for name, value in pairs if name.lower() == b"host"), "")
+    if named:  # as a client does: the name is the Host header's, the port the URL's
+        authority, host = named, split_authority(named, port)[0]
     kept = [pair for pair in pairs if pair[0].lower() != b"host"]
     return RequestHead(method.upper(), scheme, authority, path, kept), host, port
 
