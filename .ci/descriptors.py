@@ -1,4 +1,4 @@
-"""Rebuilds meshlib/xds/descriptors.binpb.gz from a wheel of xds-protos.
+"""Rebuilds meshlib/xds/descriptors.binpb.gz from a wheel of xds-protos, and Istio's certificate service.
 
     pip download --no-deps -d protos xds-protos==1.85.0
     python .ci/descriptors.py protos/xds_protos-*.whl
@@ -79,6 +79,15 @@ def add(fd):
     fd.CopyToProto(out.file.add())
 for name in sys.argv[1:]:
     add(importlib.import_module(name + "_pb2").DESCRIPTOR)
+# istio.v1.auth, which no wheel carries: field numbers are Istio's.
+ca = out.file.add(name="security/v1alpha1/ca.proto", package="istio.v1.auth", syntax="proto3")
+ca.dependency.append("google/protobuf/struct.proto")
+asked = ca.message_type.add(name="IstioCertificateRequest")
+asked.field.add(name="csr", number=1, type=9, label=1)
+asked.field.add(name="validity_duration", number=3, type=3, label=1)
+asked.field.add(name="metadata", number=4, type=11, label=1, type_name=".google.protobuf.Struct")
+given = ca.message_type.add(name="IstioCertificateResponse")
+given.field.add(name="cert_chain", number=1, type=9, label=3)
 sys.stdout.buffer.write(out.SerializeToString(deterministic=True))
 """
 

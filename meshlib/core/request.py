@@ -88,6 +88,20 @@ class RequestHead:
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """The other end of an inbound connection, as the connection itself shows it; never from a header."""
+
+    address: tuple[str, int]
+    """IP address and port of the TCP peer."""
+    local: tuple[str, int]
+    """IP address and port at which it arrived."""
+    principal: str = ""
+    """The URI name of its verified certificate, `spiffe://…`; empty: plain text, or none was shown."""
+    sni: str = ""
+    tls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ResponseHead:
     """Status and headers of a response."""
 
