@@ -1,1 +1,1 @@
-"""Who is who: SPIFFE identities, keys, certificate chains, and when they are renewed. Pure: no I/O, no clock."""
+"""Who is who: SPIFFE identities, keys, certificate chains, renewal. Pure: no I/O, no clock."""
