@@ -11,12 +11,14 @@ Rules:
 - "Leaf certificates … MUST NOT set keyCertSign or cRLSign" and "MUST set digitalSignature"
   (X509-SVID, section 4.3); a CA is no peer.
 - A peer may be somewhat early, by the skew of two clocks, and never late.
+- MD5 and SHA-1, RSA below 2048 bits and curves below P-256 are refused anywhere in the chain.
 - Whatever can't be read is refused; no error of a parser gets out.
 """
 
 import datetime as dt
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import Enum
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -32,6 +34,7 @@ MAX_CHAIN = 8
 """Certificates that a peer may show. Istio's have two to four."""
 SKEW_S = 60.0
 """How much earlier than its begin a certificate is taken. The CA dates it back two minutes besides."""
+_T = TypeVar("_T", bound=x509.ExtensionType)
 _UNREADABLE = (
     ValueError,
     TypeError,
@@ -219,8 +222,7 @@ def _strong(certificate: x509.Certificate) -> None:
         algorithm = certificate.signature_hash_algorithm
     except UnsupportedAlgorithm:
         algorithm = None
-    # Nobody relies on the signature that a root puts under itself.
-    if certificate.subject != certificate.issuer and (weakness := weak_hash(algorithm)):
+    if weakness := weak_hash(algorithm):
         raise BadCertificate(Reason.WEAK_HASH, weakness)
     if weakness := weak_key(certificate.public_key()):
         raise BadCertificate(Reason.WEAK_KEY, weakness)
@@ -255,7 +257,7 @@ def _may_sign(_: object, __: x509.Certificate, usage: x509.KeyUsage | None) -> N
 
 def _may_sign_for(
     purpose: Purpose | None,
-) -> verification.MaybeExtensionValidatorCallback[x509.ExtendedKeyUsage]:
+) -> Callable[[verification.Policy, x509.Certificate, x509.ExtendedKeyUsage | None], None]:
     """A CA that is limited to some purposes vouches for no other (as OpenSSL and Go have it)."""
 
     def check(_: object, __: x509.Certificate, usages: x509.ExtendedKeyUsage | None) -> None:
@@ -307,7 +309,7 @@ def _is_ca(certificate: x509.Certificate) -> bool:
     return constraints is not None and constraints.ca
 
 
-def _extension[T: x509.ExtensionType](certificate: x509.Certificate, kind: type[T]) -> T | None:
+def _extension(certificate: x509.Certificate, kind: type[_T]) -> _T | None:
     try:
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
