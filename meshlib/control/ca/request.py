@@ -28,8 +28,6 @@ MAX_HOST = 253
 class CsrRefused(ControlError):
     """A request is refused. `code` is the name of a gRPC status."""
 
-    fault = "application"
-
     def __init__(self, reason: str, code: str = "INVALID_ARGUMENT") -> None:
         super().__init__(reason)
         self.reason = reason
@@ -37,7 +35,7 @@ class CsrRefused(ControlError):
 
 
 def read_key(csr_pem: str) -> CertificatePublicKeyTypes:
-    """The public key of a request whose sender holds the private one. CsrRefused: it is not proved, or weak."""
+    """The public key of a request, whose sender holds the private one. CsrRefused: not proved, or weak."""
     if len(csr_pem) > MAX_CSR:
         raise CsrRefused(f"the request has {len(csr_pem)} bytes; at most {MAX_CSR} are taken")
     if csr_pem.count(_BEGIN) != 1 or csr_pem.count(_END) != 1:
@@ -54,7 +52,7 @@ def read_key(csr_pem: str) -> CertificatePublicKeyTypes:
         raise CsrRefused(f"the request is refused: {weakness}")
     if not proved:
         raise CsrRefused("the signature of the request is wrong")
-    return key  # type: ignore[return-value]  # weak_key takes EC and RSA alone
+    return key
 
 
 def lifetime(ttl_s: int, max_ttl_s: int) -> int:

@@ -2,8 +2,8 @@
 
 A generation is a root and the issuer below it. The newest takes over by the clock alone:
 
-    announced   both roots are trusted, the old one issues       for the overlap: everybody learns the new root
-    issuing     both roots are trusted, the new one issues       until the last certificate of the old one ended
+    announced   both are trusted, the old one issues     for the overlap: everybody learns the new root
+    issuing     both are trusted, the new one issues     until the last certificate of the old one has ended
     settled     the new root alone
 
 So nothing has to be done at the moment of a change, and no process that was down misses one.
@@ -64,7 +64,7 @@ def phase(generations: Sequence[Generation], now: float) -> tuple[Phase, float |
 def succeed(
     generations: Sequence[Generation], new: Generation, now: float, overlap_s: float, keep_s: float
 ) -> tuple[Generation, ...]:
-    """The generations with a new one, which issues after the overlap; the others are trusted `keep_s` longer."""
+    """With a new one, which issues after the overlap; the others are trusted `keep_s` seconds longer."""
     begin = now + overlap_s
     older = (
         dataclasses.replace(one, trusted_until=min(begin + keep_s, one.trusted_until or float("inf")))
