@@ -15,9 +15,10 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from meshlib.bootstrap import state_home
 from meshlib.errors import ConfigError
 
 MAX_FILE = 1024 * 1024
@@ -28,6 +29,12 @@ _LOOK_S = 0.02
 
 Stamp = tuple[tuple[int, int, int], ...]
 """Of each file: when it was changed, which one it is, its size; zeros: there is none."""
+
+
+def default_folder(environ: Mapping[str, str]) -> Path | None:
+    """Where a control service keeps its state when nothing else is said. None: there is no home."""
+    home = state_home(environ)
+    return home and home / "meshlib-control"
 
 
 def prepare(folder: Path) -> None:
