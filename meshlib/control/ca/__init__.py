@@ -1,1 +1,1 @@
-"""The certificate authority: identities of workloads, and the tokens that prove them before the first one."""
+"""The certificate authority of the mesh: its keys on disk, what it signs, and how its root is replaced."""

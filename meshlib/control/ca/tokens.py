@@ -165,7 +165,9 @@ class _Spent:
             if len(names) >= MAX_SPENT:
                 self._forget(now)
             if len(names) >= MAX_SPENT:
-                raise TokenRefused(f"{MAX_SPENT} tokens for single use are remembered; no further one is taken")
+                raise TokenRefused(
+                    f"{MAX_SPENT} tokens for single use are remembered; no further one is taken"
+                )
             self._append(f"{math.ceil(until)} {name}\n")
         except OSError as error:
             log.exception("%s can't be written", self._path)
