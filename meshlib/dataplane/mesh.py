@@ -11,6 +11,7 @@ Rules:
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -26,6 +27,9 @@ from meshlib.core.view import View
 from meshlib.dataplane import fork
 from meshlib.dataplane.ads import Ads, decoders
 from meshlib.dataplane.cache import Cache
+from meshlib.dataplane.certs import Certs, certs_of
+from meshlib.dataplane.grpc_stream import KeptStream
+from meshlib.dataplane.tls import Contexts
 from meshlib.dataplane.views import Views
 from meshlib.errors import Closed, ControlUnavailable
 from meshlib.xds.kinds import Kind
@@ -76,7 +80,8 @@ def ads_source(settings: Bootstrap, client: Client, views: Views, changed: Calla
     if settings.state_dir is not None:
         who = (settings.control, client.namespace, client.service_account, repr(client.labels))
         cache = Cache(settings.state_dir, (*who, str(client.locality)))
-    return Ads(settings, to_node(client), views, cache, changed=changed)
+    keep = functools.partial(KeptStream, secure=certs_of(settings).secure)
+    return Ads(settings, to_node(client), views, cache, changed=changed, keep=keep)
 
 
 class Mesh:
@@ -150,6 +155,18 @@ class Mesh:
     def connected(self) -> bool:
         """Whether the control service is being heard."""
         return self._source.connected
+
+    @property
+    def certs(self) -> Certs | None:
+        """This workload's certificate; None: control runs in this process, or is talked to in plain text."""
+        who = self.bootstrap
+        return None if who.local or who.allow_plaintext else certs_of(who)
+
+    @property
+    def contexts(self) -> Contexts | None:
+        """TLS by this workload's certificate; None: it has none."""
+        certs = self.certs
+        return None if certs is None else certs.contexts
 
     @property
     def ledger(self) -> Ledger:
