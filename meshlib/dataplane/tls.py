@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from meshlib.core.mtls import ClientTls, InboundMode, SanMatch, ServerTls, Trust
-from meshlib.identity.chain import BadCertificate, check_peer
 
 _VERSIONS = {"TLSv1_2": ssl.TLSVersion.TLSv1_2, "TLSv1_3": ssl.TLSVersion.TLSv1_3}
 _MOST_CONTEXTS = 256
@@ -89,6 +88,8 @@ class Contexts:
         return self._checked(connection, policy.trust_domains)
 
     def _checked(self, connection: "ssl.SSLSocket | ssl.SSLObject", domains: tuple[str, ...]) -> str:
+        from meshlib.identity.chain import BadCertificate, check_peer  # 40 ms, for those who meet a peer
+
         shown = connection.getpeercert(binary_form=True)
         if shown is None:
             raise NotTrusted("it shows no certificate")
