@@ -38,8 +38,9 @@ from meshlib.dataplane.grpc_unary import call_once
 from meshlib.dataplane.tls import Contexts, Held, control_context, stranger_context
 from meshlib.errors import ControlUnavailable
 from meshlib.identity import renewal
-from meshlib.identity.chain import BadCertificate, fingerprint, split_pem, verify_chain
-from meshlib.identity.keys import make_csr, make_key
+from meshlib.identity.chain import BadCertificate, Purpose, Reason, check_peer, verify_chain
+from meshlib.identity.keys import load_key, make_csr, make_key, same_key
+from meshlib.identity.pem import fingerprint, join_pem, split_pem, to_der
 from meshlib.xds import pb
 
 log = logging.getLogger(__name__)
@@ -47,10 +48,8 @@ log = logging.getLogger(__name__)
 ROOTS = "/meshlib.control.v1.Trust/Roots"
 PATIENCE = 10.0
 """Seconds for one call of the control service."""
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-"""Seconds between two tries to renew."""
-LONGEST_WAIT = 60.0
-"""Seconds after which the clock on the wall is looked at again: it may have been set."""
+SHORTEST_WAIT = 0.05
+"""Seconds between two looks at the least, whatever the clock on the wall does."""
 _MOST_STATE = 1024 * 1024
 _known: dict[tuple[Any, ...], "Certs"] = {}
 
@@ -109,7 +108,7 @@ class Certs:
     def health(self) -> renewal.Health | None:
         """How the certificate in force is; None: there is none."""
         held = self.held
-        return None if held is None else renewal.health(held.not_before, held.not_after, self._wall())
+        return None if held is None else renewal.health(_term(held), self._wall())
 
     def secure(self) -> ssl.SSLContext | None:
         """The TLS context for a connection to the control service; gets a certificate first, if need be.
@@ -142,7 +141,7 @@ class Certs:
         """The control service says which roots are trusted now."""
         with self._lock:
             held = self.held
-            if held is not None and roots_pem and set(split_pem(roots_pem)) != set(split_pem(held.roots_pem)):
+            if held is not None and set(split_pem(roots_pem)) not in (set(), set(split_pem(held.roots_pem))):
                 self._adopt(
                     Held(
                         held.chain_pem,
@@ -170,7 +169,7 @@ class Certs:
             answer = self._create(request.SerializeToString(), held, roots)
             chain = list(pb.IstioCertificateResponse.FromString(answer).cert_chain)
             # The last is the root, which a peer has or does not trust.
-            made = self._held(chain[:-1], key, self._newest_roots(roots))
+            made = self._held(join_pem(chain[:-1]), key, self._newest_roots(roots))
         except CallEnded as error:
             raise self._failed(str(error)) from error
         except (BadCertificate, DecodeError, ValueError, OSError) as error:
@@ -259,7 +258,7 @@ class Certs:
                 "serves without TLS",
             )
         found = self._ask_roots(stranger_context())
-        vouched = [one for one in split_pem(found) if fingerprint(one) == settings.ca_fingerprint]
+        vouched = [one for one in split_pem(found) if fingerprint(to_der(one)[0]) == settings.ca_fingerprint]
         if not vouched:
             raise CallEnded(
                 "UNAVAILABLE",
@@ -299,7 +298,7 @@ class Certs:
                 return None
             said = json.loads(path.read_text(encoding="ascii"))
             key = str(said["key"]).encode()
-            return self._held(split_pem(str(said["chain"])), key, str(said["roots"]))
+            return self._held(str(said["chain"]), key, str(said["roots"]))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, BadCertificate) as error:
@@ -325,10 +324,15 @@ class Certs:
         except OSError as error:
             log.warning("the certificate can't be kept in %s: %s", path, error)
 
-    def _held(self, chain: list[str], key: bytes, roots: str) -> Held:
-        """A chain without its root, checked. BadCertificate."""
-        leaf = verify_chain(chain, roots, key, self._wall())
-        return Held("".join(chain), key, roots, str(leaf.identity), leaf.not_before, leaf.not_after)
+    def _held(self, chain: str, key: bytes, roots: str) -> Held:
+        """A chain without its root, checked. BadCertificate, ValueError: it is not good."""
+        now, shown = self._wall(), to_der(chain)
+        identity = check_peer(shown, trust_domains=(), now=now, purpose=Purpose.SERVER)
+        leaf = verify_chain(shown, roots, now, purpose=Purpose.CLIENT)[0]
+        if not same_key(load_key(key).public_key(), leaf.public_key()):
+            raise BadCertificate(Reason.MALFORMED, "it is not of the key that was made for it")
+        term = renewal.Term.of(leaf)
+        return Held(chain, key, roots, str(identity), term.begin, term.end)
 
     # Renewal, on a thread of its own
 
@@ -339,22 +343,28 @@ class Certs:
             self._thread.start()
 
     def _run(self) -> None:
-        pause, told = 0.0, renewal.Health.OK
-        due = self._due()
-        while not self._wake.wait(min(LONGEST_WAIT, max(0.05, pause or due - self._wall()))):
-            if not pause and self._wall() < due and self.health is not renewal.Health.EXPIRED:
+        failures, jitter, told = 0, self._jitter(), renewal.Health.OK
+        while not self._wake.wait(self._pause(failures, jitter)):
+            if self.held is None or not renewal.is_due(_term(self.held), self._wall(), jitter):
+                failures = 0
                 continue
             try:
                 self.renew()
-                pause, told, due = 0.0, renewal.Health.OK, self._due()
+                failures, jitter, told = 0, self._jitter(), renewal.Health.OK
             except ControlUnavailable as error:
-                pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * pause)) * (0.5 + self._dice.random())
+                failures += 1
                 told = self._alarm(told, error)
 
-    def _due(self) -> float:
-        held = self.held
-        assert held is not None  # noqa: S101 - the thread starts with one
-        return renewal.renew_at(held.not_before, held.not_after, self._dice.random())
+    def _pause(self, failures: int, jitter: float) -> float:
+        """Seconds until the next look."""
+        assert self.held is not None  # noqa: S101 - the thread starts with one
+        term, now = _term(self.held), self._wall()
+        if failures:
+            return renewal.pause(term, now, failures, self._jitter())
+        return max(SHORTEST_WAIT, renewal.wait(term, now, jitter))
+
+    def _jitter(self) -> float:
+        return 2 * self._dice.random() - 1
 
     def _alarm(self, told: renewal.Health, error: ControlUnavailable) -> renewal.Health:
         """Says each stage once."""
@@ -362,7 +372,13 @@ class Certs:
         if now is None or now is told:
             return told
         level = logging.WARNING if now is renewal.Health.LATE else logging.ERROR
-        log.log(level, "the certificate of %s %s: %s", self.held and self.held.principal, now.value, error)
+        log.log(
+            level,
+            "the certificate of %s %s; a new one can't be had: %s",
+            self.held and self.held.principal,
+            now.value,
+            error,
+        )
         return now
 
     # Fork
@@ -380,3 +396,7 @@ class Certs:
         self._lock = threading.RLock()
         self._wake = threading.Event()
         self._thread = None
+
+
+def _term(held: Held) -> renewal.Term:
+    return renewal.Term(held.not_before, held.not_after)

@@ -26,8 +26,8 @@ from google.protobuf.message import DecodeError
 from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane import fork
 from meshlib.dataplane.ads import backoff
-from meshlib.dataplane.certs import certs_of
 from meshlib.dataplane.grpc_stream import Kept, KeptStream
+from meshlib.dataplane.mesh import secure
 from meshlib.errors import ConfigError
 from meshlib.xds import pb
 from meshlib.xds.client_stream import ProtocolError
@@ -70,7 +70,7 @@ class Registration:
         self._interval = _LONGEST_INTERVAL
         self._attempts = 0
         self._owner = os.getpid()
-        keep = keep or functools.partial(KeptStream, secure=certs_of(settings).secure)
+        keep = keep or functools.partial(KeptStream, secure=secure(settings))
         self._kept = keep("meshlib-register", settings.control, pb.HDS, self)
         self._kept.start()
         atexit.register(self.close)

@@ -74,7 +74,7 @@ class Contexts:
         names = _names(connection)
         principal = next((name for kind, name in names if kind == "URI"), "")
         if policy.trust is Trust.MESH:
-            principal = self._checked(connection, ())
+            principal = self._checked(connection, (), server=True)
         if policy.sans and not any(
             _matches(how, wanted, name) for how, wanted in policy.sans for _, name in names
         ):
@@ -85,16 +85,19 @@ class Contexts:
 
     def caller(self, policy: ServerTls, connection: "ssl.SSLSocket | ssl.SSLObject") -> str:
         """The caller's `spiffe://…`, after the handshake. NotTrusted: it must not be served."""
-        return self._checked(connection, policy.trust_domains)
+        return self._checked(connection, policy.trust_domains, server=False)
 
-    def _checked(self, connection: "ssl.SSLSocket | ssl.SSLObject", domains: tuple[str, ...]) -> str:
-        from meshlib.identity.chain import BadCertificate, check_peer  # 40 ms, for those who meet a peer
+    def _checked(
+        self, connection: "ssl.SSLSocket | ssl.SSLObject", domains: tuple[str, ...], server: bool
+    ) -> str:
+        from meshlib.identity.chain import BadCertificate, Purpose, check_peer  # 40 ms, if there is a peer
 
+        purpose = Purpose.SERVER if server else Purpose.CLIENT
         shown = connection.getpeercert(binary_form=True)
         if shown is None:
             raise NotTrusted("it shows no certificate")
         try:
-            return str(check_peer([shown], trust_domains=domains, now=self._wall()))
+            return str(check_peer([shown], trust_domains=domains, now=self._wall(), purpose=purpose))
         except BadCertificate as error:
             raise NotTrusted(f"its certificate is refused: {error}") from None
 
