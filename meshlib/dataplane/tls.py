@@ -153,6 +153,7 @@ def _server(policy: ServerTls, held: Held | None) -> ssl.SSLContext:
         made.verify_mode = ssl.CERT_REQUIRED
         made.load_verify_locations(cadata=_own(held).roots_pem)
     made.set_alpn_protocols(list(policy.alpn))
+    made.sni_callback = _note_name
     _show(made, _own(held))
     return made
 
@@ -176,6 +177,16 @@ def stranger_context() -> ssl.SSLContext:
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     made.set_alpn_protocols(["h2"])
     return made
+
+
+def _note_name(connection: Any, name: str | None, _: ssl.SSLContext) -> None:
+    """Python does not tell a server which name was asked for, but here."""
+    connection.meshlib_asked_name = name or ""
+
+
+def asked_name(connection: "ssl.SSLSocket | ssl.SSLObject | None") -> str:
+    """The server name (SNI) that the client of a server's connection asked for; empty: none."""
+    return str(getattr(connection, "meshlib_asked_name", ""))
 
 
 def _own(held: Held | None) -> Held:
