@@ -1,10 +1,18 @@
 """How a connection is secured: what a client asks of an endpoint, and what a server's port takes.
 
 Both are plain, hashable values: a TLS context is made once for each and kept.
+
+Rule (Envoy): of a cluster's transports the first whose criteria the endpoint's metadata meets, all of
+them, is the endpoint's; if there is none, the cluster's own.
 """
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from meshlib.core.balance.cluster import Cluster
+    from meshlib.core.balance.endpoints import Endpoint
 
 
 class SanMatch(Enum):
@@ -46,6 +54,25 @@ class ClientTls:
     alpn: tuple[str, ...] = ()
     min_version: str = "TLSv1_2"
     """`TLSv1_2` or `TLSv1_3`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """How the endpoints are reached that meet all the criteria; without criteria, every one."""
+
+    name: str
+    criteria: frozenset[tuple[str, str]] = frozenset()
+    """Keys and values of the endpoint's metadata `envoy.transport_socket_match`."""
+    tls: ClientTls | None = None
+    """None: plain text."""
+
+
+def secure(cluster: "Cluster", endpoint: "Endpoint") -> ClientTls | None:
+    """What is asked of an endpoint of the cluster; None: plain text."""
+    for transport in cluster.transports:
+        if transport.criteria <= endpoint.transport:
+            return transport.tls
+    return cluster.tls
 
 
 class InboundMode(Enum):
