@@ -25,7 +25,7 @@ from meshlib.control.built import Build
 from meshlib.control.istio.problem import Problem, Severity
 from meshlib.control.registration import Registration
 from meshlib.control.serve.push import Hub
-from meshlib.control.serve.server import ControlServer
+from meshlib.control.serve.server import ControlServer, Security
 from meshlib.control.sources.source import Loaded, Source
 from meshlib.control.status import status
 
@@ -48,12 +48,13 @@ class ControlService:
         *,
         grace: float = 2.0,
         settle: float = SETTLE_SECONDS,
+        security: Security | None = None,
         allow_plaintext: bool = False,
         wall: Callable[[], float] = time.time,
     ) -> None:
         """`build` makes a configuration of that version; `grace`, `settle` are seconds.
 
-        ConfigError: `listen` is no address that can be served.
+        ConfigError: `listen` is no address that can be served; not one of `security`, `allow_plaintext`.
         """
         self._source = source
         self._build = build
@@ -66,6 +67,7 @@ class ControlService:
             on_registrations=self._joined,
             status=self.status,
             grace=grace,
+            security=security,
             allow_plaintext=allow_plaintext,
         )
         self._registrations: tuple[Registration, ...] = ()

@@ -57,7 +57,7 @@ class Cluster:
     """Where a cluster's keys are. One of `issuer` and `jwks` is needed."""
 
     issuer: str = ""
-    """The `iss` of its tokens, compared if given; and a URL with the discovery document, if `jwks` is empty."""
+    """The `iss` of its tokens, compared if given; without `jwks` the URL of the discovery, too."""
     jwks: str = ""
     """A URL, or the path of a file."""
     credentials: Path | None = None
@@ -83,7 +83,7 @@ class KubernetesTokens:
         clock: Callable[[], float] = time.monotonic,
         fetch: Callable[[Cluster], bytes] | None = None,
     ) -> None:
-        """`clock` in seconds; `fetch` blocks and gives the JWKS. ConfigError: no place that we take keys from."""
+        """`clock` in seconds; `fetch` blocks and gives the JWKS. ConfigError: keys can't come from there."""
         if not (cluster.issuer or cluster.jwks):
             raise ConfigError("an issuer or a JWKS is needed to check Kubernetes' tokens")
         place = cluster.jwks or cluster.issuer
@@ -127,9 +127,8 @@ class KubernetesTokens:
         for key in self._keys:
             if key.name == name:
                 if algorithm not in key.algorithms:
-                    raise TokenRefused(
-                        f"algorithm {algorithm[:20]!r} is not taken; with this key {' or '.join(key.algorithms)}"
-                    )
+                    right = " or ".join(key.algorithms)
+                    raise TokenRefused(f"algorithm {algorithm[:20]!r} is not taken; with this key {right} is")
                 return key
         raise TokenRefused("the token is signed by a key that is not known here")
 

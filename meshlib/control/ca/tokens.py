@@ -19,7 +19,6 @@ import logging
 import math
 import os
 import secrets
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +32,7 @@ from meshlib.control.ca.jwt import (
     text,
     verified,
 )
+from meshlib.control.ca.store import locked, prepare, read_secret, write_secret
 from meshlib.errors import ConfigError
 from meshlib.identity.spiffe import SpiffeId
 
@@ -80,13 +80,12 @@ class JoinTokens:
         from joserfc.jwk import ECKey
 
         path = state_dir / KEY_FILE
+        prepare(state_dir)
         try:
-            if not path.exists():
-                _make(path)
-            if stat.S_IMODE(path.stat().st_mode) & 0o077:
-                raise ConfigError(f"{path} can be read by others; it must be of mode 0600")
-            pem = path.read_bytes()
-            key = ECKey.import_key(pem)
+            with locked(state_dir):
+                if not path.exists():
+                    write_secret(path, ECKey.generate_key("P-256").as_pem(private=True))
+            key = ECKey.import_key(read_secret(path))
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from None
         except (JoseError, ValueError, TypeError):
@@ -101,7 +100,7 @@ class JoinTokens:
 
         if not 0 < life <= MAX_LIFE_SECONDS:
             raise ConfigError(
-                f"lifetime of a token: found {life} s; 1 second to {MAX_LIFE_SECONDS // 86400} days is allowed"
+                f"lifetime of a token: found {life} s; allowed is 1 s to {MAX_LIFE_SECONDS // 86400} days"
             )
         since = int(now)
         claims = {
@@ -189,10 +188,8 @@ class _Spent:
         names = self._names()
         for name in [name for name, until in names.items() if until <= now]:
             del names[name]
-        new = self._path.with_suffix(".new")
-        new.unlink(missing_ok=True)
-        _write(new, "".join(f"{math.ceil(until)} {name}\n" for name, until in names.items()).encode())
-        new.replace(self._path)
+        lines = "".join(f"{math.ceil(until)} {name}\n" for name, until in names.items())
+        write_secret(self._path, lines.encode())
 
     def _append(self, line: str) -> None:
         with os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as file:
@@ -207,24 +204,3 @@ class _Spent:
         with self._path.open("rb") as file:
             file.seek(-1, os.SEEK_END)
             return file.read(1) == b"\n"
-
-
-def _make(path: Path) -> None:
-    """A new key; of two processes at once, one makes it."""
-    from joserfc.jwk import ECKey
-
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.{os.getpid()}")
-    _write(new, ECKey.generate_key("P-256").as_pem(private=True))
-    try:
-        with contextlib.suppress(FileExistsError):
-            os.link(new, path)
-    finally:
-        new.unlink()
-
-
-def _write(path: Path, data: bytes) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -9,8 +9,8 @@ that joins has none yet. Rules:
   never used twice; by that name, which gRPC tells as the peer, `who` knows the peer and its verified
   certificate. The private socket is in a folder that only this user enters, and a caller that came to it
   by another way is nobody.
-- A certificate that the roots don't vouch for, or that is out of date, ends the handshake. There are no
-  sessions to resume, so that every connection is checked.
+- A certificate that the roots don't vouch for, or that is out of date, ends the handshake with an alert;
+  one that names nobody ends each call with the reason. Who resumes a session is looked at again.
 - Bounded: connections, connections of one address, handshakes under way, and their time. A handshake too
   many pushes out the oldest under way, of its own address first: who dawdles harms himself.
 - Neither side is read from while the other doesn't take what was read. What either wrote before it closed
@@ -36,9 +36,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from cryptography import x509
-
 from meshlib.control.serve.tls import BUFFER, Secured
+from meshlib.identity.chain import BadCertificate
+from meshlib.identity.spiffe import SpiffeId
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ NO_DESCRIPTORS_SECONDS = 0.5
 SPARE_DESCRIPTORS = 128
 FLUSH_SECONDS = 2.0
 """How long a client may take what was written before a connection was closed."""
+HANG_UP_SECONDS = 0.1
 SAY_SECONDS = 10.0
 """At most one line of the log about refused connections in that time."""
 
@@ -73,12 +74,18 @@ class Peer:
     """`host:port`."""
     host: str
     """For counting: an IPv4 address, or the first 64 bits of an IPv6 address."""
-    certificate: x509.Certificate | None = None
-    """Verified against the mesh's roots."""
+    identity: SpiffeId | None = None
+    """By its certificate, which was verified; None: it showed none, or see `refusal`."""
+    refusal: str = ""
+    """Why its certificate, though the roots vouch for it, names nobody."""
     failures: int = 0
     """How often it failed to prove who it is."""
     close: Callable[[], None] = field(default=lambda: None, repr=False)
     """Ends the connection."""
+
+    def hang_up(self) -> None:
+        """Ends the connection once what is being said was said."""
+        asyncio.get_running_loop().call_later(HANG_UP_SECONDS, self.close)
 
 
 class Front:
@@ -89,14 +96,15 @@ class Front:
         host: str,
         port: int,
         context: Callable[[], ssl.SSLContext],
-        *,
-        wall: Callable[[], float],
+        identify: Callable[[bytes], SpiffeId],
         limits: FrontLimits = FrontLimits(),
     ) -> None:
-        """`context` gives the SSL context for the next connection; `wall` seconds since 1970."""
+        """`context` gives the SSL context for the next connection; `identify` says whose verified
+        certificate that is, or raises BadCertificate.
+        """
         self._host, self._port = host, port
         self.context = context
-        self.wall = wall
+        self.identify = identify
         self.limits = limits
         self._most = limits.connections
         self._folder: Path | None = None
@@ -326,11 +334,11 @@ class _Pipe:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: outside, accepted)
             async with asyncio.timeout(front.limits.handshake_seconds):
                 await outside.shaken
-            self.peer.certificate = _valid(outside.certificate(), front.wall())
+            self._identify(outside.certificate())
             front.shaken(self)
             inside = _Inside(outside)
             self.name = await front.connect(self.peer, inside)
-        except (OSError, ValueError) as error:  # TimeoutError is one of them
+        except OSError as error:  # TimeoutError is one of them
             log.info("%s: no connection: %s", self.peer.address, str(error) or "the handshake took too long")
         except Exception:
             log.exception("%s: no connection", self.peer.address)
@@ -341,15 +349,14 @@ class _Pipe:
             if self._outside is not None and not self._outside.lost.is_set():
                 self._outside.end()
 
-
-def _valid(der: bytes | None, now: float) -> x509.Certificate | None:
-    """The peer's certificate. ValueError: it is out of date, or can't be read."""
-    if der is None:
-        return None
-    found = x509.load_der_x509_certificate(der)
-    if not found.not_valid_before_utc.timestamp() <= now < found.not_valid_after_utc.timestamp():
-        raise ValueError("the client's certificate is out of date")
-    return found
+    def _identify(self, der: bytes | None) -> None:
+        """Once, at the handshake: a connection lives on when its certificate ends."""
+        if der is None:
+            return
+        try:
+            self.peer.identity = self._front.identify(der)
+        except BadCertificate as error:
+            self.peer.refusal = str(error)
 
 
 async def _connect(made: socket.socket, path: str) -> None:
@@ -413,4 +420,4 @@ def listening(host: str, port: int) -> list[socket.socket]:
 def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, int, int, str, tuple[str, int]]]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     unique = {entry[4][0]: entry for entry in found}
-    return sorted(unique.values(), key=lambda entry: entry[0])  # type: ignore[arg-type,return-value]
+    return sorted(unique.values(), key=lambda entry: entry[0])  # type: ignore[arg-type]

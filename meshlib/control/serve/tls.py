@@ -9,6 +9,7 @@ a broken connection instead of the alert that says why. Rules:
 """
 
 import asyncio
+import contextlib
 import ssl
 from typing import Protocol, cast
 
@@ -86,10 +87,8 @@ class Secured(asyncio.Protocol):
         if self._closing or self._raw is None:
             return
         self._closing = True
-        try:
+        with contextlib.suppress(ssl.SSLError):  # it waits for the peer's word, and we don't
             self._tls.unwrap()
-        except ssl.SSLError:  # it waits for the peer's word, and we don't
-            pass
         self._flush()
         if self._heard_all:
             self._raw.close()
