@@ -63,7 +63,7 @@ def read_state(folder: Path) -> State | None:
 
 
 def write_state(folder: Path, state: State) -> None:
-    """Replaces the state whole. OSError: the old one is still there."""
+    """Replaces the state whole. ConfigError: it can't be written, and the old one is still there."""
     content = {
         "version": VERSION,
         "trust_domain": state.trust_domain,
