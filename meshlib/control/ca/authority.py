@@ -43,7 +43,7 @@ from meshlib.identity.spiffe import SpiffeId
 
 log = logging.getLogger(__name__)
 
-ROOTS_FILE = "root-cert.pem"
+ROOTS_FILE = "roots.pem"
 """In the state folder: all roots that are trusted now, for MESHLIB_CA_FILE."""
 RETRY_S = 60.0
 """What on disk could not be used is looked at again after so long, even if it looks unchanged."""
