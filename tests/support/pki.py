@@ -131,7 +131,7 @@ def self_signed() -> Pair:
 
 
 _SHA256_RSA = bytes.fromhex("06092a864886f70d01010b")
-_WEAK = {"md5": (b"\x04", hashes.MD5()), "sha1": (b"\x05", hashes.SHA1())}  # noqa: S303
+_WEAK = {"md5": (b"\x04", hashes.MD5()), "sha1": (b"\x05", hashes.SHA1())}
 
 
 def weakly_signed(pair: Pair, issuer_key: rsa.RSAPrivateKey, algorithm: str) -> Pair:

@@ -10,6 +10,7 @@ Rules:
 - Keys are in no message, no `repr` and no status.
 """
 
+import contextlib
 import dataclasses
 import logging
 from collections import Counter
@@ -288,8 +289,12 @@ class Authority:
         )
 
     def _publish(self) -> None:
+        path, roots = self._folder / ROOTS_FILE, self.roots_pem.encode()
+        with contextlib.suppress(OSError):
+            if path.read_bytes() == roots:
+                return
         try:
-            write_secret(self._folder / ROOTS_FILE, self.roots_pem.encode())
+            write_secret(path, roots)
         except ConfigError as error:
             self._warn(str(error))
 
