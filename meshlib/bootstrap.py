@@ -125,12 +125,12 @@ def _complete(values: dict[str, Any], environ: Mapping[str, str]) -> Bootstrap:
         values["labels"] = (("app", service), (CANONICAL_NAME, service))
     if "state_dir" not in values:
         owner = service or values.get("service_account", "default")
-        home = _state_home(environ)
+        home = state_home(environ)
         values["state_dir"] = home and home / "meshlib" / values.get("namespace", "default") / owner
     return Bootstrap(**values)
 
 
-def _state_home(environ: Mapping[str, str]) -> Path | None:
+def state_home(environ: Mapping[str, str]) -> Path | None:
     """XDG's state folder; a path that is not absolute counts as not set. None: there is no home."""
     given, home = Path(environ.get("XDG_STATE_HOME", "")), Path(environ.get("HOME", ""))
     if given.is_absolute():

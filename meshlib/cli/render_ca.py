@@ -12,7 +12,7 @@ _NEXT = {
 }
 _THEN = {
     "announced": (
-        "Nothing to do. Before then, give the new root to whoever trusts a file: root-cert.pem in the state "
+        "Nothing to do. Before then, give the new root to whoever trusts a file: roots.pem in the state "
         "folder holds both. A join that names the old fingerprint works until then; use the new one after."
     ),
     "issuing": "Nothing to do. Whoever trusts the old root alone must get the new one before then.",

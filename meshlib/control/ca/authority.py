@@ -10,6 +10,7 @@ Rules:
 - Keys are in no message, no `repr` and no status.
 """
 
+import contextlib
 import dataclasses
 import logging
 from collections import Counter
@@ -43,8 +44,10 @@ from meshlib.identity.spiffe import SpiffeId
 
 log = logging.getLogger(__name__)
 
-ROOTS_FILE = "root-cert.pem"
+ROOTS_FILE = "roots.pem"
 """In the state folder: all roots that are trusted now, for MESHLIB_CA_FILE."""
+RETRY_S = 60.0
+"""What on disk could not be used is looked at again after so long, even if it looks unchanged."""
 OVERLAP_S = DAY_S
 """How long a new root is announced before it issues: whoever runs has heard of it by then."""
 
@@ -70,6 +73,7 @@ class Authority:
         self._max_ttl_s = max_ttl_s
         self._now = 0.0
         self._stamp: Stamp = ()
+        self._again = 0.0
         self._held: State | PluggedIn | None = None
         self._problem = ""
         self._issued = 0
@@ -112,17 +116,15 @@ class Authority:
         return made
 
     @classmethod
-    def existing(cls, state_dir: Path, *, now: float, plugin: Path | None = None) -> "Authority":
+    def existing(cls, state_dir: Path, *, now: float) -> "Authority":
         """The authority that was opened in this folder before, whatever its trust domain.
 
         ConfigError: there is none, or it can't be used.
         """
-        if plugin is not None:
-            return cls.open(state_dir, trust_domain="cluster.local", now=now, plugin=plugin)
         state = read_state(state_dir) if state_dir.is_dir() else None
         if state is None:
             raise ConfigError(
-                f"there is no certificate authority in {state_dir}; `meshlib control` makes one when it starts"
+                f"there is no certificate authority in {state_dir}; `meshlib control` makes it at its start"
             )
         return cls.open(state_dir, trust_domain=state.trust_domain, now=now)
 
@@ -144,8 +146,8 @@ class Authority:
     ) -> tuple[str, ...]:
         """A certificate for a workload: PEM of the leaf, each intermediate, the root.
 
-        `identity` and `dns` are who it is for, by whoever authenticated the caller. `ttl_s`: 0 is the default.
-        CsrRefused: with the reason and the name of a gRPC status.
+        `identity` and `dns` are who it is for, by whoever authenticated the caller. `ttl_s`: 0 is the
+        default. CsrRefused: with the reason and the name of a gRPC status. ValueError: a bad name in `dns`.
         """
         try:
             if identity.trust_domain != self.trust_domain:
@@ -169,7 +171,7 @@ class Authority:
     ) -> ServerCertificate:
         """A key and certificate for a server that these host names and IP addresses lead to.
 
-        ValueError: a name is neither, or there is none. ConfigError: the authority's own certificate has ended.
+        ValueError: a name is neither, or there is none. ConfigError: the signing certificate has ended.
         """
         if not names:
             raise ValueError("a server needs a name")
@@ -199,8 +201,7 @@ class Authority:
         kept = self._max_ttl_s if keep_s is None else keep_s
         with locked(self._folder):
             state = self._on_disk()
-            where, until = rotation.phase(state.generations, now)
-            if where is rotation.Phase.ANNOUNCED:
+            if rotation.phase(state.generations, now)[0] is rotation.Phase.ANNOUNCED:
                 raise ConfigError("a rotation is under way; wait until its root issues")
             new = new_generation(state.trust_domain, now)
             after = rotation.succeed(state.generations, new, now, overlap_s, kept)
@@ -215,10 +216,11 @@ class Authority:
         """
         before = self._told()
         self._now = now
-        if stamp(*self._files()) != self._stamp:
+        if stamp(*self._files()) != self._stamp or now >= self._again:
             try:
                 self._load(now)
             except ConfigError as error:
+                self._again = now + RETRY_S
                 self._warn(f"what was in force stays: {error}")
         held = self._state()
         if isinstance(held, State) and self._tidied(held, now) != held:
@@ -226,7 +228,7 @@ class Authority:
                 with locked(self._folder):
                     write_state(self._folder, self._tidied(self._on_disk(), now))
                 self._load(now)
-            except (ConfigError, OSError) as error:
+            except ConfigError as error:
                 self._warn(f"the issuing certificate can't be renewed: {error}")
         changed = self._told() != before
         if changed:
@@ -249,6 +251,7 @@ class Authority:
         self._stamp = stamp(*self._files())
         self._held = read_plugin(self._plugin, now) if self._plugin is not None else self._on_disk()
         self._now = now
+        self._again = float("inf")
         self._problem = ""
 
     def _on_disk(self) -> State:
@@ -276,14 +279,24 @@ class Authority:
     @staticmethod
     def _tidied(state: State, now: float) -> State:
         """With issuers renewed that are due, and without what is long forgotten."""
-        kept = (_renewed(one, state.trust_domain, now) for one in rotation.remembered(state.generations, now))
-        return dataclasses.replace(state, generations=tuple(kept))
+        kept = rotation.remembered(state.generations, now)
+        signing = rotation.issuing(kept, now), kept[-1]
+        return dataclasses.replace(
+            state,
+            generations=tuple(
+                _renewed(one, state.trust_domain, now) if one in signing else one for one in kept
+            ),
+        )
 
     def _publish(self) -> None:
+        path, roots = self._folder / ROOTS_FILE, self.roots_pem.encode()
+        with contextlib.suppress(OSError):
+            if path.read_bytes() == roots:
+                return
         try:
-            write_secret(self._folder / ROOTS_FILE, self.roots_pem.encode())
-        except OSError as error:
-            self._warn(f"{self._folder / ROOTS_FILE} can't be written: {error.strerror}")
+            write_secret(path, roots)
+        except ConfigError as error:
+            self._warn(str(error))
 
     def _warn(self, problem: str) -> None:
         """Once for each problem."""
@@ -295,6 +308,6 @@ class Authority:
 def _renewed(one: rotation.Generation, trust_domain: str, now: float) -> rotation.Generation:
     own, root = one.issuer.chain
     last = own.not_valid_after_utc >= root.not_valid_after_utc
-    if one.trusted_until is not None or last or not is_due(Term.of(own), now, 0.0):
+    if last or not is_due(Term.of(own), now, 0.0):
         return one
     return dataclasses.replace(one, issuer=make_issuer(one.label, trust_domain, one.root_key, root, now))

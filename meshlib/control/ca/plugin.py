@@ -1,4 +1,4 @@
-"""A CA that somebody else keeps: Istio's plug-in files ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem.
+"""A CA that somebody else keeps, in Istio's files: ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem.
 
 They are read and never written. All four are checked together, down to a certificate on trial, so that a
 set that does not fit is found here and not in a handshake. The key may be readable by the file's group,

@@ -21,7 +21,7 @@ MAX_TTL_S = 90 * 24 * 3600
 """Istio's DEFAULT_WORKLOAD_CERT_TTL and MAX_WORKLOAD_CERT_TTL."""
 _BEGIN, _END = "-----BEGIN ", "-----END "
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
-_HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*", re.IGNORECASE)
+_HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 MAX_HOST = 253
 
 
@@ -66,7 +66,7 @@ def lifetime(ttl_s: int, max_ttl_s: int) -> int:
 
 def host_names(names: Sequence[str]) -> list[x509.GeneralName]:
     """DNS names and IP addresses as they stand in a certificate. ValueError: one is neither."""
-    return [_host_name(name) for name in dict.fromkeys(names)]
+    return [_host_name(name) for name in dict.fromkeys(name.lower() for name in names)]
 
 
 def _host_name(name: str) -> x509.GeneralName:
@@ -76,4 +76,4 @@ def _host_name(name: str) -> x509.GeneralName:
         pass
     if len(name) > MAX_HOST or not _HOST.fullmatch(name):
         raise ValueError(f"{name[:80]!r} is neither a host name nor an address")
-    return x509.DNSName(name.lower())
+    return x509.DNSName(name)

@@ -54,7 +54,7 @@ def read_state(folder: Path) -> State | None:
         if not generations:
             raise ValueError("it holds no root")
         return State(str(found["trust_domain"]), generations)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         # A parser's message may quote a key; those of this project never do.
         reason = str(error) if type(error) is ValueError else type(error).__name__
         raise ConfigError(
@@ -63,7 +63,7 @@ def read_state(folder: Path) -> State | None:
 
 
 def write_state(folder: Path, state: State) -> None:
-    """Replaces the state whole. OSError: the old one is still there."""
+    """Replaces the state whole. ConfigError: it can't be written, and the old one is still there."""
     content = {
         "version": VERSION,
         "trust_domain": state.trust_domain,

@@ -28,7 +28,7 @@ LOCK_WAIT_S = 10.0
 _LOOK_S = 0.02
 
 Stamp = tuple[tuple[int, int, int], ...]
-"""Of each file: when it was changed, which one it is, its size; zeros: there is none."""
+"""Of each file: when it or its mode was changed, which one it is, its size; zeros: there is none."""
 
 
 def default_folder(environ: Mapping[str, str]) -> Path | None:
@@ -42,7 +42,7 @@ def prepare(folder: Path) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         about = folder.stat()
-        if about.st_uid not in {os.geteuid(), 0}:
+        if _strange(about):
             raise ConfigError(f"the folder {folder} belongs to another user; secrets need one of their own")
         if not about.st_mode & 0o077:
             return
@@ -68,7 +68,7 @@ def read_secret(path: Path, *, group: bool = False) -> bytes:
         about = os.fstat(handle)
         if not stat.S_ISREG(about.st_mode):
             raise ConfigError(f"{path} is no file")
-        if about.st_uid not in {os.geteuid(), 0}:
+        if _strange(about):
             raise ConfigError(f"{path} belongs to another user")
         if about.st_mode & (0o037 if group else 0o077):
             raise ConfigError(f"{path} is open to other users; run: chmod 600 {path}")
@@ -78,10 +78,18 @@ def read_secret(path: Path, *, group: bool = False) -> bytes:
 
 
 def write_secret(path: Path, content: bytes) -> None:
-    """Replaces a file whole. OSError: the old one is still there."""
+    """Replaces a file whole. ConfigError: it can't be written, and the old one is still there."""
+    try:
+        _replace(path, content)
+    except OSError as error:
+        raise ConfigError(f"{path} can't be written: {error.strerror}") from None
+
+
+def _replace(path: Path, content: bytes) -> None:
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=_unfinished(path))  # 0600, exclusive
     try:
         with os.fdopen(handle, "wb") as file:
+            _give(handle, path.parent)
             file.write(content)
             file.flush()
             os.fsync(handle)
@@ -107,8 +115,12 @@ def sweep(path: Path) -> None:
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds the folder's lock. ConfigError: another process keeps it."""
-    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise ConfigError(f"{folder / LOCK} can't be used: {error.strerror}") from None
+    try:
+        _give(handle, folder)
         _take(handle, folder)
         yield
     finally:
@@ -138,7 +150,19 @@ def _stamp(path: Path) -> tuple[int, int, int]:
         about = path.stat()
     except OSError:
         return (0, 0, 0)
-    return (about.st_mtime_ns, about.st_ino, about.st_size)
+    return (about.st_ctime_ns, about.st_ino, about.st_size)
+
+
+def _strange(about: os.stat_result) -> bool:
+    """Whether it belongs to neither us nor the superuser, who may use what is anybody's."""
+    return os.geteuid() != 0 and about.st_uid not in {os.geteuid(), 0}
+
+
+def _give(handle: int, folder: Path) -> None:
+    """What the superuser writes in a user's folder is that user's: the service must read it."""
+    owner = folder.stat()
+    if os.geteuid() == 0 and os.fstat(handle).st_uid != owner.st_uid:
+        os.fchown(handle, owner.st_uid, owner.st_gid)
 
 
 def _unfinished(path: Path) -> str:
