@@ -22,17 +22,19 @@ from meshlib.control.istio.problem import Severity
 from meshlib.control.sources.text import documents_in
 from meshlib.dataplane.decode.clusters import decode_cluster
 from meshlib.dataplane.decode.endpoints import decode_endpoints
-from meshlib.dataplane.decode.listeners import decode_listener
+from meshlib.dataplane.decode.listeners import listener_value
+from meshlib.dataplane.decode.mtls import decode_roots
 from meshlib.dataplane.decode.routes import decode_routes
 from meshlib.xds import pb
 from meshlib.xds.kinds import Kind
 from meshlib.xds.node import Client, Flavour, Locality
 
 DECODERS: dict[Kind, Callable[[Any], object]] = {
-    Kind.LISTENER: decode_listener,
+    Kind.LISTENER: listener_value,
     Kind.ROUTES: decode_routes,
     Kind.CLUSTER: decode_cluster,
     Kind.ENDPOINTS: decode_endpoints,
+    Kind.SECRET: decode_roots,
 }
 HERE = Path(__file__).parent
 VIEW = re.compile(r"^# view (\S+): (.*)$", re.MULTILINE)
