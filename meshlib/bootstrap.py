@@ -27,7 +27,9 @@ PREFIX = "MESHLIB_"
 DEFAULT_CONTROL = "127.0.0.1:15010"
 CANONICAL_NAME = "service.istio.io/canonical-name"
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
+_HEX = frozenset("0123456789abcdef")
 _MAX_NAME = 253
+_MAX_TOKEN = 16 * 1024
 T = TypeVar("T")
 
 
@@ -61,6 +63,16 @@ class Bootstrap:
     ports: tuple[tuple[str, int], ...] = ()
     """What this process serves, by port name; sorted."""
     weight: int = 1
+    ca_fingerprint: str = ""
+    """`sha256:<hex>` of the mesh's root certificate: what to trust at the first contact."""
+    ca_file: Path | None = None
+    """The mesh's root certificates, PEM, instead of a fingerprint."""
+    token: str = field(default="", repr=False)
+    """What proves who this is at the first contact; later its certificate does."""
+    token_file: Path | None = None
+    """Where such a token is; read anew each time it is needed, for Kubernetes replaces it."""
+    allow_plaintext: bool = False
+    """Whether a control service without TLS is talked to: there is no identity then, and no mutual TLS."""
 
     @property
     def label_map(self) -> Mapping[str, str]:
@@ -75,6 +87,8 @@ class _Setting:
     read: Callable[[Any], Any]
     allowed: str
     default: Any = field(default=None)
+    secret: bool = False
+    """Whether it is never shown."""
 
 
 def bootstrap(environ: Mapping[str, str] | None = None, **arguments: Any) -> Bootstrap:
@@ -82,7 +96,8 @@ def bootstrap(environ: Mapping[str, str] | None = None, **arguments: Any) -> Boo
 
     Arguments: `control`, `namespace`, `service`, `service_account`, `labels` (mapping or `a=b,c=d`),
     `locality`, `state_dir` (a path; empty: keep nothing), `first_call_timeout`, `idle_targets`, `drain`
-    (seconds), `max_targets`, `address`, `ports` (mapping or `http=9080`), `weight`.
+    (seconds), `max_targets`, `address`, `ports` (mapping or `http=9080`), `weight`, `ca_fingerprint`,
+    `ca_file`, `token`, `token_file`, `allow_plaintext`.
     ConfigError: one can't be used. TypeError: no such argument.
     """
     found = os.environ if environ is None else environ
@@ -126,8 +141,9 @@ def _state_home(environ: Mapping[str, str]) -> Path | None:
 def _read(setting: _Setting, name: str, given: Any) -> Any:
     try:
         return setting.read(given)
-    except (ValueError, TypeError, AttributeError, OverflowError):
-        raise ConfigError(f"{name}: found {given!r}; allowed is {setting.allowed}") from None
+    except (ValueError, TypeError, AttributeError, OverflowError, KeyError):
+        shown = "***" if setting.secret else repr(given)
+        raise ConfigError(f"{name}: found {shown}; allowed is {setting.allowed}") from None
 
 
 def _warn_of_unknown(environ: Mapping[str, str]) -> None:
@@ -223,6 +239,38 @@ def _state_dir(given: Any) -> Path | None:
     return Path(text).expanduser() if text else None
 
 
+def _file(given: Any) -> Path:
+    text = os.fspath(given)
+    if not text:
+        raise ValueError(given)
+    return Path(text).expanduser()
+
+
+def _fingerprint(given: Any) -> str:
+    algorithm, _, digest = given.strip().lower().partition(":")
+    plain = digest.replace(":", "")
+    if algorithm != "sha256" or len(plain) != 64 or not _HEX.issuperset(plain):
+        raise ValueError(given)
+    return f"sha256:{plain}"
+
+
+def _token(given: Any) -> str:
+    if (
+        not isinstance(given, str)
+        or len(given) > _MAX_TOKEN
+        or not given.isascii()
+        or given.split() != [given]
+    ):
+        raise ValueError
+    return given
+
+
+def _yes_or_no(given: Any) -> bool:
+    if isinstance(given, bool):
+        return given
+    return {"true": True, "1": True, "false": False, "0": False}[given.lower()]
+
+
 def _address(given: Any) -> str:
     import ipaddress  # half a millisecond that only servers need
 
@@ -249,4 +297,9 @@ _SETTINGS = {
     "address": _Setting(_address, "the IP address at which others reach this process"),
     "ports": _Setting(_ports, "name=number pairs, such as http=9080, numbers from 1 to 65535"),
     "weight": _Setting(_whole(1, 128 * 1024), "a whole number from 1 to 131072"),
+    "ca_fingerprint": _Setting(_fingerprint, "sha256: and 64 hex digits, as `meshlib control` prints it"),
+    "ca_file": _Setting(_file, "the path of a file of PEM certificates"),
+    "token": _Setting(_token, "a token, as `meshlib ca token` prints it", secret=True),
+    "token_file": _Setting(_file, "the path of a file that holds a token"),
+    "allow_plaintext": _Setting(_yes_or_no, "true or false"),
 }

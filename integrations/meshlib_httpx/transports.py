@@ -27,6 +27,7 @@ from meshlib.dataplane.http.codec import Unsendable
 from meshlib.dataplane.http.limits import OwnTimeouts, TooSlow
 from meshlib.dataplane.mesh import Mesh
 from meshlib.dataplane.mirroring import AsyncMirrors, Mirrors
+from meshlib.dataplane.tls import Contexts
 from meshlib.errors import ControlError, Flight
 from meshlib.xds.names import BLOCK_ALL
 from meshlib_httpx.errors import ConnectFailed, of_control, of_failure, of_own
@@ -42,7 +43,7 @@ class Transport(httpx.BaseTransport):
         self._mesh = mesh
         self._https = https
         self._https_is_ours = https is None
-        self._connections = blocking.Connections(time.monotonic)
+        self._connections = blocking.Connections(time.monotonic, self._contexts)
         self._mirrors = Mirrors(self._connections, time.monotonic)
         fork.watch(self)
 
@@ -80,6 +81,9 @@ class Transport(httpx.BaseTransport):
         stream = _Stream(answer.body, request) if isinstance(answer.body, Body) else _whole(answer)
         return _response(answer, stream)
 
+    def _contexts(self) -> Contexts | None:
+        return self.mesh.contexts
+
     def _plain(self) -> httpx.BaseTransport:
         if self._https is None:
             self._https = httpx.HTTPTransport()
@@ -105,7 +109,7 @@ class Transport(httpx.BaseTransport):
         if self._https_is_ours:
             self._https = None
         self._connections.abandon()
-        self._connections = blocking.Connections(time.monotonic)
+        self._connections = blocking.Connections(time.monotonic, self._contexts)
         self._mirrors = Mirrors(self._connections, time.monotonic)
 
 
@@ -117,7 +121,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         self._mesh = mesh
         self._https = https
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._connections = asynchronous.Connections(time.monotonic)
+        self._connections = asynchronous.Connections(time.monotonic, self._contexts)
         self._mirrors = AsyncMirrors(self._connections, time.monotonic)
 
     @property
@@ -159,9 +163,12 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             if self._loop is not None:
-                self._connections = asynchronous.Connections(time.monotonic)
+                self._connections = asynchronous.Connections(time.monotonic, self._contexts)
                 self._mirrors = AsyncMirrors(self._connections, time.monotonic)
             self._loop = loop
+
+    def _contexts(self) -> Contexts | None:
+        return self.mesh.contexts
 
     def _plain(self) -> httpx.AsyncBaseTransport:
         if self._https is None:

@@ -11,6 +11,7 @@ import typer.main
 COMMANDS = {
     "demo": "meshlib.cli.demo:demo",
     "control": "meshlib.cli.control:control",
+    "serve": "meshlib.cli.serve:serve",
     "check": "meshlib.cli.check:check",
     "explain": "meshlib.cli.explain:explain",
     "status": "meshlib.cli.status:status",

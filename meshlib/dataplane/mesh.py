@@ -11,6 +11,7 @@ Rules:
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -18,7 +19,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from meshlib.bootstrap import Bootstrap, bootstrap
 from meshlib.core.inbound import Inbound
@@ -27,11 +28,16 @@ from meshlib.core.view import View
 from meshlib.dataplane import fork
 from meshlib.dataplane.ads import Ads, decoders
 from meshlib.dataplane.cache import Cache
+from meshlib.dataplane.grpc_stream import KeptStream, Secure, in_the_clear
+from meshlib.dataplane.tls import Contexts
 from meshlib.dataplane.views import Views
 from meshlib.errors import Closed, ControlUnavailable
 from meshlib.xds.kinds import Kind
 from meshlib.xds.names import inbound_listener
 from meshlib.xds.node import Client, Flavour, Locality, to_node
+
+if TYPE_CHECKING:
+    from meshlib.dataplane.certs import Certs
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +84,17 @@ def ads_source(settings: Bootstrap, client: Client, views: Views, changed: Calla
     if settings.state_dir is not None:
         who = (settings.control, client.namespace, client.service_account, repr(client.labels))
         cache = Cache(settings.state_dir, (*who, str(client.locality)))
-    return Ads(settings, to_node(client), views, cache, changed=changed)
+    keep = functools.partial(KeptStream, secure=secure(settings))
+    return Ads(settings, to_node(client), views, cache, changed=changed, keep=keep)
+
+
+def secure(settings: Bootstrap) -> Secure:
+    """How connections to the control service are secured: by this workload's certificate, or not at all."""
+    if settings.allow_plaintext:
+        return in_the_clear
+    from meshlib.dataplane.certs import certs_of  # which loads cryptography
+
+    return certs_of(settings).secure
 
 
 class Mesh:
@@ -152,6 +168,22 @@ class Mesh:
     def connected(self) -> bool:
         """Whether the control service is being heard."""
         return self._source.connected
+
+    @property
+    def certs(self) -> "Certs | None":
+        """This workload's certificate; None: control runs in this process, or is talked to in plain text."""
+        who = self.bootstrap
+        if who.local or who.allow_plaintext:
+            return None
+        from meshlib.dataplane.certs import certs_of
+
+        return certs_of(who)
+
+    @property
+    def contexts(self) -> Contexts | None:
+        """TLS by this workload's certificate; None: it has none."""
+        certs = self.certs
+        return None if certs is None else certs.contexts
 
     @property
     def ledger(self) -> Ledger:

@@ -11,6 +11,7 @@ Rules:
 """
 
 import atexit
+import functools
 import ipaddress
 import logging
 import os
@@ -26,6 +27,7 @@ from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane import fork
 from meshlib.dataplane.ads import backoff
 from meshlib.dataplane.grpc_stream import Kept, KeptStream
+from meshlib.dataplane.mesh import secure
 from meshlib.errors import ConfigError
 from meshlib.xds import pb
 from meshlib.xds.client_stream import ProtocolError
@@ -45,9 +47,12 @@ class Registration:
     def __init__(
         self,
         settings: Bootstrap,
-        keep: Callable[[str, str, str, "Registration"], Kept] = KeptStream,
+        keep: Callable[[str, str, str, "Registration"], Kept] | None = None,
     ) -> None:
-        """Starts at once, and waits for nothing. ConfigError: `ports` is missing, or has no address."""
+        """Starts at once, and waits for nothing; `keep` None: on a stream to the control service.
+
+        ConfigError: `ports` is missing, or has no address.
+        """
         if not settings.ports:
             raise ConfigError(
                 'ports: found nothing; needed is what this process serves, such as {"http": 9080}'
@@ -65,6 +70,7 @@ class Registration:
         self._interval = _LONGEST_INTERVAL
         self._attempts = 0
         self._owner = os.getpid()
+        keep = keep or functools.partial(KeptStream, secure=secure(settings))
         self._kept = keep("meshlib-register", settings.control, pb.HDS, self)
         self._kept.start()
         atexit.register(self.close)

@@ -1,0 +1,96 @@
+"""ASGI middleware: policy, the caller, and what travels on."""
+
+from collections.abc import Iterable
+from urllib.parse import quote
+
+import meshlib
+from meshlib.core.actions import Reply
+from meshlib.core.request import Header, RequestHead
+from meshlib.dataplane import context
+from meshlib.dataplane.gate import Admitted, Gate
+from meshlib_asgi.peers import Application, Receive, Scope, Send, peer_of
+
+_SCHEMES = {"ws": "http", "wss": "https"}
+
+
+class MeshMiddleware:
+    """Wraps an ASGI application. Lifespan events pass through."""
+
+    def __init__(self, app: Application, gate: Gate | None = None, *, port: int | None = None) -> None:
+        """`gate` None: of the process's own mesh at `port`; that None: the port that the server says.
+
+        The policies are those of the workload's port, so behind a port mapping `port` must be given.
+        """
+        self.app = app
+        self._gate = gate
+        self._port = port
+        self._gates: dict[int, Gate] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        gate = self._gate or self._gate_at(self._port or _port(scope))
+        await gate.aprepare()
+        head = head_of(scope)
+        verdict = await gate.aadmit(head, peer_of(scope, gate.principal))
+        if isinstance(verdict, Reply):
+            await refuse(verdict, scope, receive, send)
+            return
+        tell(scope, verdict, head)
+        with context.entered(gate.handed(verdict)):
+            await self.app(scope, receive, send)
+
+    def _gate_at(self, port: int) -> Gate:
+        found = self._gates.get(port)
+        return found or self._gates.setdefault(port, Gate(meshlib.default(), port))
+
+
+def head_of(scope: Scope) -> RequestHead:
+    """The request as it came."""
+    authority, headers = "", []
+    for header in scope["headers"]:
+        if header[0] == b"host":
+            authority = header[1].decode("latin-1")
+        else:
+            headers.append(header)
+    raw = scope.get("raw_path")
+    path = raw.decode("latin-1") if raw else quote(scope["path"], safe="/%:@!$&'()*+,;=~-._")
+    query = scope.get("query_string")
+    if query and "?" not in path:
+        path = f"{path}?{query.decode('latin-1')}"
+    scheme = scope.get("scheme", "http")
+    return RequestHead(scope.get("method", "GET"), _SCHEMES.get(scheme, scheme), authority, path, headers)
+
+
+def tell(scope: Scope, admitted: Admitted, head: RequestHead) -> None:
+    """Puts into the scope who calls, and the headers as they were left by the mesh."""
+    scope.setdefault("state", {})["mesh"] = admitted.caller
+    if admitted.head is not head:
+        host: list[Header] = [(b"host", admitted.head.authority.encode("latin-1"))] if head.authority else []
+        scope["headers"] = [*host, *_lower(admitted.head.headers)]
+
+
+def _lower(headers: Iterable[Header]) -> list[Header]:
+    return [(name.lower(), value) for name, value in headers]
+
+
+async def refuse(reply: Reply, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers for the application."""
+    headers = [*reply.headers, (b"content-length", str(len(reply.body)).encode())]
+    if scope["type"] == "websocket":
+        await receive()  # websocket.connect
+        if "websocket.http.response" not in (scope.get("extensions") or {}):
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        kind = "websocket.http.response"
+    else:
+        kind = "http.response"
+    await send({"type": f"{kind}.start", "status": reply.status, "headers": headers})
+    await send({"type": f"{kind}.body", "body": reply.body})
+
+
+def _port(scope: Scope) -> int:
+    server = scope.get("server")
+    return int(server[1] or 0) if server else 0
