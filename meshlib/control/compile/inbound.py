@@ -19,8 +19,8 @@ from meshlib.control.compile.mtls import least_version, trust_domains
 from meshlib.control.compile.provenance import mark_document
 from meshlib.control.compile.secrets import put_socket, show_own, trust_mesh
 from meshlib.control.graph.graph import Graph
-from meshlib.control.istio.peerauthentication import MutualTLSMode
 from meshlib.control.istio.parse import spell
+from meshlib.control.istio.peerauthentication import MutualTLSMode
 from meshlib.identity.spiffe import SCHEME
 from meshlib.xds import pb
 from meshlib.xds.names import MUTUAL, TLS_MODE_LABEL

@@ -32,9 +32,11 @@ _SANS = {
     "suffix": SanMatch.SUFFIX,
     "contains": SanMatch.CONTAINS,
 }
-_NARROWER = (
-    *("verify_certificate_spki", "verify_certificate_hash", "match_typed_subject_alt_names", "crl"),
-    *("require_signed_certificate_timestamp", "custom_validator_config", "max_verify_depth"),
+_NARROWER = frozenset(
+    (
+        *("verify_certificate_spki", "verify_certificate_hash", "match_typed_subject_alt_names", "crl"),
+        *("require_signed_certificate_timestamp", "custom_validator_config", "max_verify_depth"),
+    )
 )
 """Of a validation context: what would let fewer peers through."""
 
@@ -204,10 +206,9 @@ def decode_mesh_trust(common: Any) -> tuple[Any, str]:
 
 def decode_sans(context: Any, path: str) -> tuple[tuple[SanMatch, str], ...]:
     """The names of which a peer must have one, of a CertificateValidationContext; empty: any."""
-    for name in _NARROWER:
-        field = context.DESCRIPTOR.fields_by_name[name]
-        if getattr(context, name) if field.label == field.LABEL_REPEATED else context.HasField(name):
-            raise Refused(f"{path}.{name}", "is not supported")
+    for field, _ in context.ListFields():
+        if field.name in _NARROWER:
+            raise Refused(f"{path}.{field.name}", "is not supported")
     if len(context.match_subject_alt_names) > MAX_SANS:
         raise Refused(f"{path}.match_subject_alt_names", f"more than {MAX_SANS}")
     found = []
