@@ -97,11 +97,20 @@ class Report:
         new = [problem for problem in now if problem not in before]
         for problem in new:
             self._print(f"{_MARKS[problem.severity]} {escape(str(problem))}")
-        gone = sum(problem not in now for problem in before)
+        over = [problem for problem in before if problem not in now]
+        files = {problem.file for problem in now} | {document.file for document in self._served()}
+        gone = sum(bool(problem.file) and problem.file not in files for problem in over)
+        fixed = len(over) - gone
         if any(problem.severity is Severity.ERROR for problem in new):
             self._print("[dim]what is broken keeps its last good state[/]")
-        elif gone and not new:
-            self._print(f"[green]✓[/] {gone} problem{'s' * (gone != 1)} fixed")
+        elif not new:
+            if fixed:
+                self._print(f"[green]✓[/] {fixed} problem{'s' * (fixed != 1)} fixed")
+            if gone:
+                self._print(f"{gone} problem{'s' * (gone != 1)} gone with what was in the file")
+
+    def _served(self) -> Iterable[AnyDocument]:
+        return (self._documents or {}).values()
 
     def _of_servers(self, now: dict[str, Registration]) -> None:
         before, self._servers = self._servers, now

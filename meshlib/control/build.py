@@ -24,14 +24,20 @@ class Builder:
         self._graph: Graph | None = None
         self._compiler: GraphCompiler | None = None
 
-    def __call__(self, loaded: Loaded, registrations: tuple[Registration, ...], version: str) -> Built:
-        """The configuration of that version."""
+    def __call__(
+        self,
+        loaded: Loaded,
+        registrations: tuple[Registration, ...],
+        version: str,
+        roots_pem: bytes = b"",
+    ) -> Built:
+        """The configuration of that version; `roots_pem` are the mesh's roots."""
         if self._graph is None or loaded is not self._loaded:
             self._graph = build_graph(loaded.documents, registrations)
             self._loaded = loaded
-            analyse = partial(analyze, loaded.documents)
+            analyse = partial(analyze, loaded.documents, loaded.problems)
         else:
             self._graph = self._graph.with_registrations(registrations)
             analyse = None
-        self._compiler = GraphCompiler(self._graph, version, before=self._compiler)
+        self._compiler = GraphCompiler(self._graph, version, before=self._compiler, roots_pem=roots_pem)
         return Built(self._compiler, analyse=analyse)

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 
 from meshlib.core.mtls import ServerTls
+from meshlib.core.route.rule import Origin
+
+_DEFAULT = Origin()
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,3 +17,5 @@ class Inbound:
     tls: ServerTls
     filters: tuple[object, ...] = ()
     """What each HTTP filter became, in the order in which they see a request."""
+    origin: Origin = _DEFAULT
+    """Which YAML decided `tls.mode`; empty: none, it is the default."""

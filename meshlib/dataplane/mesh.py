@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from meshlib.bootstrap import Bootstrap, bootstrap
+from meshlib.core.inbound import Inbound
 from meshlib.core.ledger import Ledger
 from meshlib.core.view import View
 from meshlib.dataplane import fork
@@ -32,6 +33,7 @@ from meshlib.dataplane.tls import Contexts
 from meshlib.dataplane.views import Views
 from meshlib.errors import Closed, ControlUnavailable
 from meshlib.xds.kinds import Kind
+from meshlib.xds.names import inbound_listener
 from meshlib.xds.node import Client, Flavour, Locality, to_node
 
 if TYPE_CHECKING:
@@ -219,6 +221,32 @@ class Mesh:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
                         await changed.wait()
+
+    def want_inbound(self, port: int) -> None:
+        """Asks for the policy of a port that this process serves, and waits for nothing."""
+        if not self._closed:
+            self._asked = True
+            self._source.want(inbound_listener(port))
+
+    def prepare_inbound(self, port: int) -> Inbound:
+        """Waits until it is known what a served port asks of its callers; fails as `prepare` does, and with
+        ControlUnavailable where control knows no policy.
+        """
+        self.prepare(inbound_listener(port))
+        return self._inbound(port)
+
+    async def aprepare_inbound(self, port: int) -> Inbound:
+        """`prepare_inbound` for asyncio."""
+        await self.aprepare(inbound_listener(port))
+        return self._inbound(port)
+
+    def _inbound(self, port: int) -> Inbound:
+        found = self._view.inbound.get(inbound_listener(port))
+        if found is None:
+            raise ControlUnavailable(
+                f"the control service {self.bootstrap.control} has no policy for port {port}"
+            )
+        return found
 
     def _is_known(self, name: str) -> bool:
         target = self._views.targets.get(name)

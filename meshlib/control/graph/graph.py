@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from meshlib.control.graph.destinationrules import DestinationRules
 from meshlib.control.graph.hosts import DOMAIN, HostIndex, is_wildcard
+from meshlib.control.graph.peerauthentication import PeerAuthentications
 from meshlib.control.graph.scope import Scope
 from meshlib.control.graph.sidecars import Sidecars
 from meshlib.control.graph.virtualservices import VirtualServices
@@ -29,6 +30,7 @@ class Graph:
         virtual_services: VirtualServices,
         destination_rules: DestinationRules,
         sidecars: Sidecars,
+        peer_authentications: PeerAuthentications,
         domain: str,
     ) -> None:
         """`mesh_fingerprint` changes whenever the mesh's settings do."""
@@ -38,6 +40,7 @@ class Graph:
         self.virtual_services = virtual_services
         self.destination_rules = destination_rules
         self.sidecars = sidecars
+        self.peer_authentications = peer_authentications
         self.domain = domain
         self.hosts: Sequence[str] = sorted(registry.services)
         self.wildcard_services: HostIndex[str] = HostIndex()
@@ -80,14 +83,16 @@ def build_graph(
     meshes = sorted(kinds.get("MeshConfig", ()), key=lambda document: document.age)
     mesh: MeshConfig = meshes[0].spec if meshes else MeshConfig()
     root = mesh.root_namespace
+    peers = PeerAuthentications(kinds.get("PeerAuthentication", ()), root)
     return Graph(
         mesh,
         meshes[0].fingerprint if meshes else "",
-        build_registry(documents, tuple(registrations), domain),
+        build_registry(documents, tuple(registrations), domain, peers.takes_mutual_tls),
         VirtualServices(kinds.get("VirtualService", ()), mesh.default_virtual_service_export_to, domain),
         DestinationRules(
             kinds.get("DestinationRule", ()), mesh.default_destination_rule_export_to, root, domain
         ),
         Sidecars(kinds.get("Sidecar", ()), root),
+        peers,
         domain,
     )
