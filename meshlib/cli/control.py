@@ -80,6 +80,8 @@ def control(
     from meshlib.cli.address import checked_address
     from meshlib.cli.control_security import Asked
 
+    # gRPC's own log lines would stand beside ours when the port is taken; it reads this when imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     checked_address(listen, "--listen")
     asked = Asked(
         state,

@@ -1,4 +1,4 @@
-"""How `meshlib control` is secured: the authority of its state folder, the tokens it takes, how to join it."""
+"""How `meshlib control` is secured: its authority, the tokens that it takes, and how to join it."""
 
 import os
 import resource
@@ -103,7 +103,8 @@ def how_to_join(console: "Console", asked: Asked, security: "Security", address:
         console.print(f"  export {line}", highlight=False, markup=False, soft_wrap=True)
     if security.pods is not None:
         console.print(
-            "\nA pod of Kubernetes has a token already: MESHLIB_TOKEN_FILE=/var/run/secrets/tokens/istio-token",
+            "\nA pod of Kubernetes has a token, where it mounts one for audience istio-ca: "
+            "MESHLIB_TOKEN_FILE=/var/run/secrets/tokens/istio-token",
             highlight=False,
             soft_wrap=True,
         )

@@ -113,7 +113,10 @@ def fetch_status(address: str, timeout: float, operator: Operator | None = None)
 
     ControlUnavailable: no answer.
     """
-    options = [("grpc.max_receive_message_length", MAX_REPLY), ("grpc.enable_http_proxy", 0)]
+    options: list[tuple[str, Any]] = [
+        ("grpc.max_receive_message_length", MAX_REPLY),
+        ("grpc.enable_http_proxy", 0),
+    ]
     metadata: tuple[tuple[str, str], ...] = ()
     if operator is None:
         opened = grpc.insecure_channel(address, options=options)
