@@ -15,18 +15,17 @@ from support.commands import MESHLIB, Control, answers, meshlib, wait_until
 from support.ports import free_port
 
 MESH = """
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
+apiVersion: v1
+kind: Service
 metadata: {name: reviews}
 spec:
-  hosts: [reviews.example]
-  ports: [{number: 80, name: http, protocol: HTTP}]
-  resolution: STATIC
+  ports: [{port: 80, name: http}]
+  selector: {app: reviews}
 """
 JOIN = """
 import meshlib, sys
 with meshlib.connect() as mesh, meshlib.Client(mesh=mesh) as client:
-    print(client.get("http://reviews.example/").status_code)
+    print(client.get("http://reviews.default.svc.cluster.local/").status_code)
 """
 
 
@@ -143,7 +142,7 @@ def test_status_from_elsewhere_needs_an_operators_token(
     [
         (("--ttl", "soon"), "is no duration"),
         (("--ttl", "9000h"), "lifetime of a token"),
-        (("--namespace", "a/b"), "is no name"),
+        (("--namespace", "a/b"), "--namespace"),
         (("--operator", "--namespace", "shop"), "operators are of istio-system"),
     ],
 )
@@ -167,7 +166,8 @@ def test_no_token_without_an_authority(tmp_path: Path) -> None:
 def test_the_trust_domain_is_the_meshconfigs(tmp_path: Path) -> None:
     (tmp_path / "mesh").mkdir()
     (tmp_path / "mesh" / "config.yaml").write_text(
-        "apiVersion: mesh.istio.io/v1alpha1\nkind: MeshConfig\ntrustDomain: shop.example\nrootNamespace: ops\n"
+        "apiVersion: mesh.istio.io/v1alpha1\nkind: MeshConfig\n"
+        "trustDomain: shop.example\nrootNamespace: ops\n"
     )
     with control(tmp_path):
         said = (tmp_path / "state" / "mesh.json").read_text()
