@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -34,6 +35,9 @@ def control(
 ) -> None:
     """Serve a folder of Istio YAML to the mesh; a saved edit takes effect within a second."""
     from meshlib.cli.address import checked_address
+
+    # gRPC's own log lines would stand beside ours when the port is taken; it reads this when imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from meshlib.control.serve.server import is_loopback, listen_address
 
     checked_address(listen, "--listen")

@@ -98,6 +98,8 @@ endpoints:
 ports: [{name: http, port: 8080}]
 """
     assert found(registry(text)) == [("10.0.0.2", 8080)]
+    any_port = documents_in(text.replace("{name: http, port: 8080}", "{name: http}"), "mesh.yaml")
+    assert found(build_registry(any_port.documents)) == []
 
 
 def test_other_registrations_leave_the_first_registry_alone() -> None:
