@@ -19,6 +19,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from meshlib.control.built import Build
@@ -56,6 +57,15 @@ class ControlService:
 
         ConfigError: `listen` is no address that can be served; not one of `security`, `allow_plaintext`.
         """
+        if security is not None:
+            told, service = security.changed, self
+
+            def changed() -> None:
+                told()
+                service._changed.set()
+
+            security = replace(security, changed=changed)
+        self._security = security
         self._source = source
         self._build = build
         self._settle = settle
@@ -77,8 +87,8 @@ class ControlService:
         self._analysed: tuple[Problem, ...] = ()
         self._analyse: Callable[[], tuple[Problem, ...]] | None = None
         self._to_analyse = asyncio.Event()
-        self._built_for: tuple[Registration, ...] | None = None
-        """The registrations in the configuration in force; None before the first."""
+        self._built_for: tuple[tuple[Registration, ...], bytes] | None = None
+        """The registrations and roots in the configuration in force; None before the first."""
         self._failure = ""
         self._changed = asyncio.Event()
         self._life = ""
@@ -170,11 +180,12 @@ class ControlService:
         version = f"{self._life}.{self._count + 1}"
         try:
             loaded, registrations = await self._loaded_anew(), self._registrations
-            if loaded == self._loaded and registrations == self._built_for:
+            roots = b"" if self._security is None else self._security.authority.roots_pem.encode()
+            if loaded == self._loaded and self._built_for == (registrations, roots):
                 self._failure = ""
                 return
             self._count += 1
-            built = await asyncio.to_thread(self._build, loaded, registrations, version)
+            built = await asyncio.to_thread(self._build, loaded, registrations, version, roots)
         except Exception as error:
             log.exception("configuration %s can't be built; %s stays in force", version, self._hub.version)
             self._failure = f"configuration {version} can't be built: {error!r}"
@@ -182,7 +193,7 @@ class ControlService:
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self._changed.set)
             return
         self._failure = ""
-        self._loaded, self._built_for, self._problems = loaded, registrations, built.problems
+        self._loaded, self._built_for, self._problems = loaded, (registrations, roots), built.problems
         self._hub.publish(built.compiler)
         if built.analyse is not None:
             self._analyse = built.analyse
