@@ -29,6 +29,12 @@ with meshlib.connect() as mesh, meshlib.Client(mesh=mesh) as client:
 """
 
 
+@pytest.fixture(autouse=True)
+def secured(monkeypatch: pytest.MonkeyPatch, plaintext: None) -> None:
+    """No plaintext here."""
+    monkeypatch.delenv("MESHLIB_ALLOW_PLAINTEXT")
+
+
 @contextmanager
 def control(tmp_path: Path, *options: str) -> Iterator[tuple[Control, Path]]:
     """A secured service on a folder with one service; and its log."""

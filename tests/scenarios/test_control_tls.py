@@ -206,6 +206,10 @@ async def test_a_node_may_leave_out_what_its_identity_says(
     [
         (asking("bank", "cart"), "the node says NAMESPACE 'bank'"),
         (asking("shop", "teller"), "the node says SERVICE_ACCOUNT 'teller'"),
+        (
+            asking("shop", "cart", "sidecar~10.0.0.1~pod.bank~bank.svc"),
+            "the node's id is of namespace 'bank'",
+        ),
     ],
 )
 async def test_a_node_that_says_it_is_another_is_refused(message: Any, text: str, tmp_path: Path) -> None:
