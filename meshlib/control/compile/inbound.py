@@ -23,10 +23,9 @@ from meshlib.control.istio.parse import spell
 from meshlib.control.istio.peerauthentication import MutualTLSMode
 from meshlib.identity.spiffe import SCHEME
 from meshlib.xds import pb
-from meshlib.xds.names import MUTUAL, TLS_MODE_LABEL
+from meshlib.xds.names import INBOUND_LISTENER, MUTUAL, TLS_MODE_LABEL
 from meshlib.xds.node import Client, Flavour
 
-ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - in the name of a listener; nothing is bound by it
 TLS, PLAIN = "tls", "raw_buffer"
 TLS_INSPECTOR = "envoy.filters.listener.tls_inspector"
 _INSPECTOR = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
@@ -39,7 +38,7 @@ def inbound_listener(name: str, port: int, graph: Graph, client: Client, *, root
     decided = graph.peer_authentications.of_port(client.namespace, client.label_map, port)
     grpc = client.flavour is Flavour.GRPC
     made = pb.Listener(name=name, traffic_direction="INBOUND")
-    made.address.socket_address.address = ANY_ADDRESS
+    made.address.socket_address.address = _address(name)
     made.address.socket_address.port_value = port
     manager = pb.pack(_manager(port, graph, client))
     for transport in _transports(decided.mode, client.label_map, grpc=grpc, roots=roots):
@@ -55,6 +54,11 @@ def inbound_listener(name: str, port: int, graph: Graph, client: Client, *, root
     if decided.document is not None:
         mark_document(made, decided.document, spell(decided.path), *decided.path)
     return made
+
+
+def _address(name: str) -> str:
+    """The address in the listener's name: gRPC's servers refuse another one."""
+    return name.removeprefix(INBOUND_LISTENER).rpartition(":")[0].strip("[]")
 
 
 def _transports(
