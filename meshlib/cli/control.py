@@ -51,6 +51,7 @@ async def _serve(folder: Path, listen: str, namespace: str, allow_plaintext: boo
 
     from meshlib.cli.control_report import Report, reported
     from meshlib.control.build import Builder
+    from meshlib.control.jwks import KeyFetcher
     from meshlib.control.service import ControlService
     from meshlib.control.sources.files import FileSource
     from meshlib.errors import ConfigError
@@ -58,8 +59,13 @@ async def _serve(folder: Path, listen: str, namespace: str, allow_plaintext: boo
     console = Console()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     report = Report(console)
+    keys = KeyFetcher()
     service = ControlService(
-        FileSource(folder, namespace), reported(report, Builder()), listen, allow_plaintext=allow_plaintext
+        FileSource(folder, namespace),
+        reported(report, Builder(keys.want)),
+        listen,
+        allow_plaintext=allow_plaintext,
+        keys=keys,
     )
     told = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

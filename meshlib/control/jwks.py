@@ -59,7 +59,10 @@ class KeySets:
         self._entries: dict[KeySource, _Entry] = {}
 
     def want(self, sources: Mapping[KeySource, float], now: float) -> Mapping[KeySource, str]:
-        """What is known of these sources, given with the seconds that fetching may take; others are forgotten."""
+        """What is known of these sources; each comes with the seconds that fetching may take.
+
+        What was known of others is forgotten.
+        """
         with self._lock:
             before = self._entries
             self._entries = {

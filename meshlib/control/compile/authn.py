@@ -1,4 +1,4 @@
-"""RequestAuthentication to Envoy's jwt_authn: which tokens are checked, where they stand, what becomes of them.
+"""RequestAuthentication to Envoy's jwt_authn: which tokens are checked, and what becomes of them.
 
 Rules (Istio):
 
@@ -26,7 +26,7 @@ NOBODYS_KEY = (
     '{"keys":[{"alg":"ES256","crv":"P-256","kid":"nobody","kty":"EC",'
     '"x":"PY0RLjOenEMU-1HidMbYymdGRH6bLvS5hq9mBQ7kC9A","y":"ACZWpj3iqPbaUzPyxPU0flA4z49_DNWR18XmL-1i_kc"}]}'
 )
-"""The point of P-256 whose x is SHA-256 of `meshlib: nobody has this key 0`: no private key is known for it."""
+"""The point of P-256 whose x is SHA-256 of `meshlib: nobody has this key 0`: its private key is unknown."""
 SPACED = ("permission", "scope")
 """Claims that are lists, divided by spaces."""
 _PROVIDER = "envoy.extensions.filters.http.jwt_authn.v3.JwtProvider"
