@@ -15,6 +15,7 @@ Rules:
 import difflib
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
 _HEX = frozenset("0123456789abcdef")
 _MAX_NAME = 253
 _MAX_TOKEN = 16 * 1024
+_LABEL_PART = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_LABEL_PREFIX = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 T = TypeVar("T")
 
 
@@ -47,7 +50,7 @@ class Bootstrap:
     labels: tuple[tuple[str, str], ...] = ()
     """Sorted by name."""
     locality: str = ""
-    """`region/zone/subzone`."""
+    """`region[/zone[/subzone]]`."""
     state_dir: Path | None = None
     """Where the last good configuration is kept; None: nowhere."""
     first_call_timeout: float = 5.0
@@ -91,6 +94,10 @@ class _Setting:
     """Whether it is never shown."""
 
 
+class _LabelError(ValueError):
+    """A label that Kubernetes would refuse: what was found in it, and what is allowed."""
+
+
 def bootstrap(environ: Mapping[str, str] | None = None, **arguments: Any) -> Bootstrap:
     """A Bootstrap from arguments (None: not given), environment (os.environ if None) and defaults.
 
@@ -122,15 +129,17 @@ def _complete(values: dict[str, Any], environ: Mapping[str, str]) -> Bootstrap:
         values["control"], values["local"] = values["control"]
     service = values.get("service", "")
     if service and "labels" not in values:
+        if not _LABEL_PART.fullmatch(service):
+            raise ConfigError(f"service: found {service!r}; allowed is {_LABEL_VALUE}, or labels of your own")
         values["labels"] = (("app", service), (CANONICAL_NAME, service))
     if "state_dir" not in values:
         owner = service or values.get("service_account", "default")
-        home = _state_home(environ)
+        home = state_home(environ)
         values["state_dir"] = home and home / "meshlib" / values.get("namespace", "default") / owner
     return Bootstrap(**values)
 
 
-def _state_home(environ: Mapping[str, str]) -> Path | None:
+def state_home(environ: Mapping[str, str]) -> Path | None:
     """XDG's state folder; a path that is not absolute counts as not set. None: there is no home."""
     given, home = Path(environ.get("XDG_STATE_HOME", "")), Path(environ.get("HOME", ""))
     if given.is_absolute():
@@ -141,6 +150,8 @@ def _state_home(environ: Mapping[str, str]) -> Path | None:
 def _read(setting: _Setting, name: str, given: Any) -> Any:
     try:
         return setting.read(given)
+    except _LabelError as error:
+        raise ConfigError(f"{name}: {error}") from None
     except (ValueError, TypeError, AttributeError, OverflowError, KeyError):
         shown = "***" if setting.secret else repr(given)
         raise ConfigError(f"{name}: found {shown}; allowed is {setting.allowed}") from None
@@ -204,7 +215,21 @@ def _labels(given: Any) -> tuple[tuple[str, str], ...]:
     pairs = _pairs(given)
     if not all(isinstance(name, str) and name and isinstance(text, str) for name, text in pairs.items()):
         raise ValueError(given)
-    return tuple(sorted((name, _text(text)) for name, text in pairs.items()))
+    for name, text in pairs.items():
+        prefix, slash, part = name.rpartition("/")
+        if not _LABEL_PART.fullmatch(part) or (slash and not _LABEL_PREFIX.fullmatch(prefix)):
+            raise _LabelError(f"found the label name {name!r}; allowed is {_LABEL_NAME}")
+        if text and not _LABEL_PART.fullmatch(text):
+            raise _LabelError(f"found the value {text!r} of the label {name}; allowed is {_LABEL_VALUE}")
+    return tuple(sorted(pairs.items()))
+
+
+def _locality(given: Any) -> str:
+    text = _text(given)
+    parts = text.split("/")
+    if text and (len(parts) > 3 or not all(part.strip() for part in parts)):
+        raise ValueError(given)
+    return text
 
 
 def _ports(given: Any) -> tuple[tuple[str, int], ...]:
@@ -280,6 +305,8 @@ def _address(given: Any) -> str:
     return str(address)
 
 
+_LABEL_VALUE = "up to 63 letters, digits, '-', '_' and '.', a letter or digit at both ends"
+_LABEL_NAME = f"[prefix/]name: {_LABEL_VALUE}; the prefix a lower-case DNS name"
 _PLAIN_NAME = "lower-case letters, digits, '-' and '.'"
 _SECONDS = "a number of seconds, 0 or more"
 _SETTINGS = {
@@ -288,7 +315,7 @@ _SETTINGS = {
     "service": _Setting(_name, _PLAIN_NAME),
     "service_account": _Setting(_name, _PLAIN_NAME),
     "labels": _Setting(_labels, "name=value pairs, such as app=reviews,version=v1, each name once"),
-    "locality": _Setting(_text, "region/zone/subzone"),
+    "locality": _Setting(_locality, "region[/zone[/subzone]], none of them empty"),
     "state_dir": _Setting(_state_dir, "the path of a folder, or nothing to keep no state"),
     "first_call_timeout": _Setting(_seconds(0.0), _SECONDS),
     "idle_targets": _Setting(_seconds(1.0), "a number of seconds, 1 or more"),

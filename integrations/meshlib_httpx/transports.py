@@ -324,7 +324,7 @@ def refuse_if_blocked(mesh: Mesh, asked: _Asked, request: httpx.Request) -> None
     table = mesh.view.tables.get(asked.name)
     host = None if table is None else table.find_host(asked.head.authority)
     blocked = host is not None and any(
-        route.name == BLOCK_ALL and isinstance(route.action, DirectResponse) for route in host.routes
+        isinstance(route.action, DirectResponse) and route.action.blocks for route in host.routes
     )
     if blocked:
         message = f"{asked.name} is unknown, and outboundTrafficPolicy is REGISTRY_ONLY"

@@ -13,8 +13,9 @@ def control_address(given: str | None) -> str:
 
     BadParameter: it is no address. A folder in MESHLIB_CONTROL has no service to be asked.
     """
-    address = given or os.environ.get("MESHLIB_CONTROL") or DEFAULT_CONTROL
-    return checked_address(address, "--control")
+    if given:
+        return checked_address(given, "--control")
+    return checked_address(os.environ.get("MESHLIB_CONTROL") or DEFAULT_CONTROL, "MESHLIB_CONTROL")
 
 
 def checked_address(address: str, option: str) -> str:

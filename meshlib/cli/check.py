@@ -41,7 +41,7 @@ def check(
     except OSError as error:
         Console(stderr=True).print(f"meshlib check: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(2) from None
-    problems = (*loaded.problems, *analyze(loaded.documents))
+    problems = (*loaded.problems, *analyze(loaded.documents, loaded.problems))
     if output is Output.JSON:
         typer.echo(as_json(problems))
     else:

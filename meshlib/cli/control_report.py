@@ -97,11 +97,20 @@ class Report:
         new = [problem for problem in now if problem not in before]
         for problem in new:
             self._print(f"{_MARKS[problem.severity]} {escape(str(problem))}")
-        gone = sum(problem not in now for problem in before)
+        over = [problem for problem in before if problem not in now]
+        files = {problem.file for problem in now} | {document.file for document in self._served()}
+        gone = sum(bool(problem.file) and problem.file not in files for problem in over)
+        fixed = len(over) - gone
         if any(problem.severity is Severity.ERROR for problem in new):
             self._print("[dim]what is broken keeps its last good state[/]")
-        elif gone and not new:
-            self._print(f"[green]✓[/] {gone} problem{'s' * (gone != 1)} fixed")
+        elif not new:
+            if fixed:
+                self._print(f"[green]✓[/] {fixed} problem{'s' * (fixed != 1)} fixed")
+            if gone:
+                self._print(f"{gone} problem{'s' * (gone != 1)} gone with what was in the file")
+
+    def _served(self) -> Iterable[AnyDocument]:
+        return (self._documents or {}).values()
 
     def _of_servers(self, now: dict[str, Registration]) -> None:
         before, self._servers = self._servers, now
@@ -151,9 +160,11 @@ class Report:
 def reported(report: Report, build: Build) -> Build:
     """`build`, with each configuration that it makes told to `report`."""
 
-    def make(loaded: Loaded, registrations: tuple[Registration, ...], version: str) -> Built:
+    def make(
+        loaded: Loaded, registrations: tuple[Registration, ...], version: str, roots_pem: bytes
+    ) -> Built:
         started = time.perf_counter()
-        made = build(loaded, registrations, version)
+        made = build(loaded, registrations, version, roots_pem)
         took = time.perf_counter() - started
         report.built(loaded.documents, registrations, (*loaded.problems, *made.problems), took)
         return made if made.analyse is None else replace(made, analyse=told(made.analyse))

@@ -8,6 +8,7 @@ picked is listed with its probability.
 from typing import Any
 
 from meshlib.core import retry, timeout
+from meshlib.core.balance.cluster import Resolution
 from meshlib.core.balance.endpoints import EndpointSet
 from meshlib.core.request import RequestHead
 from meshlib.core.retry import RetryPolicy
@@ -100,7 +101,7 @@ def _forward(view: View, route: Route, forward: Forward, head: RequestHead) -> E
     limits = timeout.effective(forward, head, None)
     possible = [cluster for cluster in forward.clusters if cluster.weight or len(forward.clusters) == 1]
     return {
-        "clusters": [_cluster(cluster, forward) for cluster in forward.clusters],
+        "clusters": [_cluster(view, cluster, forward) for cluster in forward.clusters],
         "timeout_s": limits.whole or None,
         "retries": _retries(retry.effective(forward.retry, head), limits.per_try),
         "mirrors": [_mirror(mirror) for mirror in forward.mirrors],
@@ -113,10 +114,12 @@ def _forward(view: View, route: Route, forward: Forward, head: RequestHead) -> E
     }
 
 
-def _cluster(cluster: WeightedCluster, forward: Forward) -> dict[str, Any]:
+def _cluster(view: View, cluster: WeightedCluster, forward: Forward) -> dict[str, Any]:
     certain = len(forward.clusters) == 1
+    known = view.clusters.get(cluster.name)
     return {
         **_parts(cluster.name),
+        "passes_through": known is not None and known.resolution is Resolution.ORIGINAL,
         "weight": cluster.weight,
         "probability": 1.0 if certain else cluster.weight / forward.total_weight,
         "request_headers": list(cluster.request_headers.words()),

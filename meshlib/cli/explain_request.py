@@ -4,6 +4,7 @@ Nothing is added to what was written: a header that a real client would send, su
 counts only if it is given.
 """
 
+import string
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
@@ -12,12 +13,14 @@ import typer
 from meshlib.core.request import RequestHead
 
 PORTS = {"http": 80, "https": 443}
+_TOKEN = frozenset(string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~")
+"""What the name of a header is made of (RFC 9110, 5.6.2)."""
 
 
 def parse_request(words: list[str], headers: Iterable[str]) -> tuple[RequestHead, str, int]:
     """The head, host and port of `[METHOD] URL` and of `name: value` headers.
 
-    BadParameter: not one or two words, not an http URL, or a header without a colon.
+    BadParameter: not one or two words, not an http URL, or a header that could not be sent.
     """
     if len(words) > 2:
         raise typer.BadParameter(f"{' '.join(words[2:])!r} is too much", param_hint="[METHOD] URL")
@@ -53,6 +56,9 @@ def parse_labels(texts: Iterable[str]) -> dict[str, str]:
 
 
 def _parts(url: str) -> tuple[str, str, str, int, str]:
+    # Before anything reads the URL: urlsplit leaves line ends out without a word.
+    if any(not "!" <= character <= "~" for character in url):
+        raise typer.BadParameter(f"{url!r} holds characters that a URL must escape", param_hint="URL")
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -61,14 +67,20 @@ def _parts(url: str) -> tuple[str, str, str, int, str]:
     if parts.scheme not in PORTS or not parts.hostname:
         raise typer.BadParameter(f"{url!r} is no URL that begins with http:// or https://", param_hint="URL")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    if not path.isascii() or not parts.netloc.isascii():
-        raise typer.BadParameter(f"{url!r} holds characters that a URL must escape", param_hint="URL")
     authority = parts.netloc.rpartition("@")[2]
     return parts.scheme, authority, parts.hostname, port if port is not None else PORTS[parts.scheme], path
 
 
 def _header(text: str) -> tuple[bytes, bytes]:
     name, colon, value = text.partition(":")
-    if not colon or not name.strip():
+    if not colon or not name:
         raise typer.BadParameter(f"{text!r} is not 'name: value'", param_hint="-H")
-    return name.strip().encode(), value.strip().encode()
+    value = value.strip(" \t")
+    if not _TOKEN.issuperset(name):
+        raise typer.BadParameter(f"{name!r} can't be the name of a header", param_hint="-H")
+    if any((character < " " and character != "\t") or character == "\x7f" for character in value):
+        raise typer.BadParameter(f"{text!r} holds a control character, such as a line end", param_hint="-H")
+    if name.lower() == "host" and any(not "!" <= character <= "~" for character in value):
+        raise typer.BadParameter(f"{value!r} is no host", param_hint="-H")
+    # What the shell gave in other bytes than UTF-8 goes on as these bytes.
+    return name.encode(), value.encode("utf-8", "surrogateescape")

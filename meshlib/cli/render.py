@@ -59,7 +59,9 @@ def _clusters(answer: Explanation) -> list[str]:
         port = f":{cluster['port']}" if cluster["port"] else ""
         found.append(f"  {cluster['probability']:>4.0%} → [bold]{name}{port}[/]{subset}")
         found += _edits("    ", cluster)
-        if cluster["probability"]:
+        if cluster["passes_through"]:
+            found.append(f"        to the address that the request names, {escape(answer['target'])}")
+        elif cluster["probability"]:
             found += _endpoints([e for e in answer["endpoints"] if e["cluster"] == cluster["name"]])
     return found
 

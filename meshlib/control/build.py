@@ -42,7 +42,7 @@ class Builder:
         if self._graph is None or loaded is not self._loaded:
             self._graph = build_graph(loaded.documents, registrations)
             self._loaded = loaded
-            analyse = partial(analyze, loaded.documents)
+            analyse = partial(analyze, loaded.documents, loaded.problems)
         else:
             self._graph = self._graph.with_registrations(registrations)
             analyse = None

@@ -393,7 +393,7 @@ def _number(ports: Iterable[object], port: Port) -> int | None:
     for listed in ports:
         name, number = getattr(listed, "name", ""), int(getattr(listed, "port", 0))
         if name == port.name or (not name and not port.name):
-            return number
+            return number or None
     return None
 
 

@@ -19,6 +19,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from meshlib.control.built import Build
@@ -26,7 +27,7 @@ from meshlib.control.istio.problem import Problem, Severity
 from meshlib.control.jwks import KeyFetcher
 from meshlib.control.registration import Registration
 from meshlib.control.serve.push import Hub
-from meshlib.control.serve.server import ControlServer
+from meshlib.control.serve.server import ControlServer, Security
 from meshlib.control.sources.source import Loaded, Source
 from meshlib.control.status import status
 
@@ -49,6 +50,7 @@ class ControlService:
         *,
         grace: float = 2.0,
         settle: float = SETTLE_SECONDS,
+        security: Security | None = None,
         allow_plaintext: bool = False,
         keys: KeyFetcher | None = None,
         wall: Callable[[], float] = time.time,
@@ -57,8 +59,17 @@ class ControlService:
 
         `keys` fetches what `build` wants of issuers' keys, and has it build anew when they change.
 
-        ConfigError: `listen` is no address that can be served.
+        ConfigError: `listen` is no address that can be served; not one of `security`, `allow_plaintext`.
         """
+        if security is not None:
+            told, service = security.changed, self
+
+            def changed() -> None:
+                told()
+                service._changed.set()
+
+            security = replace(security, changed=changed)
+        self._security = security
         self._source = source
         self._build = build
         self._settle = settle
@@ -73,6 +84,7 @@ class ControlService:
             on_registrations=self._joined,
             status=self.status,
             grace=grace,
+            security=security,
             allow_plaintext=allow_plaintext,
         )
         self._registrations: tuple[Registration, ...] = ()
@@ -82,8 +94,8 @@ class ControlService:
         self._analysed: tuple[Problem, ...] = ()
         self._analyse: Callable[[], tuple[Problem, ...]] | None = None
         self._to_analyse = asyncio.Event()
-        self._built_for: tuple[Registration, ...] | None = None
-        """The registrations in the configuration in force; None before the first."""
+        self._built_for: tuple[tuple[Registration, ...], bytes] | None = None
+        """The registrations and roots in the configuration in force; None before the first."""
         self._failure = ""
         self._changed = asyncio.Event()
         self._life = ""
@@ -181,12 +193,13 @@ class ControlService:
         version = f"{self._life}.{self._count + 1}"
         try:
             loaded, registrations = await self._loaded_anew(), self._registrations
+            roots = b"" if self._security is None else self._security.authority.roots_pem.encode()
             stale, self._stale = self._stale, False
-            if loaded == self._loaded and registrations == self._built_for and not stale:
+            if loaded == self._loaded and self._built_for == (registrations, roots) and not stale:
                 self._failure = ""
                 return
             self._count += 1
-            built = await asyncio.to_thread(self._build, loaded, registrations, version)
+            built = await asyncio.to_thread(self._build, loaded, registrations, version, roots)
         except Exception as error:
             log.exception("configuration %s can't be built; %s stays in force", version, self._hub.version)
             self._failure = f"configuration {version} can't be built: {error!r}"
@@ -194,7 +207,7 @@ class ControlService:
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self._changed.set)
             return
         self._failure = ""
-        self._loaded, self._built_for, self._problems = loaded, registrations, built.problems
+        self._loaded, self._built_for, self._problems = loaded, (registrations, roots), built.problems
         self._hub.publish(built.compiler)
         if built.analyse is not None:
             self._analyse = built.analyse

@@ -21,9 +21,9 @@ from meshlib.core.mtls import secure
 from meshlib.core.outlier import learn
 from meshlib.core.request import Dice, Failed, Failure, Header, Outcome, RequestHead, ResponseHead
 from meshlib.core.retry import RetryPolicy
-from meshlib.core.route.forward import Timeouts, incoming, outgoing, pick_cluster, timeouts
+from meshlib.core.route.forward import incoming, outgoing, pick_cluster, timeouts
 from meshlib.core.route.reply import own_reply
-from meshlib.core.route.rule import Forward, Route, WeightedCluster
+from meshlib.core.route.rule import Forward, Route, Timeouts, WeightedCluster
 from meshlib.core.route.table import VirtualHost
 from meshlib.core.view import View
 
@@ -32,6 +32,7 @@ Event = Outcome | BodyEnded | None
 Flow = Generator[Action, Event, None]
 
 _CONSUMED = retry.CONSUMED | timeout.CONSUMED | {timeout.EXPECTED, b"x-envoy-attempt-count"}
+_HTTP = (b"x-forwarded-proto", b"http")
 _PLAIN = (b"content-type", b"text/plain")
 _OVERLOADED = (_PLAIN, (b"x-envoy-overloaded", b"true"))
 _OVERFLOW = b"upstream connect error or disconnect/reset before headers. reset reason: overflow"
@@ -88,7 +89,9 @@ def flow(
         request = _Request(head, body, view, ledger, clock, dice, original, host, route, action, chosen)
         return request.run(caller_timeout)
     own = own_reply(route, action, head)
-    return _answer(Reply(own.status, _facts(view, route), own.headers, own.body))
+    origin = route.origin
+    facts = Facts(route.name, origin.document, origin.source, detail=own.detail, config_version=view.version)
+    return _answer(Reply(own.status, facts, own.headers, own.body))
 
 
 def _answer(reply: Reply) -> Flow:
@@ -134,16 +137,16 @@ class _Request:
         if wishes or caller_timeout is not None:
             limits = timeout.effective(self.action, self.head, caller_timeout)
         else:
-            limits = timeouts(self.action, self.head)
+            limits = self.action.times or timeouts(self.action, self.head)
         policy = retry.effective(self.action.retry, self.head) if wishes else self.action.retry
         sent = self.outgoing(limits, wishes)
         if self.action.mirrors:
             yield from mirror.mirrors(self.action.mirrors, sent, limits.whole, self.dice, self.find)
-        deadline = self.clock() + limits.whole if limits.whole else None
+        now = self.clock()
+        deadline = now + limits.whole if limits.whole else None
         state = self.ledger.cluster(cluster.name)
         with RetrySlot(state) as retries:
             while True:
-                now = self.clock()
                 found = self.pick(cluster, state, now, policy)
                 if found is None:
                     facts = self.facts("UH", f"cluster {cluster.name} has no healthy endpoint")
@@ -174,6 +177,7 @@ class _Request:
                 assert policy is not None  # noqa: S101 - decide gives a flag if there is no policy
                 if not (yield from self.wait(policy, deadline)):
                     return
+                now = self.clock()
 
     def outgoing(self, limits: Timeouts, wishes: bool) -> RequestHead:
         """The request as it is sent; `wishes`: it has headers that were for the sidecar."""
@@ -253,22 +257,19 @@ class _Request:
 
     def facts(self, flag: str = "-", detail: str = "") -> Facts:
         """What is told of this request now."""
-        return _facts(self.view, self.route, self.chosen.name, self.endpoint, self.attempts, flag, detail)
-
-
-def _facts(
-    view: View,
-    route: Route,
-    cluster: str = "",
-    endpoint: str = "",
-    attempts: int = 0,
-    flag: str = "-",
-    detail: str = "",
-) -> Facts:
-    origin = route.origin
-    return Facts(
-        route.name, origin.document, origin.source, cluster, endpoint, attempts, flag, detail, view.version
-    )
+        route = self.route
+        origin = route.origin
+        return Facts(
+            route.name,
+            origin.document,
+            origin.source,
+            self.chosen.name,
+            self.endpoint,
+            self.attempts,
+            flag,
+            detail,
+            self.view.version,
+        )
 
 
 def _attempt(
@@ -300,7 +301,9 @@ def _add_sidecar_headers(head: RequestHead, ledger: Ledger, dice: Dice) -> None:
     index = head.index
     added: list[Header] = []
     if b"x-forwarded-proto" not in index:
-        added.append((b"x-forwarded-proto", head.scheme.encode("latin-1")))
+        added.append(
+            _HTTP if head.scheme == "http" else (b"x-forwarded-proto", head.scheme.encode("latin-1"))
+        )
     if b"x-request-id" not in index:
         added.append((b"x-request-id", ledger.request_id(dice)))
     if added:

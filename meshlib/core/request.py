@@ -64,10 +64,10 @@ class RequestHead:
         """All headers by lower-case name, without pseudo-headers; made at the first look."""
         index = self._index
         if index is None:
-            index = self._index = {}
-            for name, value in self.headers:
-                key = name.lower()
-                index[key] = index[key] + b"," + value if key in index else value
+            index = {name.lower(): value for name, value in self.headers}
+            if len(index) < len(self.headers):
+                index = _joined(self.headers)
+            self._index = index
         return index
 
     def extend(self, added: list[Header]) -> None:
@@ -78,13 +78,18 @@ class RequestHead:
 
     def plus(self, added: list[Header]) -> "RequestHead":
         """This request with further headers, whose names are in lower case and not in it yet."""
-        made = RequestHead(self.method, self.scheme, self.authority, self.path, self.headers + added)
-        if self._index is not None:
-            made._index = {**self._index, **dict(added)}
-        return made
+        return RequestHead(self.method, self.scheme, self.authority, self.path, self.headers + added)
 
     def __repr__(self) -> str:
         return f"<{self.method} {self.scheme}://{self.authority}{self.path}, {len(self.headers)} headers>"
+
+
+def _joined(headers: list[Header]) -> dict[bytes, bytes]:
+    index: dict[bytes, bytes] = {}
+    for name, value in headers:
+        key = name.lower()
+        index[key] = index[key] + b"," + value if key in index else value
+    return index
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from functools import lru_cache
 
 from meshlib.core.numbers import number
 from meshlib.core.request import RequestHead
-from meshlib.core.route.forward import Timeouts, is_grpc, timeouts
-from meshlib.core.route.rule import Forward
+from meshlib.core.route.forward import is_grpc, timeouts
+from meshlib.core.route.rule import Forward, Timeouts
 
 WHOLE = b"x-envoy-upstream-rq-timeout-ms"
 PER_TRY = b"x-envoy-upstream-rq-per-try-timeout-ms"

@@ -38,9 +38,8 @@ def load_key(pem: bytes) -> SigningKey:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # Nothing of the parser's message is passed on: it may quote what it read.
         raise ValueError("it is no unencrypted PEM private key") from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-        raise ValueError("it is neither an EC nor an RSA key")
-    if weakness := weak_key(key.public_key()):
+    weakness = weak_key(key.public_key())
+    if weakness or not isinstance(key, SigningKey):
         raise ValueError(weakness)
     return key
 

@@ -86,7 +86,7 @@ def pause(term: Term, now: float, failures: int, jitter: float) -> float:
     Doubles from one second to five minutes; is never more than a tenth of what is left. Once the
     certificate has ended it is as long as after so many failures, for a new one may still come.
     """
-    grown = min(FIRST_PAUSE_S * 2 ** min(failures - 1, 20), LONGEST_PAUSE_S) * (1 + 0.2 * jitter)
+    grown = min(FIRST_PAUSE_S * 2.0 ** min(failures - 1, 20), LONGEST_PAUSE_S) * (1 + 0.2 * jitter)
     left = term.end - now
     return max(min(grown, left / TRIES_LEFT), FIRST_PAUSE_S / 2) if left > 0 else grown
 

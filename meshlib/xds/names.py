@@ -20,6 +20,11 @@ INBOUND_LISTENER = "xds.istio.io/grpc/lds/inbound/"
 OWN_SECRET = "default"  # noqa: S105 - a name
 ROOTS_SECRET = "ROOTCA"  # noqa: S105 - a name
 
+CONTROL_SERVER = "control.meshlib.internal"
+"""A DNS name in the control service's own certificate. No workload is given one for it."""
+TRUST_ROOTS = "/meshlib.control.v1.Trust/Roots"
+"""The one call that needs no caller: an empty Struct, answered by {"roots": PEM bundle}."""
+
 # Endpoint metadata by which Envoy picks a transport socket, and the label by which a workload says so.
 TRANSPORT_SOCKET_MATCH = "envoy.transport_socket_match"
 TLS_MODE = "tlsMode"

@@ -1,5 +1,7 @@
 """What a request through the mesh costs against one through bare httpx: paired, interleaved, one server.
 
+The mesh is one as users have it: a control service in a process of its own says where the server is.
+
     pytest tests/benchmarks/test_httpx.py --benchmark-enable -s
 
 Each round times bare httpx and the mesh one after the other, in alternating order; the ratio of a
@@ -17,10 +19,32 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from support.fake_mesh import FakeMesh, fake_mesh
+from support.commands import control
 
 import meshlib
+from meshlib.dataplane.mesh import Mesh
 
+DOCUMENTS = """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: hello}
+spec:
+  hosts: [hello.example]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{name: http, number: 80, protocol: HTTP}]
+  endpoints: [{address: 127.0.0.1, ports: {http: PORT}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: hello}
+spec:
+  hosts: [hello.example]
+  http:
+  - timeout: 15s
+    route: [{destination: {host: hello.example}}]
+"""
+THROUGH_THE_MESH = "http://hello.example/"
 SERVER = """
 import asyncio, sys
 class P(asyncio.Protocol):
@@ -61,21 +85,39 @@ def report(kind: str, in_flight: int, requests: int, rounds: list[tuple[float, f
     print(f"\n{kind:5} {in_flight:2} in flight: httpx {bare:6.0f} us, mesh {mesh:6.0f} us, ratio {ratio:.2f}")
 
 
-def mesh_for(port: int) -> FakeMesh:
-    return fake_mesh([port], (f"127.0.0.1:{port}",), route={"timeout": "15s"})
+@pytest.fixture(scope="module")
+def connected(port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """A mesh that a control service has told of the server."""
+    folder = tmp_path_factory.mktemp("mesh")
+    (folder / "hello.yaml").write_text(DOCUMENTS.replace("PORT", str(port)))
+    with control(folder) as served, meshlib.connect(served.address, state_dir="") as mesh:
+        mesh.prepare("hello.example:80")
+        yield mesh
+
+
+def url_for(client: httpx.Client | httpx.AsyncClient, port: int) -> str:
+    ours = isinstance(client, meshlib.Client | meshlib.AsyncClient)
+    return THROUGH_THE_MESH if ours else f"http://127.0.0.1:{port}/"
+
+
+def test_it_is_the_mesh_that_is_measured(port: int, connected: Mesh) -> None:
+    with meshlib.Client(mesh=connected) as client:
+        facts = client.get(THROUGH_THE_MESH).extensions["meshlib"]
+    assert facts.source == "hello.yaml:18"
+    assert (facts.cluster, facts.endpoint) == ("outbound|80||hello.example", f"127.0.0.1:{port}")
 
 
 @pytest.mark.parametrize("in_flight", [1, 32])
-def test_client(port: int, in_flight: int, shape: tuple[int, int]) -> None:
+def test_client(port: int, connected: Mesh, in_flight: int, shape: tuple[int, int]) -> None:
     rounds, requests = shape
-    url = f"http://127.0.0.1:{port}/"
     with (
         httpx.Client(trust_env=False) as bare,
-        meshlib.Client(mesh=mesh_for(port)) as mesh,  # type: ignore[arg-type]
+        meshlib.Client(mesh=connected) as mesh,
         ThreadPoolExecutor(in_flight) as threads,
     ):
 
         def timed(client: httpx.Client) -> float:
+            url = url_for(client, port)
             start = time.perf_counter()
             if in_flight == 1:
                 assert all(client.get(url).text == "hello" for _ in range(requests))
@@ -96,11 +138,11 @@ def pair(
 
 
 @pytest.mark.parametrize("in_flight", [1, 32])
-async def test_async_client(port: int, in_flight: int, shape: tuple[int, int]) -> None:
+async def test_async_client(port: int, connected: Mesh, in_flight: int, shape: tuple[int, int]) -> None:
     rounds, requests = shape
-    url = f"http://127.0.0.1:{port}/"
 
     async def timed(client: httpx.AsyncClient) -> float:
+        url = url_for(client, port)
         left = iter(range(requests))
 
         async def work() -> None:
@@ -113,7 +155,7 @@ async def test_async_client(port: int, in_flight: int, shape: tuple[int, int]) -
 
     async with (
         httpx.AsyncClient(trust_env=False) as bare,
-        meshlib.AsyncClient(mesh=mesh_for(port)) as mesh,  # type: ignore[arg-type]
+        meshlib.AsyncClient(mesh=connected) as mesh,
     ):
         report("async", in_flight, requests, [await apair(n, timed, bare, mesh) for n in range(rounds)])
 

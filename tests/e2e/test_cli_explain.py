@@ -89,7 +89,10 @@ def test_a_running_control_service_is_asked_as_that_client(mesh: Path) -> None:
 
 def test_a_host_outside_the_mesh_passes_through(mesh: Path) -> None:
     answer = explain("--config", str(mesh), "http://example.com/x")
-    assert [c["name"] for c in answer["clusters"]] in ([], ["PassthroughCluster"])
+    assert [(c["name"], c["passes_through"]) for c in answer["clusters"]] == [("PassthroughCluster", True)]
+    text = meshlib("explain", "--config", str(mesh), "http://example.com/x").stdout
+    assert "to the address that the request names, example.com:80" in text
+    assert "no endpoint" not in text
 
 
 @pytest.mark.parametrize(
@@ -99,6 +102,7 @@ def test_a_host_outside_the_mesh_passes_through(mesh: Path) -> None:
         (("GET", "reviews"), "http://"),
         (("GET", "ftp://reviews/"), "http://"),
         ((URL, "-H", "no colon"), "name: value"),
+        ((URL, "-H", "x: 1\r\nend-user: jason"), "control character"),
         ((URL, "--label", "x"), "k=v"),
         (("--from", "justone", URL), "NAMESPACE/ACCOUNT"),
         (("GET", URL, "more"), "more"),

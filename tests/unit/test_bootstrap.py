@@ -26,7 +26,10 @@ def test_defaults() -> None:
         ("service_account", "bookinfo-reviews", "bookinfo-reviews"),
         ("labels", "version=v1, app=reviews", (("app", "reviews"), ("version", "v1"))),
         ("labels", "empty=", (("empty", ""),)),
+        ("labels", f"{'p' * 253}/{'n' * 63}={'v' * 63}", (("p" * 253 + "/" + "n" * 63, "v" * 63),)),
+        ("labels", "x.io/A_b.c=V_1.2-x", (("x.io/A_b.c", "V_1.2-x"),)),
         ("locality", "eu/west/1", "eu/west/1"),
+        ("locality", "eu", "eu"),
         ("state_dir", "/var/lib/mesh", Path("/var/lib/mesh")),
         ("state_dir", "", None),
         ("first_call_timeout", "0", 0.0),
@@ -61,8 +64,11 @@ def test_good(name: str, text: str, value: Any) -> None:
         ("labels", "app", "each name once"),
         ("labels", "=v", "each name once"),
         ("labels", "a=1,a=2", "each name once"),
-        ("labels", "a=\x07", "each name once"),
-        ("locality", "eu\nwest", "region/zone/subzone"),
+        ("locality", "eu\nwest", "region[/zone[/subzone]]"),
+        ("locality", "a/b/c/d", "region[/zone[/subzone]]"),
+        ("locality", "a//c", "none of them empty"),
+        ("locality", "/b", "none of them empty"),
+        ("locality", "a/", "none of them empty"),
         ("first_call_timeout", "-1", "0 or more"),
         ("first_call_timeout", "soon", "0 or more"),
         ("drain", "nan", "0 or more"),
@@ -175,3 +181,42 @@ def test_a_variable_that_nobody_reads() -> None:
 def test_an_argument_that_there_is_not() -> None:
     with pytest.raises(TypeError, match=r"^no setting is named 'lables'; did you mean labels\?$"):
         bootstrap({}, lables={})
+
+
+@pytest.mark.parametrize("service", ["a" * 64, "a.", "-"])
+def test_a_service_that_can_be_no_label(service: str) -> None:
+    with pytest.raises(ConfigError, match=r"^service: found .*; allowed is up to 63 letters"):
+        bootstrap({}, service=service)
+    assert bootstrap({}, service=service, labels={"app": "a"}).service == service
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a=\x07", "the value '\\x07' of the label a; allowed is up to 63 letters"),
+        ("app=a b", "the value 'a b' of the label app; allowed is up to 63 letters"),
+        ("app=-a", "the value '-a' of the label app"),
+        ("app=a.", "the value 'a.' of the label app"),
+        ("app=é", "the value 'é' of the label app"),
+        (f"app={'a' * 64}", "of the label app; allowed is up to 63 letters"),
+        ("a b=c", "the label name 'a b'; allowed is [prefix/]name: up to 63 letters"),
+        ("-a=c", "the label name '-a'"),
+        (f"{'a' * 64}=c", "the label name"),
+        ("/a=c", "the label name '/a'"),
+        ("x.io/=c", "the label name 'x.io/'"),
+        ("x/y/z=c", "the label name 'x/y/z'"),
+        ("X.io/a=c", "the prefix a lower-case DNS name"),
+        ("x..io/a=c", "the prefix a lower-case DNS name"),
+        (f"{'a' * 254}/a=c", "the prefix a lower-case DNS name"),
+    ],
+)
+def test_no_label(text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as by_environment:
+        bootstrap({"MESHLIB_LABELS": text})
+    assert str(by_environment.value).startswith("MESHLIB_LABELS: found the ")
+    assert said in str(by_environment.value)
+    with pytest.raises(ConfigError) as by_argument:
+        bootstrap({}, labels=dict([text.split("=")]))
+    assert str(by_argument.value) == str(by_environment.value).removeprefix("MESHLIB_").replace(
+        "LABELS", "labels", 1
+    )

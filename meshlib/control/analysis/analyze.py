@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from meshlib.control.analysis import conflicts, notapplied, references, unreachable
+from meshlib.control.analysis import conflicts, delegation, mtls, notapplied, references, unreachable
 from meshlib.control.analysis.world import SUPPRESS, World
 from meshlib.control.istio.document import AnyDocument
 from meshlib.control.istio.problem import Problem
@@ -10,18 +10,25 @@ from meshlib.control.istio.problem import Problem
 _ANALYSES = (
     references.analyze,
     conflicts.analyze,
+    mtls.analyze,
     unreachable.analyze,
     notapplied.analyze,
 )
 
 
-def analyze(documents: Iterable[AnyDocument]) -> tuple[Problem, ...]:
-    """What is wrong between the documents, by file and line. Pure."""
+def analyze(documents: Iterable[AnyDocument], read: Iterable[Problem] = ()) -> tuple[Problem, ...]:
+    """What is wrong between the documents, by file and line. Pure.
+
+    `read` is what was found while they were read: a delegate may have been refused.
+    """
     world = World.of(documents)
     quiet = {document.title: _suppressed(document) for document in world.documents}
     found = (problem for analysis in _ANALYSES for problem in analysis(world))
+    delegated = delegation.analyze(world, read)
     kept = (
-        problem for problem in found if not {problem.code, "*"} & quiet.get(problem.document, frozenset())
+        problem
+        for problem in (*found, *delegated)
+        if not {problem.code, "*"} & quiet.get(problem.document, frozenset())
     )
     return tuple(sorted(kept, key=lambda problem: (problem.file, problem.line, problem.code, problem.field)))
 

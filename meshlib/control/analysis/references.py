@@ -1,4 +1,4 @@
-"""What a document names and nobody defines: hosts, subsets, gateways, ports, delegates, workloads."""
+"""What a document names and nobody defines: hosts, subsets, gateways, ports, workloads."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,6 @@ def analyze(world: World) -> Iterator[Problem]:
         for path, destination in destinations(service.spec):
             yield from _destination(world, service, path, destination, subsets)
         yield from _gateways(world, service)
-        yield from _delegates(world, service)
         yield from _claims(world, service)
     yield from _rules(world)
     yield from _ports(world)
@@ -106,32 +105,6 @@ def _gateways(world: World, service: Document[VirtualService]) -> Iterator[Probl
             path = ("spec", "hosts", index)
             message, allowed = "no server of its gateways has this host", ", ".join(sorted(set(offered)))
             yield problem(WARNING, "IST0132", service, path, message, repr(host), allowed)
-
-
-def _delegates(world: World, service: Document[VirtualService]) -> Iterator[Problem]:
-    known = world.delegates
-    for index, rule in enumerate(service.spec.http):
-        if rule.delegate is None:
-            continue
-        path: FieldPath = ("spec", "http", index, "delegate")
-        name = f"{rule.delegate.namespace or service.namespace}/{rule.delegate.name}"
-        found = known.get((rule.delegate.namespace or service.namespace, rule.delegate.name))
-        if found is None:
-            message = "no such VirtualService; the rule is left out"
-            yield problem(ERROR, "IST0101", service, path, message, repr(name))
-        elif found is service:
-            yield problem(
-                ERROR, "IST0106", service, path, "a VirtualService that delegates to itself", repr(name)
-            )
-        elif found.spec.hosts:
-            message = "a delegate with hosts of its own; the rule is left out"
-            yield problem(
-                ERROR, "IST0106", service, path, message, repr(name), "a VirtualService without hosts"
-            )
-        elif any(inner.delegate for inner in found.spec.http):
-            yield problem(
-                ERROR, "IST0106", service, path, "a delegate that delegates", repr(name), "one level only"
-            )
 
 
 def _claims(world: World, service: Document[VirtualService]) -> Iterator[Problem]:

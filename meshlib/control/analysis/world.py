@@ -56,11 +56,6 @@ class World:
             found.setdefault(document.kind, []).append(document)
         return found
 
-    @cached_property
-    def delegates(self) -> Mapping[tuple[str, str], Document[VirtualService]]:
-        """The VirtualServices by (namespace, name)."""
-        return {(d.namespace, d.name): d for d in self.virtual_services}
-
     @property
     def virtual_services(self) -> Iterator[Document[VirtualService]]:
         """The VirtualServices, oldest first."""

@@ -24,10 +24,9 @@ from meshlib.control.istio.parse import spell
 from meshlib.control.istio.peerauthentication import MutualTLSMode
 from meshlib.identity.spiffe import SCHEME
 from meshlib.xds import pb
-from meshlib.xds.names import MUTUAL, TLS_MODE_LABEL
+from meshlib.xds.names import INBOUND_LISTENER, MUTUAL, TLS_MODE_LABEL
 from meshlib.xds.node import Client, Flavour
 
-ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - in the name of a listener; nothing is bound by it
 TLS, PLAIN = "tls", "raw_buffer"
 TLS_INSPECTOR = "envoy.filters.listener.tls_inspector"
 _INSPECTOR = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
@@ -43,7 +42,7 @@ def inbound_listener(
     grpc = client.flavour is Flavour.GRPC
     security = security_filters(graph, client.namespace, client.label_map, grpc=grpc)
     made = pb.Listener(name=name, traffic_direction="INBOUND")
-    made.address.socket_address.address = ANY_ADDRESS
+    made.address.socket_address.address = _address(name)
     made.address.socket_address.port_value = port
     manager = pb.pack(_manager(port, security))
     for transport in _transports(decided.mode, client.label_map, grpc=grpc, roots=roots):
@@ -60,6 +59,11 @@ def inbound_listener(
         mark_document(made, decided.document, spell(decided.path), *decided.path)
     mark_policies(made, sources_of(graph, client.namespace, client.label_map))
     return made, security.clusters
+
+
+def _address(name: str) -> str:
+    """The address in the listener's name: gRPC's servers refuse another one."""
+    return name.removeprefix(INBOUND_LISTENER).rpartition(":")[0].strip("[]")
 
 
 def _transports(

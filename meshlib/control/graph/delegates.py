@@ -73,7 +73,8 @@ def rules_of(document: AnyDocument, find: Find) -> tuple[tuple[Rule, ...], tuple
         namespace = route.delegate.namespace or document.namespace
         delegate = find(namespace, route.delegate.name)
         if delegate is None:
-            reason = f"the delegate {namespace}/{route.delegate.name} is missing or not visible"
+            name = f"{namespace}/{route.delegate.name}"
+            reason = f"the delegate {name} is missing, refused, not visible or has hosts of its own"
             skipped.append(Skipped(document.source("spec", "http", number), reason))
             continue
         for found in _delegated(route, delegate):

@@ -16,7 +16,7 @@ from meshlib.control.istio.requestauthentication import RequestAuthentication
 from meshlib.control.istio.serviceentry import ServiceEntry
 from meshlib.control.istio.sidecar import Sidecar
 from meshlib.control.istio.telemetry import Telemetry
-from meshlib.control.istio.validity import mesh, rules, security, services
+from meshlib.control.istio.validity import endpoints, mesh, rules, security, services
 from meshlib.control.istio.validity.report import Report
 from meshlib.control.istio.virtualservice import VirtualService
 from meshlib.control.istio.workloadentry import WorkloadEntry
@@ -61,8 +61,15 @@ KINDS: Mapping[str, Kind] = {
         Kind("Telemetry", "telemetry.istio.io", ("v1", "v1alpha1"), Telemetry, mesh.telemetry),
         Kind("MeshConfig", "mesh.istio.io", ("v1alpha1",), MeshConfig, mesh.mesh_config, root=True),
         Kind("Service", "", ("v1",), Service),
-        Kind("Endpoints", "", ("v1",), Endpoints, root=True),
-        Kind("EndpointSlice", "discovery.k8s.io", ("v1", "v1beta1"), EndpointSlice, root=True),
+        Kind("Endpoints", "", ("v1",), Endpoints, endpoints.endpoints, root=True),
+        Kind(
+            "EndpointSlice",
+            "discovery.k8s.io",
+            ("v1", "v1beta1"),
+            EndpointSlice,
+            endpoints.endpoint_slice,
+            root=True,
+        ),
     )
 }
 

@@ -17,6 +17,7 @@ import re2
 from pydantic import ValidationError
 
 from meshlib.control.istio.document import AnyDocument, Document, FieldPath
+from meshlib.control.istio.fields import camel
 from meshlib.control.istio.kinds import ISTIO_GROUPS, KINDS, REMOVED, UNUSED, Kind, passed_over
 from meshlib.control.istio.problem import BROKEN, NOT_APPLIED, Problem, Severity, shorten
 from meshlib.control.istio.validity.report import Report
@@ -76,7 +77,7 @@ def as_written(value: Any, path: FieldPath) -> FieldPath:
         if isinstance(value, Mapping):
             name = known_spelling(value, part)
             if name is None:
-                return (*found, str(part).rstrip("_")) if isinstance(part, str) else tuple(found)
+                return (*found, camel(part)) if isinstance(part, str) else tuple(found)
             found.append(name)
             value = value[name]
         elif isinstance(value, list) and isinstance(part, int) and part < len(value):

@@ -1,17 +1,23 @@
 """A YAML text to documents, with everything that is wrong in it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 from meshlib.control.istio.document import AnyDocument, FieldPath
+from meshlib.control.istio.meshconfig import MeshConfig
 from meshlib.control.istio.parse import Key, Origin, items, parse, spell
 from meshlib.control.istio.problem import BROKEN, Problem, Severity
 from meshlib.control.sources.reader import Raw, UnreadableError, read
 
 MESH_FILES = ("mesh.yaml", "mesh.yml", "meshconfig.yaml", "meshconfig.yml")
 """A file of this name may hold the plain keys of MeshConfig."""
+
+MESH_CONFIG_FORMS = (
+    f"the file name {' or '.join(MESH_FILES)}; or apiVersion: mesh.istio.io/v1alpha1 and kind: MeshConfig "
+    "beside the keys; or the key mesh of the ConfigMap istio"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +29,24 @@ class TextRead:
     lost: frozenset[Key] | None
 
 
-def documents_in(text: str, file: str, default_namespace: str = "default") -> TextRead:
-    """Read a text. A text that is no YAML yields no documents at all. Never raises for its content."""
+def documents_in(
+    text: str, file: str, default_namespace: str = "default", between: Callable[[], None] = lambda: None
+) -> TextRead:
+    """Read a text. A text that is no YAML yields no documents at all. Never raises for its content.
+
+    `between` is called between documents; what it raises ends the reading.
+    """
+    raws = []
     try:
-        raws = list(read(text))
+        for raw in read(text):
+            raws.append(raw)
+            between()
     except UnreadableError as error:
         return refused(error, file)
     reading = _Reading(file, default_namespace)
     for raw in raws:
         reading.take(raw)
+        between()
     return TextRead(tuple(reading.documents.values()), tuple(reading.problems), reading.lost())
 
 
@@ -69,6 +84,10 @@ class _Reading:
     def _object(
         self, value: Any, line: int, lines: Mapping[FieldPath, int], faults: list[tuple[int, FieldPath, str]]
     ) -> None:
+        if _is_mesh_config_elsewhere(value):
+            self._nameless = True
+            self._error(line, "plain keys of MeshConfig, without a kind", "", "kind", MESH_CONFIG_FORMS)
+            return
         parsed = parse(value, Origin(self.file, line, lines, self.namespace))
         if parsed.skipped:
             return
@@ -126,6 +145,14 @@ def _faults_of(raw: Raw, line: int, lines: Mapping[FieldPath, int]) -> list[tupl
 
 def _is_plain_mesh_config(value: Any, file: str) -> bool:
     return isinstance(value, dict) and "kind" not in value and PurePath(file).name in MESH_FILES
+
+
+def _is_mesh_config_elsewhere(value: Any) -> bool:
+    """Only keys of MeshConfig, one at least, in a file whose name does not say so."""
+    if not isinstance(value, dict) or not value:
+        return False
+    known = {name for key, one in MeshConfig.model_fields.items() for name in (key, one.alias)}
+    return all(key in known for key in value)
 
 
 def _mesh_in_config_map(value: Any) -> str | None:

@@ -10,11 +10,10 @@ Rules (Envoy, RouteEntryImplBase::finalizeRequestHeaders, Router::FilterUtility:
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from meshlib.core.headers import EditContext, one_value
 from meshlib.core.request import Dice, Header, RequestHead
-from meshlib.core.route.rule import Forward, Route, WeightedCluster
+from meshlib.core.route.rule import Forward, Route, Timeouts, WeightedCluster
 
 ORIGINAL_PATH = b"x-envoy-original-path"
 ORIGINAL_HOST = b"x-envoy-original-host"
@@ -36,11 +35,11 @@ def pick_cluster(forward: Forward, dice: Dice) -> WeightedCluster:
 def outgoing(head: RequestHead, route: Route, forward: Forward, cluster: WeightedCluster) -> RequestHead:
     """The request as it is sent to `cluster`; `head` itself if nothing changes."""
     made = head
-    if cluster.request_headers:
+    if cluster.request_headers.levels:
         made = cluster.request_headers.apply_to_request(EditContext(made, cluster.name, route.name))
     if cluster.authority:
         made = _changed(made, cluster.authority, made.path, made.headers)
-    if route.request_headers:
+    if route.request_headers.levels:
         made = route.request_headers.apply_to_request(EditContext(made, cluster.name, route.name))
     if forward.authority:
         headers = _set(made.headers, ORIGINAL_HOST, made.authority)
@@ -71,20 +70,13 @@ def incoming(
     edits = route.response_headers
     if cluster is not None:
         edits = cluster.response_headers.then(edits)
-    if not edits:
+    if not edits.levels:
         return tuple(headers)
     if cluster is None:
         context = EditContext(sent, route=route.name)
     else:
         context = EditContext(sent, cluster.name, route.name, status)
     return tuple(edits.apply(headers, context))
-
-
-class Timeouts(NamedTuple):
-    """Seconds; 0: no limit."""
-
-    whole: float
-    per_try: float
 
 
 def timeouts(forward: Forward, head: RequestHead) -> Timeouts:
@@ -94,8 +86,7 @@ def timeouts(forward: Forward, head: RequestHead) -> Timeouts:
         whole = grpc_timeout(head.header(b"grpc-timeout"))
         if forward.max_grpc_timeout and not 0 < whole <= forward.max_grpc_timeout:
             whole = forward.max_grpc_timeout
-    per_try = forward.retry.per_try_timeout if forward.retry is not None else 0.0
-    return Timeouts(whole, 0.0 if whole and per_try >= whole else per_try)
+    return Timeouts.of(whole, forward.retry)
 
 
 def grpc_timeout(value: bytes | None) -> float:

@@ -2,7 +2,7 @@
 
 Rules (Envoy): a direct response with a body is `text/plain` unless an edit says otherwise; one of status
 201 or 3xx names the request's own address in `location`. Templates in a redirect's response edits see the
-path as the redirect rewrote it.
+path as the redirect rewrote it. Neither has a response flag; why it was given is told in words.
 """
 
 from dataclasses import dataclass
@@ -11,13 +11,15 @@ from meshlib.core.request import Header, RequestHead
 from meshlib.core.route.forward import incoming
 from meshlib.core.route.redirect import location
 from meshlib.core.route.rule import DirectResponse, Redirect, Route
+from meshlib.core.route.table import without_port
 
 
 @dataclass(frozen=True, slots=True)
 class OwnReply:
-    """Status, headers (no content-length) and body."""
+    """Status, why in one sentence, headers (no content-length) and body."""
 
     status: int
+    detail: str
     headers: tuple[Header, ...]
     body: bytes = b""
 
@@ -28,8 +30,19 @@ def own_reply(route: Route, action: Redirect | DirectResponse, head: RequestHead
         plain = [(b"content-type", b"text/plain")] if action.body else []
         if action.status == 201 or 300 <= action.status < 400:
             plain.append((b"location", location(Redirect(), head).encode("latin-1")))
-        return OwnReply(action.status, incoming(plain, action.status, head, route, None), action.body)
+        headers = incoming(plain, action.status, head, route, None)
+        return OwnReply(action.status, _why(route, action, head), headers, action.body)
     target = ((b"location", location(action, head).encode("latin-1")),)
     if action.rewrite is not None and (path := action.rewrite(head)):
         head = RequestHead(head.method, head.scheme, head.authority, path, head.headers)
-    return OwnReply(action.status, incoming(target, action.status, head, route, None))
+    return OwnReply(
+        action.status, _why(route, action, head), incoming(target, action.status, head, route, None)
+    )
+
+
+def _why(route: Route, action: Redirect | DirectResponse, head: RequestHead) -> str:
+    if isinstance(action, DirectResponse) and action.blocks:
+        return f"outboundTrafficPolicy REGISTRY_ONLY: {without_port(head.authority)} is not in the mesh"
+    kind = "redirect" if isinstance(action, Redirect) else "direct response"
+    name = f"route {route.name}" if route.name else "a route without a name"
+    return f"{kind} of {str(route.origin) or name}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from meshlib.core.headers import HeaderEdits
 from meshlib.core.request import RequestHead
@@ -17,6 +18,9 @@ class Origin:
     """`VirtualService default/reviews`; empty for a default route."""
     source: str = ""
     """`file:line`."""
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.document, self.source)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,19 @@ class MirrorPolicy:
     """The share, in parts per million."""
 
 
+class Timeouts(NamedTuple):
+    """Seconds; 0: no limit."""
+
+    whole: float
+    per_try: float
+
+    @classmethod
+    def of(cls, whole: float, retry: RetryPolicy | None) -> "Timeouts":
+        """Those of a route: a try's time that is not shorter than the whole has no effect."""
+        per_try = retry.per_try_timeout if retry is not None else 0.0
+        return cls(whole, 0.0 if whole and per_try >= whole else per_try)
+
+
 @dataclass(frozen=True, slots=True)
 class Forward:
     """Send the request to one of `clusters`."""
@@ -59,6 +76,12 @@ class Forward:
     """The authority to send instead, or empty."""
     max_grpc_timeout: float | None = None
     """Upper bound in seconds of a gRPC request's own grpc-timeout; 0: no bound; None: ignore it."""
+    times: Timeouts | None = field(init=False, compare=False, repr=False)
+    """The times of every request; None: they depend on the request's grpc-timeout."""
+
+    def __post_init__(self) -> None:
+        fixed = self.max_grpc_timeout is None
+        object.__setattr__(self, "times", Timeouts.of(self.timeout, self.retry) if fixed else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +108,8 @@ class DirectResponse:
 
     status: int
     body: bytes = b""
+    blocks: bool = False
+    """It refuses a host that the mesh does not know (outboundTrafficPolicy REGISTRY_ONLY)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,11 @@ def decode_redirect(message: Any, matched: PathMatch) -> Redirect:
     )
 
 
-def decode_direct_response(message: Any, max_body: int) -> DirectResponse:
-    """An envoy.config.route.v3.DirectResponseAction with a body of at most `max_body` bytes."""
+def decode_direct_response(message: Any, max_body: int, blocks: bool = False) -> DirectResponse:
+    """An envoy.config.route.v3.DirectResponseAction with a body of at most `max_body` bytes.
+
+    `blocks`: it is the one for hosts that the mesh does not know.
+    """
     if not 200 <= message.status < 600:
         raise Refused("status", f"{message.status} is not from 200 to 599")
     if message.HasField("body_format"):
@@ -44,4 +47,4 @@ def decode_direct_response(message: Any, max_body: int) -> DirectResponse:
     body = message.body.inline_bytes or message.body.inline_string.encode()
     if len(body) > max_body:
         raise Refused("body", f"has {len(body)} bytes, at most {max_body} are allowed")
-    return DirectResponse(message.status, body)
+    return DirectResponse(message.status, body, blocks)

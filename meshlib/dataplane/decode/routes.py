@@ -20,6 +20,7 @@ from meshlib.dataplane.decode.match import decode_match
 from meshlib.dataplane.decode.mirror import decode_mirrors
 from meshlib.dataplane.decode.redirect import DEFAULT_MAX_BODY, decode_direct_response, decode_redirect
 from meshlib.dataplane.decode.retry import decode_retry
+from meshlib.xds.names import BLOCK_ALL
 
 MAX_HOSTS = 20_000
 MAX_ROUTES = 50_000
@@ -107,7 +108,8 @@ class _Decoder:
             elif which == "redirect":
                 action = decode_redirect(message.redirect, match.path)
             elif which == "direct_response":
-                action = decode_direct_response(message.direct_response, self.max_body)
+                blocks = message.name == BLOCK_ALL
+                action = decode_direct_response(message.direct_response, self.max_body, blocks)
             else:
                 raise Refused("", "is not supported" if which else "is not set")
         except Refused as refused:

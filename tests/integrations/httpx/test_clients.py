@@ -138,7 +138,11 @@ async def test_https_to_unknown_hosts_is_refused_where_only_known_ones_are_allow
             c.get("https://elsewhere/")
         assert isinstance(raised.value, httpx.ConnectError)
         assert raised.value.request.url == "https://elsewhere/"
-        assert c.get("http://elsewhere/").status_code == 502
+        refused = c.get("http://elsewhere/")
+    assert refused.status_code == 502
+    assert refused.extensions["meshlib"].detail == (
+        "outboundTrafficPolicy REGISTRY_ONLY: elsewhere is not in the mesh"
+    )
     async with meshlib.AsyncClient(mesh=mesh) as a:  # type: ignore[arg-type]
         with pytest.raises(meshlib.ConnectFailed, match="REGISTRY_ONLY"):
             await a.get("https://elsewhere/")

@@ -25,3 +25,13 @@ def test_what_is_no_address(address: str) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1:15010", "[::1]:0", "control.mesh:65535"])
 def test_what_is_one(address: str) -> None:
     assert checked_address(address, "--control") == address
+
+
+def test_a_folder_in_the_environment_is_named_as_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MESHLIB_CONTROL", "mesh/")
+    with pytest.raises(typer.BadParameter) as caught:
+        control_address(None)
+    assert caught.value.param_hint == "MESHLIB_CONTROL"
+    with pytest.raises(typer.BadParameter) as caught:
+        control_address("mesh/")
+    assert caught.value.param_hint == "--control"

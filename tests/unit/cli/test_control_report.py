@@ -105,13 +105,13 @@ def test_many_changes_are_counted() -> None:
 
 def test_a_problem_is_told_once_and_when_it_is_gone() -> None:
     screen = Screen()
-    assert screen.built([document("a")], BAD, OLD)[1:] == [
+    assert screen.built([document("a"), document("b")], BAD, OLD)[1:] == [
         f"✗ {BAD}",
         f"! {OLD}",
         "what is broken keeps its last good state",
     ]
-    assert screen.built([document("a")], BAD, OLD) == []
-    assert screen.built([document("a")]) == ["✓ 2 problems fixed"]
+    assert screen.built([document("a"), document("b")], BAD, OLD) == []
+    assert screen.built([document("a"), document("b")]) == ["✓ 2 problems fixed"]
 
 
 def test_hints_are_left_to_check() -> None:
@@ -165,3 +165,9 @@ def test_what_the_analyses_find_is_told_when_they_have_found_it() -> None:
     assert built.analyse is not None
     assert built.analyse() == (BAD,)
     assert f"✗ {BAD}" in screen.text()
+
+
+def test_a_problem_whose_file_holds_nothing_any_more_is_gone_not_fixed() -> None:
+    screen = Screen()
+    screen.built([document("b")], BAD)
+    assert screen.built([document("b")]) == ["1 problem gone with what was in the file"]

@@ -6,6 +6,7 @@ import pytest
 
 from meshlib.cli.explain_decision import decide
 from meshlib.cli.render import lines
+from meshlib.core.balance.cluster import Cluster, Resolution
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
 from meshlib.core.headers import EMPTY, EditLevel, HeaderEdits
 from meshlib.core.request import RequestHead
@@ -163,6 +164,16 @@ def test_text_tells_steps_and_shares() -> None:
     assert "  time-out none" in text
     assert "        127.0.0.1:7002 [yellow]not eligible[/]" in text
     assert "        [yellow]no endpoint is known[/]" in text
+
+
+def test_what_passes_through_goes_where_the_request_says() -> None:
+    route = Route("a", RouteMatch(), Forward((WeightedCluster("Out", 1, 1, EMPTY, EMPTY),), 1), EMPTY, EMPTY)
+    through = replace(view(route), clusters={"Out": Cluster("Out", "Out", resolution=Resolution.ORIGINAL)})
+    answer = decide(through, "reviews:9080", request())
+    assert [(c["name"], c["passes_through"]) for c in answer["clusters"]] == [("Out", True)]
+    text = lines(answer)
+    assert "        to the address that the request names, reviews:9080" in text
+    assert not any("no endpoint is known" in line for line in text)
 
 
 def test_markup_in_names_is_shown_and_not_obeyed() -> None:

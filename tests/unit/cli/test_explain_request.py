@@ -43,12 +43,42 @@ def test_headers_and_host() -> None:
         (["G T", "http://a/"], ()),
         (["GET", "http://a/", "more"], ()),
         (["http://a/"], ("no colon",)),
+        (["http://a/ b"], ()),
+        (["http://a/\r\nb"], ()),
         (["http://a/"], (": x",)),
     ],
 )
 def test_what_is_no_request(words: list[str], headers: tuple[str, ...]) -> None:
     with pytest.raises(typer.BadParameter):
         parse_request(words, headers)
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("x: 1\r\nend-user: jason", "holds a control character, such as a line end"),
+        ("x: 1\r\n", "holds a control character"),
+        ("x: a\x00b", "holds a control character"),
+        ("x: a\x7f", "holds a control character"),
+        ("x\r\ny: 1", "can't be the name of a header"),
+        ("end user: jason", "can't be the name of a header"),
+        (" x: 1", "can't be the name of a header"),
+        ("x : 1", "can't be the name of a header"),
+        ("\u00fc: 1", "can't be the name of a header"),
+        (":path: /", "is not 'name: value'"),
+        ("Host: b c", "is no host"),
+        ("Host: \u00fc", "is no host"),
+    ],
+)
+def test_headers_that_could_not_be_sent(header: str, said: str) -> None:
+    with pytest.raises(typer.BadParameter) as raised:
+        parse_request(["http://a/"], [header])
+    assert said in raised.value.message
+
+
+def test_values_may_hold_tabs_and_any_other_byte() -> None:
+    head, _, _ = parse_request(["http://a/"], ["x: a\tb", "y: \u00fc", "z: \udcff"])
+    assert head.headers == [(b"x", b"a\tb"), (b"y", b"\xc3\xbc"), (b"z", b"\xff")]
 
 
 def test_identity_and_labels() -> None:

@@ -12,13 +12,22 @@ from meshlib.core.ledger import Ledger
 from meshlib.core.outbound import Flow, flow
 from meshlib.core.request import Failed, Failure, RequestHead, ResponseHead
 from meshlib.core.retry import RetryOn, RetryPolicy
-from meshlib.core.route.match import RouteMatch
-from meshlib.core.route.rule import DirectResponse, Forward, MirrorPolicy, Redirect, Route, WeightedCluster
+from meshlib.core.route.match import PathKind, PathMatch, RouteMatch
+from meshlib.core.route.rule import (
+    DirectResponse,
+    Forward,
+    MirrorPolicy,
+    Origin,
+    Redirect,
+    Route,
+    WeightedCluster,
+)
 from meshlib.core.route.table import RouteTable, VirtualHost
 from meshlib.core.view import View
 
 HALF = type("Half", (), {"random": lambda self: 0.5})()
 NO_LIMITS = Limits()
+ALL, NOWHERE = RouteMatch(), Origin()
 RETRY = RetryPolicy(frozenset((RetryOn.FIVE_XX,)), retries=2)
 
 
@@ -31,9 +40,14 @@ class Body:
 
 
 def view_of(
-    action: Forward | Redirect | DirectResponse, *, limits: Limits = NO_LIMITS, healthy: bool = True
+    action: Forward | Redirect | DirectResponse,
+    *,
+    limits: Limits = NO_LIMITS,
+    healthy: bool = True,
+    match: RouteMatch = ALL,
+    origin: Origin = NOWHERE,
 ) -> View:
-    route = Route("r", RouteMatch(), action, EMPTY, EMPTY)
+    route = Route("r", match, action, EMPTY, EMPTY, origin)
     table = RouteTable("a:80", [VirtualHost("v", ("a:80",), (route,), attempt_count=True)])
     listed = EndpointSet((LocalityEndpoints("", 0, 1, (Endpoint("10.0.0.1", 80, healthy=healthy),)),))
     made = Cluster("c", "c", Policy.ROUND_ROBIN, limits=limits, panic_threshold=0)
@@ -106,20 +120,45 @@ def test_a_body_that_is_gone_is_not_sent_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("view", "authority", "status", "flag"),
+    ("view", "authority", "status", "flag", "detail"),
     [
-        (view_of(forward()), "b:80", 404, "NR"),
-        (view_of(forward("gone")), "a:80", 503, "NC"),
-        (view_of(forward(), healthy=False), "a:80", 503, "UH"),
-        (view_of(forward(), limits=Limits(max_requests=0)), "a:80", 503, "UO"),
-        (view_of(Redirect(host="b")), "a:80", 301, "-"),
-        (view_of(DirectResponse(418)), "a:80", 418, "-"),
+        (view_of(forward()), "b:80", 404, "NR", "no virtual host of a:80 has this host"),
+        (View(), "a:80", 404, "NR", "no virtual host of a:80 has this host"),
+        (
+            view_of(forward(), match=RouteMatch(PathMatch(PathKind.EXACT, "/x"))),
+            *("a:80", 404, "NR", "no rule of a:80 takes the request"),
+        ),
+        (view_of(forward("gone")), "a:80", 503, "NC", "cluster gone is unknown"),
+        (view_of(forward(), healthy=False), "a:80", 503, "UH", "cluster c has no healthy endpoint"),
+        (
+            view_of(forward(), limits=Limits(max_requests=0)),
+            *("a:80", 503, "UO", "cluster c has 0 requests in flight"),
+        ),
+        (view_of(Redirect(host="b")), "a:80", 301, "-", "redirect of route r"),
+        (view_of(DirectResponse(418)), "a:80", 418, "-", "direct response of route r"),
+        (
+            view_of(DirectResponse(418), origin=Origin("VirtualService d/a", "a.yaml:3")),
+            *("a:80", 418, "-", "direct response of VirtualService d/a a.yaml:3"),
+        ),
+        (
+            view_of(DirectResponse(502, blocks=True)),
+            *("a:80", 502, "-", "outboundTrafficPolicy REGISTRY_ONLY: a is not in the mesh"),
+        ),
     ],
 )
-def test_own_replies(view: View, authority: str, status: int, flag: str) -> None:
+def test_own_replies_say_why(view: View, authority: str, status: int, flag: str, detail: str) -> None:
     reply = next(begin(view, Ledger(), authority=authority))
     assert isinstance(reply, Reply)
-    assert (reply.status, reply.facts.flag) == (status, flag)
+    assert (reply.status, reply.facts.flag, reply.facts.detail) == (status, flag, detail)
+
+
+def test_a_reply_for_too_many_who_wait_says_why() -> None:
+    steps = begin(view_of(forward()), Ledger())
+    next(steps)
+    reply = steps.send(Failed(Failure.OVERFLOW, "3 requests wait for a connection"))
+    assert isinstance(reply, Reply)
+    assert (reply.status, reply.facts.flag) == (503, "UO")
+    assert reply.facts.detail == "3 requests wait for a connection"
 
 
 def test_the_applications_own_wishes_count_and_stop_here() -> None:

@@ -7,8 +7,7 @@ import pytest
 from meshlib.core.headers import EMPTY
 from meshlib.core.request import RequestHead
 from meshlib.core.retry import RetryPolicy
-from meshlib.core.route.forward import Timeouts
-from meshlib.core.route.rule import Forward, WeightedCluster
+from meshlib.core.route.rule import Forward, Timeouts, WeightedCluster
 from meshlib.core.timeout import effective, expected, told
 
 

@@ -11,7 +11,7 @@ from meshlib.control.istio.validity.report import Report
 
 _LABEL = re2.compile(r"[a-zA-Z0-9_]([-a-zA-Z0-9_]*[a-zA-Z0-9])?")
 _WILD = re2.compile(r"\*(-?[-a-zA-Z0-9]*[a-zA-Z0-9])?")
-_NAMESPACE = re2.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_DNS_LABEL = re2.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _TOKEN = re2.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _KEY = re2.compile(r"([a-zA-Z0-9.-]+/)?[a-zA-Z0-9]([-a-zA-Z0-9_.]{0,61}[a-zA-Z0-9])?")
 _VALUE = re2.compile(r"([a-zA-Z0-9]([-a-zA-Z0-9_.]{0,61}[a-zA-Z0-9])?)?")
@@ -195,9 +195,14 @@ def subnets(given: Iterable[str], to: Report) -> None:
             to.at(index).error("not an IP address or range", repr(text), "such as 10.1.0.0/16")
 
 
+def dns_label(text: str) -> bool:
+    """Whether this is a DNS label as Kubernetes has it: up to 63 lower case letters, digits and -."""
+    return _DNS_LABEL.fullmatch(text) is not None
+
+
 def namespace(text: str) -> bool:
     """Whether this is the name of a namespace."""
-    return _NAMESPACE.fullmatch(text) is not None
+    return dns_label(text)
 
 
 def export_to(given: tuple[str, ...], to: Report, none: bool = False) -> None:

@@ -39,6 +39,8 @@ RETRY_ON = (
     "unavailable",
 )
 MAX_ATTEMPTS = 1_000
+DELEGATES_FURTHER = "a delegate of a delegate"
+"""Found is then the delegate, as `name` or `namespace/name`."""
 _CODES = (301, 302, 303, 307, 308)
 _CLAIMS = "@request.auth.claims"
 
@@ -121,7 +123,8 @@ def _action(rule: HTTPRoute, to: Report, delegate: bool) -> None:
         )
     if rule.delegate:
         if delegate:
-            to.at("delegate").error("a delegate of a delegate", repr(rule.delegate.name), "one level only")
+            name = "/".join(part for part in (rule.delegate.namespace, rule.delegate.name) if part)
+            to.at("delegate").error(DELEGATES_FURTHER, repr(name), "one level only")
         if not rule.delegate.name:
             to.at("delegate").error("no name", "", "the name of a VirtualService without hosts")
     for name in ("fault", "rewrite"):

@@ -83,3 +83,80 @@ def test_a_destination_rule_of_no_host() -> None:
         "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: r}\nspec: {host: nope}\n"
     )
     assert codes(rule) == [("IST0174", "spec.host")]
+
+
+def delegation(text: str) -> list[tuple[str, str]]:
+    """(document, message) of what the analyses say of delegates."""
+    read = documents_in(SERVICES + text, "f.yaml")
+    return [(p.document, p.message) for p in analyze(read.documents, read.problems) if "delegate" in p.field]
+
+
+def to(name: str, hosts: str = "") -> str:
+    return f"{{{hosts}http: [{{delegate: {{name: {name}}}}}]}}"
+
+
+def test_a_delegate_that_was_refused_is_not_missing() -> None:
+    text = virtual_service(to("b", "hosts: [a], "), "a") + virtual_service("{http: [{timeout: 5}]}", "b")
+    ((document, message),) = delegation(text)
+    assert document == "VirtualService default/a"
+    assert message.startswith(
+        "the delegate was refused because of f.yaml:19: spec.http[0].timeout: not a dur"
+    )
+    assert message.endswith("; the rule is left out")
+
+
+def test_a_cycle_of_delegates() -> None:
+    for other in ("", "hosts: [two], "):
+        text = virtual_service(to("b", "hosts: [a], "), "a") + virtual_service(to("a", other), "b")
+        document, message = delegation(text)[0]
+        assert document == "VirtualService default/a"
+        assert message.startswith("a cycle of delegates: default/a -> default/b -> default/a; ")
+    assert delegation(virtual_service(to("a", "hosts: [a], "), "a")) == [
+        ("VirtualService default/a", "a cycle of delegates: default/a -> default/a; the rule is left out")
+    ]
+
+
+def test_a_cycle_of_refused_delegates_is_told_once() -> None:
+    text = virtual_service(to("b"), "a") + virtual_service(to("a"), "b")
+    assert delegation(text) == [
+        ("VirtualService default/a", "a cycle of delegates: default/a -> default/b -> default/a")
+    ]
+
+
+PEERS = """
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: peers%s}
+spec: {%smtls: {mode: %s}}
+---
+"""
+RULE = """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: r}
+spec: {host: a, %s}
+"""
+
+
+@pytest.mark.parametrize(
+    ("peers", "rule", "expected"),
+    [
+        (("", "", "STRICT"), "trafficPolicy: {tls: {mode: DISABLE}}", ["spec.trafficPolicy.tls.mode"]),
+        (("", "", "DISABLE"), "trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}", ["spec.trafficPolicy.tls.mode"]),
+        (
+            (", namespace: istio-system", "", "STRICT"),
+            "subsets: [{name: v1, trafficPolicy: {portLevelSettings: [{port: {number: 80}, tls: {}}]}}]",
+            ["spec.subsets[0].trafficPolicy.portLevelSettings[0].tls.mode"],
+        ),
+        (("", "", "PERMISSIVE"), "trafficPolicy: {tls: {mode: DISABLE}}", []),
+        (("", "", "STRICT"), "trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}", []),
+        (("", "", "STRICT"), "trafficPolicy: {loadBalancer: {simple: RANDOM}}", []),
+        (("", "selector: {matchLabels: {x: y}}, ", "STRICT"), "trafficPolicy: {tls: {mode: DISABLE}}", []),
+        ((", namespace: other", "", "STRICT"), "trafficPolicy: {tls: {mode: DISABLE}}", []),
+    ],
+)
+def test_clients_that_speak_what_their_servers_refuse(
+    peers: tuple[str, str, str], rule: str, expected: list[str]
+) -> None:
+    found = [field for code, field in codes(PEERS % peers + RULE % rule) if code == "MESH0002"]
+    assert found == expected

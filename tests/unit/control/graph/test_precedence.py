@@ -418,7 +418,7 @@ def test_a_host_without_a_rule_for_the_client_is_as_unknown() -> None:
 def test_hosts_that_are_not_known() -> None:
     assert clusters_of(found("", "unknown.example:80")) == ["PassthroughCluster"]
     blocked = found(mesh("outboundTrafficPolicy: {mode: REGISTRY_ONLY}"), "unknown.example:80")
-    assert (blocked.name, blocked.action) == ("block_all", DirectResponse(502))
+    assert (blocked.name, blocked.action) == ("block_all", DirectResponse(502, blocks=True))
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from meshlib.control.istio.kinds import KINDS
 from meshlib.control.istio.parse import Origin, parse
 from meshlib.control.istio.problem import Problem, Severity
+from meshlib.control.sources import reader
 from meshlib.control.sources.text import TextRead, documents_in
 
 VERSIONS = {
@@ -249,6 +251,66 @@ def test_garbage_is_a_problem_and_never_raises(kind: str, spec: object, metadata
     assert (parsed.document is None) == any(p.severity is Severity.ERROR for p in parsed.problems)
 
 
-@given(st.text(max_size=200))
+ALMOST = st.lists(
+    st.sampled_from(
+        [
+            "kind: ",
+            "Service",
+            "a",
+            ": ",
+            "- ",
+            "\n",
+            "  ",
+            "---\n",
+            "{",
+            "}",
+            "[",
+            "]",
+            "&a ",
+            "*a",
+            "<<",
+            "\t",
+        ]
+    )
+    | st.sampled_from(["apiVersion: v1\nkind: Service\nmetadata: {name: a}\n", "items:\n", "kind: List\n"])
+    | st.text(max_size=3),
+    max_size=25,
+).map("".join)
+"""Text that comes close to a document."""
+
+
+def values_in(text: str) -> list[object]:
+    """The YAML documents of a text that are not empty; none at all if it is no YAML."""
+    try:
+        return [raw.value for raw in reader.read(text)]
+    except reader.UnreadableError as error:
+        return [error]
+
+
+@given(st.text(max_size=200) | ALMOST)
+@example("apiVersion: v1\nkind: Service\nmetadata: {name: a}")
+@example("a: [")
+@example("\0")
 def test_any_text_is_read_or_refused(text: str) -> None:
-    documents_in(text, "f.yaml")
+    result = documents_in(text, "f.yaml")
+    for problem in result.problems:
+        assert (problem.file, problem.message.strip() != "") == ("f.yaml", True)
+        assert problem.line >= 1
+    for document in result.documents:
+        assert document.file == "f.yaml"
+        assert document.line >= 1
+    values = values_in(text)
+    # What is of no kind of ours is passed over, and so is a list of nothing.
+    ours = [value for value in values if not passed_over(value)]
+    assert bool(result.documents or errors(result)) or not ours
+    assert errors(result) or result.lost == frozenset()
+
+
+def passed_over(value: object) -> bool:
+    """Whether this is someone else's document, or a list of such."""
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+        return False
+    if value["kind"] == "List" and isinstance(value.get("items"), list):
+        return all(passed_over(item) for item in value["items"])
+    version = value.get("apiVersion")
+    return isinstance(version, str) and version != "" and (value["kind"] not in KINDS or "/" in version)

@@ -1,6 +1,8 @@
 """Folders: what is found, what stays when an edit breaks it, and that changes are noticed."""
 
 import asyncio
+import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,106 @@ async def test_changes_are_noticed(tmp_path: Path, single: bool) -> None:
     await waiting
     assert state(source) == {"a": address}
     await changes.aclose()
+
+
+def test_plain_mesh_config_in_a_file_of_another_name_is_told_how_to_be_given(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("rootNamespace: x\nenableTracing: true\n")
+    found = FileSource(tmp_path).load()
+    assert [(p.line, p.message) for p in found.problems] == [(1, "plain keys of MeshConfig, without a kind")]
+    assert "mesh.yaml or mesh.yml" in found.problems[0].allowed
+    (tmp_path / "settings.yaml").rename(tmp_path / "mesh.yaml")
+    assert [(d.kind, d.spec.root_namespace) for d in FileSource(tmp_path).load().documents] == [
+        ("MeshConfig", "x")
+    ]
+
+
+BIG = "---\n".join(entry(f"big-{number}") for number in range(4000))
+
+
+def kinds(source: FileSource) -> tuple[int, dict[str, str]]:
+    """How many documents of the big file there are, and all the others."""
+    found = state(source)
+    return sum(name.startswith("big-") for name in found), {
+        name: address for name, address in found.items() if not name.startswith("big-")
+    }
+
+
+async def begun(source: FileSource) -> tuple[AsyncIterator[None], "asyncio.Task[None]"]:
+    changes = source.watch()
+    waiting: asyncio.Task[None] = asyncio.ensure_future(anext(changes))
+    await asyncio.sleep(0)
+    return changes, waiting
+
+
+async def ended(changes: AsyncIterator[None], waiting: "asyncio.Task[None]") -> None:
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await changes.aclose()  # type: ignore[attr-defined]
+    for thread in threading.enumerate():
+        if thread.name.startswith("meshlib reads"):
+            await asyncio.to_thread(thread.join, 5.0)
+            assert not thread.is_alive()
+
+
+async def test_a_small_edit_does_not_wait_for_a_big_file(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(entry("a"))
+    source = FileSource(tmp_path)
+    assert kinds(source) == (0, {"a": "10.0.0.1"})
+    changes, waiting = await begun(source)
+    (tmp_path / "big.yaml").write_text(BIG)
+    (tmp_path / "small.yaml").write_text(entry("a", "10.0.0.2"))
+    assert kinds(source) == (0, {"a": "10.0.0.2"})
+    async with asyncio.timeout(20):
+        while kinds(source)[0] == 0:
+            await waiting
+            waiting = asyncio.ensure_future(anext(changes))
+    assert kinds(source) == (4000, {"a": "10.0.0.2"})
+    (tmp_path / "big.yaml").write_text(BIG + "---\n" + entry("c"))
+    assert kinds(source) == (4000, {"a": "10.0.0.2"})
+    (tmp_path / "big.yaml").write_text(entry("c", "10.0.0.3"))
+    assert kinds(source) == (0, {"a": "10.0.0.2", "c": "10.0.0.3"})
+    (tmp_path / "big.yaml").write_text(BIG)
+    assert kinds(source) == (0, {"a": "10.0.0.2", "c": "10.0.0.3"})
+    await ended(changes, waiting)
+
+
+def test_a_big_file_is_read_at_once_when_nobody_watches(tmp_path: Path) -> None:
+    (tmp_path / "big.yaml").write_text(BIG)
+    assert kinds(FileSource(tmp_path)) == (4000, {})
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_a_file_emptied_or_gone_for_a_moment_loses_nothing(tmp_path: Path, gone: bool) -> None:
+    now = 0.0
+    file = tmp_path / "a.yaml"
+    file.write_text(entry("a"))
+    source = FileSource(tmp_path, clock=lambda: now)
+    assert state(source) == {"a": "10.0.0.1"}
+    changes, waiting = await begun(source)
+
+    def empty() -> None:
+        file.unlink() if gone else file.write_text("# nothing\n")
+
+    empty()
+    assert state(source) == {"a": "10.0.0.1"}
+    now = 0.49
+    assert state(source) == {"a": "10.0.0.1"}
+    file.write_text(entry("a", "10.0.0.2"))
+    assert state(source) == {"a": "10.0.0.2"}
+    empty()
+    assert state(source) == {"a": "10.0.0.2"}
+    now = 1.0
+    assert state(source) == {}
+    await ended(changes, waiting)
+
+
+async def test_a_renamed_file_is_taken_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(entry("a"))
+    source = FileSource(tmp_path)
+    assert state(source) == {"a": "10.0.0.1"}
+    changes, waiting = await begun(source)
+    (tmp_path / "a.yaml").rename(tmp_path / "b.yaml")
+    found = source.load()
+    assert [(d.name, d.file) for d in found.documents] == [("a", "b.yaml")]
+    assert found.problems == ()
+    await ended(changes, waiting)

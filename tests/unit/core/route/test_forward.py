@@ -7,12 +7,12 @@ import pytest
 from meshlib.core.headers import EMPTY, Append, EditLevel, HeaderEdit, HeaderEdits, parse_template
 from meshlib.core.request import RequestHead
 from meshlib.core.retry import RetryOn, RetryPolicy
-from meshlib.core.route.forward import Timeouts, grpc_timeout, incoming, outgoing, pick_cluster, timeouts
+from meshlib.core.route.forward import grpc_timeout, incoming, outgoing, pick_cluster, timeouts
 from meshlib.core.route.match import PathKind, PathMatch, RouteMatch
 from meshlib.core.route.redirect import location
 from meshlib.core.route.reply import own_reply
 from meshlib.core.route.rewrite import prefix_rewrite, regex_rewrite
-from meshlib.core.route.rule import DirectResponse, Forward, Redirect, Route, WeightedCluster
+from meshlib.core.route.rule import DirectResponse, Forward, Redirect, Route, Timeouts, WeightedCluster
 
 HEAD = RequestHead("GET", "http", "reviews:80", "/api/v1?q=/api", [(b"x-a", b"1")])
 

@@ -24,4 +24,6 @@ def test_direct_responses(status: int, body: str, headers: list[tuple[bytes, byt
     table = decode_routes(pb.from_dict(pb.RouteConfiguration, {"name": "r", "virtual_hosts": [host]}))
     route = table.hosts[0].routes[0]
     head = RequestHead("GET", "http", "h.example", "/a?q=1", [])
-    assert own_reply(route, route.action, head) == OwnReply(status, tuple(headers), body.encode())
+    assert own_reply(route, route.action, head) == OwnReply(
+        status, "direct response of a route without a name", tuple(headers), body.encode()
+    )
