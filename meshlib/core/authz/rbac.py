@@ -35,6 +35,8 @@ class Policy:
     name: str
     """`ns[<namespace>]-policy[<name>]-rule[<number>]`."""
     holds: Condition = field(compare=False, repr=False)
+    document: str = ""
+    """`AuthorizationPolicy <namespace>/<name>`, if known."""
     source: str = ""
     """`file:line`, if known."""
 

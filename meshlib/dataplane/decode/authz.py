@@ -5,7 +5,7 @@ state, extensions of others. A policy is never weakened by leaving a part of it 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -18,6 +18,8 @@ from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.match import decode_header_match
 from meshlib.dataplane.decode.text import decode_string
 from meshlib.xds import pb
+
+T = TypeVar("T")
 
 MAX_DEPTH = 32
 """Of conditions in conditions."""
@@ -96,7 +98,7 @@ def _list(messages: Any, field: str, decode: Decoder, budget: _Budget, depth: in
     return made
 
 
-def _one(field: str, decode: Callable[[], Any]) -> Any:
+def _one(field: str, decode: Callable[[], T]) -> T:
     try:
         return decode()
     except Refused as refused:
@@ -159,17 +161,10 @@ def _shared(which: str | None, message: Any) -> Condition:
         case "url_path":
             return conditions.url_path(_one(which, lambda: _path(message.url_path)))
         case "metadata":
-            return _one_condition(which, lambda: _metadata(message.metadata))
+            return _one(which, lambda: _metadata(message.metadata))
         case None:
             raise Refused("", "no condition is set")
     raise Refused(which, "is not supported")
-
-
-def _one_condition(field: str, decode: Callable[[], Condition]) -> Condition:
-    try:
-        return decode()
-    except Refused as refused:
-        raise refused.within(field) from None
 
 
 def _name(message: Any) -> TextMatch | None:
