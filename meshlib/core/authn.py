@@ -310,7 +310,9 @@ def _find(head: RequestHead, providers: Sequence[Provider]) -> Iterator[_Found]:
             params.setdefault(name, set()).add(provider.issuer)
         for name in provider.cookies:
             cookies.setdefault(name, set()).add(provider.issuer)
-    for (header, prefix), issuers in sorted(headers.items(), key=lambda item: item[0][0].decode() + item[0][1]):
+    for (header, prefix), issuers in sorted(
+        headers.items(), key=lambda item: item[0][0].decode() + item[0][1]
+    ):
         value = head.header(header)
         text = None if value is None else _after(value.decode("latin-1"), prefix)
         if text is not None:

@@ -69,7 +69,9 @@ class Admitted:
 Arrival = Generator[Check, Opinion, Admitted | Reply]
 
 
-def arrive(inbound: Inbound, head: RequestHead, peer: Peer, own: str, now: float, version: str = "") -> Arrival:
+def arrive(
+    inbound: Inbound, head: RequestHead, peer: Peer, own: str, now: float, version: str = ""
+) -> Arrival:
     """The request `head` from `peer`. `own`: this workload's `spiffe://…`; `now`: seconds since 1970."""
     step, path = normalize(head.path, inbound.paths)
     if step is not Step.GO_ON:

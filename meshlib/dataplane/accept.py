@@ -184,7 +184,9 @@ def peer_of(transport: asyncio.BaseTransport, principal: str) -> Peer:
         asked_name(secured),
         secured is not None,
         hashlib.sha256(shown).hexdigest() if shown else "",
-        dns=tuple(name for kind, name in secured.getpeercert()["subjectAltName"] if kind == "DNS") if shown else (),
+        dns=tuple(name for kind, name in secured.getpeercert()["subjectAltName"] if kind == "DNS")
+        if shown
+        else (),
     )
 
 

@@ -51,9 +51,7 @@ _SLASHES = re.compile("//+")
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9_~!$&'()*+,;:@=\[\]-][A-Za-z0-9_~!$&'()*+,;:@=.\[\]-]*)+/?|/")
 """Paths in which there is nothing to do: no empty segment, none that begins with a dot, no escape."""
 _UNESCAPED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_~")
-_MUST_ESCAPE = frozenset(
-    [*map(chr, range(1, 0x21)), *'"#<>?`{}', *map(chr, range(0x7F, 0x100))]
-)
+_MUST_ESCAPE = frozenset([*map(chr, range(1, 0x21)), *'"#<>?`{}', *map(chr, range(0x7F, 0x100))])
 _HEX = frozenset("0123456789abcdefABCDEF")
 
 
