@@ -11,7 +11,6 @@ Rules:
 
 import contextlib
 import os
-import re
 import ssl
 import tempfile
 import time
@@ -25,7 +24,6 @@ from meshlib.core.mtls import ClientTls, InboundMode, SanMatch, ServerTls, Trust
 _VERSIONS = {"TLSv1_2": ssl.TLSVersion.TLSv1_2, "TLSv1_3": ssl.TLSVersion.TLSv1_3}
 _MOST_CONTEXTS = 256
 _NAMED = ("URI", "DNS", "IP Address")
-_LIBRARY = re.compile(r"^\[[^]]*\] | \(_ssl\.c:\d+\)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +130,8 @@ def words(error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return _LIBRARY.sub("", _LIBRARY.sub("", error.strerror or str(error))).lower()
+        said = error.strerror or str(error)
+        return said.rpartition("] ")[2].partition(" (_ssl.c")[0].lower()
     return error.strerror or str(error)
 
 

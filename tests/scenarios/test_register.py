@@ -16,6 +16,7 @@ def test_joins_drains_and_leaves() -> None:
         Served("5.1") as served,
         meshlib.register(
             control=served.address,
+            allow_plaintext=True,
             service_account="reviews",
             labels={"app": "reviews"},
             ports={"http": 9080, "admin": 9081},
