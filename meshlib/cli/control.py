@@ -106,6 +106,7 @@ async def _serve(folder: Path, listen: str, namespace: str, asked: "Asked | None
     from meshlib.cli.control_report import Report, reported
     from meshlib.cli.control_security import how_to_join, many_files, secured
     from meshlib.control.build import Builder
+    from meshlib.control.jwks import KeyFetcher
     from meshlib.control.service import ControlService
     from meshlib.control.sources.files import FileSource
 
@@ -115,8 +116,14 @@ async def _serve(folder: Path, listen: str, namespace: str, asked: "Asked | None
     many_files()
     source = FileSource(folder, namespace)
     security = secured(asked, source) if asked is not None else None
+    keys = KeyFetcher()
     service = ControlService(
-        source, reported(report, Builder()), listen, security=security, allow_plaintext=security is None
+        source,
+        reported(report, Builder(keys.want)),
+        listen,
+        security=security,
+        allow_plaintext=security is None,
+        keys=keys,
     )
     told = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -43,7 +43,7 @@ def serve(
         raise typer.BadParameter(
             f"{interface!r} is none of {', '.join(INTERFACES)}", param_hint="--interface"
         )
-    who = {
+    who: dict[str, Any] = {
         "service": service,
         "namespace": namespace,
         "service_account": service_account,

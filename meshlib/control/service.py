@@ -24,6 +24,7 @@ from typing import Any
 
 from meshlib.control.built import Build
 from meshlib.control.istio.problem import Problem, Severity
+from meshlib.control.jwks import KeyFetcher
 from meshlib.control.registration import Registration
 from meshlib.control.serve.push import Hub
 from meshlib.control.serve.server import ControlServer, Security
@@ -51,9 +52,12 @@ class ControlService:
         settle: float = SETTLE_SECONDS,
         security: Security | None = None,
         allow_plaintext: bool = False,
+        keys: KeyFetcher | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         """`build` makes a configuration of that version; `grace`, `settle` are seconds.
+
+        `keys` fetches what `build` wants of issuers' keys, and has it build anew when they change.
 
         ConfigError: `listen` is no address that can be served; not one of `security`, `allow_plaintext`.
         """
@@ -70,6 +74,9 @@ class ControlService:
         self._build = build
         self._settle = settle
         self._wall = wall
+        self._keys = keys
+        self._stale = False
+        """Whether other keys than those in the configuration in force are known."""
         self._hub = Hub(settled=settle <= 0)
         self._server = ControlServer(
             self._hub,
@@ -124,6 +131,8 @@ class ControlService:
             asyncio.create_task(work())
             for work in (self._watch, self._publish_changes, self._analyse_changes)
         ]
+        if self._keys is not None:
+            self._tasks.append(asyncio.create_task(self._keys.run(self._keys_changed)))
         if self._settle > 0:
             self._settling = asyncio.get_running_loop().call_later(self._settle, self._hub.settle)
 
@@ -151,6 +160,10 @@ class ControlService:
 
     def _joined(self, registrations: tuple[Registration, ...]) -> None:
         self._registrations = registrations
+        self._changed.set()
+
+    def _keys_changed(self) -> None:
+        self._stale = True
         self._changed.set()
 
     async def _watch(self) -> None:
@@ -181,7 +194,8 @@ class ControlService:
         try:
             loaded, registrations = await self._loaded_anew(), self._registrations
             roots = b"" if self._security is None else self._security.authority.roots_pem.encode()
-            if loaded == self._loaded and self._built_for == (registrations, roots):
+            stale, self._stale = self._stale, False
+            if loaded == self._loaded and self._built_for == (registrations, roots) and not stale:
                 self._failure = ""
                 return
             self._count += 1
@@ -189,7 +203,7 @@ class ControlService:
         except Exception as error:
             log.exception("configuration %s can't be built; %s stays in force", version, self._hub.version)
             self._failure = f"configuration {version} can't be built: {error!r}"
-            self._reload = True
+            self._reload = self._stale = True
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self._changed.set)
             return
         self._failure = ""

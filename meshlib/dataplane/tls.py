@@ -87,6 +87,20 @@ class Contexts:
         """The caller's `spiffe://…`, after the handshake. NotTrusted: it must not be served."""
         return self._checked(connection, policy.trust_domains, server=False)
 
+    def vouched(self, policy: ServerTls, chain_pem: str) -> str:
+        """The `spiffe://…` of a chain that somebody else's handshake took; empty: it is not to be trusted."""
+        from meshlib.identity.chain import BadCertificate, Purpose, check_peer, verify_chain
+        from meshlib.identity.pem import to_der
+
+        held = self._held()
+        try:
+            shown, now = to_der(chain_pem), self._wall()
+            who = check_peer(shown, trust_domains=policy.trust_domains, now=now, purpose=Purpose.CLIENT)
+            verify_chain(shown, _own(held).roots_pem, now, purpose=Purpose.CLIENT)
+        except (BadCertificate, ValueError, OSError):
+            return ""
+        return str(who)
+
     def _checked(
         self, connection: "ssl.SSLSocket | ssl.SSLObject", domains: tuple[str, ...], server: bool
     ) -> str:

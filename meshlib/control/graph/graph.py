@@ -4,11 +4,12 @@ Building it sorts and indexes; what a client sees of it is worked out when that 
 with other registrations shares everything but the endpoints with the one it comes from.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from meshlib.control.graph.destinationrules import DestinationRules
 from meshlib.control.graph.hosts import DOMAIN, HostIndex, is_wildcard
 from meshlib.control.graph.peerauthentication import PeerAuthentications
+from meshlib.control.graph.policies import KeySource, Policies
 from meshlib.control.graph.scope import Scope
 from meshlib.control.graph.sidecars import Sidecars
 from meshlib.control.graph.virtualservices import VirtualServices
@@ -31,6 +32,7 @@ class Graph:
         destination_rules: DestinationRules,
         sidecars: Sidecars,
         peer_authentications: PeerAuthentications,
+        policies: Policies,
         domain: str,
     ) -> None:
         """`mesh_fingerprint` changes whenever the mesh's settings do."""
@@ -41,6 +43,9 @@ class Graph:
         self.destination_rules = destination_rules
         self.sidecars = sidecars
         self.peer_authentications = peer_authentications
+        self.policies = policies
+        self.keys: Mapping[KeySource, str] = {}
+        """The key sets (JWKS) that could be fetched so far."""
         self.domain = domain
         self.hosts: Sequence[str] = sorted(registry.services)
         self.wildcard_services: HostIndex[str] = HostIndex()
@@ -58,6 +63,14 @@ class Graph:
         made = Graph.__new__(Graph)
         made.__dict__.update(self.__dict__)
         made.registry = self.registry.with_registrations(tuple(registrations))
+        made._scopes = {}  # noqa: SLF001 - its own kind
+        return made
+
+    def with_keys(self, keys: Mapping[KeySource, str]) -> "Graph":
+        """The same with other keys of token issuers."""
+        made = Graph.__new__(Graph)
+        made.__dict__.update(self.__dict__)
+        made.keys = keys
         made._scopes = {}  # noqa: SLF001 - its own kind
         return made
 
@@ -94,5 +107,6 @@ def build_graph(
         ),
         Sidecars(kinds.get("Sidecar", ()), root),
         peers,
+        Policies(kinds.get("AuthorizationPolicy", ()), kinds.get("RequestAuthentication", ()), root),
         domain,
     )
