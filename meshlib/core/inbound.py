@@ -1,11 +1,43 @@
-"""What is asked of requests to a port of this process, in order."""
+"""One inbound request, step by step, in order.
 
-from dataclasses import dataclass
+    path ─► what outsiders may not say ─► each filter: CUSTOM, tokens, AUDIT, DENY, ALLOW ─► admitted
 
+`arrive` decides; only a `Check` needs somebody else, and a driver asks. The order of the filters is that of
+the configuration (Istio's), each as a sidecar has it.
+"""
+
+import functools
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+from meshlib.core import outsiders
+from meshlib.core.actions import Facts, Reply
+from meshlib.core.authn import SPACE as CLAIMS
+from meshlib.core.authn import JwtAuthn
+from meshlib.core.authz.external import (
+    FAILED_OPEN,
+    Blocked,
+    Check,
+    ExtAuthz,
+    NoAnswer,
+    Opinion,
+    Passed,
+    changed,
+)
+from meshlib.core.authz.path import PathOptions, Step, normalize
+from meshlib.core.authz.question import NO_IP, Question, parse_ip
+from meshlib.core.authz.rbac import Denied, Rbac
+from meshlib.core.caller import Caller
 from meshlib.core.mtls import ServerTls
+from meshlib.core.request import Header, Peer, RequestHead
 from meshlib.core.route.rule import Origin
 
 _DEFAULT = Origin()
+_PATHS = PathOptions()
+_TEXT = (b"content-type", b"text/plain")
+_ATTEMPT = b"x-envoy-attempt-count"
+Filter = Rbac | JwtAuthn | ExtAuthz
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +48,121 @@ class Inbound:
     """Of the listener: `xds.istio.io/grpc/lds/inbound/<address>:<port>`."""
     tls: ServerTls
     filters: tuple[object, ...] = ()
-    """What each HTTP filter became, in the order in which they see a request."""
+    """What each HTTP filter became (`Filter`), in the order in which they see a request."""
     origin: Origin = _DEFAULT
     """Which YAML decided `tls.mode`; empty: none, it is the default."""
+    paths: PathOptions = field(default=_PATHS)
+    """What a path is before it is looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request that may be served."""
+
+    caller: Caller
+    head: RequestHead
+    """What the application is given: path normalised, headers that outsiders may not set removed."""
+    response_headers: tuple[Header, ...] = ()
+    """What an external authority adds to the response."""
+
+
+Arrival = Generator[Check, Opinion, Admitted | Reply]
+
+
+def arrive(inbound: Inbound, head: RequestHead, peer: Peer, own: str, now: float, version: str = "") -> Arrival:
+    """The request `head` from `peer`. `own`: this workload's `spiffe://…`; `now`: seconds since 1970."""
+    step, path = normalize(head.path, inbound.paths)
+    if step is not Step.GO_ON:
+        return _not_normal(step, path, version)
+    if path != head.path:
+        head = RequestHead(head.method, head.scheme, head.authority, path, head.headers)
+    head = outsiders.told(head, peer, own)
+    remote = outsiders.client_address(head)
+    question = Question(head, peer, remote if remote and parse_ip(remote) != NO_IP else "")
+    to_client: tuple[Header, ...] = ()
+    for one in inbound.filters:
+        assert isinstance(one, Rbac | JwtAuthn | ExtAuthz)  # noqa: S101 - what a listener is decoded to
+        match one:
+            case Rbac():
+                denied = one.judge(question)
+                if denied is not None:
+                    return _denied(denied, version)
+            case JwtAuthn():
+                refusal = one.judge(question, now)
+                if refusal is not None:
+                    facts = Facts(detail=refusal.detail, route=one.name, config_version=version)
+                    return Reply(refusal.fault.status, facts, refusal.headers, refusal.body)
+            case ExtAuthz():
+                if one.wanted(question):
+                    opinion = yield Check(one, question)
+                    refused = _hear(one, opinion, question, version)
+                    if refused is not None:
+                        return refused
+                    to_client += opinion.to_client if isinstance(opinion, Passed) else ()
+            case _:
+                assert_never(one)
+    return Admitted(_caller(question), question.head, to_client)
+
+
+def _not_normal(step: Step, path: str, version: str) -> Reply:
+    if step is Step.REDIRECT:
+        where = (b"location", path.encode("latin-1", "replace"))
+        return Reply(307, Facts(detail="path_normalization_redirect", config_version=version), (where,))
+    return Reply(400, Facts(flag="DPE", detail="path_normalization_failed", config_version=version))
+
+
+def _denied(denied: Denied, version: str) -> Reply:
+    policy = denied.policy
+    facts = Facts(
+        route=policy.name if policy else "",
+        document=policy.document if policy else "",
+        source=policy.source if policy else "",
+        detail=denied.detail,
+        config_version=version,
+    )
+    return Reply(403, facts, (_TEXT,), b"RBAC: access denied")
+
+
+def _hear(filter_: ExtAuthz, opinion: Opinion, question: Question, version: str) -> Reply | None:
+    """None: the request passes, changed as the opinion says."""
+    match opinion:
+        case Passed():
+            question.head = changed(question.head, opinion)
+            return None
+        case Blocked(status, headers, body):
+            facts = Facts(route=filter_.name, flag="UAEX", detail="ext_authz_denied", config_version=version)
+            return Reply(status, facts, headers, body)
+        case NoAnswer(detail):
+            if filter_.fail_open:
+                if filter_.mark_failed_open:
+                    question.head = changed(question.head, Passed(set=(FAILED_OPEN,)))
+                return None
+            said = f"ext_authz_error: {detail}"
+            facts = Facts(route=filter_.name, flag="UAEX", detail=said, config_version=version)
+            return Reply(filter_.status_on_error, facts)
+
+
+def _caller(question: Question) -> Caller:
+    peer = question.peer
+    claims: Any = next(iter(question.metadata.get(CLAIMS, {}).values()), None)
+    attempt = question.head.header(_ATTEMPT) if peer.principal else None
+    if claims is None and attempt is None:
+        return _plain_caller(peer)
+    domain, namespace, account = _parts(peer.principal)
+    claims = claims or {}
+    issuer, subject = claims.get("iss", ""), claims.get("sub", "")
+    number = int(attempt) if attempt and attempt.isdigit() and len(attempt) < 6 else 1
+    user = f"{issuer}/{subject}" if claims else ""
+    return Caller(peer, peer.principal, namespace, account, domain, claims, user, max(1, number))
+
+
+@functools.lru_cache(maxsize=1024)
+def _plain_caller(peer: Peer) -> Caller:
+    domain, namespace, account = _parts(peer.principal)
+    return Caller(peer, peer.principal, namespace, account, domain)
+
+
+def _parts(principal: str) -> tuple[str, str, str]:
+    """Trust domain, namespace and account of a principal that was checked; all empty for none."""
+    parts = principal.split("/")
+    return (parts[2], parts[4], parts[6]) if len(parts) == 7 else ("", "", "")

@@ -104,6 +104,12 @@ class Peer:
     """The URI name of its verified certificate, `spiffe://…`; empty: plain text, or none was shown."""
     sni: str = ""
     tls: bool = False
+    fingerprint: str = ""
+    """SHA-256 of its certificate (DER), in hex; empty: it is not known."""
+    subject: str = ""
+    """Of its certificate, as RFC 2253 writes it."""
+    dns: tuple[str, ...] = ()
+    """The certificate's DNS names."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ Rules:
 import asyncio
 import contextlib
 import errno
+import hashlib
 import logging
 import socket
 from collections.abc import Callable, Sequence
@@ -175,12 +176,15 @@ class _Door(asyncio.Protocol):
 def peer_of(transport: asyncio.BaseTransport, principal: str) -> Peer:
     """The peer of a connection, whose certificate was checked and said `principal`."""
     secured = transport.get_extra_info("ssl_object")
+    shown = secured.getpeercert(binary_form=True) if principal else None
     return Peer(
         _address(transport.get_extra_info("peername")),
         _address(transport.get_extra_info("sockname")),
         principal,
         asked_name(secured),
         secured is not None,
+        hashlib.sha256(shown).hexdigest() if shown else "",
+        dns=tuple(name for kind, name in secured.getpeercert()["subjectAltName"] if kind == "DNS") if shown else (),
     )
 
 
