@@ -72,20 +72,27 @@ Answer = Callable[[str], bytes]
 async def server(answer: Answer) -> AsyncIterator[str]:
     """Answers each path with the bytes that `answer` says, or never with none; gives its URL."""
 
+    talks: list[asyncio.Task[None]] = []
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talk = asyncio.current_task()
+        assert talk is not None
+        talks.append(talk)
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
             if made := answer(path):
                 writer.write(made)
                 await writer.drain()
-                writer.close()
-                return
-            await reader.read()
+            else:
+                await reader.read()
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
     listening = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with listening:
         yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        await asyncio.gather(*talks)
 
 
 def response(body: bytes, status: str = "200 OK", *more: str) -> bytes:
@@ -148,7 +155,7 @@ async def test_a_redirect_is_followed_but_not_for_ever() -> None:
         (response(b'{"keys":[{"kty":"RSA"}]}'), "/keys is no key set with a key that can be used"),
         (response(b"x" * (MAX_BYTES + 1)), f"/keys is larger than {MAX_BYTES} bytes"),
         (response(b"", "302 Found", "location: ftp://x"), "'ftp://x' is no URL of http or https"),
-        (response(b"", "302 Found", "location: http://[x"), "'http://[x' is no URL"),
+        (response(b"", "302 Found", "location: http://[x"), "/keys leads to 'http://[x', which is no URL"),
     ],
     ids=range(10),
 )
