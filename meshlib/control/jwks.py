@@ -24,6 +24,7 @@ from urllib.parse import urljoin, urlsplit
 import h11
 
 from meshlib.control.graph.policies import KeySource
+from meshlib.control.keysets import has_usable_key
 
 log = logging.getLogger(__name__)
 
@@ -164,10 +165,10 @@ async def fetch_keys(source: KeySource, seconds: float) -> str:
     async with asyncio.timeout(seconds):
         uri = source.uri or await _discover(source.issuer)
         found = _json(await _get(uri), uri)
-    keys = found.get("keys")
-    if not isinstance(keys, list) or not keys:
-        raise Unfetched(f"{uri} is no key set: it has no keys")
-    return json.dumps(found, separators=(",", ":"), sort_keys=True)
+    text = json.dumps(found, separators=(",", ":"), sort_keys=True)
+    if not has_usable_key(text):
+        raise Unfetched(f"{uri} is no key set with a key that can be used")
+    return text
 
 
 async def _discover(issuer: str) -> str:
@@ -197,7 +198,10 @@ async def _get(uri: str) -> bytes:
             return body
         if status not in (301, 302, 303, 307, 308) or not location:
             raise Unfetched(f"{uri} answers {status}")
-        target = urljoin(uri, location)
+        try:
+            target = urljoin(uri, location)
+        except ValueError:
+            raise Unfetched(f"{uri} leads to {location!r}, which is no URL") from None
         if uri.startswith("https:") and not target.startswith("https:"):
             raise Unfetched(f"{uri} leads away from TLS")
         uri = target
