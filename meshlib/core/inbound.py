@@ -25,7 +25,7 @@ from meshlib.core.authz.external import (
     Passed,
     changed,
 )
-from meshlib.core.authz.path import PathOptions, Step, normalize
+from meshlib.core.authz.path import REDIRECT, PathOptions, normalize, origin_form
 from meshlib.core.authz.question import NO_IP, Question, parse_ip
 from meshlib.core.authz.rbac import Denied, Rbac
 from meshlib.core.caller import Caller
@@ -71,11 +71,12 @@ Arrival = Generator[Check, Opinion, Admitted | Reply]
 
 def arrive(inbound: Inbound, head: RequestHead, peer: Peer, own: str, now: float, version: str = "") -> Arrival:
     """The request `head` from `peer`. `own`: this workload's `spiffe://…`; `now`: seconds since 1970."""
-    step, path = normalize(head.path, inbound.paths)
-    if step is not Step.GO_ON:
-        return _not_normal(step, path, version)
+    authority, asked = origin_form(head.authority, head.path)
+    status, path = normalize(asked, inbound.paths)
+    if status:
+        return _not_normal(status, path, version)
     if path != head.path:
-        head = RequestHead(head.method, head.scheme, head.authority, path, head.headers)
+        head = RequestHead(head.method, head.scheme, authority, path, head.headers)
     head = outsiders.told(head, peer, own)
     remote = outsiders.client_address(head)
     question = Question(head, peer, remote if remote and parse_ip(remote) != NO_IP else "")
@@ -104,11 +105,10 @@ def arrive(inbound: Inbound, head: RequestHead, peer: Peer, own: str, now: float
     return Admitted(_caller(question), question.head, to_client)
 
 
-def _not_normal(step: Step, path: str, version: str) -> Reply:
-    if step is Step.REDIRECT:
-        where = (b"location", path.encode("latin-1", "replace"))
-        return Reply(307, Facts(detail="path_normalization_redirect", config_version=version), (where,))
-    return Reply(400, Facts(flag="DPE", detail="path_normalization_failed", config_version=version))
+def _not_normal(status: int, path: str, version: str) -> Reply:
+    facts = Facts(detail="path_normalization_failed", config_version=version)
+    headers = ((b"location", path.encode("latin-1", "replace")),) if status == REDIRECT else ()
+    return Reply(status, facts, headers)
 
 
 def _denied(denied: Denied, version: str) -> Reply:
