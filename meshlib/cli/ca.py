@@ -1,4 +1,4 @@
-"""`meshlib ca status|rotate-root`: the certificate authority of a state folder.
+"""`meshlib ca status|rotate-root|token`: the certificate authority of a state folder.
 
 Both work on the folder itself; a control service that runs on it notices within seconds. A command is a
 function below, in the order of the help.
@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from meshlib.cli.ca_token import token
 from meshlib.control.ca.store import default_folder
 
 app = typer.Typer(
@@ -94,6 +95,9 @@ def rotate_root(
     authority = Authority.existing(folder_of(state), now=now)
     authority.rotate_root(now, overlap_s=times["--overlap"], keep_s=times["--keep"])
     show_ca(authority.status(now), now)
+
+
+app.command("token")(token)
 
 
 def folder_of(state: Path | None) -> Path:

@@ -151,7 +151,13 @@ class Stage:
                 shutil.copytree(shipped, self.mesh)
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
         self.children["control"] = self._child(
-            "control", "meshlib.cli", "control", str(self.mesh), "--listen", self.control_address
+            "control",
+            "meshlib.cli",
+            "control",
+            str(self.mesh),
+            "--listen",
+            self.control_address,
+            "--allow-plaintext",
         )
 
     def start(self) -> None:
@@ -199,6 +205,7 @@ class Stage:
         env = {key: value for key, value in os.environ.items() if not key.startswith("MESHLIB_")}
         env |= {
             "MESHLIB_CONTROL": self.control_address,
+            "MESHLIB_ALLOW_PLAINTEXT": "true",
             "MESHLIB_STATE_DIR": str(self.folder / "state" / slug),
             "PYTHONUNBUFFERED": "1",
             "NO_COLOR": "1",

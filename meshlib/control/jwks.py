@@ -24,6 +24,7 @@ from urllib.parse import urljoin, urlsplit
 import h11
 
 from meshlib.control.graph.policies import KeySource
+from meshlib.control.keysets import has_usable_key
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,10 @@ class KeySets:
         self._entries: dict[KeySource, _Entry] = {}
 
     def want(self, sources: Mapping[KeySource, float], now: float) -> Mapping[KeySource, str]:
-        """What is known of these sources, given with the seconds that fetching may take; others are forgotten."""
+        """What is known of these sources; each comes with the seconds that fetching may take.
+
+        What was known of others is forgotten.
+        """
         with self._lock:
             before = self._entries
             self._entries = {
@@ -161,10 +165,10 @@ async def fetch_keys(source: KeySource, seconds: float) -> str:
     async with asyncio.timeout(seconds):
         uri = source.uri or await _discover(source.issuer)
         found = _json(await _get(uri), uri)
-    keys = found.get("keys")
-    if not isinstance(keys, list) or not keys:
-        raise Unfetched(f"{uri} is no key set: it has no keys")
-    return json.dumps(found, separators=(",", ":"), sort_keys=True)
+    text = json.dumps(found, separators=(",", ":"), sort_keys=True)
+    if not has_usable_key(text):
+        raise Unfetched(f"{uri} is no key set with a key that can be used")
+    return text
 
 
 async def _discover(issuer: str) -> str:

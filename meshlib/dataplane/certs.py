@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,6 @@ from google.protobuf.message import DecodeError
 from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane import fork
 from meshlib.dataplane.grpc_call import CallEnded
-from meshlib.dataplane.grpc_stream import SERVER_NAME
 from meshlib.dataplane.grpc_unary import call_once
 from meshlib.dataplane.tls import Contexts, Held, control_context, stranger_context
 from meshlib.errors import ControlUnavailable
@@ -42,10 +42,10 @@ from meshlib.identity.chain import BadCertificate, Purpose, Reason, check_peer, 
 from meshlib.identity.keys import load_key, make_csr, make_key, same_key
 from meshlib.identity.pem import fingerprint, join_pem, split_pem, to_der
 from meshlib.xds import pb
+from meshlib.xds.names import CONTROL_SERVER, TRUST_ROOTS
 
 log = logging.getLogger(__name__)
 
-ROOTS = "/meshlib.control.v1.Trust/Roots"
 PATIENCE = 10.0
 """Seconds for one call of the control service."""
 SHORTEST_WAIT = 0.05
@@ -87,6 +87,8 @@ class Certs:
         self._wall = wall
         self._dice = dice or random.SystemRandom()
         self._lock = threading.RLock()
+        """Held while a certificate is got: one at a time."""
+        self._swap = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._pinned = ""
@@ -132,31 +134,27 @@ class Certs:
         if held is not None and self._wall() < held.not_after:
             return held
         with self._lock:
-            if self.held is None or self._wall() >= self.held.not_after:
-                self.held = self._saved() or self._renewed()
+            held = self.held
+            if held is None or self._wall() >= held.not_after:
+                held = self.held = self._saved() or self._renewed()
             self._start()
-            return self.held
+            return held
 
     def trust(self, roots_pem: str) -> None:
-        """The control service says which roots are trusted now."""
-        with self._lock:
+        """The control service says which roots are trusted now. Waits for no network."""
+        with self._swap:
             held = self.held
-            if held is not None and set(split_pem(roots_pem)) not in (set(), set(split_pem(held.roots_pem))):
-                self._adopt(
-                    Held(
-                        held.chain_pem,
-                        held.key_pem,
-                        roots_pem,
-                        held.principal,
-                        held.not_before,
-                        held.not_after,
-                    )
-                )
+            if held is None or set(split_pem(roots_pem)) in (set(), set(split_pem(held.roots_pem))):
+                return
+            self._adopt(replace(held, roots_pem=roots_pem))
 
     def renew(self) -> Held:
         """A new certificate, now. ControlUnavailable: it can't be had; the one in force stays."""
         with self._lock:
-            return self._adopt(self._renewed())
+            made = self._renewed()
+            with self._swap:
+                self.held = made
+            return made
 
     # Getting one
 
@@ -184,10 +182,9 @@ class Certs:
         self.failure = why
         return ControlUnavailable(f"no certificate from the control service {self._settings.control}: {why}")
 
-    def _adopt(self, held: Held) -> Held:
+    def _adopt(self, held: Held) -> None:
         self.held = held
         self._save(held)
-        return held
 
     def _create(self, request: bytes, held: Held | None, roots: str) -> bytes:
         """Proves who this is by the certificate in force, else by a token."""
@@ -223,7 +220,7 @@ class Certs:
             path,
             request,
             context=context,
-            server_name=SERVER_NAME,
+            server_name=CONTROL_SERVER,
             metadata=metadata or [],
             timeout=PATIENCE,
         )
@@ -272,7 +269,7 @@ class Certs:
         return self._ask_roots(control_context(None, roots)) or roots
 
     def _ask_roots(self, context: ssl.SSLContext) -> str:
-        reply = pb.Struct.FromString(self._ask(ROOTS, b"", context))
+        reply = pb.Struct.FromString(self._ask(TRUST_ROOTS, b"", context))
         return str(reply.fields["roots"].string_value) if "roots" in reply.fields else ""
 
     # Disk
@@ -385,15 +382,15 @@ class Certs:
 
     def before_fork(self) -> None:
         """Nothing changes during a fork."""
-        self._lock.acquire()
+        self._swap.acquire()
 
     def after_fork_in_parent(self) -> None:
         """Goes on."""
-        self._lock.release()
+        self._swap.release()
 
     def after_fork_in_child(self) -> None:
         """The certificate stays; the child renews for itself, from its first need on."""
-        self._lock = threading.RLock()
+        self._lock, self._swap = threading.RLock(), threading.Lock()
         self._wake = threading.Event()
         self._thread = None
 

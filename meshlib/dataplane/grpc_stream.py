@@ -27,7 +27,7 @@ from typing import Protocol
 
 from meshlib.dataplane.grpc_call import CallEnded, GrpcCall
 from meshlib.errors import ControlError
-from meshlib.xds.names import split_authority
+from meshlib.xds.names import CONTROL_SERVER, split_authority
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +80,6 @@ Secure = Callable[[], "ssl.SSLContext | None"]
 """The TLS context for a new connection, asked for on the stream's thread, where it may wait; None: plain
 text. ControlError: there is none, and nothing is opened.
 """
-SERVER_NAME = "control.meshlib.internal"
-"""The DNS name in the control service's certificate. No workload is given one for it."""
 
 
 def in_the_clear() -> None:
@@ -243,7 +241,7 @@ class _Connection:
     ) -> None:
         """Shakes hands. OSError: they can't agree, or it takes too long."""
         made = self._socket = context.wrap_socket(
-            plain, server_hostname=SERVER_NAME, do_handshake_on_connect=False
+            plain, server_hostname=CONTROL_SERVER, do_handshake_on_connect=False
         )
         deadline = time.monotonic() + CONNECT
         while not self._ending:

@@ -316,6 +316,8 @@ class Mesh:
                 del self._waiters[number]
 
     def _published(self, view: View) -> None:
+        if view.roots_pem and view.roots_pem != self._view.roots_pem and (certs := self.certs) is not None:
+            certs.trust(view.roots_pem.decode())
         self._view = view
         if self._ledger is not None:
             self._ledger.prune(view)

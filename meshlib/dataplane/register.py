@@ -31,7 +31,7 @@ from meshlib.dataplane.mesh import secure
 from meshlib.errors import ConfigError
 from meshlib.xds import pb
 from meshlib.xds.client_stream import ProtocolError
-from meshlib.xds.names import split_authority
+from meshlib.xds.names import MUTUAL, TLS_MODE_LABEL, split_authority
 from meshlib.xds.node import Client, Flavour, Locality, to_node
 
 log = logging.getLogger(__name__)
@@ -48,8 +48,13 @@ class Registration:
         self,
         settings: Bootstrap,
         keep: Callable[[str, str, str, "Registration"], Kept] | None = None,
+        *,
+        mutual_tls: bool = False,
     ) -> None:
         """Starts at once, and waits for nothing; `keep` None: on a stream to the control service.
+
+        `mutual_tls`: whatever listens at `ports` takes Istio's mutual TLS, so clients of the mesh speak it.
+        A plain application server does not.
 
         ConfigError: `ports` is missing, or has no address.
         """
@@ -60,7 +65,7 @@ class Registration:
         self._settings = settings
         self.address = settings.address or ("127.0.0.1" if settings.local else own_address(settings.control))
         """The IP address at which others reach this process."""
-        self._node = _node(settings)
+        self._node = _node(settings, mutual_tls)
         self._lock = threading.RLock()
         self._joined = threading.Event()
         self._left = threading.Event()
@@ -199,12 +204,13 @@ def own_address(control: str) -> str:
     return str(found)
 
 
-def _node(settings: Bootstrap) -> Any:
+def _node(settings: Bootstrap, mutual_tls: bool) -> Any:
+    said = {TLS_MODE_LABEL: MUTUAL} if mutual_tls else {}
     client = Client(
         flavour=Flavour.MESHLIB,
         namespace=settings.namespace,
         service_account=settings.service_account,
-        labels=settings.labels,
+        labels=tuple(sorted({**said, **dict(settings.labels)}.items())),
         locality=Locality.parse(settings.locality),
         # The same after a reconnect, another in every process.
         id=f"meshlib~{os.uname().nodename[:128]}~{os.getpid()}~{uuid.uuid4().hex[:12]}",

@@ -24,16 +24,28 @@ from meshlib.control.istio.problem import Severity
 from meshlib.control.sources.text import documents_in
 from meshlib.dataplane.decode.clusters import decode_cluster
 from meshlib.dataplane.decode.endpoints import decode_endpoints
+from meshlib.dataplane.decode.inbound import FILTERS, decode_inbound
 from meshlib.dataplane.decode.listeners import listener_value
 from meshlib.dataplane.decode.mtls import decode_roots
 from meshlib.dataplane.decode.routes import decode_routes
 from meshlib.xds import pb
 from meshlib.xds.kinds import Kind
-from meshlib.xds.names import INBOUND_LISTENER
+from meshlib.xds.names import INBOUND_LISTENER, inbound_port
 from meshlib.xds.node import Client, Flavour, Locality
 
+UNREAD = {
+    pb.type_url(each): lambda _, config: config for each in (pb.RBAC, pb.JwtAuthentication, pb.ExtAuthz)
+}
+
+
+def decode_any_listener(message: Any) -> object:
+    if inbound_port(message.name) is not None:
+        return decode_inbound(message, {**UNREAD, **FILTERS})
+    return listener_value(message)
+
+
 DECODERS: dict[Kind, Callable[[Any], object]] = {
-    Kind.LISTENER: listener_value,
+    Kind.LISTENER: decode_any_listener,
     Kind.ROUTES: decode_routes,
     Kind.CLUSTER: decode_cluster,
     Kind.ENDPOINTS: decode_endpoints,

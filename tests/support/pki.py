@@ -146,10 +146,19 @@ def weakly_signed(pair: Pair, issuer_key: rsa.RSAPrivateKey, algorithm: str) -> 
     return replace(pair, certificate=x509.load_der_x509_certificate(der))
 
 
-def plugin(folder: Path, *, root: Pair | None = None, mode: int = 0o600) -> tuple[Pair, Pair]:
+def plugin(
+    folder: Path, *, root: Pair | None = None, mode: int = 0o600, now: float = NOW
+) -> tuple[Pair, Pair]:
     """Writes Istio's plug-in files: a root and an intermediate below it."""
     root = root or ca("plugged root", key=rsa_key(number=1))
-    own = ca("plugged", root, key=rsa_key(number=2), path_length=0)
+    own = ca(
+        "plugged",
+        root,
+        key=rsa_key(number=2),
+        path_length=0,
+        begin=now - HOUR,
+        end=now + 1000 * HOUR,
+    )
     folder.mkdir(exist_ok=True)
     (folder / "ca-cert.pem").write_text(own.pem)
     (folder / "ca-key.pem").write_bytes(own.key_pem)

@@ -27,8 +27,8 @@ LOCK_WAIT_S = 10.0
 """Longer than any writer holds it: a key and a certificate are made in milliseconds."""
 _LOOK_S = 0.02
 
-Stamp = tuple[tuple[int, int, int], ...]
-"""Of each file: when it or its mode was changed, which one it is, its size; zeros: there is none."""
+Stamp = tuple[tuple[int, int, int, int], ...]
+"""Of each file: when it was changed, which one it is, its size and mode; zeros: there is none."""
 
 
 def default_folder(environ: Mapping[str, str]) -> Path | None:
@@ -145,12 +145,12 @@ def _take(handle: int, folder: Path) -> None:
             return
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
+def _stamp(path: Path) -> tuple[int, int, int, int]:
     try:
         about = path.stat()
     except OSError:
-        return (0, 0, 0)
-    return (about.st_ctime_ns, about.st_ino, about.st_size)
+        return (0, 0, 0, 0)
+    return (about.st_ctime_ns, about.st_ino, about.st_size, about.st_mode)
 
 
 def _strange(about: os.stat_result) -> bool:

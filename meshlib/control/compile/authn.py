@@ -1,12 +1,12 @@
-"""RequestAuthentication to Envoy's jwt_authn: which tokens are checked, where they stand, what becomes of them.
+"""RequestAuthentication to Envoy's jwt_authn: which tokens are checked, and what becomes of them.
 
 Rules (Istio):
 
 - A request without a token passes, one with a token that is not valid is refused. With several rules one
   valid token is enough if they look for it at the same place.
 - Rules of all documents add up, ordered by issuer.
-- Keys stand in the configuration. As long as they could not be fetched every token is refused: the key set
-  is then a key that nobody has.
+- Keys stand in the configuration. Without any that can be used, as long as they could not be fetched, every
+  token is refused: the key set is then a key that nobody has.
 - gRPC's servers check no tokens: what carries one where a rule looks for it is refused.
 """
 
@@ -20,13 +20,14 @@ from meshlib.control.compile.principals import JWT, PAYLOAD
 from meshlib.control.graph.policies import KeySource
 from meshlib.control.istio.document import AnyDocument
 from meshlib.control.istio.requestauthentication import JWTRule
+from meshlib.control.keysets import has_usable_key
 from meshlib.xds import pb
 
 NOBODYS_KEY = (
     '{"keys":[{"alg":"ES256","crv":"P-256","kid":"nobody","kty":"EC",'
     '"x":"PY0RLjOenEMU-1HidMbYymdGRH6bLvS5hq9mBQ7kC9A","y":"ACZWpj3iqPbaUzPyxPU0flA4z49_DNWR18XmL-1i_kc"}]}'
 )
-"""The point of P-256 whose x is SHA-256 of `meshlib: nobody has this key 0`: no private key is known for it."""
+"""The point of P-256 whose x is SHA-256 of `meshlib: nobody has this key 0`: its private key is unknown."""
 SPACED = ("permission", "scope")
 """Claims that are lists, divided by spaces."""
 _PROVIDER = "envoy.extensions.filters.http.jwt_authn.v3.JwtProvider"
@@ -87,7 +88,8 @@ def _provider(rule: JWTRule, keys: Mapping[KeySource, str]) -> Any:
     for claim in rule.output_claim_to_headers:
         made.claim_to_headers.add(header_name=claim.header, claim_name=claim.claim)
     source = KeySource.of(rule)
-    made.local_jwks.inline_string = rule.jwks if source is None else keys.get(source, NOBODYS_KEY)
+    found = rule.jwks if source is None else keys.get(source, "")
+    made.local_jwks.inline_string = found if has_usable_key(found) else NOBODYS_KEY
     return made
 
 

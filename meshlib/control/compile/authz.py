@@ -6,7 +6,7 @@ Rules (Istio):
   of notValues: none.
 - A policy without rules never matches; a rule without fields always does.
 - Some fields mean nothing to who filters: HTTP's to a TCP filter, some of Envoy's to gRPC. An ALLOW rule
-  with one of them is dropped, any other rule loses the field: less is allowed, more denied, never more allowed.
+  with one of them is dropped, any other rule loses the field: less is allowed, more is denied.
 - gRPC's servers check no tokens, and let no request with one pass (see `authn`): there no request has claims.
 - A policy that is only tried (dry run) is evaluated beside the others and decides nothing.
 """

@@ -49,7 +49,7 @@ class Clause:
 
     def known_to(self, who: Filterer) -> bool:
         """Whether the field means something to who filters."""
-        return self.needs in _KNOWN[who]
+        return self.needs in _KNOWN[who] or not (self.values or self.but)
 
 
 @dataclass(frozen=True, slots=True)

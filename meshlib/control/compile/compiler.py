@@ -86,9 +86,10 @@ class _Compiling:
         for name in names:
             served = inbound_port(name)
             if served is not None:
-                listener = inbound_listener(
+                listener, asked = inbound_listener(
                     name, served, self.scope.graph, self.client, roots=bool(self.roots_pem)
                 )
+                wanted.update(dict.fromkeys(asked))
                 yield Resource.of(Kind.LISTENER, name, listener)
                 continue
             host, port = split_authority(name, HTTP_PORT)

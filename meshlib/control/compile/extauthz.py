@@ -134,6 +134,9 @@ def _asking(
     asked.filter_enabled_metadata.value.string_match.prefix = f"{MATCHED}{provider}-"
     if isinstance(settings, ExtAuthzHttp):
         _over_http(asked.http_service, settings, found)
+        sent = settings.include_request_headers_in_check or settings.include_headers_in_check
+        if sent:
+            asked.allowed_headers.CopyFrom(_headers(sent))
     else:
         asked.grpc_service.envoy_grpc.cluster_name = found.cluster
         # | is no part of an authority.
@@ -160,12 +163,9 @@ def _over_http(service: Any, settings: ExtAuthzHttp, found: Authorizer) -> None:
     service.server_uri.uri = f"http://{found.host}"
     service.server_uri.cluster = found.cluster
     service.server_uri.timeout.CopyFrom(_timeout(settings))
-    sent = settings.include_request_headers_in_check or settings.include_headers_in_check
-    request, response = service.authorization_request, service.authorization_response
-    if sent:
-        request.allowed_headers.CopyFrom(_headers(sent))
+    response = service.authorization_response
     for key, value in sorted(settings.include_additional_headers_in_check.items()):
-        request.headers_to_add.add(key=key, value=value)
+        service.authorization_request.headers_to_add.add(key=key, value=value)
     for place, names in (
         ("allowed_upstream_headers", settings.headers_to_upstream_on_allow),
         ("allowed_client_headers", settings.headers_to_downstream_on_deny),

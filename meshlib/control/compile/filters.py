@@ -3,11 +3,10 @@
 from typing import Any
 
 from meshlib.control.compile.listeners import ROUTER
-from meshlib.control.graph.graph import Graph
+from meshlib.control.compile.security import Security
 from meshlib.xds import pb
-from meshlib.xds.node import Client
 
 
-def http_filters(graph: Graph, workload: Client, port: int) -> list[tuple[str, Any]]:
-    """Name and configuration of each filter at `port` of the workload; the router is last."""
-    return [(ROUTER, pb.Router())]
+def http_filters(security: Security) -> list[tuple[str, Any]]:
+    """Name and configuration of each filter of a workload's ports; the router is last."""
+    return [*security.filters, (ROUTER, pb.Router())]

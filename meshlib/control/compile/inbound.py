@@ -16,17 +16,17 @@ from typing import Any
 
 from meshlib.control.compile.filters import http_filters
 from meshlib.control.compile.mtls import least_version, trust_domains
-from meshlib.control.compile.provenance import mark_document
+from meshlib.control.compile.provenance import mark_document, mark_policies
 from meshlib.control.compile.secrets import put_socket, show_own, trust_mesh
+from meshlib.control.compile.security import Security, security_filters, sources_of
 from meshlib.control.graph.graph import Graph
 from meshlib.control.istio.parse import spell
 from meshlib.control.istio.peerauthentication import MutualTLSMode
 from meshlib.identity.spiffe import SCHEME
 from meshlib.xds import pb
-from meshlib.xds.names import MUTUAL, TLS_MODE_LABEL
+from meshlib.xds.names import INBOUND_LISTENER, MUTUAL, TLS_MODE_LABEL
 from meshlib.xds.node import Client, Flavour
 
-ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - in the name of a listener; nothing is bound by it
 TLS, PLAIN = "tls", "raw_buffer"
 TLS_INSPECTOR = "envoy.filters.listener.tls_inspector"
 _INSPECTOR = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
@@ -34,14 +34,17 @@ _MANAGER = "envoy.filters.network.http_connection_manager"
 _ALPN = ("h2", "http/1.1")
 
 
-def inbound_listener(name: str, port: int, graph: Graph, client: Client, *, roots: bool) -> Any:
-    """An envoy.config.listener.v3.Listener for `port` of the client itself."""
+def inbound_listener(
+    name: str, port: int, graph: Graph, client: Client, *, roots: bool
+) -> tuple[Any, tuple[str, ...]]:
+    """An envoy.config.listener.v3.Listener for `port` of the client itself, and the clusters that it asks."""
     decided = graph.peer_authentications.of_port(client.namespace, client.label_map, port)
     grpc = client.flavour is Flavour.GRPC
+    security = security_filters(graph, client.namespace, client.label_map, grpc=grpc)
     made = pb.Listener(name=name, traffic_direction="INBOUND")
-    made.address.socket_address.address = ANY_ADDRESS
+    made.address.socket_address.address = _address(name)
     made.address.socket_address.port_value = port
-    manager = pb.pack(_manager(port, graph, client))
+    manager = pb.pack(_manager(port, security))
     for transport in _transports(decided.mode, client.label_map, grpc=grpc, roots=roots):
         chain = made.filter_chains.add(name="inbound-mtls" if transport == TLS else "inbound-plaintext")
         if not grpc:
@@ -54,7 +57,13 @@ def inbound_listener(name: str, port: int, graph: Graph, client: Client, *, root
         made.listener_filters.add(name=TLS_INSPECTOR, typed_config=inspector)
     if decided.document is not None:
         mark_document(made, decided.document, spell(decided.path), *decided.path)
-    return made
+    mark_policies(made, sources_of(graph, client.namespace, client.label_map))
+    return made, security.clusters
+
+
+def _address(name: str) -> str:
+    """The address in the listener's name: gRPC's servers refuse another one."""
+    return name.removeprefix(INBOUND_LISTENER).rpartition(":")[0].strip("[]")
 
 
 def _transports(
@@ -85,13 +94,13 @@ def _context(graph: Graph, *, grpc: bool) -> Any:
     return context
 
 
-def _manager(port: int, graph: Graph, client: Client) -> Any:
+def _manager(port: int, security: Security) -> Any:
     made = pb.HttpConnectionManager(stat_prefix=f"inbound_{port}")
     host = made.route_config.virtual_hosts.add(name=f"inbound|http|{port}", domains=["*"])
     made.route_config.name = f"inbound|{port}||"
     route = host.routes.add(name="default")
     route.match.prefix = "/"
     route.non_forwarding_action.SetInParent()
-    for name, config in http_filters(graph, client, port):
+    for name, config in http_filters(security):
         made.http_filters.add(name=name, typed_config=pb.pack(config))
     return made

@@ -81,7 +81,10 @@ def _principal(key: str, namespace: str) -> tuple[Callable[[tuple[str, ...]], An
         return match, Needs.ENVOY_REQUEST if unknown else Needs.REQUEST
     if key == "request.auth.principal":
         return _request_principals, Needs.TOKEN
-    claims = {"request.auth.audiences": ("aud",), "request.auth.presenter": ("azp",)}.get(key)
+    claims: tuple[str, ...] | None = {
+        "request.auth.audiences": ("aud",),
+        "request.auth.presenter": ("azp",),
+    }.get(key)
     if key.startswith("request.auth.claims["):
         claims = tuple(key.removeprefix("request.auth.claims[").removesuffix("]").split("]["))
     if claims is None:

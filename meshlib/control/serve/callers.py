@@ -164,8 +164,8 @@ def claim(caller: Caller, node: Any) -> None:
             node.metadata[name] = right
         elif said != right:
             raise Denied("PERMISSION_DENIED", f"the node says {name} {said[:80]!r}, but it is {identity}")
-    parts = node.id.split("~")
-    if len(parts) == 4 and (said := parts[2].rpartition(".")[2]) not in ("", identity.namespace):
+    parts = node.id.split("~")  # Istio's form: sidecar~address~pod.namespace~domain
+    if len(parts) == 4 and "." in parts[2] and (said := parts[2].rpartition(".")[2]) != identity.namespace:
         raise Denied(
             "PERMISSION_DENIED", f"the node's id is of namespace {said[:80]!r}, but it is {identity}"
         )

@@ -81,7 +81,7 @@ class Credentials:
         aliases: Collection[str] = (),
         wall: Callable[[], float],
     ) -> None:
-        """`names`: host names and addresses of the server; `aliases`: trust domains besides the authority's."""
+        """`names`: the server's host names and addresses; `aliases`: further trust domains of clients."""
         self._authority = authority
         self._names = tuple(dict.fromkeys(names))
         self._domains = (authority.trust_domain, *aliases)

@@ -1,9 +1,10 @@
 """The control server: discovery, registration, certificates, load reports and status on one gRPC port.
 
 It speaks TLS and needs to know who calls; only the roots are for everyone. Without an authority it has to be
-told to serve plaintext, and then asks nobody who he is. Each stream has two tasks: one hears, one sends. A client that breaks the protocol gets a gRPC
-status that says how, and only its own stream ends. When the server stops, every stream is ended with
-UNAVAILABLE first, so that clients read why instead of a lost connection.
+told to serve plaintext, and then asks nobody who he is. Each stream has two tasks: one hears, one sends. A
+client that breaks the protocol gets a gRPC status that says how, and only its own stream ends. When the
+server stops, every stream is ended with UNAVAILABLE first, so that clients read why instead of a lost
+connection.
 """
 
 import asyncio
@@ -111,7 +112,8 @@ class ControlServer:
         self._host, self._port = listen_address(listen)
         if security is None and not allow_plaintext:
             raise ConfigError(
-                f"listen address {listen!r}: the service has no TLS; give it an authority, or set allow_plaintext"
+                f"listen address {listen!r}: there is no TLS without an authority; give one, "
+                "or set allow_plaintext"
             )
         if security is not None and allow_plaintext:
             raise ConfigError("allow_plaintext is for a service without authority; this one has one")

@@ -1,4 +1,4 @@
-"""Istio's plug-in CA files: taken when they fit, refused as a whole when they do not, read again on change."""
+"""Istio's plug-in CA files: taken when they fit, refused as a whole if not, read again on change."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -150,7 +150,7 @@ def test_new_files_are_taken_when_they_are_complete(tmp_path: Path) -> None:
 def test_new_files_behind_a_link_are_noticed(tmp_path: Path) -> None:
     """A mounted Kubernetes secret changes by one link."""
     plugin(tmp_path / "one")
-    root, own = plugin(tmp_path / "two", root=ca("another"))
+    root, _ = plugin(tmp_path / "two", root=ca("another"))
     (tmp_path / "plugin").symlink_to("one")
     authority = opened(tmp_path)
     (tmp_path / "next").symlink_to("two")

@@ -1,4 +1,4 @@
-"""A root takes the place of another: who is trusted, who signs, and that no certificate is lost on the way."""
+"""A root takes the place of another: who is trusted, who signs, and that no certificate is lost."""
 
 from pathlib import Path
 
