@@ -195,10 +195,14 @@ class Stage:
 
     def join(self) -> meshlib.Mesh:
         """A mesh of the stage's own, as the workload `demo`."""
-        settings = {
-            name.removeprefix("MESHLIB_").lower(): text for name, text in self._identity("demo").items()
-        }
-        return meshlib.connect(self.control_address, state_dir="", service_account="demo", **settings)
+        who = self._identity("demo")
+        return meshlib.connect(
+            self.control_address,
+            state_dir="",
+            service_account="demo",
+            ca_file=who["MESHLIB_CA_FILE"],
+            token=who["MESHLIB_TOKEN"],
+        )
 
     def context(self) -> ssl.SSLContext:
         """TLS by the stage's own certificate, for addresses of services."""

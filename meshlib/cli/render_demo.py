@@ -81,6 +81,7 @@ def _suggestions(stage: Stage) -> list[tuple[str, str]]:
     at = f"--control {stage.control_address}"
     strict = files("meshlib_bookinfo") / "tutorial/enable-strict-mode.yml"
     state = f"--state {stage.authority}"
+    request = "http://reviews:9080/ -H 'end-user: jason' -H 'user-agent: Chrome'"
     return [
         (
             "Log in as [bold]jason[/] with Chrome: reviews v2, black stars. Everybody else: v1, no stars.",
@@ -98,8 +99,7 @@ def _suggestions(stage: Stage) -> list[tuple[str, str]]:
         ),
         (
             "Ask which line of which file decides:",
-            f"meshlib explain --config {stage.mesh} http://reviews:9080/ "
-            "-H 'end-user: jason' -H 'user-agent: Chrome'",
+            f"meshlib explain --config {stage.mesh} {request}",
         ),
         ("Lock it: nothing but mutual TLS inside; the page goes on:", f"cp {strict} {stage.mesh}"),
         ("… and plain text is refused:", f"curl {stage.children['reviews v1'].url}/reviews/0"),

@@ -28,6 +28,8 @@ from meshlib.core.token import MAX_TOKEN, Fault, Token, read
 
 SPACE = "envoy.filters.http.jwt_authn"
 """Where in the metadata the claims are."""
+PAYLOAD = "payload"
+"""Under which key Istio has them put there."""
 LEEWAY = 60
 """Seconds that clocks may differ by."""
 _TOKEN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
@@ -101,20 +103,20 @@ class Without:
 
 
 @dataclass(frozen=True, slots=True)
-class Any_:
+class AnyOf:
     """One of them."""
 
     of: "tuple[Requirement, ...]"
 
 
 @dataclass(frozen=True, slots=True)
-class All:
+class AllOf:
     """All of them."""
 
     of: "tuple[Requirement, ...]"
 
 
-Requirement = By | Without | Any_ | All
+Requirement = By | Without | AnyOf | AllOf
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,9 +210,9 @@ class _Check:
             case Without(providers, failed):
                 fault = self._good(providers, None, frozenset())
                 return None if failed or fault is Fault.MISSING else fault
-            case All(of):
+            case AllOf(of):
                 return next((fault for one in of if (fault := self.met(one)) is not None), None)
-            case Any_(of):
+            case AnyOf(of):
                 told: Fault | None = None
                 for one in of:
                     fault = self.met(one)

@@ -161,7 +161,7 @@ def _shared(which: str | None, message: Any) -> Condition:
         case "url_path":
             return conditions.url_path(_one(which, lambda: _path(message.url_path)))
         case "metadata":
-            return _one(which, lambda: _metadata(message.metadata))
+            return _one(which, lambda: decode_metadata(message.metadata))
         case None:
             raise Refused("", "no condition is set")
     raise Refused(which, "is not supported")
@@ -211,7 +211,7 @@ def _template(message: Any) -> TextMatch:
         raise Refused("typed_config.path_template", str(error)) from None
 
 
-def _metadata(message: Any) -> Condition:
+def decode_metadata(message: Any) -> Condition:
     """An envoy.type.matcher.v3.MetadataMatcher."""
     if not message.filter:
         raise Refused("filter", "is empty")
