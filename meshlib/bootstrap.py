@@ -30,6 +30,7 @@ CANONICAL_NAME = "service.istio.io/canonical-name"
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
 _HEX = frozenset("0123456789abcdef")
 _MAX_NAME = 253
+_TOKEN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~")
 _MAX_TOKEN = 16 * 1024
 _LABEL_PART = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _LABEL_PREFIX = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -74,6 +75,8 @@ class Bootstrap:
     """What proves who this is at the first contact; later its certificate does."""
     token_file: Path | None = None
     """Where such a token is; read anew each time it is needed, for Kubernetes replaces it."""
+    forward_headers: tuple[str, ...] = ("end-user",)
+    """Headers of an inbound request, in lower case, that travel on with the calls made for it."""
     allow_plaintext: bool = False
     """Whether a control service without TLS is talked to: there is no identity then, and no mutual TLS."""
 
@@ -104,7 +107,7 @@ def bootstrap(environ: Mapping[str, str] | None = None, **arguments: Any) -> Boo
     Arguments: `control`, `namespace`, `service`, `service_account`, `labels` (mapping or `a=b,c=d`),
     `locality`, `state_dir` (a path; empty: keep nothing), `first_call_timeout`, `idle_targets`, `drain`
     (seconds), `max_targets`, `address`, `ports` (mapping or `http=9080`), `weight`, `ca_fingerprint`,
-    `ca_file`, `token`, `token_file`, `allow_plaintext`.
+    `ca_file`, `token`, `token_file`, `forward_headers` (names, or `a,b`), `allow_plaintext`.
     ConfigError: one can't be used. TypeError: no such argument.
     """
     found = os.environ if environ is None else environ
@@ -290,6 +293,14 @@ def _token(given: Any) -> str:
     return given
 
 
+def _names_of_headers(given: Any) -> tuple[str, ...]:
+    names = given.split(",") if isinstance(given, str) else list(given)
+    found = tuple(dict.fromkeys(name.strip().lower() for name in names if name.strip()))
+    if len(found) > 64 or not all(_TOKEN.issuperset(name) for name in found):
+        raise ValueError(given)
+    return found
+
+
 def _yes_or_no(given: Any) -> bool:
     if isinstance(given, bool):
         return given
@@ -328,5 +339,6 @@ _SETTINGS = {
     "ca_file": _Setting(_file, "the path of a file of PEM certificates"),
     "token": _Setting(_token, "a token, as `meshlib ca token` prints it", secret=True),
     "token_file": _Setting(_file, "the path of a file that holds a token"),
+    "forward_headers": _Setting(_names_of_headers, "at most 64 names of headers, with commas between"),
     "allow_plaintext": _Setting(_yes_or_no, "true or false"),
 }

@@ -5,9 +5,10 @@ from urllib.parse import quote
 
 import meshlib
 from meshlib.core.actions import Reply
+from meshlib.core.inbound import Admitted
 from meshlib.core.request import Header, RequestHead
 from meshlib.dataplane import context
-from meshlib.dataplane.gate import Admitted, Gate
+from meshlib.dataplane.gate import Gate
 from meshlib_asgi.peers import Application, Receive, Scope, Send, peer_of
 
 _SCHEMES = {"ws": "http", "wss": "https"}
@@ -49,18 +50,19 @@ class MeshMiddleware:
 
 def head_of(scope: Scope) -> RequestHead:
     """The request as it came."""
-    authority, headers = "", []
+    authority = ""
+    headers: list[Header] = []
     for header in scope["headers"]:
         if header[0] == b"host":
             authority = header[1].decode("latin-1")
         else:
             headers.append(header)
     raw = scope.get("raw_path")
-    path = raw.decode("latin-1") if raw else quote(scope["path"], safe="/%:@!$&'()*+,;=~-._")
+    path: str = raw.decode("latin-1") if raw else quote(scope["path"], safe="/%:@!$&'()*+,;=~-._")
     query = scope.get("query_string")
     if query and "?" not in path:
         path = f"{path}?{query.decode('latin-1')}"
-    scheme = scope.get("scheme", "http")
+    scheme: str = scope.get("scheme", "http")
     return RequestHead(scope.get("method", "GET"), _SCHEMES.get(scheme, scheme), authority, path, headers)
 
 

@@ -10,11 +10,13 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-import uvicorn.server
 
 from meshlib.core.request import Peer
 from meshlib.dataplane.accept import Acceptor, Port
 from meshlib_asgi.peers import WithPeer
+
+STARTUP_FAILURE = 3
+"""uvicorn's exit code for an application that did not start."""
 
 
 async def _at_once() -> None:
@@ -37,17 +39,20 @@ class Server(uvicorn.Server):
         self._before_exit = before_exit
         self._leaving: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.opened = asyncio.Event()
+        """Set once connections are taken."""
 
     async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
         """Starts the application, then takes connections at `sockets`, which are needed."""
         self._loop = asyncio.get_running_loop()
         await self.lifespan.startup()
         if self.lifespan.should_exit:
-            sys.exit(uvicorn.server.STARTUP_FAILURE)
+            sys.exit(STARTUP_FAILURE)
         if not sockets:
             raise ValueError("sockets: listening sockets are needed")
         self.servers: list[Any] = [Acceptor(sockets, self._port, self._protocol)]
         self.started = True
+        self.opened.set()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On the first signal the others are told before the end."""

@@ -57,8 +57,9 @@ async def serve(
     server = Server(config, gate, leave)
     serving = asyncio.ensure_future(server.serve([listening]))
     try:
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.01)
+        opened = asyncio.ensure_future(server.opened.wait())
+        await asyncio.wait({opened, serving}, return_when=asyncio.FIRST_COMPLETED)
+        opened.cancel()
         if not serving.done():
             if register is not None:
                 registration = await asyncio.to_thread(register)

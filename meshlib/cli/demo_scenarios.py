@@ -166,7 +166,8 @@ class Scenarios:
         """productpage fails twice; a caller in the mesh tries three times and notices nothing."""
         await self.browser.post("/fail", params={"times": 2, "status": 503})
         before = await self._arrived("productpage v1")
-        async with meshlib.AsyncClient(control=self.stage.control_address, state_dir="") as client:
+        mesh = meshlib.connect(self.stage.control_address, state_dir="", allow_plaintext=True)
+        async with mesh, meshlib.AsyncClient(mesh=mesh) as client:
             answer = await client.get("http://productpage:9080/api/v1/products")
         tries = await self._arrived("productpage v1") - before
         await self.browser.post("/fail", params={"times": 0})

@@ -43,7 +43,7 @@ def serve(
         raise typer.BadParameter(
             f"{interface!r} is none of {', '.join(INTERFACES)}", param_hint="--interface"
         )
-    who = {
+    who: dict[str, Any] = {
         "service": service,
         "namespace": namespace,
         "service_account": service_account,
@@ -86,7 +86,7 @@ def _watch(listening: socket.socket, count: int, graceful: float, settings: Any)
 def _registrar(settings: Any) -> Any:
     from meshlib.dataplane.register import Registration
 
-    return lambda: Registration(settings)
+    return lambda: Registration(settings, mutual_tls=True)
 
 
 def _bind(host: str, port: int) -> socket.socket:

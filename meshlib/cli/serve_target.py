@@ -49,6 +49,6 @@ def _find(target: str) -> Any:
 
 
 def _is_asgi(app: Any) -> bool:
-    """An ASGI 3 application is a coroutine function of three arguments, or an object that is called like one."""
+    """An ASGI 3 application is a coroutine function, or an object that is called like one."""
     call = app if inspect.isfunction(app) or inspect.ismethod(app) else getattr(app, "__call__", None)  # noqa: B004
     return inspect.iscoroutinefunction(call)

@@ -86,10 +86,8 @@ class Workers:
             self._workers.remove(worker)
             lived = time.monotonic() - worker.born
             self._failures = self._failures + 1 if lived < SHORT_LIFE else 0
-            print(
-                f"meshlib: worker {worker.process.pid} ended with {worker.process.returncode} after {lived:.1f} s",
-                file=sys.stderr,
-            )
+            ended = f"worker {worker.process.pid} ended with {worker.process.returncode}"
+            print(f"meshlib: {ended} after {lived:.1f} s", file=sys.stderr)
             if self._failures:
                 self._told.wait(min(LONGEST_PAUSE, 0.25 * 2 ** min(self._failures, 10)))
         while len(self._workers) < self._count and not self._told.is_set():

@@ -198,7 +198,10 @@ async def _get(uri: str) -> bytes:
             return body
         if status not in (301, 302, 303, 307, 308) or not location:
             raise Unfetched(f"{uri} answers {status}")
-        target = urljoin(uri, location)
+        try:
+            target = urljoin(uri, location)
+        except ValueError:
+            raise Unfetched(f"{uri} leads to {location!r}, which is no URL") from None
         if uri.startswith("https:") and not target.startswith("https:"):
             raise Unfetched(f"{uri} leads away from TLS")
         uri = target

@@ -14,8 +14,8 @@ from typing import Any
 
 from meshlib.core import outsiders
 from meshlib.core.actions import Facts, Reply
-from meshlib.core.authn import SPACE as CLAIMS
 from meshlib.core.authn import PAYLOAD, JwtAuthn
+from meshlib.core.authn import SPACE as CLAIMS
 from meshlib.core.authz.external import (
     FAILED_OPEN,
     Blocked,
@@ -81,7 +81,9 @@ Arrival = Generator[Check, Opinion, Admitted | Reply]
 _ASKED_BY = "istio_ext_authz_shadow_effective_policy_id"
 
 
-def arrive(inbound: Inbound, head: RequestHead, peer: Peer, own: str, now: float, version: str = "") -> Arrival:
+def arrive(
+    inbound: Inbound, head: RequestHead, peer: Peer, own: str, now: float, version: str = ""
+) -> Arrival:
     """The request `head` from `peer`. `own`: this workload's `spiffe://…`; `now`: seconds since 1970."""
     authority, asked = origin_form(head.authority, head.path)
     status, path = normalize(asked, inbound.paths)

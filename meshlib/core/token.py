@@ -133,9 +133,7 @@ def read(text: str) -> Token | Fault:
         decoded(parts[2], Fault.SIGNATURE_BASE64)
     except _Faulty as faulty:
         return faulty.fault
-    return Token(
-        ".".join(parts), header, claims, algorithm, key_id, issuer, subject, audiences, begins, ends
-    )
+    return Token(".".join(parts), header, claims, algorithm, key_id, issuer, subject, audiences, begins, ends)
 
 
 def decoded(part: str, fault: Fault) -> bytes:

@@ -19,6 +19,7 @@ import hashlib
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from meshlib.core.mtls import InboundMode, ServerTls
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 10.0
 MOST_STRANGERS = 1000
+HTTP1 = ("istio-http/1.1", "istio-http/1.0", "istio", "http/1.1", "http/1.0")
+"""What HTTP/1.1 is called in ALPN, by sidecars and by everybody else."""
 _HANDSHAKE = b"\x16"
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PAUSE = 0.1
@@ -54,8 +57,15 @@ MakeProtocol = Callable[[Peer], asyncio.Protocol]
 class Acceptor:
     """Serves listening sockets on the running event loop. Has what asyncio.Server has of a server's end."""
 
-    def __init__(self, sockets: Sequence[socket.socket], port: Port, make: MakeProtocol) -> None:
-        """`make` gives the protocol for a peer that may be served. Starts at once."""
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        port: Port,
+        make: MakeProtocol,
+        speaks: Sequence[str] = HTTP1,
+    ) -> None:
+        """`make` gives the protocol for a peer that may be served, which `speaks` these (ALPN). Starts at once."""
+        self._speaks = frozenset(speaks)
         self.sockets = tuple(sockets)
         self._port = port
         self._make = make
@@ -134,6 +144,7 @@ class Acceptor:
             log.warning("a TLS connection from %s is refused: there is no certificate", _name(accepted))
             accepted.close()
             return
+        policy = replace(policy, alpn=tuple(name for name in policy.alpn if name in self._speaks))
         check = _Check(contexts, policy)
         context = contexts.server(policy)
         await loop.connect_accepted_socket(
@@ -184,7 +195,9 @@ def peer_of(transport: asyncio.BaseTransport, principal: str) -> Peer:
         asked_name(secured),
         secured is not None,
         hashlib.sha256(shown).hexdigest() if shown else "",
-        dns=tuple(name for kind, name in secured.getpeercert()["subjectAltName"] if kind == "DNS") if shown else (),
+        dns=tuple(name for kind, name in secured.getpeercert()["subjectAltName"] if kind == "DNS")
+        if shown
+        else (),
     )
 
 

@@ -1,118 +1,128 @@
-"""The gate of one served port: may this request in, who sends it, what does the application get to see.
+"""The gate of one port that this process serves: what is asked of its callers, and who is let in.
+
+Two drivers, for threads and for tasks, run `core.inbound.arrive`; there is no other twin.
 
 Rules:
 
-- As long as no policy is known, nothing is let in (`prepare` waits, and fails with the reason). A policy that was
-  known stays in force when the control service is lost.
-- Two thin drivers, for threads and for tasks, do what `core.inbound.arrive` says; it decides.
+- Nobody is let in before the policy of the port is known: `prepare` waits for it, and fails as a first
+  call does. One that was known stays in force while the control service is lost.
+- A request is decided by the policy of the moment in which it arrives.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from meshlib.core.actions import Reply
-from meshlib.core.inbound import Admitted as Admitted
-from meshlib.core.inbound import Arrival, Inbound, arrive
+from meshlib.core.authz.external import Check, Opinion
+from meshlib.core.inbound import Admitted, Arrival, Inbound, arrive
 from meshlib.core.mtls import ServerTls
 from meshlib.core.request import Peer, RequestHead
 from meshlib.dataplane import context
 from meshlib.dataplane.checks import AsyncChecks, Checks
+from meshlib.dataplane.context import Handed
 from meshlib.dataplane.mesh import Mesh
 from meshlib.dataplane.tls import Contexts
 from meshlib.xds.names import inbound_listener
 
 
-class Gate:
-    """One served port of this process. Thread-safe."""
+class Asking(Protocol):
+    """Asks an external authority, on a thread."""
 
-    def __init__(self, mesh: Mesh, port: int, wall: Callable[[], float] = time.time) -> None:
-        """Asks for nothing yet; `wall` gives seconds since 1970."""
+    def __call__(self, check: Check) -> Opinion:
+        """Its opinion; NoAnswer if it has none."""
+        ...
+
+
+class AsyncAsking(Protocol):
+    """Asks an external authority, in a task."""
+
+    def __call__(self, check: Check) -> Awaitable[Opinion]:
+        """Its opinion; NoAnswer if it has none."""
+        ...
+
+
+class Gate:
+    """One served port. Thread-safe."""
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        port: int,
+        *,
+        ask: Asking | None = None,
+        aask: AsyncAsking | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """`port` is the workload's own. `ask`, `aask` None: through the mesh."""
         self.mesh = mesh
         self.port = port
-        self._wall = wall
         self._name = inbound_listener(port)
-        self._checks = Checks(mesh)
-        self._achecks = AsyncChecks(mesh)
-        self._forward = frozenset(name.lower().encode() for name in mesh.bootstrap.forward_headers)
+        self._ask = ask or Checks(mesh)
+        self._aask = aask or AsyncChecks(mesh)
+        self._wall = wall
+        self._forward = frozenset(name.encode() for name in mesh.bootstrap.forward_headers)
 
     def __repr__(self) -> str:
-        return f"<Gate of port {self.port}: {self.mesh.view.inbound.get(self._name) or 'no policy yet'}>"
+        known = self.mesh.view.inbound.get(self._name)
+        return f"<Gate of port {self.port}: {known.tls.mode.name if known else 'no policy yet'}>"
 
-    def prepare(self) -> None:
-        """Waits until it is known what is asked of callers. ControlUnavailable, RefusedResource, Closed."""
-        self.mesh.prepare_inbound(self.port)
+    def prepare(self) -> Inbound:
+        """Waits until the policy is known, at once if it is. ControlUnavailable, RefusedResource, Closed."""
+        return self.mesh.prepare_inbound(self.port)
 
-    async def aprepare(self) -> None:
+    async def aprepare(self) -> Inbound:
         """`prepare` for asyncio."""
-        await self.mesh.aprepare_inbound(self.port)
+        return await self.mesh.aprepare_inbound(self.port)
 
     @property
-    def inbound(self) -> Inbound:
-        """The policy in force. ControlUnavailable: none is known."""
-        found = self.mesh.view.inbound.get(self._name)
-        return found if found is not None else self.mesh.prepare_inbound(self.port)
+    def policy(self) -> Inbound:
+        """The policy now. LookupError: it is not known."""
+        return self.mesh.view.inbound[self._name]
 
     @property
     def tls(self) -> ServerTls:
         """What is asked of connections now."""
-        return self.inbound.tls
+        return self.policy.tls
 
     @property
     def contexts(self) -> Contexts | None:
-        """TLS by this workload's certificate; None: it has none."""
+        """The workload's certificate; None: it has none."""
         return self.mesh.contexts
 
-    @property
-    def own(self) -> str:
-        """This workload's `spiffe://…`; empty: it has no certificate."""
-        certs = self.mesh.certs
-        held = None if certs is None else certs.held
-        return "" if held is None else held.principal
+    def principal(self, chain_pem: str) -> str:
+        """The `spiffe://…` of a chain that another server took; empty: the mesh does not vouch for it."""
+        contexts = self.contexts
+        return "" if contexts is None else contexts.vouched(self.tls, chain_pem)
 
     def admit(self, head: RequestHead, peer: Peer) -> Admitted | Reply:
-        """Whether a request may be served; blocks while an external authority is asked."""
-        flow = self._arrive(head, peer)
+        """Whether a request may be served, and by whom it was sent; or what to answer instead."""
+        arrival = self._arrive(head, peer)
         try:
-            check = flow.send(None)
+            check = next(arrival)
             while True:
-                check = flow.send(self._checks.ask(check))
-        except StopIteration as ended:
-            return _verdict(ended)
+                check = arrival.send(self._ask(check))
+        except StopIteration as end:
+            found: Admitted | Reply = end.value
+            return found
 
     async def aadmit(self, head: RequestHead, peer: Peer) -> Admitted | Reply:
         """`admit` for asyncio."""
-        flow = self._arrive(head, peer)
+        arrival = self._arrive(head, peer)
         try:
-            check = flow.send(None)
+            check = next(arrival)
             while True:
-                check = flow.send(await self._achecks.ask(check))
-        except StopIteration as ended:
-            return _verdict(ended)
+                check = arrival.send(await self._aask(check))
+        except StopIteration as end:
+            found: Admitted | Reply = end.value
+            return found
+
+    def handed(self, admitted: Admitted) -> Handed:
+        """What the request hands on to the calls that are made for it."""
+        return context.handed(admitted.head, admitted.caller, self._forward)
 
     def _arrive(self, head: RequestHead, peer: Peer) -> Arrival:
-        return arrive(self.inbound, head, peer, self.own, self._wall(), self.mesh.view.version)
-
-    def handed(self, admitted: Admitted) -> context.Handed:
-        """What an admitted request hands on to the calls that are made for it."""
-        return context.handed(admitted.head, admitted.caller, self._forward, self.mesh.clock)
-
-    def principal(self, chain_pem: str) -> str:
-        """Whose certificate a PEM chain is, the leaf first, that a foreign server took; empty: nobody's of ours."""
-        from meshlib.identity.chain import BadCertificate, Purpose, check_peer, verify_chain
-        from meshlib.identity.pem import to_der
-
+        view = self.mesh.view
         certs = self.mesh.certs
-        held = None if certs is None else certs.held
-        if held is None:
-            return ""
-        try:
-            chain, now, caller = to_der(chain_pem), self._wall(), Purpose.CLIENT
-            verify_chain(chain, held.roots_pem, now, purpose=caller)
-            return str(check_peer(chain[:1], trust_domains=self.tls.trust_domains, now=now, purpose=caller))
-        except (BadCertificate, ValueError, IndexError):
-            return ""
-
-
-def _verdict(ended: StopIteration) -> Admitted | Reply:
-    found: Admitted | Reply = ended.value
-    return found
+        own = certs.held.principal if certs is not None and certs.held is not None else ""
+        return arrive(view.inbound[self._name], head, peer, own, self._wall(), view.version)

@@ -127,9 +127,7 @@ def _key(given: Mapping[str, Any]) -> _Key | None:
     return None
 
 
-def _imported(
-    public: Mapping[str, Any], key_id: str, algorithm: str, kinds: tuple[str, ...]
-) -> _Key | None:
+def _imported(public: Mapping[str, Any], key_id: str, algorithm: str, kinds: tuple[str, ...]) -> _Key | None:
     from joserfc.errors import JoseError
     from joserfc.jwk import import_key
 

@@ -11,7 +11,6 @@ Rules:
 
 import contextlib
 import os
-import re
 import ssl
 import tempfile
 import time
@@ -25,7 +24,6 @@ from meshlib.core.mtls import ClientTls, InboundMode, SanMatch, ServerTls, Trust
 _VERSIONS = {"TLSv1_2": ssl.TLSVersion.TLSv1_2, "TLSv1_3": ssl.TLSVersion.TLSv1_3}
 _MOST_CONTEXTS = 256
 _NAMED = ("URI", "DNS", "IP Address")
-_LIBRARY = re.compile(r"^\[[^]]*\] | \(_ssl\.c:\d+\)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +85,20 @@ class Contexts:
         """The caller's `spiffe://…`, after the handshake. NotTrusted: it must not be served."""
         return self._checked(connection, policy.trust_domains, server=False)
 
+    def vouched(self, policy: ServerTls, chain_pem: str) -> str:
+        """The `spiffe://…` of a chain that somebody else's handshake took; empty: it is not to be trusted."""
+        from meshlib.identity.chain import BadCertificate, Purpose, check_peer, verify_chain
+        from meshlib.identity.pem import to_der
+
+        held = self._held()
+        try:
+            shown, now = to_der(chain_pem), self._wall()
+            who = check_peer(shown, trust_domains=policy.trust_domains, now=now, purpose=Purpose.CLIENT)
+            verify_chain(shown, _own(held).roots_pem, now, purpose=Purpose.CLIENT)
+        except (BadCertificate, ValueError, OSError):
+            return ""
+        return str(who)
+
     def _checked(
         self, connection: "ssl.SSLSocket | ssl.SSLObject", domains: tuple[str, ...], server: bool
     ) -> str:
@@ -118,7 +130,8 @@ def words(error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return _LIBRARY.sub("", _LIBRARY.sub("", error.strerror or str(error))).lower()
+        said = error.strerror or str(error)
+        return said.rpartition("] ")[2].partition(" (_ssl.c")[0].lower()
     return error.strerror or str(error)
 
 

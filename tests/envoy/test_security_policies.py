@@ -25,7 +25,7 @@ OTHER = "spiffe://cluster.local/ns/bar/sa/other"
 DOTTED = "spiffe://cluster.local/ns/foo/sa/web.a"
 NEAR = "spiffe://cluster.local/ns/foo/sa/web-a"
 OLD = "spiffe://td-old/ns/foo/sa/sleep"
-DENIED = "RBAC: access denied"
+DENIED = ("RBAC: access denied", "Audiences in Jwt are not allowed")
 
 KEY = RSAKey.generate_key(2048, {"kid": "one"})
 JWKS = json.dumps({"keys": [KEY.as_dict(private=False)]})
@@ -68,9 +68,9 @@ spec:
 
 VERDICTS: dict[str, tuple[str, list[Ask]]] = {
     "no policy": ("", [Ask(200), Ask(200, who=SLEEP)]),
-    "empty": ("allow(nothing):\n  rules: []\n", [Ask(403), Ask(403, who=SLEEP)]),
+    "empty": ("allow(nothing):\n", [Ask(403), Ask(403, who=SLEEP)]),
     "everything": ("allow(all):\n  rules: [{}]\n", [Ask(200), Ask(200, who=SLEEP)]),
-    "deny wins": ("allow(all):\n  rules: [{}]\ndeny(all):\n  rules: [{}]\n", [Ask(403)]),
+    "deny wins": ("allow(all):\n  rules: [{}]\ndeny(none):\n  rules: [{}]\n", [Ask(403)]),
     "audit decides nothing": ("audit(all):\n  rules: [{}]\n", [Ask(200)]),
     "dry run decides nothing": (
         """---
@@ -229,7 +229,7 @@ allow(p):
   - to: [{operation: {paths: [/r]}}]
     when: [{key: request.auth.audiences, values: [us, them]}]
   - to: [{operation: {paths: [/s]}}]
-    when: [{key: "request.auth.claims[scope]", values: [write], notValues: [no]}]
+    when: [{key: "request.auth.claims[scope]", values: [write], notValues: ["no"]}]
   - to: [{operation: {paths: [/t]}}]
     when: [{key: request.auth.presenter, values: [app]}]
   - to: [{operation: {paths: [/u]}}]
@@ -312,7 +312,7 @@ async def test_verdicts(tmp_path: Path) -> None:
                 if answer.status_code != ask.status or told != ask.got:
                     wrong.append((name, ask, answer.status_code, answer.text, told))
                 if answer.status_code == 403:
-                    assert answer.text == DENIED
+                    assert answer.text in DENIED
     assert wrong == []
 
 

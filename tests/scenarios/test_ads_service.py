@@ -55,7 +55,7 @@ def error(word: str) -> Problem:
     return Problem(Severity.ERROR, "MESH8", word)
 
 
-def build(loaded: Loaded, registrations: tuple[Registration, ...], version: str) -> Built:
+def build(loaded: Loaded, registrations: tuple[Registration, ...], version: str, _: bytes) -> Built:
     word = str(loaded.documents[0])
     if word == "broken":
         raise ValueError("no such word")
@@ -170,7 +170,7 @@ async def test_a_saved_file_reaches_a_client_within_a_fraction_of_a_second(tmp_p
     text = "apiVersion: v1\nkind: Service\nmetadata: {name: %s}\nspec: {ports: [{port: 80}]}\n"
     (tmp_path / "a.yaml").write_text(text % "one")
 
-    def names(loaded: Loaded, _: tuple[Registration, ...], version: str) -> Built:
+    def names(loaded: Loaded, _: tuple[Registration, ...], version: str, __: bytes) -> Built:
         return Built(Word(version, " ".join(document.name for document in loaded.documents)))
 
     async with (

@@ -119,7 +119,7 @@ def test_killed_restarted_and_stopped(tmp_path: Path, asker: type[Asker]) -> Non
         control(folder, address=address) as first,
         joined("v1", address),
         joined("v2", address),
-        meshlib.connect(address, state_dir=tmp_path / "state") as mesh,
+        meshlib.connect(address, state_dir=tmp_path / "state", allow_plaintext=True) as mesh,
     ):
         wait_until(lambda: len(first.status()["registrations"]) == 2, 10, "both servers")
         with asker(mesh) as asking:

@@ -52,9 +52,11 @@ class Secure:
         alone = (("grpc.use_local_subchannel_pool", 1), *NAMED, *options.items())
         return grpc.aio.secure_channel(self.server.address, self.credentials(who), options=alone)
 
-    def bearer(self, who: SpiffeId, life: int = 60, **options: Any) -> tuple[tuple[str, str], ...]:
+    def bearer(
+        self, who: SpiffeId, life: int = 60, now: float | None = None, **options: Any
+    ) -> tuple[tuple[str, str], ...]:
         """Metadata with a join token."""
-        token = self.tokens.issue(who, life, time.time(), **options)
+        token = self.tokens.issue(who, life, time.time() if now is None else now, **options)
         return (("authorization", f"Bearer {token}"),)
 
 
@@ -62,7 +64,8 @@ class Secure:
 async def secure(folder: Path, hub: Hub | None = None, **options: Any) -> AsyncIterator[Secure]:
     """A control server on loopback; `options` are those of `Security`."""
     hub = hub or Hub()
-    authority = Authority.open(folder / "state", trust_domain=DOMAIN, now=time.time())
+    now = options.get("wall", time.time)()
+    authority = Authority.open(folder / "state", trust_domain=DOMAIN, now=now)
     tokens = JoinTokens.open(folder / "state")
     server = ControlServer(
         hub, "127.0.0.1:0", security=Security(authority, tokens, **options), status=lambda: {"version": "1"}

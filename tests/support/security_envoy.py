@@ -75,7 +75,7 @@ class Tried:
         content: bytes = b"",
     ) -> httpx.Response:
         """One request; `who` is the SPIFFE identity that is shown, empty: plain text."""
-        verify = self._context(who) if who else True
+        verify = self._context(who) if who else False
         url = f"{'https' if who else 'http'}://127.0.0.1:{self.ports[listener]}{path}"
         async with httpx.AsyncClient(verify=verify, trust_env=False) as client:
             return await client.request(method, url, headers=headers, content=content)

@@ -21,6 +21,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ AUDIENCE = "istio-ca"
 MAX_TOKEN = 12 * 1024
 MAX_JWKS = 1024 * 1024
 MAX_KEYS = 100
-MIN_RSA_BITS = 2048
+MIN_RSA_BITS, MAX_RSA_BITS = 2048, 16_384
 REFETCH_SECONDS = 10.0
 """At least so long between two fetches."""
 MAX_AGE_SECONDS = 300.0
@@ -194,10 +195,10 @@ def _usable(entry: Any) -> _Key | None:
     try:
         public = {part: entry[part] for part in _PARTS.get(entry.get("kty", ""), ("kty",))}
         if entry.get("kty") == "RSA":
-            rsa = RSAKey.import_key(public)
-            if rsa.public_key.key_size < MIN_RSA_BITS:
+            bits = int.from_bytes(urlsafe_b64decode(public["n"] + "==")).bit_length()
+            if not MIN_RSA_BITS <= bits <= MAX_RSA_BITS:
                 return None
-            return _Key(name, _of(entry, _RSA), rsa)
+            return _Key(name, _of(entry, _RSA), RSAKey.import_key(public))
         if entry.get("kty") == "EC" and entry.get("crv") in _CURVES:
             return _Key(name, _of(entry, _CURVES[entry["crv"]]), ECKey.import_key(public))
     except (JoseError, ValueError, TypeError, KeyError):

@@ -140,7 +140,6 @@ class Secured(asyncio.Protocol):
         if self._closing or not self.shaken.done():
             self._fail(ConnectionResetError("the client went away in the handshake"))
             return False
-        self._incoming.write_eof()
         self._pump()
         return True
 
@@ -197,8 +196,10 @@ class Secured(asyncio.Protocol):
                 found.append(data)
                 ended = not data
         except ssl.SSLWantReadError:
-            pass
-        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            # An end without TLS's own is one, too: HTTP/2 knows by itself what is whole. OpenSSL is not told,
+            # or it would not let us answer.
+            ended = self._heard_all
+        except ssl.SSLZeroReturnError:
             ended = True
         except ssl.SSLError:
             self._flush()

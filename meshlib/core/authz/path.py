@@ -51,7 +51,7 @@ _ODD = re.compile(r"[^!-~]|#")
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9_~!$&'()*+,;:@=\[\]-][A-Za-z0-9_~!$&'()*+,;:@=.\[\]-]*)+/?|/")
 """Paths in which there is nothing to do: no empty segment, none that begins with a dot, no escape."""
 _UNESCAPED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_~.")
-_MUST_ESCAPE = frozenset("\"<>?`{}^|")
+_MUST_ESCAPE = frozenset('"<>?`{}^|')
 _HEX = frozenset("0123456789abcdefABCDEF")
 
 

@@ -9,9 +9,7 @@ from meshlib.core.route.text import TextKind, TextMatch
 _CHARACTERS = r"a-zA-Z0-9\-._~%!$&'()+,;:@="
 _SEGMENT = f"[{_CHARACTERS}]+"
 _REST = f"[{_CHARACTERS}/]*"
-_LITERAL = frozenset(
-    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~%!$&'()+,;:@=/"
-)
+_LITERAL = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~%!$&'()+,;:@=/")
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 MAX_VARIABLES = 5
 

@@ -43,7 +43,9 @@ def decode_ext_authz(name: str, message: Any) -> ExtAuthz:
         fail_open=message.failure_mode_allow,
         mark_failed_open=message.failure_mode_allow_header_add,
         status_on_error=message.status_on_error.code or 403,
-        asks=_names(message.allowed_headers, "allowed_headers") if message.HasField("allowed_headers") else None,
+        asks=_names(message.allowed_headers, "allowed_headers")
+        if message.HasField("allowed_headers")
+        else None,
         hides=_names(message.disallowed_headers, "disallowed_headers"),
     )
 
@@ -55,7 +57,9 @@ def _http(message: Any) -> HttpAuthority:
         raise Refused("http_service.server_uri.cluster", "is empty")
     asked, answered = message.authorization_request, message.authorization_response
     if asked.HasField("allowed_headers"):
-        raise Refused("http_service.authorization_request.allowed_headers", "is not supported; ExtAuthz has its own")
+        raise Refused(
+            "http_service.authorization_request.allowed_headers", "is not supported; ExtAuthz has its own"
+        )
     if answered.HasField("dynamic_metadata_from_headers"):
         raise Refused("http_service.authorization_response.dynamic_metadata_from_headers", "is not supported")
     told = answered.HasField("allowed_client_headers")

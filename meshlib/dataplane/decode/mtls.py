@@ -26,6 +26,8 @@ MAX_ROOTS = 1024 * 1024
 _VERSIONS = {0: "TLSv1_2", 1: "TLSv1_2", 2: "TLSv1_2", 3: "TLSv1_2", 4: "TLSv1_3"}
 """By envoy's TlsProtocol. Older than 1.2 is never spoken."""
 _NEWEST = (0, 4)
+_NOT_SPOKEN = frozenset(("h2", "istio-h2"))
+"""Requests go out over HTTP/1.1: a server that may choose HTTP/2 would."""
 _SANS = {
     "exact": SanMatch.EXACT,
     "prefix": SanMatch.PREFIX,
@@ -126,7 +128,7 @@ def _client(socket: Any, path: str, auto_sni: bool, verify_host: bool) -> Client
             sni=context.sni,
             verify_host=verify_host and trust is not Trust.NOBODY,
             sans=sans,
-            alpn=tuple(common.alpn_protocols),
+            alpn=tuple(name for name in common.alpn_protocols if name not in _NOT_SPOKEN),
             min_version=decode_version(common),
         )
     except Refused as refused:

@@ -35,7 +35,7 @@ TRUSTED = ("example.org", "old.example.org")
 
 def listener(mode: str = "PERMISSIVE") -> Any:
     graph = build_graph(documents_in(MODE % mode, "in.yaml").documents)
-    return inbound_listener(NAME, 9080, graph, Client(Flavour.MESHLIB), roots=True)
+    return inbound_listener(NAME, 9080, graph, Client(Flavour.MESHLIB), roots=True)[0]
 
 
 @pytest.mark.parametrize(

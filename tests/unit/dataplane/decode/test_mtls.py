@@ -42,11 +42,15 @@ def cluster(tls: Any = None, **options: bool) -> Any:
 
 
 def test_the_meshs_own() -> None:
-    common = {**MESH, "alpn_protocols": ["istio", "h2"], "tls_params": {"tls_minimum_protocol_version": 4}}
+    common = {
+        **MESH,
+        "alpn_protocols": ["istio-h2", "istio", "h2"],
+        "tls_params": {"tls_minimum_protocol_version": 4},
+    }
     assert decode_cluster(cluster(context(common, sni="out"))).tls == ClientTls(
         sni="out",
         sans=((SanMatch.EXACT, "spiffe://td/ns/a/sa/b"),),
-        alpn=("istio", "h2"),
+        alpn=("istio",),
         min_version="TLSv1_3",
     )
 
