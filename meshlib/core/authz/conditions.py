@@ -2,7 +2,8 @@
 
 Rules (Envoy):
 
-- `authenticated` is true of peers with a verified certificate only. Its name is the certificate's URI.
+- `authenticated` is true of peers with a verified certificate only. Its name is the certificate's URI, one of its
+  DNS names, or its subject: one that fits is enough.
 - Values of metadata are compared by their kind: a text condition is false of a number, and of nothing.
 - The server name that a client asked for is compared in lower case; without one it is empty.
 """
@@ -99,8 +100,12 @@ def authenticated(match: TextMatch | None) -> Condition:
     meets = match.meets
 
     def is_named(question: Question) -> bool:
-        principal = question.peer.principal
-        return principal != "" and meets(principal.encode())
+        peer = question.peer
+        if not peer.principal:
+            return False
+        return meets(peer.principal.encode()) or any(
+            meets(name.encode()) for name in (*peer.dns, peer.subject)
+        )
 
     return is_named
 
