@@ -15,10 +15,11 @@ Rules (Envoy's jwt_authn filter):
 """
 
 import base64
+import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote_plus
 
 from meshlib.core.authz.question import Question
@@ -26,6 +27,7 @@ from meshlib.core.request import Header, RequestHead
 from meshlib.core.route.match import RouteMatch
 from meshlib.core.token import MAX_TOKEN, Fault, Token, read
 
+T = TypeVar("T")
 SPACE = "envoy.filters.http.jwt_authn"
 """Where in the metadata the claims are."""
 PAYLOAD = "payload"
@@ -301,34 +303,31 @@ def without(head: RequestHead, names: frozenset[bytes]) -> RequestHead:
 
 
 def _find(head: RequestHead, providers: Sequence[Provider]) -> Iterator[_Found]:
-    """Every token of the providers' places: headers, parameters, cookies, each kind in the order of its names."""
-    headers: dict[tuple[bytes, str], set[str]] = {}
-    params: dict[str, set[str]] = {}
-    cookies: dict[str, set[str]] = {}
-    for provider in providers:
-        for place in provider.headers:
-            headers.setdefault((place.name, place.prefix), set()).add(provider.issuer)
-        for name in provider.params:
-            params.setdefault(name, set()).add(provider.issuer)
-        for name in provider.cookies:
-            cookies.setdefault(name, set()).add(provider.issuer)
-    for (header, prefix), issuers in sorted(
-        headers.items(), key=lambda item: item[0][0].decode() + item[0][1]
-    ):
-        value = head.header(header)
-        text = None if value is None else _after(value.decode("latin-1"), prefix)
+    """Every token of the providers' places: headers, parameters, cookies, each kind ordered by its names."""
+    places = [(f"{at.name.decode()}{at.prefix}", at, one) for one in providers for at in one.headers]
+    for (_, place), issuers in _grouped((name, at, one.issuer) for name, at, one in places):
+        value = head.header(place.name)
+        text = None if value is None else _after(value.decode("latin-1"), place.prefix)
         if text is not None:
-            yield _Found(text, frozenset(issuers), lambda of, name=header: without(of, frozenset((name,))))
-    if params and "?" in head.path:
+            yield _Found(text, issuers, functools.partial(_without_header, place.name))
+    if "?" in head.path:
         given = _parameters(head.path)
-        for name, issuers in sorted(params.items()):
+        for (name, _), issuers in _grouped((n, n, one.issuer) for one in providers for n in one.params):
             if name in given:
-                yield _Found(given[name], frozenset(issuers), lambda of, name=name: _without_param(of, name))
-    if cookies:
+                yield _Found(given[name], issuers, functools.partial(_without_param, name))
+    if b"cookie" in head.index:
         baked = _cookies(head)
-        for name, issuers in sorted(cookies.items()):
+        for (name, _), issuers in _grouped((n, n, one.issuer) for one in providers for n in one.cookies):
             if name in baked:
-                yield _Found(baked[name], frozenset(issuers), lambda of: of)
+                yield _Found(baked[name], issuers, _untouched)
+
+
+def _grouped(places: Iterable[tuple[str, T, str]]) -> list[tuple[tuple[str, T], frozenset[str]]]:
+    """Each place once, in the order of its name, with the issuers whose tokens may stand there."""
+    found: dict[tuple[str, T], set[str]] = {}
+    for name, place, issuer in places:
+        found.setdefault((name, place), set()).add(issuer)
+    return [(key, frozenset(found[key])) for key in sorted(found, key=lambda key: key[0])]
 
 
 def _after(value: str, prefix: str) -> str | None:
@@ -357,7 +356,15 @@ def _parameters(path: str) -> dict[str, str]:
     return found
 
 
-def _without_param(head: RequestHead, name: str) -> RequestHead:
+def _untouched(head: RequestHead) -> RequestHead:
+    return head  # Envoy leaves cookies as they are
+
+
+def _without_header(name: bytes, head: RequestHead) -> RequestHead:
+    return without(head, frozenset((name,)))
+
+
+def _without_param(name: str, head: RequestHead) -> RequestHead:
     bare, _, query = head.path.partition("?")
     kept = [part for part in query.split("&") if unquote_plus(part.partition("=")[0]) != name]
     path = f"{bare}?{'&'.join(kept)}" if kept else bare

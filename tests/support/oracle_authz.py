@@ -160,7 +160,7 @@ class World:
 def _free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
-        one.bind(("0.0.0.0", 0))  # noqa: S104 - all loopback addresses
+        one.bind(("0.0.0.0", 0))
     ports = [int(one.getsockname()[1]) for one in sockets]
     for one in sockets:
         one.close()
@@ -306,7 +306,7 @@ def _bootstrap(world: World, scopes: Path) -> dict[str, Any]:
         listeners.append(
             {
                 "name": f"paths-{number}",
-                "address": {"socket_address": {"address": "0.0.0.0", "port_value": world.ports[number]}},  # noqa: S104
+                "address": {"socket_address": {"address": "0.0.0.0", "port_value": world.ports[number]}},
                 "listener_filters": [{"name": "inspector", "typed_config": {"@type": _INSPECTOR}}],
                 "filter_chains": [
                     {

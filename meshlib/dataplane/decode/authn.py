@@ -124,7 +124,7 @@ def _any(messages: Sequence[Any], providers: Mapping[str, Provider], depth: int)
     made = [_requirement(one, providers, depth + 1) for one in messages]
     beside = tuple(one.provider for one in made if isinstance(one, By))
     bypasses = [one for one in made if isinstance(one, Without)]
-    needs = [one for one in made if not isinstance(one, Without)]
+    needs: list[Requirement] = [one for one in made if not isinstance(one, Without)]
     if bypasses:
         needs.append(Without(beside or tuple(providers.values()), any(one.failed for one in bypasses)))
     return AnyOf(tuple(needs))
