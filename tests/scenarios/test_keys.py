@@ -57,15 +57,15 @@ async def test_keys_arrive_after_the_configuration_and_change_it() -> None:
     keys = KeyFetcher()
     builder = Builder(keys.want)
 
-    def build(loaded: Loaded, registrations: tuple[Registration, ...], version: str) -> Built:
-        built = builder(loaded, registrations, version)
+    def build(loaded: Loaded, servers: tuple[Registration, ...], version: str, roots: bytes) -> Built:
+        built = builder(loaded, servers, version, roots)
         loop.call_soon_threadsafe(made.put_nowait, built)
         return built
 
     async with issuer(text) as (url, may):
         source = MemorySource(POLICY % url)
         async with ControlService(source, build, "127.0.0.1:0", allow_plaintext=True, keys=keys, grace=0.01):
-            assert keys_in(await made.get()) == NOBODYS_KEY
+            assert keys_in(await asyncio.wait_for(made.get(), 10)) == NOBODYS_KEY
             assert made.empty()
             may.set()
             assert json.loads(keys_in(await asyncio.wait_for(made.get(), 10))) == json.loads(text)
