@@ -63,13 +63,13 @@ def test_authorizers(text: str) -> None:
 )
 def test_no_authorizers(text: str, message: str) -> None:
     (problem,) = found(PROVIDER % text)
-    assert problem.startswith("Error ")
+    assert problem.startswith("error ")
     assert message in problem
 
 
 def test_keys_that_nobody_can_use_are_a_warning() -> None:
     (problem,) = found(RULE % ("RequestAuthentication", "jwtRules: [{issuer: a, jwks: '{\"keys\":[]}'}]"))
-    assert problem.startswith("Warning ")
+    assert problem.startswith("warning ")
     assert "every token is refused" in problem
 
 
@@ -81,5 +81,5 @@ def test_values_are_bounded() -> None:
     when = f"rules: [{{when: [{{key: source.namespace, notValues: [{long}]}}]}}]"
     (in_condition,) = found(RULE % ("AuthorizationPolicy", when))
     for problem in (in_source, in_condition):
-        assert problem.startswith("Error ")
+        assert problem.startswith("error ")
         assert "too long a value" in problem
