@@ -16,7 +16,7 @@ import socket
 import ssl
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ SEEN = (
     *("x-forwarded-client-cert", "authorization", "x-token", "x-payload", "x-sub", "x-groups", "x-nested"),
     *("cookie", "x-number", "x-flag"),
 )
-"""Headers that are compared, of requests that pass."""
+"""How the headers begin that are compared, of requests that pass."""
 UNNAMED = (400, 404)
 """Envoy's codec refuses such paths before anything could tell of it."""
 
@@ -189,7 +189,7 @@ def filters_of(case: Case) -> tuple[Any, ...]:
 def our_verdict(world: World, case: Case, ask: Ask, filters: tuple[Any, ...]) -> Verdict:
     """What our core decides."""
     inbound = Inbound("inbound", ServerTls(), filters, paths=PATHS[case.paths])
-    headers = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in ask.call.headers]
+    headers = [(n.encode("latin-1"), v.strip().encode("latin-1")) for n, v in ask.call.headers]
     scheme = "https" if ask.who.identity else "http"
     head = RequestHead(ask.call.method, scheme, ask.call.authority, ask.call.path, headers)
     peer = world.peer(ask.who, world.ports[case.paths])
@@ -204,9 +204,7 @@ def our_verdict(world: World, case: Case, ask: Ask, filters: tuple[Any, ...]) ->
         said = dict(verdict.headers).get(b"www-authenticate", b"").decode("latin-1")
         body = "" if verdict.status == MOVED else verdict.body.decode()
         return Verdict(verdict.status, verdict.facts.detail, body, said)
-    seen = {name: verdict.head.header(name.encode()) for name in SEEN}
-    texts = {name: value.decode("latin-1") for name, value in seen.items() if value is not None}
-    return Verdict(200, path=verdict.head.path, headers=texts)
+    return Verdict(200, path=verdict.head.path, headers=seen(verdict.head.index.items()))
 
 
 def envoy_verdict(got: Received) -> Verdict:
@@ -218,11 +216,17 @@ def envoy_verdict(got: Received) -> Verdict:
         body = "" if got.status == MOVED else got.body
         return Verdict(got.status, own.get("x-oracle-details", ""), body, own.get("www-authenticate", ""))
     lines = [(name, value) for name, _, value in (line.partition("\t") for line in got.body.split("\n"))]
-    seen: dict[str, str] = {}
-    for name, value in lines:
-        if name in SEEN:
-            seen[name] = f"{seen[name]},{value}" if name in seen else value
-    return Verdict(200, path=dict(lines).get(":path", ""), headers=seen)
+    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in lines]
+    return Verdict(200, path=dict(lines).get(":path", ""), headers=seen(encoded))
+
+
+def seen(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """The headers that are compared, several of one name as one."""
+    found: dict[str, str] = {}
+    for name, value in ((n.decode("latin-1"), v.decode("latin-1")) for n, v in headers):
+        if name.startswith(SEEN):
+            found[name] = f"{found[name]},{value}" if name in found else value
+    return found
 
 
 def run(world: World, cases: Sequence[Case]) -> tuple[int, list[Difference]]:

@@ -140,13 +140,32 @@ BREAKS: tuple[Break, ...] = (
 )
 
 
-def make_case(dice: random.Random, world: World, signers: Signers, number: int) -> Case:
+def make_batch(dice: random.Random, world: World, signers: Signers, count: int) -> list[Case]:
+    """Cases that can be asked of one Envoy: those without a token look wherever one of them looks for tokens."""
+    places = _places(dice)
+    return [_make_case(dice, world, signers, number, places) for number in range(count)]
+
+
+def _places(dice: random.Random) -> Values:
+    made: Values = {}
+    if dice.random() < 0.4:
+        made["fromHeaders"] = [{"name": "x-token", "prefix": dice.choice(("", "Token "))}]
+        if dice.random() < 0.5:
+            made["fromHeaders"].append({"name": "authorization", "prefix": "Bearer "})
+    if dice.random() < 0.3:
+        made["fromParams"] = dice.choice((["token"], ["token", "access_token"]))
+    if dice.random() < 0.3:
+        made["fromCookies"] = ["session"]
+    return made
+
+
+def _make_case(dice: random.Random, world: World, signers: Signers, number: int, places: Values) -> Case:
     """Policies of one workload, and requests."""
     issuer = f"https://issuer-{number}.example"
     port = world.ports[0]
     found: list[Values] = []
     if dice.random() < 0.6:
-        found.append(_authentication(dice, signers, issuer))
+        found.append(_authentication(dice, signers, issuer, number, places))
     for place in range(dice.choice((0, 1, 1, 2, 3) if found else (1, 1, 2, 3))):
         found.append(_authorization(dice, place, issuer, port))
     text = "\n---\n".join(json.dumps(one) for one in found)
@@ -158,7 +177,7 @@ def make_case(dice: random.Random, world: World, signers: Signers, number: int) 
     jwt = next((config for name, config in listed if name == JWT), None)
     rbacs = [config for name, config in listed if name != JWT]
     assert len(rbacs) <= len(SLOTS)
-    asks = [_ask(dice, signers, issuer) for _ in range(ASKS)]
+    asks = [_ask(dice, signers, issuer, number) for _ in range(ASKS)]
     return Case(rbacs, asks, 0, text.replace(signers.jwks.replace('"', '\\"'), "…"), jwt)
 
 
@@ -172,29 +191,23 @@ def _document(kind: str, name: str, spec: Values) -> Values:
     }
 
 
-def _authentication(dice: random.Random, signers: Signers, issuer: str) -> Values:
+def _authentication(dice: random.Random, signers: Signers, issuer: str, case: int, places: Values) -> Values:
     rules = []
     for number in range(dice.choice((1, 1, 2))):
-        rule: Values = {"issuer": issuer + "/2" * number, "jwks": signers.jwks}
+        rule: Values = {"issuer": issuer + "/2" * number, "jwks": signers.jwks, **places}
         if dice.random() < 0.3:
             rule["audiences"] = dice.choice((["aud1"], ["aud1", "aud2"], ["http://aud1"]))
-        if dice.random() < 0.3:
-            rule["fromHeaders"] = [{"name": "x-token", "prefix": dice.choice(("", "Token "))}]
-        if dice.random() < 0.2:
-            rule["fromParams"] = ["token"]
-        if dice.random() < 0.2:
-            rule["fromCookies"] = ["session"]
         if dice.random() < 0.4:
             rule["forwardOriginalToken"] = True
         if dice.random() < 0.3:
-            rule["outputPayloadToHeader"] = "x-payload"
+            rule["outputPayloadToHeader"] = f"x-payload-{case}"
         if dice.random() < 0.5:
             rule["outputClaimToHeaders"] = [
-                {"header": "x-sub", "claim": "sub"},
-                {"header": "x-groups", "claim": "groups"},
-                {"header": "x-nested", "claim": "a.b"},
-                {"header": "x-number", "claim": "n"},
-                {"header": "x-flag", "claim": "flag"},
+                {"header": f"x-sub-{case}", "claim": "sub"},
+                {"header": f"x-groups-{case}", "claim": "groups"},
+                {"header": f"x-nested-{case}", "claim": "a.b"},
+                {"header": f"x-number-{case}", "claim": "n"},
+                {"header": f"x-flag-{case}", "claim": "flag"},
             ][: dice.randint(1, 5)]
         rules.append(rule)
     return _document("RequestAuthentication", "ra", {"jwtRules": rules})
@@ -273,7 +286,7 @@ def _filled(values: list[str], issuer: str, port: int) -> list[str]:
     return [value.replace("ISS", issuer).replace("PORT", str(port)) for value in values]
 
 
-def _ask(dice: random.Random, signers: Signers, issuer: str) -> Ask:
+def _ask(dice: random.Random, signers: Signers, issuer: str, case: int) -> Ask:
     ask = make_ask(dice)
     if dice.random() < 0.3:
         return ask
@@ -293,6 +306,6 @@ def _ask(dice: random.Random, signers: Signers, issuer: str) -> Ask:
             case _:
                 headers.append(("Authorization", f"Bearer {token}"))
     if dice.random() < 0.2:
-        headers.append((dice.choice(("x-sub", "x-payload", "x-groups")), "forged"))
+        headers.append((f"{dice.choice(('x-sub', 'x-payload', 'x-groups'))}-{case}", "forged"))
     made = Call(call.method, call.authority, path, tuple(headers))
     return Ask(made, ask.who)
