@@ -5,9 +5,8 @@ Rules (Envoy's jwt_authn filter):
 - The first rule whose match takes the request says what is required; without one nothing is.
 - A provider says where its tokens may stand. All tokens found there must be good, the last place first: one bad
   token is enough to refuse, whatever the others are.
-- `Any`: the first alternative that is met is enough. Those that do without a token come last, and look at
-  all places of the alternatives beside them; a token that is there must still be good, by the provider
-  of its issuer. Of several faults the last that says more than "missing" or "not configured" is told.
+- `AnyOf`: the first alternative that is met is enough. What does without a token comes last, and looks at the
+  places of all providers; a token that is there must still be good, by the provider of its issuer. Of several faults the last that says more than "missing" or "not configured" is told.
 - A token is looked at in this order: form, issuer, times, audience, keys.
 - What a good token says goes to the metadata and, if asked for, to headers; what a client put into those
   headers itself is removed before anything else. The token is removed from its header or parameter, unless
@@ -25,16 +24,18 @@ from urllib.parse import unquote_plus
 from meshlib.core.authz.question import Question
 from meshlib.core.request import Header, RequestHead
 from meshlib.core.route.match import RouteMatch
-from meshlib.core.token import MAX_TOKEN, Fault, Token, read
+from meshlib.core.token import Fault, Token, read
 
 T = TypeVar("T")
 SPACE = "envoy.filters.http.jwt_authn"
 """Where in the metadata the claims are."""
 PAYLOAD = "payload"
 """Under which key Istio has them put there."""
+_TOKEN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+_MOST_PATH = 256
+"""Characters of a path that a challenge says."""
 LEEWAY = 60
 """Seconds that clocks may differ by."""
-_TOKEN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
 class Keys(Protocol):
@@ -160,7 +161,7 @@ class JwtAuthn:
         required = next((needs for match, needs in self.rules if match.matches(head)), None)
         if required is None:
             return None
-        uri = f"{head.scheme}://{head.authority}{head.path}"[:256]
+        uri = f"{head.scheme}://{head.authority}{head.path[:_MOST_PATH]}"
         if self.own_headers:
             question.head = without(head, self.own_headers)
         fault = _Check(self, question, now).met(required)
@@ -331,7 +332,10 @@ def _grouped(places: Iterable[tuple[str, T, str]]) -> list[tuple[tuple[str, T], 
 
 
 def _after(value: str, prefix: str) -> str | None:
-    """The token in a header; None: the prefix is not there."""
+    """The token in a header: all that follows the prefix, wherever that is; None: it is not there.
+
+    What can't begin a token is skipped (Envoy); what can't stand in one makes it a bad one.
+    """
     if not prefix:
         return value
     at = value.find(prefix)
@@ -340,12 +344,7 @@ def _after(value: str, prefix: str) -> str | None:
     begin = at + len(prefix)
     while begin < len(value) and value[begin] not in _TOKEN:
         begin += 1
-    if begin == len(value):
-        return value
-    end = begin
-    while end < len(value) and end - begin <= MAX_TOKEN and value[end] in _TOKEN:
-        end += 1
-    return value[begin:end]
+    return value[begin:] or value
 
 
 def _parameters(path: str) -> dict[str, str]:
@@ -410,7 +409,7 @@ def _claim_text(claims: Mapping[str, Any], name: str) -> bytes | None:
         case str():
             text = found
         case int() | float():
-            text = str(int(found)) if found == int(found) else repr(found)
+            text = str(int(found)) if found >= 0 and found == int(found) else f"{found:.6f}"
         case dict() | list():
             return base64.b64encode(json.dumps(found, separators=(",", ":"), ensure_ascii=False).encode())
         case _:

@@ -1,6 +1,6 @@
 """Envoy's URI templates: `/books/{id=*}/pages/**` as a pattern for the whole path.
 
-`*` stands for one segment, `**` for any text, slashes too, and only at the end of a template. A variable
+`*` stands for one segment, `**` for any text, slashes too; no operator follows it. A variable
 `{name}` is one segment; `{name=template}` is what the template is.
 """
 
@@ -21,8 +21,8 @@ def template_match(template: str) -> TextMatch:
     pattern, variables, place = [], set(), 0
     rest_begun = False
     while place < len(template):
-        if rest_begun:
-            raise ValueError(f"{template!r} goes on after **")
+        if rest_begun and template[place] in "*{":
+            raise ValueError(f"{template!r} has an operator after **")
         mark = template[place]
         if mark == "*":
             rest_begun = template.startswith("**", place)
