@@ -13,7 +13,7 @@ Rules (Envoy, jwt_verify_lib):
 import base64
 import binascii
 import json
-import re
+import re2
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -29,7 +29,7 @@ ALGORITHMS = frozenset(
 )
 """Those that Envoy knows. No key of ours is one for HS: such a token is understood, and never good."""
 _MOST = 2**64
-_BASE64 = re.compile(r"[A-Za-z0-9_-]*")
+_BASE64 = re2.compile(r"[A-Za-z0-9_-]*")
 
 
 class Fault(Enum):
