@@ -1,8 +1,8 @@
 """Who may do what: real Envoy and our core give the same verdict.
 
-RBAC filters at random, with callers who have real certificates. `MESHLIB_ORACLE_CASES` (default 1,000) verdicts come
-from a fixed seed, and a quarter as many from a fresh one, which is printed and can be given as
-`MESHLIB_ORACLE_SEED`. A configuration is asked six times.
+RBAC filters at random, with callers who have real certificates. `MESHLIB_ORACLE_CASES` (default 1,000)
+verdicts come from a fixed seed, and a quarter as many from a fresh one, which is printed and can be
+given as `MESHLIB_ORACLE_SEED`. A configuration is asked six times.
 """
 
 import os
