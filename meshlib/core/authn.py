@@ -3,10 +3,11 @@
 Rules (Envoy's jwt_authn filter):
 
 - The first rule whose match takes the request says what is required; without one nothing is.
-- A provider says where its tokens may stand. All tokens found there must be good, the last place first: one bad
-  token is enough to refuse, whatever the others are.
+- A provider says where its tokens may stand. All tokens found there must be good, the last place first:
+  one bad token is enough to refuse, whatever the others are.
 - `AnyOf`: the first alternative that is met is enough. What does without a token comes last, and looks at the
-  places of the providers beside it; a token that is there must still be good, and one of theirs. Of several faults the last that says more than "missing" or "not configured" is told.
+  places of the providers beside it; a token that is there must still be good, and one of theirs. Of several
+  faults the last that says more than "missing" or "not configured" is told.
 - A token is looked at in this order: form, issuer, times, audience, keys.
 - What a good token says goes to the metadata and, if asked for, to headers; what a client put into those
   headers itself is removed before anything else. The token is removed from its header or parameter, unless

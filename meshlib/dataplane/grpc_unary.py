@@ -25,9 +25,9 @@ def call_once(
 ) -> bytes:
     """The reply to `request` of method `path` at `address` (`host:port`); `timeout` seconds for all of it.
 
-    `context` None: in plain text. `authority` empty: the address. `check` looks who answered, and raises OSError.
-    CallEnded: with the server's status, UNAVAILABLE if there is no server,
-    DEADLINE_EXCEEDED after `timeout`.
+    `context` None: in plain text. `authority` empty: the address. `check` looks who answered, and raises
+    OSError. CallEnded: with the server's status, UNAVAILABLE if there is no server, DEADLINE_EXCEEDED
+    after `timeout`.
     """
     deadline = time.monotonic() + timeout
     host, port = split_authority(address, 0)

@@ -1,11 +1,11 @@
 """Real Envoy as the judge of who may do what: the same filters and request, two verdicts.
 
 One Envoy serves many cases at once: each is a scope of its own, picked by the header `x-case`, with its RBAC
-filters and its requirement of tokens in the scope's virtual host. Providers of tokens are all in one filter, so
-their issuers must differ from case to case. Callers are real: mutual TLS with certificates of a few identities,
-or plain text, from several loopback addresses to several others. Behind the filters an echo answers with the
-request as it then is. Compared are status, Envoy's response code details, body and challenge of refused
-tokens, and of what passes the path and the headers in `SEEN`.
+filters and its requirement of tokens in the scope's virtual host. Providers of tokens are all in one
+filter, so their issuers must differ from case to case. Callers are real: mutual TLS with certificates of
+a few identities, or plain text, from several loopback addresses to several others. Behind the filters an
+echo answers with the request as it then is. Compared are status, Envoy's response code details, body and
+challenge of refused tokens, and of what passes the path and the headers in `SEEN`.
 
 Each of `PATHS` is a listener of its own, since paths are normalised before a scope is picked.
 """

@@ -2,8 +2,8 @@
 
 Rules (Envoy):
 
-- `authenticated` is true of peers with a verified certificate only. Its name is the certificate's URI, one of its
-  DNS names, or its subject: one that fits is enough.
+- `authenticated` is true of peers with a verified certificate only. Its name is the certificate's URI,
+  one of its DNS names, or its subject: one that fits is enough.
 - Values of metadata are compared by their kind: a text condition is false of a number, and of nothing.
 - The server name that a client asked for is compared in lower case; without one it is empty.
 """

@@ -1,6 +1,7 @@
 """Envoy's JwtAuthentication as core's filter. Keys must stand in the configuration (Istio's default).
 
-Refused is what would have to be fetched, or what this library does not look at: a requirement is never weakened.
+Refused is what would have to be fetched, or what this library does not look at: a requirement is never
+weakened.
 """
 
 from collections.abc import Mapping, Sequence
