@@ -204,7 +204,7 @@ def our_verdict(world: World, case: Case, ask: Ask, filters: tuple[Any, ...]) ->
         said = dict(verdict.headers).get(b"www-authenticate", b"").decode("latin-1")
         body = "" if verdict.status == MOVED else verdict.body.decode()
         return Verdict(verdict.status, verdict.facts.detail, body, said)
-    return Verdict(200, path=verdict.head.path, headers=seen(verdict.head.index.items()))
+    return Verdict(200, path=sorted_query(verdict.head.path), headers=seen(verdict.head.index.items()))
 
 
 def envoy_verdict(got: Received) -> Verdict:
@@ -217,7 +217,14 @@ def envoy_verdict(got: Received) -> Verdict:
         return Verdict(got.status, own.get("x-oracle-details", ""), body, own.get("www-authenticate", ""))
     lines = [(name, value) for name, _, value in (line.partition("\t") for line in got.body.split("\n"))]
     encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in lines]
-    return Verdict(200, path=dict(lines).get(":path", ""), headers=seen(encoded))
+    return Verdict(200, path=sorted_query(dict(lines).get(":path", "")), headers=seen(encoded))
+
+
+def sorted_query(path: str) -> str:
+    """A path whose parameters are in order: Envoy puts them so when it takes a token out of them."""
+    bare, question, query = path.partition("?")
+    parts = sorted(part if "=" in part else f"{part}=" for part in query.split("&"))
+    return f"{bare}{question}{'&'.join(parts)}" if query else bare
 
 
 def seen(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

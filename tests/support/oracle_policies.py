@@ -297,7 +297,7 @@ def _ask(dice: random.Random, signers: Signers, issuer: str, case: int) -> Ask:
         whose = issuer + ("/2" if dice.random() < 0.2 else "")
         token = make_token(dice, signers, whose, time.time())
         match dice.randint(0, 7):
-            case 0:
+            case 0 if all(name != "x-token" for name, _ in headers):
                 headers.append(("x-token", dice.choice(("", "Token ")) + token))
             case 1:
                 path += f"{'&' if '?' in path else '?'}{dice.choice(('token', 'access_token'))}={token}&z=1"
