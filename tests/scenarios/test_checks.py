@@ -207,8 +207,13 @@ async def test_a_grpc_authority_lets_in(grpc_authority: tuple[int, list[Any]]) -
     http = attributes.request.http
     assert (http.method, http.host, http.path) == ("GET", "reviews:9080", "/a?b")
     assert dict(http.headers) == {
-        ":method": "GET", ":path": "/a?b", ":authority": "reviews:9080", ":scheme": "http",
-        "accept": "*/*", "x-ext-authz": "allow", "x-two": "1,2",
+        ":method": "GET",
+        ":path": "/a?b",
+        ":authority": "reviews:9080",
+        ":scheme": "http",
+        "accept": "*/*",
+        "x-ext-authz": "allow",
+        "x-two": "1,2",
     }
 
 
