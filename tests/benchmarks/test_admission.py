@@ -9,12 +9,16 @@ from meshlib.dataplane.decode.authz import decode_rbac
 from meshlib.xds import pb
 
 RULES = 20
-PEER = Peer(("10.0.0.1", 40000), ("10.0.0.2", 9080), "spiffe://cluster.local/ns/default/sa/web", "", True, "ab" * 32)
+PEER = Peer(
+    ("10.0.0.1", 40000), ("10.0.0.2", 9080), "spiffe://cluster.local/ns/default/sa/web", "", True, "ab" * 32
+)
 HEADERS = [(b"user-agent", b"x"), (b"accept", b"*/*"), (b"x-request-id", b"1"), (b"end-user", b"jason")]
 
 
 def _policy(number: int) -> dict[str, Any]:
-    named = {"authenticated": {"principal_name": {"exact": f"spiffe://cluster.local/ns/default/sa/web{number}"}}}
+    named = {
+        "authenticated": {"principal_name": {"exact": f"spiffe://cluster.local/ns/default/sa/web{number}"}}
+    }
     last = {"authenticated": {"principal_name": {"exact": "spiffe://cluster.local/ns/default/sa/web"}}}
     method = {"header": {"name": ":method", "string_match": {"exact": "GET"}}}
     path = {"url_path": {"path": {"prefix": "/reviews"}}}

@@ -2,8 +2,8 @@
 
 Half of the verdicts are on RBAC filters at random, half on policies at random, AuthorizationPolicy and
 RequestAuthentication, as control compiles them; callers have real certificates and real tokens, good and bad.
-`MESHLIB_ORACLE_CASES` (default 1,000) verdicts come from a fixed seed, and a quarter as many from a fresh one,
-which is printed and can be given as `MESHLIB_ORACLE_SEED`. A configuration is asked six times.
+`MESHLIB_ORACLE_CASES` (default 1,000) verdicts come from a fixed seed, and a quarter as many from a fresh
+one, which is printed and can be given as `MESHLIB_ORACLE_SEED`. A configuration is asked six times.
 """
 
 import os

@@ -20,7 +20,12 @@ def left(peer: Peer, *headers: Header) -> list[Header]:
     "name",
     [
         *(b"x-forwarded-client-cert", b"X-Forwarded-Client-Cert", b"x_forwarded_client_cert"),
-        *(b"x-envoy-peer-metadata", b"X-Envoy-Peer-Metadata-Id", b"x-envoy-attempt-count", b"x-envoy-internal"),
+        *(
+            b"x-envoy-peer-metadata",
+            b"X-Envoy-Peer-Metadata-Id",
+            b"x-envoy-attempt-count",
+            b"x-envoy-internal",
+        ),
         *(b"x-envoy-original-path", b"x-envoy-retry-on", b"x_envoy_peer_metadata", b"x-istio-attributes"),
     ],
 )
@@ -35,7 +40,7 @@ def test_how_long_the_caller_waits_is_believed_of_everybody() -> None:
 
 def test_a_mesh_peer_is_believed_and_named() -> None:
     attempt = (b"x-envoy-attempt-count", b"2")
-    own = b"By=%b;Hash=ab12;Subject=\"\";URI=%b;DNS=web.default.svc" % (OWN.encode(), WEB.encode())
+    own = b'By=%b;Hash=ab12;Subject="";URI=%b;DNS=web.default.svc' % (OWN.encode(), WEB.encode())
     assert left(MESH, attempt) == [attempt, (XFCC, own)]
     assert certified(MESH, OWN) == own
 

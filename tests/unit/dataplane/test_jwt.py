@@ -47,7 +47,13 @@ def fault(signers: Signers, token: str, now: float = NOW, jwks: str = "") -> Fau
 
 @pytest.mark.parametrize(
     "header",
-    [RS, {"alg": "RS256"}, {"alg": "PS256", "kid": "r"}, {"alg": "ES256", "kid": "e"}, {"alg": "EdDSA", "kid": "d"}],
+    [
+        RS,
+        {"alg": "RS256"},
+        {"alg": "PS256", "kid": "r"},
+        {"alg": "ES256", "kid": "e"},
+        {"alg": "EdDSA", "kid": "d"},
+    ],
     ids=lambda header: str(header["alg"]),
 )
 def test_a_good_token_passes(signers: Signers, header: dict[str, Any]) -> None:
@@ -86,14 +92,17 @@ def test_a_key_in_the_token_is_not_looked_at(signers: Signers) -> None:
 
 
 @pytest.mark.parametrize("name", ["jku", "x5u"])
-@pytest.mark.parametrize("where", ["http://evil.example/keys", "file:///etc/passwd", "https://issuer.example@evil/"])
+@pytest.mark.parametrize(
+    "where", ["http://evil.example/keys", "file:///etc/passwd", "https://issuer.example@evil/"]
+)
 def test_keys_are_fetched_from_nowhere(signers: Signers, name: str, where: str) -> None:
     token = signers.token({"alg": "RS256", name: where}, CLAIMS, "stranger")
     assert fault(signers, token, jwks=without_edwards(signers)) is Fault.NOT_VERIFIED
 
 
 @pytest.mark.parametrize(
-    "kid", ["../../../../dev/null", "/dev/null", "r' OR '1'='1", "r; DROP TABLE keys", "r\0", "R", "r/../e", "*"]
+    "kid",
+    ["../../../../dev/null", "/dev/null", "r' OR '1'='1", "r; DROP TABLE keys", "r\0", "R", "r/../e", "*"],
 )
 def test_a_kid_is_a_name_and_nothing_else(signers: Signers, kid: str) -> None:
     for algorithm in ("RS256", "stranger"):
@@ -102,7 +111,10 @@ def test_a_kid_is_a_name_and_nothing_else(signers: Signers, kid: str) -> None:
 
 
 def test_the_kid_of_another_key_does_not_help(signers: Signers) -> None:
-    assert fault(signers, signers.token({"alg": "RS256", "kid": "e"}, CLAIMS), jwks=without_edwards(signers)) is Fault.NOT_VERIFIED
+    assert (
+        fault(signers, signers.token({"alg": "RS256", "kid": "e"}, CLAIMS), jwks=without_edwards(signers))
+        is Fault.NOT_VERIFIED
+    )
 
 
 @pytest.mark.parametrize("kid", [5, None, [], {}, True])

@@ -24,7 +24,8 @@ def test_templates(template: str, fits: list[str], fits_not: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "template", ["", "a", "/{", "/{1a}", "/{a}/{a}", "/**/*", "/a b", "/{a=/b}", "/{a}{b}{c}{d}{e}{f}", "/[x]"]
+    "template",
+    ["", "a", "/{", "/{1a}", "/{a}/{a}", "/**/*", "/a b", "/{a=/b}", "/{a}{b}{c}{d}{e}{f}", "/[x]"],
 )
 def test_what_is_no_template(template: str) -> None:
     with pytest.raises(ValueError, match=r"."):

@@ -58,7 +58,10 @@ def test_what_a_shadow_would_have_done_is_left_in_the_metadata() -> None:
         pb.RBAC,
         {
             "shadow_rules_stat_prefix": "dry_",
-            "shadow_rules": {"action": "DENY", "policies": {"p": {"permissions": [ANY], "principals": [ANY]}}},
+            "shadow_rules": {
+                "action": "DENY",
+                "policies": {"p": {"permissions": [ANY], "principals": [ANY]}},
+            },
         },
     )
     asked = question()
