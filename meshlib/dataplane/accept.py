@@ -64,7 +64,7 @@ class Acceptor:
         make: MakeProtocol,
         speaks: Sequence[str] = HTTP1,
     ) -> None:
-        """`make` gives the protocol for a peer that may be served. It `speaks` these (ALPN). Starts."""
+        """Starts at once. `make` gives the protocol for a peer that may be served; it `speaks` these (ALPN)."""
         self._speaks = frozenset(speaks)
         self.sockets = tuple(sockets)
         self._port = port
