@@ -49,7 +49,7 @@ class MeshMiddleware:
         with context.entered(handed):
             body = self.app(environ, start_response)
         # No code of the application runs while these are read; and servers send their files by themselves.
-        if isinstance(body, (list, tuple)) or isinstance(body, environ.get("wsgi.file_wrapper") or ()):
+        if isinstance(body, (list, tuple, environ.get("wsgi.file_wrapper") or ())):
             return body
         return _Body(body, handed)
 
