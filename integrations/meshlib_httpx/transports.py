@@ -19,7 +19,7 @@ from meshlib.core import outbound
 from meshlib.core.actions import Attempt, Mirror
 from meshlib.core.request import Failed, RequestHead
 from meshlib.core.route.rule import DirectResponse
-from meshlib.dataplane import fork
+from meshlib.dataplane import context, fork
 from meshlib.dataplane.body import RequestBody
 from meshlib.dataplane.drive import Answer, AsyncBody, Body, FlightFailed, adrive, drive
 from meshlib.dataplane.http import asynchronous, blocking
@@ -29,7 +29,7 @@ from meshlib.dataplane.mesh import Mesh
 from meshlib.dataplane.mirroring import AsyncMirrors, Mirrors
 from meshlib.dataplane.tls import Contexts
 from meshlib.errors import ControlError, Flight
-from meshlib.xds.names import BLOCK_ALL
+from meshlib.xds.names import ALLOW_ANY, BLOCK_ALL
 from meshlib_httpx.errors import ConnectFailed, of_control, of_failure, of_own
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -213,10 +213,24 @@ class _Asked:
         except httpx.RequestNotRead:
             self.body = RequestBody(request.stream)
 
+    def _is_known(self, mesh: Mesh) -> bool:
+        table = mesh.view.tables.get(self.name)
+        host = None if table is None else table.find_host(self.head.authority)
+        return host is not None and host.name != ALLOW_ANY
+
     def flow(self, mesh: Mesh) -> outbound.Flow:
-        """The decisions about it."""
+        """The decisions about it. It is made for the request that is being served here, if one is."""
+        context.hand_on(self.head, self._is_known(mesh))
         return outbound.flow(
-            self.head, self.body, mesh.view, self.name, mesh.ledger, mesh.clock, mesh.dice, self.original
+            self.head,
+            self.body,
+            mesh.view,
+            self.name,
+            mesh.ledger,
+            mesh.clock,
+            mesh.dice,
+            self.original,
+            context.time_left(),
         )
 
 

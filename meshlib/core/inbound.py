@@ -14,8 +14,8 @@ from typing import Any
 
 from meshlib.core import outsiders
 from meshlib.core.actions import Facts, Reply
-from meshlib.core.authn import SPACE as CLAIMS
 from meshlib.core.authn import PAYLOAD, JwtAuthn
+from meshlib.core.authn import SPACE as CLAIMS
 from meshlib.core.authz.external import (
     FAILED_OPEN,
     Blocked,

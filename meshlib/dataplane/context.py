@@ -7,7 +7,7 @@ Rules:
   baggage, and those that the setting `forward_headers` names. A header that the application sets itself stays
   as it set it; what it adds to a call's baggage or trace state is its own business.
 - The time that the caller still waits bounds the calls: a callee need not work for who has gone.
-- Nothing is handed on to a host outside of the mesh but what joins traces.
+- A host outside of the mesh (one that it does not know) is told nothing but what joins traces.
 """
 
 import contextlib
@@ -28,6 +28,8 @@ TRACE_HEADERS = frozenset(
     )
 )
 """One family of them is handed on whole, or not at all: they belong together."""
+JOINING = TRACE_HEADERS - {b"baggage"}
+"""What a host outside of the mesh is told."""
 EXPECTED = b"x-envoy-expected-rq-timeout-ms"
 GRPC_TIMEOUT = b"grpc-timeout"
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
@@ -85,13 +87,16 @@ def current() -> Handed | None:
     return _current.get()
 
 
-def hand_on(head: RequestHead) -> None:
-    """Adds to an outbound request what is handed on and it does not have itself. Its owner calls this."""
+def hand_on(head: RequestHead, inside: bool) -> None:
+    """Adds to an outbound request what is handed on and it does not have itself. Its owner calls this.
+
+    `inside`: whether it goes to a host that the mesh knows.
+    """
     what = _current.get()
     if what is None or not what.headers:
         return
-    index = head.index
-    head.extend(_joined(what.headers, index))
+    headers = what.headers if inside else [one for one in what.headers if one[0] in JOINING]
+    head.extend(_joined(headers, head.index))
 
 
 def time_left(clock: Callable[[], float] = time.monotonic) -> float | None:

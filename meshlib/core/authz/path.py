@@ -15,7 +15,7 @@ The query stays as it is. An application is given the path that was decided on: 
 thing to the policy and another to the application.
 """
 
-import re
+import re2
 from dataclasses import dataclass
 from enum import Enum
 
@@ -43,12 +43,12 @@ class PathOptions:
 GO_ON, REDIRECT, REFUSE, NOT_FOUND = 0, 307, 400, 404
 """What becomes of a request: it goes on, or it is answered with that status."""
 
-_ESCAPED = re.compile(r"%(2[fF]|5[cC])")
-_SLASHES = re.compile("//+")
-_ABSOLUTE = re.compile(r"https?://(?:[^/@]*@)?([^/@?]+)(.*)", re.IGNORECASE | re.DOTALL)
-_DOTS = re.compile(r"/(\.\.?);[^/]*")
-_ODD = re.compile(r"[^!-~]|#")
-_PLAIN = re.compile(r"(?:/[A-Za-z0-9_~!$&'()*+,;:@=\[\]-][A-Za-z0-9_~!$&'()*+,;:@=.\[\]-]*)+/?|/")
+_ESCAPED = re2.compile(r"%(2[fF]|5[cC])")
+_SLASHES = re2.compile("//+")
+_ABSOLUTE = re2.compile(r"(?is)https?://(?:[^/@]*@)?([^/@?]+)(.*)")
+_DOTS = re2.compile(r"/(\.\.?);[^/]*")
+_ODD = re2.compile(r"[^!-~]|#")
+_PLAIN = re2.compile(r"(?:/[A-Za-z0-9_~!$&'()*+,;:@=\[\]-][A-Za-z0-9_~!$&'()*+,;:@=.\[\]-]*)+/?|/")
 """Paths in which there is nothing to do: no empty segment, none that begins with a dot, no escape."""
 _UNESCAPED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_~.")
 _MUST_ESCAPE = frozenset('"<>?`{}^|')

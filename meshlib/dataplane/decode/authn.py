@@ -120,13 +120,12 @@ def _requirement(message: Any, providers: Mapping[str, Provider], depth: int) ->
 
 
 def _any(messages: Sequence[Any], providers: Mapping[str, Provider], depth: int) -> Requirement:
-    """Alternatives; what does without a token comes last and looks where the others beside it do."""
+    """Alternatives; what does without a token comes last."""
     made = [_requirement(one, providers, depth + 1) for one in messages]
-    beside = tuple(one.provider for one in made if isinstance(one, By))
     bypasses = [one for one in made if isinstance(one, Without)]
-    needs = [one for one in made if not isinstance(one, Without)]
+    needs: list[Requirement] = [one for one in made if not isinstance(one, Without)]
     if bypasses:
-        needs.append(Without(beside or tuple(providers.values()), any(one.failed for one in bypasses)))
+        needs.append(Without(tuple(providers.values()), any(one.failed for one in bypasses)))
     return AnyOf(tuple(needs))
 
 
