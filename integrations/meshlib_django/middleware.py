@@ -2,16 +2,15 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from inspect import iscoroutinefunction, markcoroutinefunction
 from typing import Any
 from urllib.parse import unquote
 
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase, StreamingHttpResponse
 
 from meshlib.core.actions import Reply
-from meshlib.core.caller import Caller
 from meshlib.core.inbound import Admitted
 from meshlib.core.request import Peer, RequestHead
 from meshlib.dataplane import context
@@ -88,10 +87,10 @@ def _scope(request: HttpRequest) -> Any:
 def _known(request: HttpRequest) -> bool:
     """Whether a middleware around Django has let it in; then `request.mesh` says whom."""
     scope = _scope(request)
-    known = caller_of(request.META) if scope is None else scope.get("state", {}).get("mesh")
-    if not isinstance(known, Caller):
+    known = caller_of(request.META) if scope is None else asgi.known(scope)
+    if known is None:
         return False
-    request.mesh = known  # type: ignore[attr-defined]
+    request.mesh = known
     return True
 
 
@@ -119,8 +118,9 @@ def _refuse(reply: Reply) -> HttpResponse:
 
 
 def _tell(request: HttpRequest, admitted: Admitted, head: RequestHead) -> None:
-    request.mesh = admitted.caller  # type: ignore[attr-defined]
+    request.mesh = admitted.caller
     write(request.META, admitted.head, head)
+    request.__dict__.pop("headers", None)  # made of META at the first look
     scope = _scope(request)
     if scope is not None:
         asgi.tell(scope, admitted, head)

@@ -5,7 +5,8 @@ Rules:
 - The path that is judged is the one that was sent, as far as the server keeps it; else the decoded one is
   encoded again.
 - The application is given the path that was judged: one that was made normal replaces the one that was sent.
-- Headers are joined by the server, a name once; the mesh's changes are written back the same way.
+- Headers are joined by the server, a name once; the mesh's changes are written back the same way. A name with
+  an underscore, which can't be told there from one with a dash, is never written.
 """
 
 from urllib.parse import quote, unquote_to_bytes
@@ -56,6 +57,8 @@ def _write_headers(environ: Environ, head: RequestHead) -> None:
     if head.authority:
         environ["HTTP_HOST"] = head.authority
     for name, value in head.index.items():
+        if b"_" in name:
+            continue
         environ[key_of(name)] = value.decode("latin-1")
 
 

@@ -32,7 +32,9 @@ def app(environ: dict[str, Any], start: Any) -> Iterator[bytes]:
 
 async def ask(gate: Gate, wsgi: Any, principal: str, **headers: str) -> tuple[int, str]:
     asgi: Any = WithPeer(MeshMiddleware(behind_asgi(wsgi, 2), gate), peer(principal))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(asgi), base_url="http://reviews:9080") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(asgi), base_url="http://reviews:9080"
+    ) as client:
         reply = await client.get("/x", headers=headers)
         return reply.status_code, reply.text
 
