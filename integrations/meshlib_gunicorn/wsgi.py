@@ -3,8 +3,8 @@
 Rules:
 
 - Nothing is served before it is known what is asked of callers: without a policy the worker does not boot.
-- A connection is met (`accept_blocking`) where gunicorn would shake hands itself: of gthread on a thread of its
-  pool, of sync in the worker, which serves nobody else meanwhile.
+- A connection is met (`accept_blocking`) where gunicorn would shake hands itself: of gthread on a thread of
+  its pool, of sync in the worker, which serves nobody else meanwhile.
 """
 
 import errno
