@@ -79,7 +79,7 @@ _OPERATORS: dict[str, Operator] = {
     "START_TIME": _start_time,
     "PROTOCOL": lambda ended: ended.protocol,
     "RESPONSE_CODE": lambda ended: ended.status,
-    "RESPONSE_FLAGS": lambda ended: None if ended.flags == "-" else ended.flags,
+    "RESPONSE_FLAGS": lambda ended: ended.flags,
     "RESPONSE_CODE_DETAILS": lambda ended: ended.details,
     "CONNECTION_TERMINATION_DETAILS": lambda ended: None,
     "UPSTREAM_TRANSPORT_FAILURE_REASON": lambda ended: ended.failure,
@@ -200,9 +200,10 @@ class Log:
             if not failed:
                 log.warning("the access log %s can't be written: %s", self.path, error.strerror or error)
 
-    def close(self) -> None:
-        """Closes the file."""
-        os.close(self._to)
+    def __del__(self) -> None:
+        # Not before: a request that ends late must not write into whatever has the number by then.
+        if hasattr(self, "_to"):
+            os.close(self._to)
 
 
 _STANDARD = {"/dev/stdout": 1, "/dev/stderr": 2}

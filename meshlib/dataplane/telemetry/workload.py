@@ -97,9 +97,7 @@ def of_peer(header: bytes, namespace: str) -> Workload:
     labels = said.get("LABELS")
     known = {k: v for k, v in labels.items() if _short(v)} if isinstance(labels, dict) else {}
     name, cluster = said.get("WORKLOAD_NAME"), said.get("CLUSTER_ID")
-    return of_labels(
-        name if _short(name) else "", namespace, known, cluster if _short(cluster) else ""
-    )
+    return of_labels(str(name) if _short(name) else "", namespace, known, str(cluster) if _short(cluster) else "")
 
 
 def peer_metadata(settings: Bootstrap) -> bytes:
