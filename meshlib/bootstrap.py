@@ -353,6 +353,8 @@ _SETTINGS = {
     "token_file": _Setting(_file, "the path of a file that holds a token"),
     "forward_headers": _Setting(_names_of_headers, "at most 64 names of headers, with commas between"),
     "allow_plaintext": _Setting(_yes_or_no, "true or false"),
-    "access_log": _Setting(lambda given: str(_file(given)), "/dev/stdout, /dev/stderr, or the path of a file"),
+    "access_log": _Setting(
+        lambda given: str(_file(given)), "/dev/stdout, /dev/stderr, or the path of a file"
+    ),
     "access_log_encoding": _Setting(_encoding, "TEXT or JSON"),
 }

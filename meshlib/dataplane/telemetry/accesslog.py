@@ -4,7 +4,7 @@ Rules (Envoy):
 
 - A format is text with `%OPERATOR%`, `%OPERATOR(argument)%` or `%OPERATOR(argument):length%`; `%%` is a
   percent sign. What a request does not have is `-`.
-- `%REQ(A?B)%` is the header A, or B if it is absent; `:METHOD`, `:PATH`, `:AUTHORITY` and `:SCHEME` are headers.
+- `%REQ(A?B)%` is the header A, or B if it is absent; `:METHOD`, `:PATH`, `:AUTHORITY`, `:SCHEME` are headers.
 - As JSON the same operators are values: numbers are numbers, what is absent is null.
 
 A format is taken apart once. A line is written with one call, so that those of several processes do not mix.
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 TEXT = (
     '[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% '
-    '%RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% '
+    "%RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% "
     '"%UPSTREAM_TRANSPORT_FAILURE_REASON%" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% '
     '%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" '
     '"%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%" %UPSTREAM_CLUSTER_RAW% '

@@ -1,6 +1,6 @@
 """One request, when it has ended: everything that a span or a line of the access log may tell of it.
 
-Both sides make one; only if somebody wants to be told. Texts are as they were on the wire, decoded as Latin-1.
+Both sides make one, if somebody wants to be told. Texts are as they were on the wire, decoded as Latin-1.
 """
 
 from collections.abc import Mapping
@@ -47,6 +47,8 @@ class Ended:
     """The caller's `spiffe://…`."""
 
 
+_AROUND = len("  HTTP/1.1\r\nHost: \r\n\r\n")
+"""What is written around method, path and host."""
 VIA_UPSTREAM = "via_upstream"
 _OF_FAILURE = {
     Failure.CONNECT_FAILED: "upstream_reset_before_response_started{remote_connection_failure}",
@@ -79,7 +81,7 @@ def details_of_reply(flag: str) -> str:
 
 def size(head: RequestHead) -> int:
     """Bytes of a request's head in HTTP/1.1."""
-    total = len(head.method) + len(head.path) + 13 + len(head.authority) + 8 + 2  # "HTTP/1.1", "Host: "
+    total = _AROUND + len(head.method) + len(head.path) + len(head.authority)
     for name, value in head.headers:
         total += len(name) + len(value) + 4
     return total

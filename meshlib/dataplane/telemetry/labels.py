@@ -115,7 +115,8 @@ def _ends(
 def is_grpc(content_type: bytes | None) -> bool:
     """Whether that is gRPC's."""
     return content_type is not None and (
-        content_type == b"application/grpc" or content_type.startswith((b"application/grpc+", b"application/grpc;"))
+        content_type == b"application/grpc"
+        or content_type.startswith((b"application/grpc+", b"application/grpc;"))
     )
 
 

@@ -85,6 +85,8 @@ class Telemetry:
         log of the settings can't be written.
         """
         self.own = of_settings(settings)
+        self.service = _service_of(settings)
+        """Of which this process is a part."""
         self.clock, self.wall = clock, wall
         self.formats = propagation.formats(os.environ.get("OTEL_PROPAGATORS"))
         self.tags = spans.tags_of(self.own, MESH_ID)
@@ -177,16 +179,9 @@ class Telemetry:
             if mutual and said is not None:
                 caller = of_peer(said, _namespace(peer.principal))
             principals = (peer.principal, own if mutual else "")
-            ends = labels.inbound(caller, self.own, self._service(), principals, mutual)
+            ends = labels.inbound(caller, self.own, self.service, principals, mutual)
             found = self._inbound[key] = Bound(ends)
         return found
-
-    def _service(self) -> Service:
-        settings = self._settings
-        if not settings.service:
-            return "", "", ""
-        host = f"{settings.service}.{settings.namespace}.svc.cluster.local"
-        return host, settings.service, settings.namespace
 
     def told_to_servers(self) -> list[Header]:
         """What this workload says of itself to servers of the mesh."""
@@ -195,6 +190,13 @@ class Telemetry:
             own = f"{self.own.name}.{self.own.namespace}".encode("latin-1", "replace")
             told = self._told = [(PEER_METADATA, peer_metadata(self._settings)), (PEER_METADATA_ID, own)]
         return told
+
+
+def _service_of(settings: Bootstrap) -> Service:
+    if not settings.service:
+        return "", "", ""
+    host = f"{settings.service}.{settings.namespace}.svc.cluster.local"
+    return host, settings.service, settings.namespace
 
 
 def _log(settings: Bootstrap) -> accesslog.Log | None:

@@ -4,7 +4,7 @@
 - The server of an outbound request: its endpoint's metadata, as Istio writes it
   (`istio: {workload: name;namespace;canonical service;canonical revision;cluster}`).
 - The caller of an inbound request: the header `x-envoy-peer-metadata`, which sidecars exchange. It is
-  looked at only if the connection itself shows an identity of the mesh; the namespace is then that identity's.
+  looked at only if the connection itself shows an identity of the mesh, which also gives the namespace.
 
 Rules (Istio): the canonical service is the label `service.istio.io/canonical-name`, else
 `app.kubernetes.io/name`, else `app`, else the workload's name; the revision is
@@ -81,7 +81,7 @@ def of_endpoint(metadata: tuple[tuple[str, str], ...]) -> Workload:
 
 
 def of_peer(header: bytes, namespace: str) -> Workload:
-    """The caller, by what it says of itself; `namespace` is that of its certificate, which is not discussed."""
+    """The caller, by what it says of itself; but `namespace` is that of its certificate."""
     if len(header) > _MOST_BYTES:
         return NOBODY
     from google.protobuf.message import DecodeError
@@ -97,7 +97,9 @@ def of_peer(header: bytes, namespace: str) -> Workload:
     labels = said.get("LABELS")
     known = {k: v for k, v in labels.items() if _short(v)} if isinstance(labels, dict) else {}
     name, cluster = said.get("WORKLOAD_NAME"), said.get("CLUSTER_ID")
-    return of_labels(str(name) if _short(name) else "", namespace, known, str(cluster) if _short(cluster) else "")
+    return of_labels(
+        str(name) if _short(name) else "", namespace, known, str(cluster) if _short(cluster) else ""
+    )
 
 
 def peer_metadata(settings: Bootstrap) -> bytes:
