@@ -1,5 +1,6 @@
 """ASGI middleware: policy, the caller, and what travels on."""
 
+import asyncio
 from collections.abc import Iterable, MutableMapping
 from typing import Any
 from urllib.parse import quote, unquote
@@ -11,7 +12,9 @@ from meshlib.core.inbound import Admitted
 from meshlib.core.request import Header, RequestHead
 from meshlib.dataplane import context
 from meshlib.dataplane.gate import Gate
+from meshlib.dataplane.telemetry.inbound import Inbound
 from meshlib_asgi.peers import Application, Receive, Scope, Send, peer_of
+from meshlib_asgi.watching import receiving, sending, watch
 
 _SCHEMES = {"ws": "http", "wss": "https"}
 
@@ -37,15 +40,34 @@ class MeshMiddleware:
         gate = self._gate or self._gate_at(self._port or port_of(scope))
         await gate.aprepare()
         head = head_of(scope)
-        verdict = await gate.aadmit(head, peer_of(scope, gate.principal))
+        peer = peer_of(scope, gate.principal)
+        watched = watch(gate.mesh.telemetry, scope, head, peer, gate.port)
+        verdict = await gate.aadmit(head, peer)
         if isinstance(verdict, Reply):
             await refuse(verdict, scope, receive, send)
+            if watched is not None:
+                watched.refused(verdict)
             return
         tell(scope, verdict, head)
         if verdict.response_headers:
             send = _adding(verdict.response_headers, send)
         with context.entered(gate.handed(verdict)):
-            await self.app(scope, receive, send)
+            if watched is None:
+                await self.app(scope, receive, send)
+            else:
+                await self._watched(scope, receive, send, watched)
+
+    async def _watched(self, scope: Scope, receive: Receive, send: Send, watched: Inbound) -> None:
+        watched.enter()
+        try:
+            await self.app(scope, receiving(receive, watched), sending(send, watched))
+        except asyncio.CancelledError:
+            watched.left()
+            raise
+        finally:
+            # After a whole response this does nothing.
+            watched.broken()
+            watched.leave()
 
     def _gate_at(self, port: int) -> Gate:
         if not port:
