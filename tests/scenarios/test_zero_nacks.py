@@ -105,8 +105,8 @@ def certificates(folder: Path) -> Path:
     ca = SmallCa()
     issued = ca.issue("spiffe://cluster.local/ns/default/sa/client")
     (folder / "ca.pem").write_text(ca.pem)
-    (folder / "client.pem").write_text(issued.pem)
-    (folder / "client-key.pem").write_bytes(issued.key_pem)
+    (folder / "chain.pem").write_text(issued.pem)
+    (folder / "key.pem").write_bytes(issued.key_pem)
     return folder
 
 
