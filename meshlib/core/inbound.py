@@ -1,6 +1,6 @@
 """One inbound request, step by step, in order.
 
-    STRICT? ─► path ─► what outsiders may not say ─► each filter: CUSTOM, tokens, AUDIT, DENY, ALLOW ─► admitted
+  STRICT? ─► path ─► what outsiders may not say ─► each filter: CUSTOM, tokens, AUDIT, DENY, ALLOW ─► admitted
 
 `arrive` decides; only a `Check` needs somebody else, and a driver asks. The order of the filters is that of
 the configuration (Istio's), each as a sidecar has it. STRICT is asked of connections, where the port is ours;
@@ -15,8 +15,8 @@ from typing import Any
 
 from meshlib.core import outsiders
 from meshlib.core.actions import Facts, Reply
-from meshlib.core.authn import SPACE as CLAIMS
 from meshlib.core.authn import PAYLOAD, JwtAuthn
+from meshlib.core.authn import SPACE as CLAIMS
 from meshlib.core.authz.external import (
     FAILED_OPEN,
     Blocked,

@@ -1,9 +1,10 @@
-"""PERMISSIVE to STRICT and back, while mesh clients of every kind ask: nothing fails, plain text is refused."""
+"""PERMISSIVE to STRICT and back, while mesh clients of every kind ask: nothing fails, plain text is out."""
 
 import contextlib
 import http.client
 import socket
 from pathlib import Path
+
 from support.commands import wait_until
 from support.secure_mesh import asked, failures, more, secure_mesh
 

@@ -1,4 +1,4 @@
-"""A whole mesh with identities: a control service in this process, served applications, clients under load."""
+"""A whole mesh with identities: control in this process, served applications, clients under load."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +43,42 @@ class SecureMesh:
 
     folder: Path
     documents: Path
-    service: ControlService
     authority: Authority
     tokens: JoinTokens
     loop: asyncio.AbstractEventLoop
-    apps: list[subprocess.Popen[str]] = field(default_factory=list)
+    address: str = "127.0.0.1:0"
+    service: ControlService | None = None
+
+    async def start(self) -> None:
+        """Runs at the address that it had, if it had one."""
+        security = Security(self.authority, self.tokens)
+        again = not self.address.endswith(":0")  # servers of an earlier life come back
+        made = ControlService(
+            FileSource(self.documents), Builder(), self.address, security=security, settle=3.0 * again
+        )
+        await made.start()
+        self.service, self.address = made, made.address
+
+    async def stop(self) -> None:
+        """Is down."""
+        made, self.service = self.service, None
+        if made is not None:
+            await made.stop()
+
+    @contextlib.contextmanager
+    def down(self) -> Iterator[None]:
+        """Is down for the time of the block."""
+        asyncio.run_coroutine_threadsafe(self.stop(), self.loop).result(20)
+        try:
+            yield
+        finally:
+            asyncio.run_coroutine_threadsafe(self.start(), self.loop).result(20)
 
     def settings(self, account: str, life: int = 60) -> dict[str, Any]:
         """With which a workload joins."""
         who = SpiffeId("cluster.local", "default", account)
         return {
-            "control": self.service.address,
+            "control": self.address,
             "service_account": account,
             "ca_fingerprint": self.authority.fingerprint,
             "token": self.tokens.issue(who, life, time.time()),
@@ -69,6 +94,11 @@ class SecureMesh:
             finally:
                 if mesh.certs is not None:
                     mesh.certs.close()
+
+    def rotate_root(self, *, overlap_s: float, keep_s: float) -> None:
+        """As `meshlib ca rotate-root` does it: on disk, from another process's point of view."""
+        other = Authority.existing(self.folder / "ca", now=time.time())
+        other.rotate_root(time.time(), overlap_s=overlap_s, keep_s=keep_s)
 
     def edit(self, *documents: str) -> None:
         """Other documents, from now on."""
@@ -131,19 +161,13 @@ def secure_mesh(folder: Path, *documents: str, max_ttl_s: int = MAX_TTL_S) -> It
     made: list[SecureMesh] = []
 
     async def run() -> None:
-        service = ControlService(
-            FileSource(rules),
-            Builder(),
-            "127.0.0.1:0",
-            security=Security(authority, tokens),
-            settle=0.0,
-        )
-        async with service:
-            loop = asyncio.get_running_loop()
-            made.append(SecureMesh(folder, rules, service, authority, tokens, loop))
-            started.set()
-            while not stop.is_set():
-                await asyncio.sleep(0.05)
+        mesh = SecureMesh(folder, rules, authority, tokens, asyncio.get_running_loop())
+        await mesh.start()
+        made.append(mesh)
+        started.set()
+        while not stop.is_set():
+            await asyncio.sleep(0.05)
+        await mesh.stop()
 
     thread = threading.Thread(target=lambda: asyncio.run(run()), name="control")
     thread.start()
