@@ -1,10 +1,11 @@
 """ASGI middleware: policy, the caller, and what travels on."""
 
+import re
 from collections.abc import Iterable
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import meshlib
-from meshlib.core.actions import Reply
+from meshlib.core.actions import Facts, Reply
 from meshlib.core.inbound import Admitted
 from meshlib.core.request import Header, RequestHead
 from meshlib.dataplane import context
@@ -12,6 +13,7 @@ from meshlib.dataplane.gate import Gate
 from meshlib_asgi.peers import Application, Receive, Scope, Send, peer_of
 
 _SCHEMES = {"ws": "http", "wss": "https"}
+_SLASH = re.compile("%(2[fF]|5[cC])")
 
 
 class MeshMiddleware:
@@ -35,6 +37,9 @@ class MeshMiddleware:
         gate = self._gate or self._gate_at(self._port or _port(scope))
         await gate.aprepare()
         head = head_of(scope)
+        if why := ambiguous(scope):
+            await refuse(Reply(400, Facts(detail=why), ((b"connection", b"close"),)), scope, receive, send)
+            return
         verdict = await gate.aadmit(head, peer_of(scope, gate.principal))
         if isinstance(verdict, Reply):
             await refuse(verdict, scope, receive, send)
@@ -66,9 +71,33 @@ def head_of(scope: Scope) -> RequestHead:
     return RequestHead(scope.get("method", "GET"), _SCHEMES.get(scheme, scheme), authority, path, headers)
 
 
+def ambiguous(scope: Scope) -> str:
+    """Why others may read an HTTP/1 request otherwise than the server did; empty: they don't.
+
+    RFC 9112: 3.2 for Host, 6.3 for a message with both lengths. Not every parser looks at it.
+    """
+    if scope.get("http_version") not in ("1.1", "1.0"):
+        return ""
+    names = [name for name, _ in scope["headers"]]
+    coded = [value.strip().lower() for name, value in scope["headers"] if name == b"transfer-encoding"]
+    whole = coded == [b"chunked"] and b"content-length" not in names and scope["http_version"] == "1.1"
+    if coded and not whole:
+        return "ambiguous_length"
+    hosts = names.count(b"host")
+    return "ambiguous_host" if hosts > 1 or (not hosts and scope["http_version"] == "1.1") else ""
+
+
 def tell(scope: Scope, admitted: Admitted, head: RequestHead) -> None:
-    """Puts into the scope who calls, and the headers as they were left by the mesh."""
+    """Puts into the scope who calls, and path and headers as they were left by the mesh.
+
+    A slash that was escaped was none to the policies, so it is none to the application: it stays escaped.
+    """
     scope.setdefault("state", {})["mesh"] = admitted.caller
+    path = admitted.head.path
+    if path != head.path or _SLASH.search(path):
+        bare, _, query = path.partition("?")
+        scope["raw_path"], scope["query_string"] = bare.encode("latin-1"), query.encode("latin-1")
+        scope["path"] = unquote(_SLASH.sub(r"%25\1", bare))
     if admitted.head is not head:
         host: list[Header] = [(b"host", admitted.head.authority.encode("latin-1"))] if head.authority else []
         scope["headers"] = [*host, *_lower(admitted.head.headers)]

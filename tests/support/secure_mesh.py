@@ -19,7 +19,7 @@ from support.commands import MESHLIB, wait_until
 import meshlib
 from meshlib.control.build import Builder
 from meshlib.control.ca.authority import Authority
-from meshlib.control.ca.request import MAX_TTL_S
+from meshlib.control.ca.request import MAX_TTL_S, service_names
 from meshlib.control.ca.tokens import JoinTokens
 from meshlib.control.serve.server import Security
 from meshlib.control.service import ControlService
@@ -51,7 +51,7 @@ class SecureMesh:
 
     async def start(self) -> None:
         """Runs at the address that it had, if it had one."""
-        security = Security(self.authority, self.tokens)
+        security = Security(self.authority, self.tokens, hosts=service_names)
         again = not self.address.endswith(":0")  # servers of an earlier life come back
         made = ControlService(
             FileSource(self.documents), Builder(), self.address, security=security, settle=3.0 * again
@@ -107,15 +107,17 @@ class SecureMesh:
         new.rename(self.documents / "mesh.yaml")
 
     @contextlib.contextmanager
-    def served(self, *options: str, app: str = "support.telling:app", **environ: str) -> Iterator["Served"]:
-        """`meshlib serve` of an application as service reviews, in a process of its own."""
+    def served(self, parser: str = "") -> Iterator["Served"]:
+        """`meshlib serve` of `support.telling`, in a process of its own; `parser`: h11 or httptools."""
         own = {name: value for name, value in os.environ.items() if not name.startswith("MESHLIB_")}
         own["PYTHONPATH"] = os.pathsep.join((str(Path(__file__).parents[1]), own.get("PYTHONPATH", "")))
         own["MESHLIB_STATE_DIR"] = str(self.folder / "served")
         own |= {f"MESHLIB_{name.upper()}": value for name, value in self.settings("reviews").items()}
-        command = [*MESHLIB, "serve", app, "--service", "reviews", "--port", "0", "--graceful", "2", *options]
+        command = [*MESHLIB, "serve", "support.telling:app", "--service", "reviews", "--port", "0"]
+        if parser:
+            command = [sys.executable, "-m", "support.serving", parser]
         process = subprocess.Popen(
-            command, env=own | environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         try:
             yield Served(process, _port(process))
