@@ -82,11 +82,12 @@ class SecureMesh:
     @contextmanager
     def client(self, account: str) -> Iterator[meshlib.Client]:
         """A client with an identity."""
-        with (
-            meshlib.connect(**self.settings(account)) as mesh,
-            meshlib.Client(mesh=mesh, timeout=20) as client,
-        ):
+        with self.workload(account) as mesh, meshlib.Client(mesh=mesh, timeout=20) as client:
             yield client
+
+    def workload(self, account: str) -> meshlib.Mesh:
+        """A place in the mesh in this process."""
+        return meshlib.connect(**self.settings(account))
 
     @contextmanager
     def process(self, command: Iterable[str], app: str, account: str, tier: str) -> Iterator["Served"]:

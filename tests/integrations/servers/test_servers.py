@@ -4,14 +4,16 @@ Caller (account page) ──mutual TLS──► the server under test (front) �
 """
 
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
+from support.commands import wait_until
+from support.ports import free_port
 from support.serving import SecureMesh, gunicorn, secure_mesh, serve, until
+
+import meshlib
 
 SENT = {
     "end-user": "jason",
@@ -65,3 +67,49 @@ def test_a_server(mesh: SecureMesh, name: str) -> None:
         with mesh.client("stranger") as stranger:
             refused = stranger.get(f"{url}/seen")
         assert (refused.status_code, refused.text) == (403, "RBAC: access denied")
+
+
+@pytest.mark.parametrize("name", FORKING)
+def test_forked_workers_and_a_drain_without_a_lost_request(mesh: SecureMesh, name: str) -> None:
+    service, command = f"{name}-drain", FORKING[name]
+    url = f"http://{service}:9080/hop"
+    answered: list[tuple[int, str]] = []
+    end = threading.Event()
+
+    def ask(client: meshlib.Client) -> None:
+        while not end.is_set():
+            reply = client.get(url, headers={"end-user": "jason"})
+            told = reply.json() if reply.status_code == 200 else {}
+            answered.append((reply.status_code, told.get("next", {}).get("caller", "")))
+
+    with ExitStack() as stack:
+        place = stack.enter_context(mesh.workload("page"))
+        page = stack.enter_context(meshlib.Client(mesh=place, timeout=20))
+        leaving = stack.enter_context(mesh.process(fresh(command), service, "front", "front"))
+        until(page, url)
+        staying = stack.enter_context(mesh.process(fresh(command), service, "front", "front"))
+        processes: set[int] = set()
+
+        def of_a_new_connection() -> int:
+            with meshlib.Client(mesh=place, timeout=20) as client:
+                processes.add(client.get(url).json()["process"])
+            return len(processes)
+
+        wait_until(lambda: of_a_new_connection() == 4, 30, "both workers of both servers")
+        pool = stack.enter_context(ThreadPoolExecutor(4))
+        stack.callback(end.set)
+        asking = [pool.submit(ask, page) for _ in range(4)]
+        wait_until(lambda: len(answered) > 50, 20, "requests")
+        leaving.end()
+        before = len(answered)
+        wait_until(lambda: len(answered) > before + 50, 20, "requests after the end")
+        end.set()
+        for one in asking:
+            one.result(20)
+        staying.end()
+    assert set(answered) == {(200, "front")}
+
+
+def fresh(command: list[str]) -> list[str]:
+    """The command with a port of its own."""
+    return [f"127.0.0.1:{free_port()}" if one.startswith("127.0.0.1:") else one for one in command]
