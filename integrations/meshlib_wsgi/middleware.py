@@ -10,7 +10,7 @@ from meshlib.core.request import Header
 from meshlib.dataplane import context
 from meshlib.dataplane.context import Handed
 from meshlib.dataplane.gate import Gate
-from meshlib_wsgi.environ import head_of, write
+from meshlib_wsgi.environ import head_of, mistrust, write
 from meshlib_wsgi.peers import CALLER, Environ, caller_of, peer_of, port_of
 
 StartResponse = Callable[..., Any]
@@ -37,6 +37,7 @@ class MeshMiddleware:
             return self.app(environ, start_response)
         gate = self.gates.at(port_of(environ))
         gate.prepare()
+        mistrust(environ)
         head = head_of(environ)
         verdict = gate.admit(head, peer_of(environ, gate.principal))
         if isinstance(verdict, Reply):

@@ -43,6 +43,13 @@ spec:
   selector: {matchLabels: {app: back}}
   rules:
   - from: [{source: {principals: [cluster.local/ns/default/sa/front]}}]
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: strict}
+spec:
+  selector: {matchLabels: {app: strict}}
+  mtls: {mode: STRICT}
 """
 
 

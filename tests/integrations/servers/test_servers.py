@@ -3,6 +3,8 @@
 Caller (account page) ──mutual TLS──► the server under test (front) ──► back, which says what reached it.
 """
 
+import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +46,7 @@ FORKING = {
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureMesh]:
-    names = [*SERVERS, *(f"{name}-drain" for name in FORKING)]
+    names = [*SERVERS, *(f"{name}-drain" for name in FORKING), "strict"]
     with secure_mesh(tmp_path_factory.mktemp("mesh"), names) as found:
         yield found
 
@@ -113,3 +115,28 @@ def test_forked_workers_and_a_drain_without_a_lost_request(mesh: SecureMesh, nam
 def fresh(command: list[str]) -> list[str]:
     """The command with a port of its own."""
     return [f"127.0.0.1:{free_port()}" if one.startswith("127.0.0.1:") else one for one in command]
+
+
+def test_strict_at_gunicorns_port(mesh: SecureMesh) -> None:
+    port = free_port()
+    command = gunicorn("meshlib_gunicorn.ThreadWorker", FLASK, "--threads", "2", port=port)
+    with mesh.process(command, "strict", "front", "front"), mesh.client("page") as page:
+        until(page, "http://strict:9080/seen")
+        for _ in range(5):
+            with socket.create_connection(("127.0.0.1", port), 5) as plain:
+                plain.sendall(b"GET /seen HTTP/1.1\r\nhost: strict\r\n\r\n")
+                with pytest.raises(ConnectionResetError):
+                    assert plain.recv(100) == b"?"
+        assert page.get("http://strict:9080/seen").json()["caller"] == "page"
+        assert page.get("http://strict:9080/x/seen", headers={"SCRIPT_NAME": "/x"}).status_code == 404
+
+
+@pytest.mark.parametrize("worker", ["SyncWorker", "ThreadWorker", "UvicornWorker"])
+def test_gunicorns_own_certificates_are_refused(mesh: SecureMesh, worker: str) -> None:
+    roots = str(mesh.folder / "state" / "roots.pem")
+    options = ("--certfile", roots, "--keyfile", roots)
+    command = gunicorn(f"meshlib_gunicorn.{worker}", FASTAPI, *options)
+    environ = mesh.environ("front", labels="app=front")
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 3
+    assert "certfile, keyfile: the mesh secures the port; leave them out" in done.stderr
