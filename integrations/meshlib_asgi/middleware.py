@@ -11,7 +11,7 @@ from meshlib.core.inbound import Admitted
 from meshlib.core.request import Header, RequestHead
 from meshlib.dataplane import context
 from meshlib.dataplane.gate import Gate
-from meshlib_asgi.peers import Application, Receive, Scope, Send, peer_of
+from meshlib_asgi.peers import Application, Receive, Scope, Send, is_ours, peer_of
 
 _SCHEMES = {"ws": "http", "wss": "https"}
 
@@ -37,7 +37,9 @@ class MeshMiddleware:
         gate = self._gate or self._gate_at(self._port or port_of(scope))
         await gate.aprepare()
         head = head_of(scope)
-        verdict = await gate.aadmit(head, peer_of(scope, gate.principal))
+        peer = peer_of(scope, gate.principal)
+        refused = None if is_ours(scope) else gate.strict(peer)
+        verdict = refused or await gate.aadmit(head, peer)
         if isinstance(verdict, Reply):
             await refuse(verdict, scope, receive, send)
             return

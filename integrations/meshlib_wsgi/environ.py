@@ -5,8 +5,8 @@ Rules:
 - The path that is judged is the one that was sent, as far as the server keeps it; else the decoded one is
   encoded again.
 - The application is given the path that was judged: one that was made normal replaces the one that was sent.
-- Where the application begins is the server's word, never the caller's: gunicorn believes a header SCRIPT_NAME of
-  callers on the same host, by which `/public/admin` would become the application's `/admin`.
+- Where the application begins is the server's word, never the caller's: gunicorn believes a header
+  SCRIPT_NAME of callers on the same host, by which `/public/admin` becomes the application's `/admin`.
 - Headers are joined by the server, a name once; the mesh's changes are written back the same way. A name with
   an underscore, which can't be told there from one with a dash, is never written.
 """

@@ -50,6 +50,21 @@ metadata: {name: strict}
 spec:
   selector: {matchLabels: {app: strict}}
   mtls: {mode: STRICT}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: strict-tier}
+spec:
+  selector: {matchLabels: {tier: strict}}
+  mtls: {mode: STRICT}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: plain}
+spec:
+  selector: {matchLabels: {tier: plain}}
+  rules:
+  - to: [{operation: {notPaths: ["/admin*"]}}]
 """
 
 

@@ -5,11 +5,14 @@ Caller (account page) ──mutual TLS──► the server under test (front) �
 
 import socket
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
+import httpx
 import pytest
 from support.commands import wait_until
 from support.ports import free_port
@@ -42,11 +45,15 @@ FORKING = {
     "uvicorn": gunicorn("meshlib_gunicorn.UvicornWorker", FASTAPI, "-w", "2"),
     "serve": serve(FLASK, "--workers", "2"),
 }
+PLAIN = {
+    "hypercorn": ["hypercorn", "support.served_plain:app", "--bind", "127.0.0.1:PORT"],
+    "granian": ["granian", "--interface", "asgi", "--host", "127.0.0.1", "--port", "PORT", "support.served_plain:app"],
+}
 
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureMesh]:
-    names = [*SERVERS, *(f"{name}-drain" for name in FORKING), "strict"]
+    names = [*SERVERS, *(f"{name}-drain" for name in FORKING), "strict", *PLAIN, *(f"{name}-strict" for name in PLAIN)]
     with secure_mesh(tmp_path_factory.mktemp("mesh"), names) as found:
         yield found
 
@@ -140,3 +147,37 @@ def test_gunicorns_own_certificates_are_refused(mesh: SecureMesh, worker: str) -
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 3
     assert "certfile, keyfile: the mesh secures the port; leave them out" in done.stderr
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_server_that_shows_no_certificate(mesh: SecureMesh, name: str) -> None:
+    """It serves plain text: policies hold, and nobody is known."""
+    with plain_server(mesh, name, name, "plain"), mesh.client("page") as page:
+        until(page, f"http://{name}:9080/hop")
+        told = page.get(f"http://{name}:9080/hop", headers=SENT).json()
+        assert (told["caller"], told["headers"]) == ("", SENT)
+        assert (told["next"]["caller"], told["next"]["headers"]["end-user"]) == ("front", "jason")
+        assert page.get(f"http://{name}:9080/admin").text == "RBAC: access denied"
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_strict_holds_where_the_server_can_not_refuse(mesh: SecureMesh, name: str) -> None:
+    with plain_server(mesh, name, f"{name}-strict", "strict") as port:
+        end = time.monotonic() + 20
+        while True:
+            try:
+                reply = httpx.get(f"http://127.0.0.1:{port}/hop")
+                break
+            except httpx.TransportError:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+    assert (reply.status_code, reply.text) == (403, "plain text, and mutual TLS is STRICT")
+
+
+@contextmanager
+def plain_server(mesh: SecureMesh, name: str, service: str, tier: str) -> Iterator[int]:
+    """One of PLAIN; gives its port."""
+    port = free_port()
+    command = [sys.executable, "-m", *(one.replace("PORT", str(port)) for one in PLAIN[name])]
+    with mesh.process(["/usr/bin/env", f"PORT={port}", *command], service, "front", tier):
+        yield port
