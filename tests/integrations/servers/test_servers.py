@@ -47,13 +47,28 @@ FORKING = {
 }
 PLAIN = {
     "hypercorn": ["hypercorn", "support.served_plain:app", "--bind", "127.0.0.1:PORT"],
-    "granian": ["granian", "--interface", "asgi", "--host", "127.0.0.1", "--port", "PORT", "support.served_plain:app"],
+    "granian": [
+        "granian",
+        "--interface",
+        "asgi",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "PORT",
+        "support.served_plain:app",
+    ],
 }
 
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureMesh]:
-    names = [*SERVERS, *(f"{name}-drain" for name in FORKING), "strict", *PLAIN, *(f"{name}-strict" for name in PLAIN)]
+    names = [
+        *SERVERS,
+        *(f"{name}-drain" for name in FORKING),
+        "strict",
+        *PLAIN,
+        *(f"{name}-strict" for name in PLAIN),
+    ]
     with secure_mesh(tmp_path_factory.mktemp("mesh"), names) as found:
         yield found
 
