@@ -14,7 +14,7 @@ from meshlib.core.request import Header, RequestHead
 from meshlib.dataplane import context
 from meshlib.dataplane.gate import Gate
 from meshlib.dataplane.telemetry.inbound import Inbound
-from meshlib_asgi.peers import Application, Receive, Scope, Send, peer_of
+from meshlib_asgi.peers import Application, Receive, Scope, Send, is_ours, peer_of
 from meshlib_asgi.watching import receiving, sending, watch
 
 _SCHEMES = {"ws": "http", "wss": "https"}
@@ -45,7 +45,8 @@ class MeshMiddleware:
         peer = peer_of(scope, gate.principal)
         watched = watch(gate.mesh.telemetry, scope, head, peer, gate.port)
         why = ambiguous(scope)
-        verdict = unreadable(why) if why else await gate.aadmit(head, peer)
+        refused = unreadable(why) if why else None if is_ours(scope) else gate.strict(peer)
+        verdict = refused or await gate.aadmit(head, peer)
         if isinstance(verdict, Reply):
             await refuse(verdict, scope, receive, send)
             if watched is not None:

@@ -17,10 +17,11 @@ from meshlib.dataplane import context
 from meshlib.dataplane.context import Handed
 from meshlib.dataplane.gate import Gate
 from meshlib_asgi import middleware as asgi
+from meshlib_asgi.peers import is_ours
 from meshlib_asgi.peers import peer_of as asgi_peer
-from meshlib_wsgi.environ import head_of, write
+from meshlib_wsgi.environ import head_of, mistrust, write
 from meshlib_wsgi.middleware import Gates
-from meshlib_wsgi.peers import caller_of, peer_of, port_of
+from meshlib_wsgi.peers import PEER, caller_of, peer_of, port_of
 
 GetResponse = Callable[[HttpRequest], Any]
 
@@ -49,7 +50,8 @@ class MeshMiddleware:
         gate = self._gates.at(_port(request))
         gate.prepare()
         head = _head(request)
-        verdict = gate.admit(head, _peer(request, gate))
+        peer, refused = _peer(request, gate)
+        verdict = refused or gate.admit(head, peer)
         if isinstance(verdict, Reply):
             return _refuse(verdict)
         _tell(request, verdict, head)
@@ -64,7 +66,8 @@ class MeshMiddleware:
         gate = self._gates.at(_port(request))
         await gate.aprepare()
         head = _head(request)
-        verdict = await gate.aadmit(head, _peer(request, gate))
+        peer, refused = _peer(request, gate)
+        verdict = refused or await gate.aadmit(head, peer)
         if isinstance(verdict, Reply):
             return _refuse(verdict)
         _tell(request, verdict, head)
@@ -101,12 +104,21 @@ def _port(request: HttpRequest) -> int:
 
 def _head(request: HttpRequest) -> RequestHead:
     scope = _scope(request)
-    return head_of(request.META) if scope is None else asgi.head_of(scope)
+    if scope is not None:
+        return asgi.head_of(scope)
+    if mistrust(request.META):
+        request.path_info = request.META["PATH_INFO"].encode("latin-1").decode(errors="replace")
+    return head_of(request.META)
 
 
-def _peer(request: HttpRequest, gate: Gate) -> Peer:
+def _peer(request: HttpRequest, gate: Gate) -> tuple[Peer, Reply | None]:
+    """The peer; and what to answer, if it must not be served whatever it asks for."""
     scope = _scope(request)
-    return peer_of(request.META, gate.principal) if scope is None else asgi_peer(scope, gate.principal)
+    if scope is None:
+        peer, ours = peer_of(request.META, gate.principal), PEER in request.META
+    else:
+        peer, ours = asgi_peer(scope, gate.principal), is_ours(scope)
+    return peer, None if ours else gate.strict(peer)
 
 
 def _refuse(reply: Reply) -> HttpResponse:

@@ -10,8 +10,8 @@ from meshlib.core.request import Header
 from meshlib.dataplane import context
 from meshlib.dataplane.context import Handed
 from meshlib.dataplane.gate import Gate
-from meshlib_wsgi.environ import head_of, write
-from meshlib_wsgi.peers import CALLER, Environ, caller_of, peer_of, port_of
+from meshlib_wsgi.environ import head_of, mistrust, write
+from meshlib_wsgi.peers import CALLER, PEER, Environ, caller_of, peer_of, port_of
 
 StartResponse = Callable[..., Any]
 Application = Callable[[Any, Any], Iterable[bytes]]
@@ -37,8 +37,11 @@ class MeshMiddleware:
             return self.app(environ, start_response)
         gate = self.gates.at(port_of(environ))
         gate.prepare()
+        mistrust(environ)
         head = head_of(environ)
-        verdict = gate.admit(head, peer_of(environ, gate.principal))
+        peer = peer_of(environ, gate.principal)
+        refused = None if PEER in environ else gate.strict(peer)
+        verdict = refused or gate.admit(head, peer)
         if isinstance(verdict, Reply):
             return refuse(verdict, start_response)
         environ[CALLER] = verdict.caller
