@@ -1,6 +1,7 @@
 """`meshlib serve`: any ASGI or WSGI application, in the mesh."""
 
 import asyncio
+import os
 import socket
 import sys
 from typing import Annotated, Any
@@ -55,7 +56,11 @@ def serve(
     if workers > 1:
         raise typer.Exit(_watch(listening, workers, graceful, settings))
     app = load(target, interface, threads, factory)
-    raise typer.Exit(asyncio.run(_serve(app, listening, settings, worker, graceful)))
+    from meshlib.dataplane.telemetry.wiring import wired
+
+    with wired(settings, os.environ):
+        code = asyncio.run(_serve(app, listening, settings, worker, graceful))
+    raise typer.Exit(code)
 
 
 async def _serve(app: Any, listening: socket.socket, settings: Any, worker: bool, graceful: float) -> int:

@@ -28,7 +28,11 @@ class Told:
         self.tracers.add_span_processor(SimpleSpanProcessor(self._spans))
 
     def telemetry(
-        self, settings: Bootstrap, view: Callable[[], View] = lambda: NOTHING, principal: str = "", **more: Any
+        self,
+        settings: Bootstrap,
+        view: Callable[[], View] = lambda: NOTHING,
+        principal: str = "",
+        **more: Any,
     ) -> Telemetry:
         """One that tells this SDK everything."""
         providers: Mapping[str, Any] = {"tracers": self.tracers, "meters": self.meters}

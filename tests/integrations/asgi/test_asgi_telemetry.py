@@ -30,7 +30,9 @@ from meshlib_asgi.peers import Application, Receive, Scope, Send, WithPeer
 PORT = 9080
 DENY_ALL = Rbac(rules=Rules(Verb.ALLOW, ()))
 WHO = bootstrap({}, service="reviews", namespace="default", state_dir="", labels="app=reviews,version=v2")
-CALLER = bootstrap({}, service="productpage", namespace="lies", state_dir="", labels="app=productpage,version=v1")
+CALLER = bootstrap(
+    {}, service="productpage", namespace="lies", state_dir="", labels="app=productpage,version=v1"
+)
 OWN = "spiffe://cluster.local/ns/default/sa/reviews"
 PRINCIPAL = "spiffe://cluster.local/ns/shop/sa/productpage"
 PEER = Peer(("10.0.0.7", 4711), ("10.0.0.8", PORT), PRINCIPAL, "outbound_.9080_._.reviews", True)
@@ -140,7 +142,9 @@ async def _nothing_stays_current() -> AsyncIterator[None]:
 async def test_a_stranger_in_plain_text(told: Told) -> None:
     async with Serving(told).serving(hello) as client:
         assert (await client.post("/a", content=b"four")).text == "hello world"
-    assert told.requests() == [(1, {**DESTINATION, **STRANGER, "response_code": "201", "response_flags": "-"})]
+    assert told.requests() == [
+        (1, {**DESTINATION, **STRANGER, "response_code": "201", "response_flags": "-"})
+    ]
     found = told.metrics()
     (sent,) = found["istio_response_bytes"]
     assert sent.sum == 19 + len("x-a") + len("b") + 4 + len("hello world")
@@ -150,14 +154,18 @@ async def test_a_peer_of_the_mesh_says_what_it_is_and_not_where(told: Told) -> N
     headers = {"x-envoy-peer-metadata": peer_metadata(CALLER).decode()}
     async with Serving(told).serving(hello, PEER) as client:
         await client.get("/", headers=headers)
-    assert told.requests() == [(1, {**DESTINATION, **PRODUCTPAGE, "response_code": "201", "response_flags": "-"})]
+    assert told.requests() == [
+        (1, {**DESTINATION, **PRODUCTPAGE, "response_code": "201", "response_flags": "-"})
+    ]
 
 
 async def test_without_mutual_tls_nobody_says_what_it_is(told: Told) -> None:
     headers = {"x-envoy-peer-metadata": peer_metadata(CALLER).decode()}
     async with Serving(told).serving(hello) as client:
         await client.get("/", headers=headers)
-    assert told.requests() == [(1, {**DESTINATION, **STRANGER, "response_code": "201", "response_flags": "-"})]
+    assert told.requests() == [
+        (1, {**DESTINATION, **STRANGER, "response_code": "201", "response_flags": "-"})
+    ]
 
 
 @pytest.mark.parametrize("value", ["", "%%%", "AAAA", "x" * 20_000, "CgUKA0FCQw=="])
@@ -268,7 +276,9 @@ async def test_two_hops_are_one_trace(server: RawServer, told: Told) -> None:
     outbound, handler, inbound = told.spans
     assert (inbound.kind, outbound.kind) == (SpanKind.SERVER, SpanKind.CLIENT)
     assert inbound.name == "reviews.default.svc.cluster.local:9080/*"
-    assert [f"{span.context.trace_id:032x}" for span in told.spans] == ["0af7651916cd43dd8448eb211c80319c"] * 3  # type: ignore[union-attr]
+    assert [f"{span.context.trace_id:032x}" for span in told.spans] == [
+        "0af7651916cd43dd8448eb211c80319c"
+    ] * 3  # type: ignore[union-attr]
     assert f"{inbound.parent.span_id:016x}" == "b7ad6b7169203331"  # type: ignore[union-attr]
     assert handler.parent == inbound.context
     assert outbound.parent == handler.context
