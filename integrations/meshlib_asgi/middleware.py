@@ -1,11 +1,13 @@
 """ASGI middleware: policy, the caller, and what travels on."""
 
 import asyncio
-from collections.abc import Iterable
-from urllib.parse import quote
+from collections.abc import Iterable, MutableMapping
+from typing import Any
+from urllib.parse import quote, unquote
 
 import meshlib
 from meshlib.core.actions import Reply
+from meshlib.core.caller import Caller
 from meshlib.core.inbound import Admitted
 from meshlib.core.request import Header, RequestHead
 from meshlib.dataplane import context
@@ -18,7 +20,7 @@ _SCHEMES = {"ws": "http", "wss": "https"}
 
 
 class MeshMiddleware:
-    """Wraps an ASGI application. Lifespan events pass through."""
+    """Wraps an ASGI application. Lifespan events pass through, and requests that the mesh let in already."""
 
     def __init__(self, app: Application, gate: Gate | None = None, *, port: int | None = None) -> None:
         """`gate` None: of the process's own mesh at `port`; that None: the port that the server says.
@@ -32,10 +34,10 @@ class MeshMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] not in ("http", "websocket"):
+        if scope["type"] not in ("http", "websocket") or known(scope) is not None:
             await self.app(scope, receive, send)
             return
-        gate = self._gate or self._gate_at(self._port or _port(scope))
+        gate = self._gate or self._gate_at(self._port or port_of(scope))
         await gate.aprepare()
         head = head_of(scope)
         peer = peer_of(scope, gate.principal)
@@ -47,14 +49,15 @@ class MeshMiddleware:
                 watched.refused(verdict)
             return
         tell(scope, verdict, head)
-        with context.entered(gate.handed(verdict)):
+        if verdict.response_headers:
+            send = _adding(verdict.response_headers, send)
+        with context.entered(gate.handed(verdict, watched)):
             if watched is None:
                 await self.app(scope, receive, send)
             else:
                 await self._watched(scope, receive, send, watched)
 
     async def _watched(self, scope: Scope, receive: Receive, send: Send, watched: Inbound) -> None:
-        watched.enter()
         try:
             await self.app(scope, receiving(receive, watched), sending(send, watched))
         except asyncio.CancelledError:
@@ -63,9 +66,10 @@ class MeshMiddleware:
         finally:
             # After a whole response this does nothing.
             watched.broken()
-            watched.leave()
 
     def _gate_at(self, port: int) -> Gate:
+        if not port:
+            raise meshlib.ConfigError("port: the server does not say at which port it serves; give it")
         found = self._gates.get(port)
         return found or self._gates.setdefault(port, Gate(meshlib.default(), port))
 
@@ -88,12 +92,22 @@ def head_of(scope: Scope) -> RequestHead:
     return RequestHead(scope.get("method", "GET"), _SCHEMES.get(scheme, scheme), authority, path, headers)
 
 
+def known(scope: Scope) -> Caller | None:
+    """Who was let in already, by a middleware around this one; None: nobody yet."""
+    found = (scope.get("state") or {}).get("mesh")
+    return found if isinstance(found, Caller) else None
+
+
 def tell(scope: Scope, admitted: Admitted, head: RequestHead) -> None:
-    """Puts into the scope who calls, and the headers as they were left by the mesh."""
+    """Puts into the scope who calls, and the path and the headers as they were judged."""
     scope.setdefault("state", {})["mesh"] = admitted.caller
-    if admitted.head is not head:
-        host: list[Header] = [(b"host", admitted.head.authority.encode("latin-1"))] if head.authority else []
-        scope["headers"] = [*host, *_lower(admitted.head.headers)]
+    if admitted.head is head:
+        return
+    host: list[Header] = [(b"host", admitted.head.authority.encode("latin-1"))] if head.authority else []
+    scope["headers"] = [*host, *_lower(admitted.head.headers)]
+    if admitted.head.path != head.path:
+        path = admitted.head.path.partition("?")[0]
+        scope["path"], scope["raw_path"] = unquote(path), path.encode("latin-1")
 
 
 def _lower(headers: Iterable[Header]) -> list[Header]:
@@ -115,6 +129,16 @@ async def refuse(reply: Reply, scope: Scope, receive: Receive, send: Send) -> No
     await send({"type": f"{kind}.body", "body": reply.body})
 
 
-def _port(scope: Scope) -> int:
+def port_of(scope: Scope) -> int:
+    """The port at which the request arrived; 0: the server does not say."""
     server = scope.get("server")
     return int(server[1] or 0) if server else 0
+
+
+def _adding(headers: Iterable[Header], send: Send) -> Send:
+    async def adding(message: MutableMapping[str, Any]) -> None:
+        if message["type"] in ("http.response.start", "websocket.accept"):
+            message["headers"] = [*message.get("headers", ()), *_lower(headers)]
+        await send(message)
+
+    return adding

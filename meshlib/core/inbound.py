@@ -7,14 +7,15 @@ the configuration (Istio's), each as a sidecar has it.
 """
 
 import functools
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, assert_never
+from types import MappingProxyType
+from typing import Any
 
 from meshlib.core import outsiders
 from meshlib.core.actions import Facts, Reply
+from meshlib.core.authn import PAYLOAD, JwtAuthn
 from meshlib.core.authn import SPACE as CLAIMS
-from meshlib.core.authn import JwtAuthn
 from meshlib.core.authz.external import (
     FAILED_OPEN,
     Blocked,
@@ -25,8 +26,9 @@ from meshlib.core.authz.external import (
     Passed,
     changed,
 )
-from meshlib.core.authz.path import PathOptions, Step, normalize
+from meshlib.core.authz.path import REDIRECT, PathOptions, normalize, origin_form
 from meshlib.core.authz.question import NO_IP, Question, parse_ip
+from meshlib.core.authz.rbac import SPACE as SHADOWS
 from meshlib.core.authz.rbac import Denied, Rbac
 from meshlib.core.caller import Caller
 from meshlib.core.mtls import ServerTls
@@ -34,6 +36,7 @@ from meshlib.core.request import Header, Peer, RequestHead
 from meshlib.core.route.rule import Origin
 
 _DEFAULT = Origin()
+_NOTHING: Mapping[str, Origin] = MappingProxyType({})
 _PATHS = PathOptions()
 _TEXT = (b"content-type", b"text/plain")
 _ATTEMPT = b"x-envoy-attempt-count"
@@ -53,6 +56,14 @@ class Inbound:
     """Which YAML decided `tls.mode`; empty: none, it is the default."""
     paths: PathOptions = field(default=_PATHS)
     """What a path is before it is looked at."""
+    policies: Mapping[str, Origin] = field(default_factory=lambda: _NOTHING, compare=False)
+    """Which YAML made a policy, by its name in the filters."""
+
+    def source_of(self, policy: str) -> Origin:
+        """Which YAML made a policy; its name may have a word before `ns[` and after the last `]`."""
+        begin, end = policy.find("ns["), policy.rfind("]")
+        plain = policy[begin : end + 1] if 0 <= begin < end else policy
+        return self.policies.get(plain, _DEFAULT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,28 +78,29 @@ class Admitted:
 
 
 Arrival = Generator[Check, Opinion, Admitted | Reply]
+_ASKED_BY = "istio_ext_authz_shadow_effective_policy_id"
 
 
 def arrive(
     inbound: Inbound, head: RequestHead, peer: Peer, own: str, now: float, version: str = ""
 ) -> Arrival:
     """The request `head` from `peer`. `own`: this workload's `spiffe://…`; `now`: seconds since 1970."""
-    step, path = normalize(head.path, inbound.paths)
-    if step is not Step.GO_ON:
-        return _not_normal(step, path, version)
+    authority, asked = origin_form(head.authority, head.path)
+    status, path = normalize(asked, inbound.paths)
+    if status:
+        return _not_normal(status, path, version)
     if path != head.path:
-        head = RequestHead(head.method, head.scheme, head.authority, path, head.headers)
+        head = RequestHead(head.method, head.scheme, authority, path, head.headers)
     head = outsiders.told(head, peer, own)
     remote = outsiders.client_address(head)
     question = Question(head, peer, remote if remote and parse_ip(remote) != NO_IP else "")
     to_client: tuple[Header, ...] = ()
     for one in inbound.filters:
-        assert isinstance(one, Rbac | JwtAuthn | ExtAuthz)  # noqa: S101 - what a listener is decoded to
         match one:
             case Rbac():
                 denied = one.judge(question)
                 if denied is not None:
-                    return _denied(denied, version)
+                    return _denied(inbound, denied, version)
             case JwtAuthn():
                 refusal = one.judge(question, now)
                 if refusal is not None:
@@ -97,64 +109,62 @@ def arrive(
             case ExtAuthz():
                 if one.wanted(question):
                     opinion = yield Check(one, question)
-                    refused = _hear(one, opinion, question, version)
+                    refused = _hear(inbound, one, opinion, question, version)
                     if refused is not None:
                         return refused
                     to_client += opinion.to_client if isinstance(opinion, Passed) else ()
             case _:
-                assert_never(one)
+                raise TypeError(f"{one!r} is no filter")
     return Admitted(_caller(question), question.head, to_client)
 
 
-def _not_normal(step: Step, path: str, version: str) -> Reply:
-    if step is Step.REDIRECT:
-        where = (b"location", path.encode("latin-1", "replace"))
-        return Reply(307, Facts(detail="path_normalization_redirect", config_version=version), (where,))
-    return Reply(400, Facts(flag="DPE", detail="path_normalization_failed", config_version=version))
+def _not_normal(status: int, path: str, version: str) -> Reply:
+    facts = Facts(detail="path_normalization_failed", config_version=version)
+    headers = ((b"location", path.encode("latin-1", "replace")),) if status == REDIRECT else ()
+    return Reply(status, facts, headers)
 
 
-def _denied(denied: Denied, version: str) -> Reply:
-    policy = denied.policy
-    facts = Facts(
-        route=policy.name if policy else "",
-        document=policy.document if policy else "",
-        source=policy.source if policy else "",
-        detail=denied.detail,
-        config_version=version,
-    )
+def _facts(inbound: Inbound, policy: str, detail: str, version: str, flag: str = "-") -> Facts:
+    origin = inbound.source_of(policy)
+    return Facts(policy, origin.document, origin.source, flag=flag, detail=detail, config_version=version)
+
+
+def _denied(inbound: Inbound, denied: Denied, version: str) -> Reply:
+    name = denied.policy.name if denied.policy else ""
+    facts = _facts(inbound, name, denied.detail, version)
     return Reply(403, facts, (_TEXT,), b"RBAC: access denied")
 
 
-def _hear(filter_: ExtAuthz, opinion: Opinion, question: Question, version: str) -> Reply | None:
+def _hear(
+    inbound: Inbound, filter_: ExtAuthz, opinion: Opinion, question: Question, version: str
+) -> Reply | None:
     """None: the request passes, changed as the opinion says."""
+    policy = question.metadata.get(SHADOWS, {}).get(_ASKED_BY, "")
     match opinion:
         case Passed():
             question.head = changed(question.head, opinion)
             return None
         case Blocked(status, headers, body):
-            facts = Facts(route=filter_.name, flag="UAEX", detail="ext_authz_denied", config_version=version)
+            facts = _facts(inbound, policy, "ext_authz_denied", version, "UAEX")
             return Reply(status, facts, headers, body)
         case NoAnswer(detail):
             if filter_.fail_open:
                 if filter_.mark_failed_open:
                     question.head = changed(question.head, Passed(set=(FAILED_OPEN,)))
                 return None
-            said = f"ext_authz_error: {detail}"
-            facts = Facts(route=filter_.name, flag="UAEX", detail=said, config_version=version)
+            facts = _facts(inbound, policy, f"ext_authz_error: {detail}", version, "UAEX")
             return Reply(filter_.status_on_error, facts)
 
 
 def _caller(question: Question) -> Caller:
-    peer = question.peer
-    claims: Any = next(iter(question.metadata.get(CLAIMS, {}).values()), None)
+    peer, said = question.peer, question.metadata.get(CLAIMS)
     attempt = question.head.header(_ATTEMPT) if peer.principal else None
-    if claims is None and attempt is None:
+    if said is None and attempt is None:
         return _plain_caller(peer)
     domain, namespace, account = _parts(peer.principal)
-    claims = claims or {}
-    issuer, subject = claims.get("iss", ""), claims.get("sub", "")
+    claims: Mapping[str, Any] = (said or {}).get(PAYLOAD) or {}
+    user = f"{claims.get('iss', '')}/{claims.get('sub', '')}" if claims else ""
     number = int(attempt) if attempt and attempt.isdigit() and len(attempt) < 6 else 1
-    user = f"{issuer}/{subject}" if claims else ""
     return Caller(peer, peer.principal, namespace, account, domain, claims, user, max(1, number))
 
 

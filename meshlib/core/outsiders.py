@@ -3,10 +3,11 @@
 Rules:
 
 - `x-forwarded-client-cert` is of mesh peers only. To what one sent is added who it is itself, as its
-  certificate says (Envoy's APPEND_FORWARD with `By`, `Hash`, `Subject`, `URI`, `DNS`); of everybody else it is removed.
-- `x-envoy-*` and the metadata that sidecars exchange are believed of mesh peers. Envoy believes them of internal
-  addresses; here an address proves nothing. Kept of everybody is how long the caller waits: it can only
-  shorten its own request.
+  certificate says (Envoy's APPEND_FORWARD with `By`, `Hash`, `Subject`, `URI`, `DNS`); of everybody else
+  it is removed.
+- `x-envoy-*` and the metadata that sidecars exchange are believed of mesh peers. Envoy believes them of
+  internal addresses; here an address proves nothing. Kept of everybody is how long the caller waits: it
+  can only shorten its own request.
 - A name with an underscore counts as the name with a hyphen: to WSGI and CGI they are one.
 """
 

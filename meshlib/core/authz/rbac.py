@@ -35,10 +35,6 @@ class Policy:
     name: str
     """`ns[<namespace>]-policy[<name>]-rule[<number>]`."""
     holds: Condition = field(compare=False, repr=False)
-    document: str = ""
-    """`AuthorizationPolicy <namespace>/<name>`, if known."""
-    source: str = ""
-    """`file:line`, if known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Rules:
   HTTP filters.
 - An HTTP filter is a value by the table `FILTERS`. One that is not there is refused, whatever it says of
   being optional: a policy that is passed over lets in whom it should keep out.
+- Paths are normalised unless the manager says that they are not: a policy on paths means little without.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,10 +15,14 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from meshlib.core.authz.path import EscapedSlashes, PathOptions
 from meshlib.core.inbound import Inbound
 from meshlib.core.mtls import InboundMode, SanMatch, ServerTls
 from meshlib.core.route.rule import Origin
+from meshlib.dataplane.decode.authn import decode_jwt
+from meshlib.dataplane.decode.authz import decode_rbac
 from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.extauthz import decode_ext_authz
 from meshlib.dataplane.decode.mtls import (
     decode_mesh_trust,
     decode_sans,
@@ -32,9 +37,27 @@ from meshlib.xds.names import MESHLIB_METADATA
 FilterDecoder = Callable[[str, Any], object]
 """The filter's name and its configuration's message, to a core value; Refused."""
 
-FILTERS: Mapping[str, FilterDecoder] = MappingProxyType({})
+_EXTENSIONS = "type.googleapis.com/envoy.extensions.filters.http"
+FILTERS: Mapping[str, FilterDecoder] = MappingProxyType(
+    {
+        f"{_EXTENSIONS}.rbac.v3.RBAC": decode_rbac,
+        f"{_EXTENSIONS}.jwt_authn.v3.JwtAuthentication": decode_jwt,
+        f"{_EXTENSIONS}.ext_authz.v3.ExtAuthz": decode_ext_authz,
+    }
+)
 """By the type URL of the configuration. The router is the end of every list and has no value."""
 
+_ESCAPED = dict(
+    enumerate(
+        (
+            EscapedSlashes.KEEP,
+            EscapedSlashes.KEEP,
+            EscapedSlashes.REJECT,
+            EscapedSlashes.REDIRECT,
+            EscapedSlashes.FORWARD,
+        )
+    )
+)
 _MODES = {
     frozenset(("tls",)): InboundMode.STRICT,
     frozenset(("raw_buffer",)): InboundMode.DISABLE,
@@ -62,13 +85,15 @@ def decode_inbound(message: Any, filters: Mapping[str, FilterDecoder] = FILTERS)
         secured = tls or secured
     if not chains:
         raise Refused("filter_chains", "is empty")
-    first = message.filter_chains[0]
+    manager, path = _manager(message.filter_chains[0])
     mode = _MODES[frozenset(chains)]
     return Inbound(
         name=message.name,
         tls=ServerTls(mode, secured.trust_domains, secured.alpn, secured.min_version),
-        filters=_filters(first, filters),
+        filters=_filters(manager, path, filters),
         origin=_origin(message),
+        paths=_paths(manager, path),
+        policies=_policies(message),
     )
 
 
@@ -112,13 +137,28 @@ def _domain(kind: SanMatch, text: str, path: str) -> str:
     return domain
 
 
-def _filters(chain: Any, decoders: Mapping[str, FilterDecoder]) -> tuple[object, ...]:
+def _manager(chain: Any) -> tuple[Any, str]:
+    """The HttpConnectionManager of a chain, and its place."""
     path = "filter_chains[0].filters[0].typed_config"
     if len(chain.filters) != 1:
         raise Refused("filter_chains[0].filters", f"has {len(chain.filters)}; one that speaks HTTP is needed")
     manager = _unpacked(chain.filters[0].typed_config, path)
     if manager.DESCRIPTOR.full_name != pb.HttpConnectionManager.DESCRIPTOR.full_name:
         raise Refused(path, f"{manager.DESCRIPTOR.full_name} is not supported")
+    return manager, path
+
+
+def _paths(manager: Any, path: str) -> PathOptions:
+    action = manager.path_with_escaped_slashes_action
+    if action not in _ESCAPED:
+        raise Refused(f"{path}.path_with_escaped_slashes_action", f"{action} is unknown")
+    said = manager.HasField("normalize_path")
+    return PathOptions(
+        manager.normalize_path.value if said else True, manager.merge_slashes, _ESCAPED[action]
+    )
+
+
+def _filters(manager: Any, path: str, decoders: Mapping[str, FilterDecoder]) -> tuple[object, ...]:
     found = []
     router = pb.type_url(pb.Router)
     listed = list(manager.http_filters)
@@ -147,4 +187,17 @@ def _origin(message: Any) -> Origin:
     if MESHLIB_METADATA not in message.metadata.filter_metadata:
         return Origin()
     said = message.metadata.filter_metadata[MESHLIB_METADATA].fields
-    return Origin(*(said[key].string_value if key in said else "" for key in ("document", "source")))
+    return _said(said)
+
+
+def _policies(message: Any) -> Mapping[str, Origin]:
+    """Which YAML made each policy, by its name in the filters."""
+    if MESHLIB_METADATA not in message.metadata.filter_metadata:
+        return MappingProxyType({})
+    said = message.metadata.filter_metadata[MESHLIB_METADATA].fields
+    listed = said["policies"].struct_value.fields if "policies" in said else {}
+    return MappingProxyType({name: _said(listed[name].struct_value.fields) for name in listed})
+
+
+def _said(fields: Any) -> Origin:
+    return Origin(*(fields[key].string_value if key in fields else "" for key in ("document", "source")))
