@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,9 @@ class Serving(FakeMesh):
         self.bootstrap, self.certs, self.contexts = settings, None, None
         if told is not None:
             self.telemetry = told.telemetry(settings, lambda: self.view, OWN, **more)
+
+    def on_close(self, call: Callable[[], None]) -> None:
+        """It is never closed."""
 
     async def aprepare_inbound(self, port: int) -> Inbound:
         return self.view.inbound[inbound_listener(port)]
