@@ -85,6 +85,14 @@ class Inbound:
         """The head of the application's response."""
         self._status, self._headers = status, headers
 
+    @property
+    def announced(self) -> int:
+        """Bytes of the response's body, as its content-length says; 0: it does not."""
+        for name, value in self._headers:
+            if name.lower() == b"content-length" and value.isdigit():
+                return int(value)
+        return 0
+
     def trailers(self, headers: Iterable[Header]) -> None:
         """What comes after the response's body."""
         for name, value in headers:
