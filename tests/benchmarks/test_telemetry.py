@@ -29,7 +29,12 @@ from meshlib.dataplane.telemetry.watch import Telemetry
 WHO = bootstrap({}, service="productpage", state_dir="", labels="app=productpage,version=v1")
 CLUSTER = "outbound|9080|v2|reviews.default.svc.cluster.local"
 FACTS = Facts("r", "VirtualService default/reviews", "a.yaml:1", CLUSTER, "10.0.0.1:9080", 1)
-HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"100"), (b"server", b"x"), (b"date", b"now")]
+HEADERS = [
+    (b"content-type", b"application/json"),
+    (b"content-length", b"100"),
+    (b"server", b"x"),
+    (b"date", b"now"),
+]
 PEER = Peer(("10.0.0.7", 4711), ("10.0.0.8", 9080), "spiffe://cluster.local/ns/default/sa/a", "", True)
 VARIANTS = {
     "nobody": {"tracers": None, "meters": None},
@@ -69,7 +74,10 @@ def inbound(telemetry: Telemetry) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("side", [outbound, inbound])
 def test_a_request(
-    variant: str, side: Callable[[Telemetry], None], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    variant: str,
+    side: Callable[[Telemetry], None],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rounds, requests = (15, 1000) if request.config.getoption("--benchmark-enable") else (1, 10)
     told = Told(ALWAYS_OFF if "not sampled" in variant else ALWAYS_ON)
