@@ -14,7 +14,7 @@ from meshlib.core.request import Header, RequestHead
 from meshlib.dataplane import context
 from meshlib.dataplane.gate import Gate
 from meshlib.dataplane.telemetry.inbound import Inbound
-from meshlib_asgi.peers import Application, Receive, Scope, Send, is_ours, peer_of
+from meshlib_asgi.peers import Application, Receive, Scope, Send, peer_of
 from meshlib_asgi.watching import receiving, sending, watch
 
 _SCHEMES = {"ws": "http", "wss": "https"}
@@ -45,8 +45,7 @@ class MeshMiddleware:
         peer = peer_of(scope, gate.principal)
         watched = watch(gate.mesh.telemetry, scope, head, peer, gate.port)
         why = ambiguous(scope)
-        refused = unreadable(why) if why else None if is_ours(scope) else gate.strict(peer)
-        verdict = refused or await gate.aadmit(head, peer)
+        verdict = unreadable(why) if why else await gate.aadmit(head, peer)
         if isinstance(verdict, Reply):
             await refuse(verdict, scope, receive, send)
             if watched is not None:
@@ -55,14 +54,13 @@ class MeshMiddleware:
         tell(scope, verdict, head)
         if verdict.response_headers:
             send = _adding(verdict.response_headers, send)
-        with context.entered(gate.handed(verdict)):
+        with context.entered(gate.handed(verdict, watched)):
             if watched is None:
                 await self.app(scope, receive, send)
             else:
                 await self._watched(scope, receive, send, watched)
 
     async def _watched(self, scope: Scope, receive: Receive, send: Send, watched: Inbound) -> None:
-        watched.enter()
         try:
             await self.app(scope, receiving(receive, watched), sending(send, watched))
         except asyncio.CancelledError:
@@ -71,7 +69,6 @@ class MeshMiddleware:
         finally:
             # After a whole response this does nothing.
             watched.broken()
-            watched.leave()
 
     def _gate_at(self, port: int) -> Gate:
         if not port:
