@@ -32,11 +32,6 @@ class WithPeer:
         await self._app(scope, receive, send)
 
 
-def is_ours(scope: Scope) -> bool:
-    """Whether the server is of the mesh's own, and has refused what is not to be taken."""
-    return "meshlib" in (scope.get("extensions") or {})
-
-
 def peer_of(scope: Scope, principal: Principal) -> Peer:
     """The peer of a connection."""
     extensions = scope.get("extensions") or {}

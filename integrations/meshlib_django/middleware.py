@@ -17,11 +17,10 @@ from meshlib.dataplane import context
 from meshlib.dataplane.context import Handed
 from meshlib.dataplane.gate import Gate
 from meshlib_asgi import middleware as asgi
-from meshlib_asgi.peers import is_ours
 from meshlib_asgi.peers import peer_of as asgi_peer
 from meshlib_wsgi.environ import head_of, mistrust, write
 from meshlib_wsgi.middleware import Gates
-from meshlib_wsgi.peers import PEER, caller_of, peer_of, port_of
+from meshlib_wsgi.peers import caller_of, peer_of, port_of
 
 GetResponse = Callable[[HttpRequest], Any]
 
@@ -50,8 +49,7 @@ class MeshMiddleware:
         gate = self._gates.at(_port(request))
         gate.prepare()
         head = _head(request)
-        peer, refused = _peer(request, gate)
-        verdict = refused or gate.admit(head, peer)
+        verdict = gate.admit(head, _peer(request, gate))
         if isinstance(verdict, Reply):
             return _refuse(verdict)
         _tell(request, verdict, head)
@@ -66,8 +64,7 @@ class MeshMiddleware:
         gate = self._gates.at(_port(request))
         await gate.aprepare()
         head = _head(request)
-        peer, refused = _peer(request, gate)
-        verdict = refused or await gate.aadmit(head, peer)
+        verdict = await gate.aadmit(head, _peer(request, gate))
         if isinstance(verdict, Reply):
             return _refuse(verdict)
         _tell(request, verdict, head)
@@ -111,14 +108,9 @@ def _head(request: HttpRequest) -> RequestHead:
     return head_of(request.META)
 
 
-def _peer(request: HttpRequest, gate: Gate) -> tuple[Peer, Reply | None]:
-    """The peer; and what to answer, if it must not be served whatever it asks for."""
+def _peer(request: HttpRequest, gate: Gate) -> Peer:
     scope = _scope(request)
-    if scope is None:
-        peer, ours = peer_of(request.META, gate.principal), PEER in request.META
-    else:
-        peer, ours = asgi_peer(scope, gate.principal), is_ours(scope)
-    return peer, None if ours else gate.strict(peer)
+    return peer_of(request.META, gate.principal) if scope is None else asgi_peer(scope, gate.principal)
 
 
 def _refuse(reply: Reply) -> HttpResponse:

@@ -27,6 +27,7 @@ from meshlib.dataplane.http.codec import Unsendable
 from meshlib.dataplane.http.limits import OwnTimeouts, TooSlow
 from meshlib.dataplane.mesh import Mesh
 from meshlib.dataplane.mirroring import AsyncMirrors, Mirrors
+from meshlib.dataplane.telemetry.outbound import Outbound, begin, introduced
 from meshlib.dataplane.tls import Contexts
 from meshlib.errors import ControlError, Flight
 from meshlib.xds.names import ALLOW_ANY, BLOCK_ALL
@@ -72,14 +73,25 @@ class Transport(httpx.BaseTransport):
         if request.url.scheme != "http":
             refuse_if_blocked(self.mesh, asked, request)
             return self._plain().handle_request(request)
+        watched = asked.begin(self.mesh)
         try:
             answer = drive(asked.flow(self.mesh), _Hands(self, asked))
         except FlightFailed as error:
+            if watched is not None:
+                watched.failed(error.failed, error.facts)
             raise of_failure(error.failed, error.facts, request) from None
         except (TooSlow, Unsendable) as error:
+            if watched is not None:
+                watched.gave_up()
             raise of_own(error, request) from None
-        stream = _Stream(answer.body, request) if isinstance(answer.body, Body) else _whole(answer)
-        return _response(answer, stream)
+        except BaseException:
+            if watched is not None:
+                watched.gave_up()
+            raise
+        if isinstance(answer.body, Body):
+            _answered(watched, answer)
+            return _response(answer, _Stream(answer.body, request, watched))
+        return _response(answer, _whole(answer, watched))
 
     def _contexts(self) -> Contexts | None:
         return self.mesh.contexts
@@ -149,14 +161,25 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         if request.url.scheme != "http":
             refuse_if_blocked(self.mesh, asked, request)
             return await self._plain().handle_async_request(request)
+        watched = asked.begin(self.mesh)
         try:
             answer = await adrive(asked.flow(self.mesh), _AsyncHands(self, asked))
         except FlightFailed as error:
+            if watched is not None:
+                watched.failed(error.failed, error.facts)
             raise of_failure(error.failed, error.facts, request) from None
         except (TooSlow, Unsendable) as error:
+            if watched is not None:
+                watched.gave_up()
             raise of_own(error, request) from None
-        stream = _AsyncStream(answer.body, request) if isinstance(answer.body, AsyncBody) else _whole(answer)
-        return _response(answer, stream)
+        except BaseException:
+            if watched is not None:
+                watched.gave_up()
+            raise
+        if isinstance(answer.body, AsyncBody):
+            _answered(watched, answer)
+            return _response(answer, _AsyncStream(answer.body, request, watched))
+        return _response(answer, _whole(answer, watched))
 
     def _settle(self) -> None:
         """A connection belongs to the loop that made it; another loop begins with none."""
@@ -213,14 +236,8 @@ class _Asked:
         except httpx.RequestNotRead:
             self.body = RequestBody(request.stream)
 
-    def _is_known(self, mesh: Mesh) -> bool:
-        table = mesh.view.tables.get(self.name)
-        host = None if table is None else table.find_host(self.head.authority)
-        return host is not None and host.name != ALLOW_ANY
-
     def flow(self, mesh: Mesh) -> outbound.Flow:
-        """The decisions about it. It is made for the request that is being served here, if one is."""
-        context.hand_on(self.head, self._is_known(mesh))
+        """The decisions about it."""
         return outbound.flow(
             self.head,
             self.body,
@@ -232,6 +249,17 @@ class _Asked:
             self.original,
             context.time_left(),
         )
+
+    def begin(self, mesh: Mesh) -> Outbound | None:
+        """Puts into the head what travels on; what watches the request, if somebody wants to be told."""
+        self.head, watched = begin(mesh.telemetry, self.head, self.body, lambda: self._leaves(mesh))
+        return watched
+
+    def _leaves(self, mesh: Mesh) -> bool:
+        """Whether it goes to a host of which the mesh knows nothing."""
+        table = mesh.view.tables.get(self.name)
+        host = None if table is None else table.find_host(self.head.authority)
+        return host is None or any(route.name == ALLOW_ANY for route in host.routes)
 
 
 def _host_of(authority: str) -> str:
@@ -250,8 +278,9 @@ class _Hands:
         self._asked = asked
 
     def send(self, attempt: Attempt) -> blocking.Response | Failed:
-        asked = self._asked
-        return self._transport._connections.send(attempt, asked.body.content(), asked.own)  # noqa: SLF001
+        asked, transport = self._asked, self._transport
+        attempt = introduced(attempt, transport.mesh.telemetry)
+        return transport._connections.send(attempt, asked.body.content(), asked.own)  # noqa: SLF001
 
     def mirror(self, mirror: Mirror) -> None:
         self._transport._mirrors.add(mirror, self._asked.body)  # noqa: SLF001
@@ -270,8 +299,9 @@ class _AsyncHands:
         self._asked = asked
 
     async def send(self, attempt: Attempt) -> asynchronous.Response | Failed:
-        asked = self._asked
-        return await self._transport._connections.send(attempt, asked.body.acontent(), asked.own)  # noqa: SLF001
+        asked, transport = self._asked, self._transport
+        attempt = introduced(attempt, transport.mesh.telemetry)
+        return await transport._connections.send(attempt, asked.body.acontent(), asked.own)  # noqa: SLF001
 
     def mirror(self, mirror: Mirror) -> None:
         self._transport._mirrors.add(mirror, self._asked.body)  # noqa: SLF001
@@ -283,44 +313,77 @@ class _AsyncHands:
 class _Stream(httpx.SyncByteStream):
     """The body of a response, for threads."""
 
-    def __init__(self, body: Body, request: httpx.Request) -> None:
+    def __init__(self, body: Body, request: httpx.Request, watched: Outbound | None) -> None:
         self._body = body
         self._request = request
+        self._watched = watched
 
     def __iter__(self) -> Iterator[bytes]:
+        watched = self._watched
         try:
-            yield from self._body
+            if watched is None:
+                yield from self._body
+                return
+            for chunk in self._body:
+                watched.received += len(chunk)
+                yield chunk
+            watched.end()
         except FlightFailed as error:
+            if watched is not None:
+                watched.failed(error.failed, error.facts)
             raise of_failure(error.failed, error.facts, self._request) from None
         except TooSlow as error:
             raise of_own(error, self._request) from None
 
     def close(self) -> None:
         self._body.close()
+        if self._watched is not None:
+            self._watched.gave_up()
 
 
 class _AsyncStream(httpx.AsyncByteStream):
     """The body of a response, for tasks."""
 
-    def __init__(self, body: AsyncBody, request: httpx.Request) -> None:
+    def __init__(self, body: AsyncBody, request: httpx.Request, watched: Outbound | None) -> None:
         self._body = body
         self._request = request
+        self._watched = watched
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        watched = self._watched
         try:
             async for chunk in self._body:
+                if watched is not None:
+                    watched.received += len(chunk)
                 yield chunk
+            if watched is not None:
+                watched.end()
         except FlightFailed as error:
+            if watched is not None:
+                watched.failed(error.failed, error.facts)
             raise of_failure(error.failed, error.facts, self._request) from None
         except TooSlow as error:
             raise of_own(error, self._request) from None
 
     async def aclose(self) -> None:
         self._body.close()
+        if self._watched is not None:
+            self._watched.gave_up()
 
 
-def _whole(answer: Answer) -> httpx.ByteStream:
-    return httpx.ByteStream(answer.body if isinstance(answer.body, bytes) else b"")
+def _whole(answer: Answer, watched: Outbound | None) -> httpx.ByteStream:
+    body = answer.body if isinstance(answer.body, bytes) else b""
+    if watched is not None:
+        _answered(watched, answer)
+        watched.received = len(body)
+        watched.end()
+    return httpx.ByteStream(body)
+
+
+def _answered(watched: Outbound | None, answer: Answer) -> None:
+    if watched is not None:
+        own = isinstance(answer.body, bytes)
+        watched.answered(answer.status, answer.headers, answer.facts, answer.version, own=own)
 
 
 def _response(answer: Answer, stream: Any) -> httpx.Response:

@@ -11,7 +11,7 @@ from meshlib.dataplane import context
 from meshlib.dataplane.context import Handed
 from meshlib.dataplane.gate import Gate
 from meshlib_wsgi.environ import head_of, mistrust, write
-from meshlib_wsgi.peers import CALLER, PEER, Environ, caller_of, peer_of, port_of
+from meshlib_wsgi.peers import CALLER, Environ, caller_of, peer_of, port_of
 
 StartResponse = Callable[..., Any]
 Application = Callable[[Any, Any], Iterable[bytes]]
@@ -39,9 +39,7 @@ class MeshMiddleware:
         gate.prepare()
         mistrust(environ)
         head = head_of(environ)
-        peer = peer_of(environ, gate.principal)
-        refused = None if PEER in environ else gate.strict(peer)
-        verdict = refused or gate.admit(head, peer)
+        verdict = gate.admit(head, peer_of(environ, gate.principal))
         if isinstance(verdict, Reply):
             return refuse(verdict, start_response)
         environ[CALLER] = verdict.caller

@@ -24,8 +24,8 @@ def decide_inbound(inbound: Inbound, head: RequestHead, peer: Peer, now: float, 
     """What becomes of `head` from `peer` at a port with that policy.
 
     Keys: `admitted`, `status` (None: the application's), `policy`, `document`, `source`, `detail`, `mode`,
-    `mode_document`, `mode_source`, `principal`, `config_version`, and `steps` [{`filter`, `policy`, `document`,
-    `source`, `matched`}].
+    `mode_document`, `mode_source`, `principal`, `config_version`, and `steps`, each a `filter`, `policy`,
+    `document`, `source` and whether it `matched`.
     """
     answer: Explanation = {
         "admitted": False,

@@ -3,10 +3,11 @@
 Rules (Envoy's jwt_authn filter):
 
 - The first rule whose match takes the request says what is required; without one nothing is.
-- A provider says where its tokens may stand. All tokens found there must be good, the last place first: one bad
-  token is enough to refuse, whatever the others are.
+- A provider says where its tokens may stand. All tokens found there must be good, the last place first:
+  one bad token is enough to refuse, whatever the others are.
 - `AnyOf`: the first alternative that is met is enough. What does without a token comes last, and looks at the
-  places of all providers; a token that is there must still be good, by the provider of its issuer. Of several faults the last that says more than "missing" or "not configured" is told.
+  places of the providers beside it; a token that is there must still be good, and one of theirs. Of several
+  faults the last that says more than "missing" or "not configured" is told.
 - A token is looked at in this order: form, issuer, times, audience, keys.
 - What a good token says goes to the metadata and, if asked for, to headers; what a client put into those
   headers itself is removed before anything else. The token is removed from its header or parameter, unless
@@ -32,6 +33,7 @@ SPACE = "envoy.filters.http.jwt_authn"
 PAYLOAD = "payload"
 """Under which key Istio has them put there."""
 _TOKEN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+_VAGUE = (None, Fault.MISSING, Fault.ISSUER)
 _MOST_PATH = 256
 """Characters of a path that a challenge says."""
 LEEWAY = 60
@@ -221,7 +223,7 @@ class _Check:
                     fault = self.met(one)
                     if fault is None:
                         return None
-                    if told is None or fault not in (Fault.MISSING, Fault.ISSUER):
+                    if told in _VAGUE or fault not in _VAGUE:
                         told = fault
                 return told
 

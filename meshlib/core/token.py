@@ -3,21 +3,22 @@
 Rules (Envoy, jwt_verify_lib):
 
 - Three parts, each base64url; padding and white space do no harm. Header and payload are JSON objects.
-- `iss`, `sub`, `jti` are texts, `iat`, `nbf`, `exp` whole numbers that are not negative, `aud` one or more texts,
-  where they are there.
-- `alg` is one of a fixed list, in exactly that case. What else the header says of keys (`jwk`, `jku`, `x5u`, `x5c`)
-  is never looked at: keys are those of the configuration.
+- `iss`, `sub`, `jti` are texts, `iat`, `nbf`, `exp` whole numbers that are not negative, `aud` one or
+  more texts, where they are there.
+- `alg` is one of a fixed list, in exactly that case. What else the header says of keys (`jwk`, `jku`,
+  `x5u`, `x5c`) is never looked at: keys are those of the configuration.
 - Times are compared in whole seconds with a leeway. Without `exp` a token never ends.
 """
 
 import base64
 import binascii
 import json
-import re2
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+import re2
 
 MAX_TOKEN = 32 * 1024
 """Characters; a longer one is no token."""

@@ -42,7 +42,7 @@ class Acceptor:
         make: MakeProtocol,
         speaks: Sequence[str] = HTTP1,
     ) -> None:
-        """Starts at once. `make` gives the protocol for a peer that may be served; `speaks`: these (ALPN)."""
+        """Starts at once. `make` gives the protocol for a peer that may be served; `speaks` is its ALPN."""
         self._speaks = frozenset(speaks)
         self.sockets = tuple(sockets)
         self._port = port

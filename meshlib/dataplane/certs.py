@@ -24,7 +24,7 @@ import ssl
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from google.protobuf.message import DecodeError
 from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane import fork
 from meshlib.dataplane.grpc_call import CallEnded
-from meshlib.dataplane.grpc_unary import call_once
+from meshlib.dataplane.grpc_unary import Untrusted, call_once
 from meshlib.dataplane.tls import Contexts, Held, control_context, stranger_context
 from meshlib.errors import ControlUnavailable
 from meshlib.identity import renewal
@@ -51,6 +51,8 @@ PATIENCE = 10.0
 SHORTEST_WAIT = 0.05
 """Seconds between two looks at the least, whatever the clock on the wall does."""
 _MOST_STATE = 1024 * 1024
+_MAY_BE_REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED", "UNAVAILABLE")
+"""Statuses of a call by certificate after which a token may still do."""
 _known: dict[tuple[Any, ...], "Certs"] = {}
 
 
@@ -136,7 +138,7 @@ class Certs:
         with self._lock:
             held = self.held
             if held is None or self._wall() >= held.not_after:
-                held = self.held = self._saved() or self._renewed()
+                held = self._installed(self._saved() or self._renewed(), held)
             self._start()
             return held
 
@@ -151,10 +153,15 @@ class Certs:
     def renew(self) -> Held:
         """A new certificate, now. ControlUnavailable: it can't be had; the one in force stays."""
         with self._lock:
-            made = self._renewed()
-            with self._swap:
-                self.held = made
-            return made
+            before = self.held
+            return self._installed(self._renewed(), before)
+
+    def close(self) -> None:
+        """Renewal ends; what is held stays, and a later need starts it again."""
+        self._wake.set()
+        thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(PATIENCE)
 
     # Getting one
 
@@ -169,14 +176,24 @@ class Certs:
             # The last is the root, which a peer has or does not trust.
             made = self._held(join_pem(chain[:-1]), key, self._newest_roots(roots))
         except CallEnded as error:
+            if isinstance(error, Untrusted):
+                self._pinned = ""  # another root may be in its place, and be vouched for
             raise self._failed(str(error)) from error
         except (BadCertificate, DecodeError, ValueError, OSError) as error:
             raise self._failed(f"what it gave can't be used: {error}") from error
         if self.failure:
             log.warning("this workload has a certificate again: %s", made.principal)
         self.failure = ""
-        self._save(made)
         return made
+
+    def _installed(self, made: Held, before: Held | None) -> Held:
+        """In force now; the roots that came while `before` was replaced are newer than its own."""
+        with self._swap:
+            now = self.held
+            if now is not None and before is not None and now.roots_pem != before.roots_pem:
+                made = replace(made, roots_pem=now.roots_pem)
+            self._adopt(made)
+            return made
 
     def _failed(self, why: str) -> ControlUnavailable:
         self.failure = why
@@ -192,10 +209,13 @@ class Certs:
         if held is not None and self._wall() < held.not_after:
             try:
                 return self._ask(pb.CREATE_CERTIFICATE, request, control_context(held, roots))
+            except Untrusted:
+                raise
             except CallEnded as error:
-                refused = error
-                if error.code == "UNAVAILABLE" and "certificate" not in error.details:
+                # A refusal in the handshake can look like a lost connection.
+                if error.code not in _MAY_BE_REFUSED:
                     raise
+                refused = error
         token = self._token()
         if not token:
             if refused is not None:
@@ -206,7 +226,12 @@ class Certs:
                 "(`meshlib ca token` makes one)",
             )
         bearer = [("authorization", f"Bearer {token}")]
-        return self._ask(pb.CREATE_CERTIFICATE, request, control_context(None, roots), bearer)
+        try:
+            return self._ask(pb.CREATE_CERTIFICATE, request, control_context(None, roots), bearer)
+        except CallEnded as error:
+            if refused is None or error.code == "UNAVAILABLE":
+                raise
+            raise CallEnded(error.code, f"by token: {error.details}; by certificate: {refused}") from error
 
     def _ask(
         self,
@@ -242,10 +267,9 @@ class Certs:
         settings = self._settings
         if held is not None:
             return held.roots_pem
-        if self._pinned:
-            return self._pinned
         if settings.ca_file is not None:
-            self._pinned = settings.ca_file.read_text(encoding="ascii")
+            return settings.ca_file.read_text(encoding="ascii")
+        if self._pinned:
             return self._pinned
         if not settings.ca_fingerprint:
             raise CallEnded(
@@ -290,12 +314,18 @@ class Certs:
         if path is None or self._settings.allow_plaintext:
             return None
         try:
-            if path.stat().st_mode & 0o077 or path.stat().st_size > _MOST_STATE:
-                log.warning("%s can be read by others: it is not used", path)
+            if why := _unfit(path.stat()):
+                log.warning("%s %s: it is not used", path, why)
                 return None
             said = json.loads(path.read_text(encoding="ascii"))
-            key = str(said["key"]).encode()
-            return self._held(str(said["chain"]), key, str(said["roots"]))
+            key, roots = str(said["key"]).encode(), str(said["roots"])
+            ours = self._settings.ca_file
+            if ours is not None and not set(split_pem(roots)) & set(split_pem(ours.read_text("ascii"))):
+                log.info("the certificate in %s is not used: it is of another authority than %s", path, ours)
+                return None
+            found = self._held(str(said["chain"]), key, roots)
+            # What is shown to others has no grace.
+            return found if self._wall() < found.not_after else None
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, BadCertificate) as error:
@@ -335,13 +365,21 @@ class Certs:
 
     def _start(self) -> None:
         if self._thread is None:
-            self._wake.clear()
+            self._wake = threading.Event()
             self._thread = threading.Thread(target=self._run, name="meshlib-certs", daemon=True)
             self._thread.start()
 
     def _run(self) -> None:
+        wake = self._wake
+        for seconds in self.kept_fresh():
+            if wake.wait(seconds):
+                return
+
+    def kept_fresh(self) -> Iterator[float]:
+        """Renews whenever that is due, without end; yields how many seconds to wait before the next look."""
         failures, jitter, told = 0, self._jitter(), renewal.Health.OK
-        while not self._wake.wait(self._pause(failures, jitter)):
+        while True:
+            yield self._pause(failures, jitter)
             if self.held is None or not renewal.is_due(_term(self.held), self._wall(), jitter):
                 failures = 0
                 continue
@@ -397,3 +435,12 @@ class Certs:
 
 def _term(held: Held) -> renewal.Term:
     return renewal.Term(held.not_before, held.not_after)
+
+
+def _unfit(about: os.stat_result) -> str:
+    """Why a file can't hold our key; empty: it can."""
+    if about.st_mode & 0o077:
+        return "can be read by others"
+    if os.geteuid() != 0 and about.st_uid not in (os.geteuid(), 0):
+        return "belongs to somebody else"
+    return "is too large" if about.st_size > _MOST_STATE else ""

@@ -2,11 +2,12 @@
 
 Rules:
 
-- The call is balanced and secured as any other to that cluster, and made once: no route, no retry. Its time is the
-  filter's, from the first byte of the connection to the last of the answer.
+- The call is balanced and secured as any other to that cluster, and made once: no route, no retry. Its
+  time is the filter's, from the first byte of the connection to the last of the answer.
 - Whatever goes wrong is no answer; what that means, core decides.
 - A gRPC authority is asked over a connection of its own, on a thread where there is an event loop.
-- Each event loop, and the threads of a process, have connections of their own; a child of a fork has new ones.
+- Each event loop, and the threads of a process, have connections of their own; a child of a fork has new
+  ones.
 """
 
 import asyncio

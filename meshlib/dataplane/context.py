@@ -7,7 +7,8 @@ Rules:
   baggage, and those that the setting `forward_headers` names. A header that the application sets itself stays
   as it set it; what it adds to a call's baggage or trace state is its own business.
 - The time that the caller still waits bounds the calls: a callee need not work for who has gone.
-- A host outside of the mesh (one that it does not know) is told nothing but what joins traces.
+- Nothing is handed on to a host outside of the mesh but what joins traces.
+- If the call has a span of its own, that says where it belongs, and not what came in.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 
 from meshlib.core.caller import Caller
 from meshlib.core.request import Header, RequestHead
+from meshlib.dataplane.telemetry.propagation import JOINING
 
 TRACE_HEADERS = frozenset(
     (
@@ -28,8 +30,8 @@ TRACE_HEADERS = frozenset(
     )
 )
 """One family of them is handed on whole, or not at all: they belong together."""
-JOINING = TRACE_HEADERS - {b"baggage"}
-"""What a host outside of the mesh is told."""
+OUTSIDE = TRACE_HEADERS - {b"baggage"}
+"""What a host outside of the mesh is told, too."""
 EXPECTED = b"x-envoy-expected-rq-timeout-ms"
 GRPC_TIMEOUT = b"grpc-timeout"
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
@@ -87,15 +89,19 @@ def current() -> Handed | None:
     return _current.get()
 
 
-def hand_on(head: RequestHead, inside: bool) -> None:
+def hand_on(head: RequestHead, *, traced: bool = False, outside: Callable[[], bool] = bool) -> None:
     """Adds to an outbound request what is handed on and it does not have itself. Its owner calls this.
 
-    `inside`: whether it goes to a host that the mesh knows.
+    `traced`: its head says already to which span it belongs. `outside`: whether its host is not of the mesh.
     """
     what = _current.get()
     if what is None or not what.headers:
         return
-    headers = what.headers if inside else [one for one in what.headers if one[0] in JOINING]
+    headers: Iterable[Header] = what.headers
+    if traced:
+        headers = [header for header in headers if header[0] not in JOINING]
+    if any(name not in OUTSIDE for name, _ in headers) and outside():
+        headers = [header for header in headers if header[0] in OUTSIDE]
     head.extend(_joined(headers, head.index))
 
 

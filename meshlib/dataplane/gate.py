@@ -13,10 +13,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from meshlib.core.actions import Facts, Reply
+from meshlib.core.actions import Reply
 from meshlib.core.authz.external import Check, Opinion
 from meshlib.core.inbound import Admitted, Arrival, Inbound, arrive
-from meshlib.core.mtls import InboundMode, ServerTls
+from meshlib.core.mtls import ServerTls
 from meshlib.core.request import Peer, RequestHead
 from meshlib.dataplane import context
 from meshlib.dataplane.checks import AsyncChecks, Checks
@@ -94,14 +94,6 @@ class Gate:
         """The `spiffe://…` of a chain that another server took; empty: the mesh does not vouch for it."""
         contexts = self.contexts
         return "" if contexts is None else contexts.vouched(self.tls, chain_pem)
-
-    def strict(self, peer: Peer) -> Reply | None:
-        """What to answer to plain text under STRICT, where a server that is not the mesh's has taken it."""
-        if peer.principal or self.tls.mode is not InboundMode.STRICT:
-            return None
-        detail = "plain text, and mutual TLS is STRICT"
-        facts = Facts(detail=detail, config_version=self.mesh.view.version)
-        return Reply(403, facts, ((b"content-type", b"text/plain"),), detail.encode())
 
     def admit(self, head: RequestHead, peer: Peer) -> Admitted | Reply:
         """Whether a request may be served, and by whom it was sent; or what to answer instead."""

@@ -11,6 +11,10 @@ from meshlib.xds.names import split_authority
 _CHUNK = 64 * 1024
 
 
+class Untrusted(CallEnded):
+    """The server's certificate is not trusted: nothing was said to it."""
+
+
 def call_once(
     address: str,
     path: str,
@@ -25,9 +29,9 @@ def call_once(
 ) -> bytes:
     """The reply to `request` of method `path` at `address` (`host:port`); `timeout` seconds for all of it.
 
-    `context` None: in plain text. `authority` empty: the address. `check` looks who answered, and raises OSError.
-    CallEnded: with the server's status, UNAVAILABLE if there is no server,
-    DEADLINE_EXCEEDED after `timeout`.
+    `context` None: in plain text. `authority` empty: the address. `check` looks who answered, and raises
+    OSError. CallEnded: with the server's status, UNAVAILABLE if there is no server, DEADLINE_EXCEEDED
+    after `timeout`; Untrusted, if the server could not show that it is `server_name`.
     """
     deadline = time.monotonic() + timeout
     host, port = split_authority(address, 0)
@@ -47,7 +51,7 @@ def call_once(
     except TimeoutError:
         raise CallEnded("DEADLINE_EXCEEDED", f"no answer within {timeout:g} s") from None
     except ssl.SSLCertVerificationError as error:
-        raise CallEnded("UNAVAILABLE", f"its certificate is not trusted: {error.verify_message}") from None
+        raise Untrusted("UNAVAILABLE", f"its certificate is not trusted: {error.verify_message}") from None
     except OSError as error:
         raise CallEnded("UNAVAILABLE", error.strerror or str(error)) from None
 

@@ -7,7 +7,8 @@ Rules:
   keys are passed over, so HS is never good, nor is `none`.
 - Of tokens with a `kid` only keys with that one, or without any, are asked; of others all are (Envoy).
 - A token with `crit` asks for what we do not know, and is refused (RFC 7515, 4.1.11).
-- At most `MOST_KEPT` verified tokens are kept, the oldest go first. Their times are looked at with every request.
+- At most `MOST_KEPT` verified tokens are kept, the oldest go first. Their times are looked at with every
+  request.
 """
 
 import json

@@ -1,11 +1,11 @@
 """Real Envoy as the judge of who may do what: the same filters and request, two verdicts.
 
 One Envoy serves many cases at once: each is a scope of its own, picked by the header `x-case`, with its RBAC
-filters and its requirement of tokens in the scope's virtual host. Providers of tokens are all in one filter, so
-their issuers must differ from case to case. Callers are real: mutual TLS with certificates of a few identities,
-or plain text, from several loopback addresses to several others. Behind the filters an echo answers with the
-request as it then is. Compared are status, Envoy's response code details, body and challenge of refused
-tokens, and of what passes the path and the headers in `SEEN`.
+filters and its requirement of tokens in the scope's virtual host. Providers of tokens are all in one
+filter, so their issuers must differ from case to case. Callers are real: mutual TLS with certificates of
+a few identities, or plain text, from several loopback addresses to several others. Behind the filters an
+echo answers with the request as it then is. Compared are status, Envoy's response code details, body and
+challenge of refused tokens, and of what passes the path and the headers in `SEEN`.
 
 Each of `PATHS` is a listener of its own, since paths are normalised before a scope is picked.
 """
@@ -204,7 +204,7 @@ def our_verdict(world: World, case: Case, ask: Ask, filters: tuple[Any, ...]) ->
         said = dict(verdict.headers).get(b"www-authenticate", b"").decode("latin-1")
         body = "" if verdict.status == MOVED else verdict.body.decode()
         return Verdict(verdict.status, verdict.facts.detail, body, said)
-    return Verdict(200, path=verdict.head.path, headers=seen(verdict.head.index.items()))
+    return Verdict(200, path=sorted_query(verdict.head.path), headers=seen(verdict.head.index.items()))
 
 
 def envoy_verdict(got: Received) -> Verdict:
@@ -217,7 +217,14 @@ def envoy_verdict(got: Received) -> Verdict:
         return Verdict(got.status, own.get("x-oracle-details", ""), body, own.get("www-authenticate", ""))
     lines = [(name, value) for name, _, value in (line.partition("\t") for line in got.body.split("\n"))]
     encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in lines]
-    return Verdict(200, path=dict(lines).get(":path", ""), headers=seen(encoded))
+    return Verdict(200, path=sorted_query(dict(lines).get(":path", "")), headers=seen(encoded))
+
+
+def sorted_query(path: str) -> str:
+    """A path whose parameters are in order: Envoy puts them so when it takes a token out of them."""
+    bare, question, query = path.partition("?")
+    parts = sorted(part if "=" in part else f"{part}=" for part in query.split("&"))
+    return f"{bare}{question}{'&'.join(parts)}" if query else bare
 
 
 def seen(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -141,7 +141,7 @@ BREAKS: tuple[Break, ...] = (
 
 
 def make_batch(dice: random.Random, world: World, signers: Signers, count: int) -> list[Case]:
-    """Cases that can be asked of one Envoy: those without a token look wherever one of them looks for tokens."""
+    """Cases that can be asked of one Envoy: those without a token look wherever one of them looks for it."""
     places = _places(dice)
     return [_make_case(dice, world, signers, number, places) for number in range(count)]
 
@@ -166,8 +166,8 @@ def _make_case(dice: random.Random, world: World, signers: Signers, number: int,
     found: list[Values] = []
     if dice.random() < 0.6:
         found.append(_authentication(dice, signers, issuer, number, places))
-    for place in range(dice.choice((0, 1, 1, 2, 3) if found else (1, 1, 2, 3))):
-        found.append(_authorization(dice, place, issuer, port))
+    count = dice.choice((0, 1, 1, 2, 3) if found else (1, 1, 2, 3))
+    found += [_authorization(dice, place, issuer, port) for place in range(count)]
     text = "\n---\n".join(json.dumps(one) for one in found)
     read = documents_in(text, "in.yaml")
     wrong = [str(problem) for problem in read.problems if problem.severity is Severity.ERROR]
@@ -233,8 +233,10 @@ def _rule(dice: random.Random, issuer: str, port: int) -> Values:
 
 
 SOURCES: dict[str, tuple[str, ...]] = {
-    "principals": tuple(uri.removeprefix("spiffe://") for uri in IDENTITIES[1:])
-    + ("*", "*/sa/web", "cluster.local/ns/default/*", "cluster.local/*"),
+    "principals": (
+        *(uri.removeprefix("spiffe://") for uri in IDENTITIES[1:]),
+        *("*", "*/sa/web", "cluster.local/ns/default/*", "cluster.local/*"),
+    ),
     "namespaces": ("default", "other", "oth*", "*", "*fault", "none"),
     "requestPrincipals": ("*", "ISS/sub1", "ISS/*", "*/sub1", "*sub2", "ISS/2/sub1"),
     "ipBlocks": ("127.0.0.1", "127.0.0.0/24", "10.0.0.0/8", "127.0.0.4/30"),
@@ -295,7 +297,7 @@ def _ask(dice: random.Random, signers: Signers, issuer: str, case: int) -> Ask:
         whose = issuer + ("/2" if dice.random() < 0.2 else "")
         token = make_token(dice, signers, whose, time.time())
         match dice.randint(0, 7):
-            case 0:
+            case 0 if all(name != "x-token" for name, _ in headers):
                 headers.append(("x-token", dice.choice(("", "Token ")) + token))
             case 1:
                 path += f"{'&' if '?' in path else '?'}{dice.choice(('token', 'access_token'))}={token}&z=1"

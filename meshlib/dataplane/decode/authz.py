@@ -1,7 +1,7 @@
 """Envoy's HTTP filter RBAC as core's rules.
 
-Refused, with the path of the field, is what can't be decided in a process: CEL conditions, matcher trees, filter
-state, extensions of others. A policy is never weakened by leaving a part of it out.
+Refused, with the path of the field, is what can't be decided in a process: CEL conditions, matcher
+trees, filter state, extensions of others. A policy is never weakened by leaving a part of it out.
 """
 
 from collections.abc import Callable

@@ -3,6 +3,7 @@
 Caller (account page) ──mutual TLS──► the server under test (front) ──► back, which says what reached it.
 """
 
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -186,7 +188,7 @@ def test_strict_holds_where_the_server_can_not_refuse(mesh: SecureMesh, name: st
             except httpx.TransportError:
                 assert time.monotonic() < end
                 time.sleep(0.05)
-    assert (reply.status_code, reply.text) == (403, "plain text, and mutual TLS is STRICT")
+    assert (reply.status_code, reply.text) == (403, "mutual TLS is required")
 
 
 @contextmanager
@@ -196,3 +198,27 @@ def plain_server(mesh: SecureMesh, name: str, service: str, tier: str) -> Iterat
     command = [sys.executable, "-m", *(one.replace("PORT", str(port)) for one in PLAIN[name])]
     with mesh.process(["/usr/bin/env", f"PORT={port}", *command], service, "front", tier):
         yield port
+
+
+def test_without_a_policy_gunicorn_ends(mesh: SecureMesh, tmp_path: Path) -> None:
+    command = gunicorn("meshlib_gunicorn.SyncWorker", FLASK)
+    nowhere = {"control": f"127.0.0.1:{free_port()}", "first_call_timeout": "1", "state_dir": str(tmp_path)}
+    environ = mesh.environ("front", **nowhere)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 3
+    assert f"the control service {nowhere['control']} was not reached within 1 s" in done.stderr
+
+
+def test_gunicorn_registers_once_whatever_its_workers_do(mesh: SecureMesh) -> None:
+    command = gunicorn("meshlib_gunicorn.SyncWorker", FLASK, "-w", "2", "--max-requests", "3")
+    with mesh.process(command, "reload", "front", "front") as served, mesh.client("page") as page:
+        url = "http://reload:9080/seen"
+        processes = {until(page, url).json()["process"]}
+        served.process.send_signal(signal.SIGHUP)
+        end = time.monotonic() + 20
+        while len(processes) < 5 and time.monotonic() < end:
+            reply = page.get(url)
+            assert reply.status_code == 200
+            processes.add(reply.json()["process"])
+        assert len(processes) >= 5
+        assert mesh.log.count("reload") == 1
