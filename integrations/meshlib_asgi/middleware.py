@@ -54,14 +54,13 @@ class MeshMiddleware:
         tell(scope, verdict, head)
         if verdict.response_headers:
             send = _adding(verdict.response_headers, send)
-        with context.entered(gate.handed(verdict)):
+        with context.entered(gate.handed(verdict, watched)):
             if watched is None:
                 await self.app(scope, receive, send)
             else:
                 await self._watched(scope, receive, send, watched)
 
     async def _watched(self, scope: Scope, receive: Receive, send: Send, watched: Inbound) -> None:
-        watched.enter()
         try:
             await self.app(scope, receiving(receive, watched), sending(send, watched))
         except asyncio.CancelledError:
@@ -70,7 +69,6 @@ class MeshMiddleware:
         finally:
             # After a whole response this does nothing.
             watched.broken()
-            watched.leave()
 
     def _gate_at(self, port: int) -> Gate:
         if not port:

@@ -16,11 +16,13 @@ from meshlib.core.request import Peer, RequestHead
 from meshlib.dataplane import context
 from meshlib.dataplane.context import Handed
 from meshlib.dataplane.gate import Gate
+from meshlib.dataplane.telemetry.inbound import Inbound
 from meshlib_asgi import middleware as asgi
 from meshlib_asgi.peers import peer_of as asgi_peer
 from meshlib_wsgi.environ import head_of, mistrust, write
 from meshlib_wsgi.middleware import Gates
 from meshlib_wsgi.peers import caller_of, peer_of, port_of
+from meshlib_wsgi.watching import watch
 
 GetResponse = Callable[[HttpRequest], Any]
 
@@ -49,14 +51,18 @@ class MeshMiddleware:
         gate = self._gates.at(_port(request))
         gate.prepare()
         head = _head(request)
-        verdict = gate.admit(head, _peer(request, gate))
+        peer = _peer(request, gate)
+        watched = _watch(request, gate, head, peer)
+        verdict = gate.admit(head, peer)
         if isinstance(verdict, Reply):
+            if watched is not None:
+                watched.refused(verdict)
             return _refuse(verdict)
         _tell(request, verdict, head)
-        handed = gate.handed(verdict)
-        with context.entered(handed):
+        handed = gate.handed(verdict, watched)
+        with _breaking(watched), context.entered(handed):
             response = _response(self._next(request))
-        return _finish(response, verdict, handed)
+        return _finish(response, verdict, handed, watched)
 
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
         if _known(request):
@@ -64,14 +70,18 @@ class MeshMiddleware:
         gate = self._gates.at(_port(request))
         await gate.aprepare()
         head = _head(request)
-        verdict = await gate.aadmit(head, _peer(request, gate))
+        peer = _peer(request, gate)
+        watched = _watch(request, gate, head, peer)
+        verdict = await gate.aadmit(head, peer)
         if isinstance(verdict, Reply):
+            if watched is not None:
+                watched.refused(verdict)
             return _refuse(verdict)
         _tell(request, verdict, head)
-        handed = gate.handed(verdict)
-        with context.entered(handed):
+        handed = gate.handed(verdict, watched)
+        with _breaking(watched), context.entered(handed):
             response = _response(await self._next(request))
-        return _finish(response, verdict, handed)
+        return _finish(response, verdict, handed, watched)
 
 
 def _response(found: Any) -> HttpResponseBase:
@@ -113,6 +123,28 @@ def _peer(request: HttpRequest, gate: Gate) -> Peer:
     return peer_of(request.META, gate.principal) if scope is None else asgi_peer(scope, gate.principal)
 
 
+def _watch(request: HttpRequest, gate: Gate, head: RequestHead, peer: Peer) -> Inbound | None:
+    """What watches the request; None: nobody wants to be told."""
+    scope = _scope(request)
+    environ = (
+        request.META
+        if scope is None
+        else {**request.META, "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}"}
+    )
+    return watch(gate.mesh.telemetry, environ, head, peer, gate.port)
+
+
+@contextlib.contextmanager
+def _breaking(watched: Inbound | None) -> Iterator[None]:
+    """What the views raise ends the request, also for who watches it."""
+    try:
+        yield
+    except BaseException:
+        if watched is not None:
+            watched.broken()
+        raise
+
+
 def _refuse(reply: Reply) -> HttpResponse:
     response = HttpResponse(reply.body, status=reply.status)
     del response["Content-Type"]
@@ -134,32 +166,69 @@ def _tell(request: HttpRequest, admitted: Admitted, head: RequestHead) -> None:
         request.path_info = path.removeprefix(str(request.META.get("SCRIPT_NAME", "")))
 
 
-def _finish(response: HttpResponseBase, admitted: Admitted, handed: Handed) -> HttpResponseBase:
+def _finish(
+    response: HttpResponseBase, admitted: Admitted, handed: Handed, watched: Inbound | None
+) -> HttpResponseBase:
     for name, value in admitted.response_headers:
         response.headers[name.decode("latin-1")] = value.decode("latin-1")
+    if watched is not None:
+        _answered(response, watched)
     if isinstance(response, StreamingHttpResponse) and not getattr(response, "file_to_stream", None):
         # Setting it again would forget who is to be closed: so what it iterates is replaced, in its place.
         chunks: Any = response.streaming_content
         response.streaming_content = (
-            _astream(chunks, handed) if response.is_async else _stream(chunks, handed)
+            _astream(chunks, handed, watched) if response.is_async else _stream(chunks, handed, watched)
         )
     return response
 
 
-def _stream(chunks: Iterable[bytes], handed: Handed) -> Iterator[bytes]:
+def _answered(response: HttpResponseBase, watched: Inbound) -> None:
+    """Tells of the response; a body that is whole, or a file that the server sends, ends the request."""
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
+    watched.answered(response.status_code, headers)
+    if isinstance(response, HttpResponse):
+        watched.sent = len(response.content)
+        watched.end()
+    elif getattr(response, "file_to_stream", None):
+        watched.sent = watched.announced
+        watched.end()
+
+
+def _stream(chunks: Iterable[bytes], handed: Handed, watched: Inbound | None) -> Iterator[bytes]:
     """A body whose code runs as part of the request."""
     steps = iter(chunks)
-    with contextlib.suppress(StopIteration):
+    with _ending(watched), contextlib.suppress(StopIteration):
         while True:
             with context.entered(handed):
                 chunk = next(steps)
+            if watched is not None:
+                watched.sent += len(chunk)
             yield chunk
 
 
-async def _astream(chunks: Any, handed: Handed) -> AsyncIterator[bytes]:
+async def _astream(chunks: Any, handed: Handed, watched: Inbound | None) -> AsyncIterator[bytes]:
     steps = aiter(chunks)
-    with contextlib.suppress(StopAsyncIteration):
+    with _ending(watched), contextlib.suppress(StopAsyncIteration):
         while True:
             with context.entered(handed):
                 chunk = await anext(steps)
+            if watched is not None:
+                watched.sent += len(chunk)
             yield chunk
+
+
+@contextlib.contextmanager
+def _ending(watched: Inbound | None) -> Iterator[None]:
+    """The end of a body is the end of the request, for who watches it, too."""
+    try:
+        yield
+    except GeneratorExit:
+        if watched is not None:
+            watched.left()
+        raise
+    except BaseException:
+        if watched is not None:
+            watched.broken()
+        raise
+    if watched is not None:
+        watched.end()

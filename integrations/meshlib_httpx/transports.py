@@ -27,7 +27,7 @@ from meshlib.dataplane.http.codec import Unsendable
 from meshlib.dataplane.http.limits import OwnTimeouts, TooSlow
 from meshlib.dataplane.mesh import Mesh
 from meshlib.dataplane.mirroring import AsyncMirrors, Mirrors
-from meshlib.dataplane.telemetry.outbound import Outbound, begin, introduced
+from meshlib.dataplane.telemetry.outbound import Outbound, introduced, watch
 from meshlib.dataplane.tls import Contexts
 from meshlib.errors import ControlError, Flight
 from meshlib.xds.names import ALLOW_ANY, BLOCK_ALL
@@ -73,9 +73,10 @@ class Transport(httpx.BaseTransport):
         if request.url.scheme != "http":
             refuse_if_blocked(self.mesh, asked, request)
             return self._plain().handle_request(request)
-        watched = asked.begin(self.mesh)
+        flow = asked.flow(self.mesh)
+        watched = asked.watched
         try:
-            answer = drive(asked.flow(self.mesh), _Hands(self, asked))
+            answer = drive(flow, _Hands(self, asked))
         except FlightFailed as error:
             if watched is not None:
                 watched.failed(error.failed, error.facts)
@@ -161,9 +162,10 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         if request.url.scheme != "http":
             refuse_if_blocked(self.mesh, asked, request)
             return await self._plain().handle_async_request(request)
-        watched = asked.begin(self.mesh)
+        flow = asked.flow(self.mesh)
+        watched = asked.watched
         try:
-            answer = await adrive(asked.flow(self.mesh), _AsyncHands(self, asked))
+            answer = await adrive(flow, _AsyncHands(self, asked))
         except FlightFailed as error:
             if watched is not None:
                 watched.failed(error.failed, error.facts)
@@ -210,7 +212,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
 class _Asked:
     """One httpx request as core knows it."""
 
-    __slots__ = ("body", "head", "name", "original", "own", "request")
+    __slots__ = ("body", "head", "name", "original", "own", "request", "watched")
 
     def __init__(self, request: httpx.Request) -> None:
         url = request.url
@@ -223,6 +225,7 @@ class _Asked:
                 headers.append(header)
         target = request.extensions.get("target", url.raw_path)
         self.request = request
+        self.watched: Outbound | None = None
         self.head = RequestHead(request.method, url.scheme, authority, target.decode("latin-1"), headers)
         host = _host_of(authority)
         self.name = f"{host}:{port}"
@@ -236,8 +239,17 @@ class _Asked:
         except httpx.RequestNotRead:
             self.body = RequestBody(request.stream)
 
+    def _is_known(self, mesh: Mesh) -> bool:
+        table = mesh.view.tables.get(self.name)
+        host = None if table is None else table.find_host(self.head.authority)
+        return host is not None and host.name != ALLOW_ANY
+
     def flow(self, mesh: Mesh) -> outbound.Flow:
-        """The decisions about it."""
+        """The decisions about it. It is made for the request that is being served here, if one is."""
+        watched = self.watched = watch(mesh.telemetry, self.head, self.body)
+        if watched is not None:
+            self.head = watched.head
+        context.hand_on(self.head, self._is_known(mesh), traced=watched is not None and watched.traced)
         return outbound.flow(
             self.head,
             self.body,
@@ -249,17 +261,6 @@ class _Asked:
             self.original,
             context.time_left(),
         )
-
-    def begin(self, mesh: Mesh) -> Outbound | None:
-        """Puts into the head what travels on; what watches the request, if somebody wants to be told."""
-        self.head, watched = begin(mesh.telemetry, self.head, self.body, lambda: self._leaves(mesh))
-        return watched
-
-    def _leaves(self, mesh: Mesh) -> bool:
-        """Whether it goes to a host of which the mesh knows nothing."""
-        table = mesh.view.tables.get(self.name)
-        host = None if table is None else table.find_host(self.head.authority)
-        return host is None or any(route.name == ALLOW_ANY for route in host.routes)
 
 
 def _host_of(authority: str) -> str:

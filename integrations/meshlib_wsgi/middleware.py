@@ -10,8 +10,10 @@ from meshlib.core.request import Header
 from meshlib.dataplane import context
 from meshlib.dataplane.context import Handed
 from meshlib.dataplane.gate import Gate
+from meshlib.dataplane.telemetry.inbound import Inbound
 from meshlib_wsgi.environ import head_of, mistrust, write
 from meshlib_wsgi.peers import CALLER, Environ, caller_of, peer_of, port_of
+from meshlib_wsgi.watching import starting, watch, whole
 
 StartResponse = Callable[..., Any]
 Application = Callable[[Any, Any], Iterable[bytes]]
@@ -39,20 +41,33 @@ class MeshMiddleware:
         gate.prepare()
         mistrust(environ)
         head = head_of(environ)
-        verdict = gate.admit(head, peer_of(environ, gate.principal))
+        peer = peer_of(environ, gate.principal)
+        watched = watch(gate.mesh.telemetry, environ, head, peer, gate.port)
+        verdict = gate.admit(head, peer)
         if isinstance(verdict, Reply):
+            if watched is not None:
+                watched.refused(verdict)
             return refuse(verdict, start_response)
         environ[CALLER] = verdict.caller
         write(environ, verdict.head, head)
         if verdict.response_headers:
             start_response = _adding(verdict.response_headers, start_response)
-        handed = gate.handed(verdict)
-        with context.entered(handed):
-            body = self.app(environ, start_response)
+        if watched is not None:
+            start_response = starting(start_response, watched)
+        handed = gate.handed(verdict, watched)
+        try:
+            with context.entered(handed):
+                body = self.app(environ, start_response)
+        except BaseException:
+            if watched is not None:
+                watched.broken()
+            raise
         # No code of the application runs while these are read; and servers send their files by themselves.
         if isinstance(body, (list, tuple, environ.get("wsgi.file_wrapper") or ())):
+            if watched is not None:
+                whole(body, watched)
             return body
-        return _Body(body, handed)
+        return _Body(body, handed, watched)
 
 
 class Gates:
@@ -77,19 +92,33 @@ class Gates:
 class _Body:
     """A response's body, whose code runs as part of the request."""
 
-    def __init__(self, body: Iterable[bytes], handed: Handed) -> None:
+    def __init__(self, body: Iterable[bytes], handed: Handed, watched: Inbound | None) -> None:
         self._body = body
         self._handed = handed
+        self._watched = watched
         self._chunks: Iterator[bytes] | None = None
 
     def __iter__(self) -> "_Body":
         return self
 
     def __next__(self) -> bytes:
-        with context.entered(self._handed):
-            if self._chunks is None:
-                self._chunks = iter(self._body)
-            return next(self._chunks)
+        watched = self._watched
+        try:
+            with context.entered(self._handed):
+                if self._chunks is None:
+                    self._chunks = iter(self._body)
+                chunk = next(self._chunks)
+        except StopIteration:
+            if watched is not None:
+                watched.end()
+            raise
+        except BaseException:
+            if watched is not None:
+                watched.broken()
+            raise
+        if watched is not None:
+            watched.sent += len(chunk)
+        return chunk
 
     def close(self) -> None:
         """The response is over."""
@@ -97,6 +126,8 @@ class _Body:
         if close is not None:
             with context.entered(self._handed):
                 close()
+        if self._watched is not None:
+            self._watched.left()
 
 
 def refuse(reply: Reply, start_response: StartResponse) -> Iterable[bytes]:

@@ -1,11 +1,10 @@
-"""A connection of a server that works in threads: STRICT, PERMISSIVE and DISABLE, with callers of every kind."""
+"""A connection of a server in threads: STRICT, PERMISSIVE and DISABLE, with callers of every kind."""
 
 import contextlib
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -62,18 +61,20 @@ class AtPort:
 
 
 @pytest.fixture(scope="module")
-def ca() -> Iterator[SmallCa]:
-    yield SmallCa()
+def ca() -> SmallCa:
+    return SmallCa()
 
 
 def call(port: AtPort, context: ssl.SSLContext | None = None) -> bytes:
     """What is answered to a greeting; nothing: the connection was cut off."""
-    with contextlib.suppress(ConnectionError, ssl.SSLError):
-        with socket.create_connection(("127.0.0.1", port.number), 5) as plain:
-            connection = context.wrap_socket(plain, server_hostname="reviews.local") if context else plain
-            with connection:
-                connection.sendall(b"hello\n")
-                return connection.recv(100)
+    with (
+        contextlib.suppress(ConnectionError, ssl.SSLError),
+        socket.create_connection(("127.0.0.1", port.number), 5) as plain,
+    ):
+        connection = context.wrap_socket(plain, server_hostname="reviews.local") if context else plain
+        with connection:
+            connection.sendall(b"hello\n")
+            return connection.recv(100)
     return b""
 
 
@@ -118,9 +119,13 @@ def test_without_a_certificate_plain_text_is_all(ca: SmallCa) -> None:
         pytest.param(lambda ca: SmallCa().held(PAGE), "its certificate is not trusted", id="another root"),
         pytest.param(lambda ca: ca.held(PAGE, ends=-10), "its certificate is not trusted", id="expired"),
         pytest.param(
-            lambda ca: ca.held("spiffe://evil.local/ns/a/sa/b"), "its certificate is refused", id="trust domain"
+            lambda ca: ca.held("spiffe://evil.local/ns/a/sa/b"),
+            "its certificate is refused",
+            id="trust domain",
         ),
-        pytest.param(lambda ca: ca.held("https://cluster.local/"), "its certificate is refused", id="no identity"),
+        pytest.param(
+            lambda ca: ca.held("https://cluster.local/"), "its certificate is refused", id="no identity"
+        ),
     ],
 )
 def test_who_may_not_be_served_is_cut_off(ca: SmallCa, caller: Any, why: str) -> None:

@@ -43,6 +43,10 @@ class Told:
         """Those that have ended."""
         return list(self._spans.get_finished_spans())
 
+    def spans_forgotten(self) -> None:
+        """Drops what it keeps of spans."""
+        self._spans.clear()
+
     def metrics(self) -> dict[str, list[Any]]:
         """The data points of each metric."""
         data = self._reader.get_metrics_data()

@@ -9,7 +9,7 @@ Rules:
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meshlib.core.actions import Reply
 from meshlib.core.request import Header, Peer, RequestHead
@@ -19,9 +19,6 @@ from meshlib.dataplane.telemetry.watch import Telemetry
 from meshlib.dataplane.telemetry.workload import PEER_METADATA
 
 if TYPE_CHECKING:
-    from contextvars import Token
-
-    from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
 _STATUS_LINE = len("HTTP/1.1 200 OK\r\n\r\n")
@@ -44,7 +41,7 @@ class Inbound:
             "_span",
             "_started",
         ),
-        *("_status", "_telemetry", "_token", "_wall", "head", "peer", "received", "sent"),
+        *("_status", "_telemetry", "_wall", "head", "peer", "received", "sent"),
     )
 
     def __init__(self, telemetry: Telemetry, head: RequestHead, peer: Peer, port: int, protocol: str) -> None:
@@ -58,7 +55,6 @@ class Inbound:
         self._headers: Iterable[Header] = ()
         self._grpc_status = ""
         self._done = False
-        self._token: Token[Context] | None = None
         self._span: Span | None = None
         if telemetry.tracer is not None:
             from opentelemetry import trace
@@ -70,24 +66,32 @@ class Inbound:
                 spans.INGRESS, spans.below(parent), trace.SpanKind.SERVER, spans.at_start(head)
             )
 
-    def enter(self) -> None:
+    def attach(self) -> object:
         """What is done from here on, in this task or thread, is done for the request."""
-        if self._span is not None:
-            from opentelemetry import context, trace
+        if self._span is None:
+            return None
+        from opentelemetry import context, trace
 
-            self._token = context.attach(trace.set_span_in_context(self._span))
+        return context.attach(trace.set_span_in_context(self._span))
 
-    def leave(self) -> None:
-        """Ends what `enter` began, in the same task or thread."""
-        if self._token is not None:
+    def detach(self, token: Any) -> None:
+        """Ends what `attach` began, in the same task or thread."""
+        if token is not None:
             from opentelemetry import context
 
-            token, self._token = self._token, None
             context.detach(token)
 
     def answered(self, status: int, headers: Iterable[Header]) -> None:
         """The head of the application's response."""
         self._status, self._headers = status, headers
+
+    @property
+    def announced(self) -> int:
+        """Bytes of the response's body, as its content-length says; 0: it does not."""
+        for name, value in self._headers:
+            if name.lower() == b"content-length" and value.isdigit():
+                return int(value)
+        return 0
 
     def trailers(self, headers: Iterable[Header]) -> None:
         """What comes after the response's body."""

@@ -10,8 +10,8 @@ Rules (Istio):
 - Principals are there if the connection is mutual TLS.
 """
 
-from meshlib.dataplane.telemetry.workload import Workload
 from meshlib.xds.names import BLACK_HOLE_CLUSTER, PASSTHROUGH_CLUSTER, ClusterName
+from meshlib.xds.workload import Workload
 
 UNKNOWN = "unknown"
 NAMES = (

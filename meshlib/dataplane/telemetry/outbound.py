@@ -2,13 +2,12 @@
 
 Rules:
 
-- `begin` decides what travels on: what the inbound request hands on, and if spans are made, the span's own
-  place in the trace instead of what was handed on.
+- If spans are made, the request says its own place in the trace instead of what is handed on.
 - It is told of once: when the body has ended, broke off or was closed, or the request failed.
 - A failure counts as the response that a sidecar would have made of it: 503, 504 or 502.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from meshlib.core.actions import Attempt, Facts
@@ -161,18 +160,9 @@ class Outbound:
         telemetry.instruments.add((bound.of(end, telemetry.instruments), seconds * 1000, sent, received))
 
 
-def begin(
-    telemetry: Telemetry, head: RequestHead, body: Sized, outside: Callable[[], bool]
-) -> tuple[RequestHead, Outbound | None]:
-    """The request as it goes on, and what watches it; None: nobody wants to be told.
-
-    `outside`: whether it goes to a host that is not of the mesh; asked only if that makes a difference.
-    """
-    watched = Outbound(telemetry, head, body) if telemetry.wanted else None
-    if watched is not None:
-        head = watched.head
-    context.hand_on(head, traced=watched is not None and watched.traced, outside=outside)
-    return head, watched
+def watch(telemetry: Telemetry, head: RequestHead, body: Sized) -> Outbound | None:
+    """What watches the request; its `head` is what goes on. None: nobody wants to be told."""
+    return Outbound(telemetry, head, body) if telemetry.wanted else None
 
 
 def introduced(attempt: Attempt, telemetry: Telemetry) -> Attempt:

@@ -16,7 +16,7 @@ from meshlib.core.request import Header, RequestHead
 TRACEPARENT, TRACESTATE, B3 = b"traceparent", b"tracestate", b"b3"
 B3_TRACE, B3_SPAN, B3_SAMPLED = b"x-b3-traceid", b"x-b3-spanid", b"x-b3-sampled"
 B3_PARENT, B3_FLAGS = b"x-b3-parentspanid", b"x-b3-flags"
-JOINING = frozenset((TRACEPARENT, TRACESTATE, B3, B3_TRACE, B3_SPAN, B3_SAMPLED, B3_PARENT, B3_FLAGS))
+OF_SPANS = frozenset((TRACEPARENT, TRACESTATE, B3, B3_TRACE, B3_SPAN, B3_SAMPLED, B3_PARENT, B3_FLAGS))
 FORMATS = ("tracecontext", "b3", "b3multi")
 _HEX = frozenset(b"0123456789abcdef")
 _MOST_STATE = 8 * 1024
@@ -105,6 +105,6 @@ def inject(span: SpanId, wanted: tuple[str, ...], parent: int = 0) -> list[Heade
 def carrying(head: RequestHead, headers: list[Header]) -> RequestHead:
     """The request with these headers instead of all that tell of spans."""
     kept = head.headers
-    if not JOINING.isdisjoint(head.index):
-        kept = [header for header in kept if header[0].lower() not in JOINING]
+    if not OF_SPANS.isdisjoint(head.index):
+        kept = [header for header in kept if header[0].lower() not in OF_SPANS]
     return RequestHead(head.method, head.scheme, head.authority, head.path, kept + headers)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from meshlib.core.request import RequestHead
 from meshlib.dataplane.telemetry.ended import Ended
 from meshlib.dataplane.telemetry.propagation import SpanId
-from meshlib.dataplane.telemetry.workload import Workload
 from meshlib.xds.names import ClusterName
+from meshlib.xds.workload import Workload
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

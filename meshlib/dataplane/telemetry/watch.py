@@ -25,7 +25,6 @@ from meshlib.dataplane.telemetry import accesslog, labels, propagation, spans
 from meshlib.dataplane.telemetry.labels import End, Ends, Service
 from meshlib.dataplane.telemetry.metrics import SCOPE, Instruments, Series, instruments
 from meshlib.dataplane.telemetry.workload import (
-    NOBODY,
     PEER_METADATA,
     PEER_METADATA_ID,
     of_endpoint,
@@ -33,6 +32,7 @@ from meshlib.dataplane.telemetry.workload import (
     of_settings,
     peer_metadata,
 )
+from meshlib.xds.workload import NOBODY
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider

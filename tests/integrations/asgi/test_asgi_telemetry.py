@@ -1,8 +1,8 @@
-"""What is told of inbound requests, and two hops: a caller, an application in the mesh, and whom that calls."""
+"""What is told of inbound requests, and two hops: a caller, an application, and whom that calls."""
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,9 @@ class Serving(FakeMesh):
         self.bootstrap, self.certs, self.contexts = settings, None, None
         if told is not None:
             self.telemetry = told.telemetry(settings, lambda: self.view, OWN, **more)
+
+    def on_close(self, call: Callable[[], None]) -> None:
+        """It is never closed."""
 
     async def aprepare_inbound(self, port: int) -> Inbound:
         return self.view.inbound[inbound_listener(port)]
@@ -227,9 +230,16 @@ async def test_grpc_says_its_own_status(told: Told) -> None:
         await send({"type": "http.response.trailers", "headers": [(b"grpc-status", b"5")]})
 
     scope = {
-        **{"type": "http", "method": "POST", "path": "/a.B/C", "scheme": "http", "http_version": "2"},
-        **{"headers": [(b"host", b"reviews"), (b"content-type", b"application/grpc")]},
-        **{"query_string": b"", "client": ("10.0.0.9", 1), "server": ("10.0.0.8", PORT), "extensions": {}},
+        "type": "http",
+        "method": "POST",
+        "path": "/a.B/C",
+        "scheme": "http",
+        "http_version": "2",
+        "headers": [(b"host", b"reviews"), (b"content-type", b"application/grpc")],
+        "query_string": b"",
+        "client": ("10.0.0.9", 1),
+        "server": ("10.0.0.8", PORT),
+        "extensions": {},
     }
     mesh: Any = Serving(told)
 

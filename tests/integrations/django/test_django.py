@@ -13,7 +13,8 @@ from django.core.wsgi import get_wsgi_application
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import override_settings
 from django.urls import path
-from support.policed import PAGE, gate, peer
+from support.policed import PAGE, STRANGER, gate, peer
+from support.telemetry import Told
 
 import meshlib
 from meshlib.dataplane import context
@@ -135,3 +136,38 @@ async def test_the_path_that_was_judged_is_the_path_that_is_routed() -> None:
         await inner(scope, receive, send)
 
     assert await ask_asgi(PAGE, "/x", raw) == (200, "/seen -")
+
+
+@pytest.fixture
+def told() -> Iterator[Told]:
+    made = Told()
+    mesh = meshlib._shared["mesh"]
+    mesh.telemetry = made.telemetry(mesh.bootstrap, lambda: mesh.view)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("target", ["/sync", "/async", "/async-stream"])
+async def test_what_is_told_over_asgi(target: str, told: Told) -> None:
+    assert (await ask_asgi(PAGE, target))[0] == 200
+    await ask_asgi(STRANGER, target)
+    _check(told, target)
+
+
+@pytest.mark.parametrize("target", ["/sync", "/async", "/sync-stream"])
+def test_what_is_told_over_wsgi(target: str, told: Told) -> None:
+    assert ask_wsgi(PAGE, target)[0] == 200
+    ask_wsgi(STRANGER, target)
+    _check(told, target)
+
+
+def _check(told: Told, target: str) -> None:
+    found = {
+        labels["response_code"]: (count, labels["source_principal"]) for count, labels in told.requests()
+    }
+    assert found == {"200": (1, PAGE), "403": (1, STRANGER)}
+    first = told.spans[0]
+    attributes = dict(first.attributes or {})
+    assert attributes["http.url"] == f"http://reviews:9080{target}"
+    assert attributes["response_size"] == str(len("default/productpage for jason"))
+    assert attributes["http.protocol"] == "HTTP/1.1"

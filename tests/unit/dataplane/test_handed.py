@@ -26,7 +26,7 @@ FORWARD = frozenset({b"end-user"})
 
 def out(inside: bool = True, *own: tuple[bytes, bytes]) -> dict[bytes, bytes]:
     made = head(*own)
-    hand_on(made, outside=lambda: not inside)
+    hand_on(made, inside)
     return dict(made.index)
 
 
