@@ -223,3 +223,29 @@ def test_gunicorn_registers_once_whatever_its_workers_do(mesh: SecureMesh) -> No
             processes.add(reply.json()["process"])
         assert len(processes) >= 5
         assert [line[:15] for line in mesh.log.splitlines() if "app=reload" in line] == ["+ server joined"]
+
+
+@pytest.mark.parametrize("name", ["sync", "gthread", "uvicorn"])
+def test_workers_do_not_outlive_their_arbiter(mesh: SecureMesh, name: str) -> None:
+    command = fresh(FORKING[name])
+    bound = next(one for one in command if one.startswith("127.0.0.1:"))
+    arbiter = subprocess.Popen(command, env=mesh.environ("front"), stderr=subprocess.DEVNULL)
+
+    def taken() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", int(bound.rpartition(":")[2])), 1).close()
+        except OSError:
+            return False
+        return True
+
+    try:
+        wait_until(lambda: len(children(arbiter.pid)) == 2, 20, "its workers")
+        wait_until(taken, 20, "the port")
+    finally:
+        arbiter.kill()
+        arbiter.wait()
+    wait_until(lambda: not taken(), 20, "the end of its workers")
+
+
+def children(process: int) -> list[str]:
+    return Path(f"/proc/{process}/task/{process}/children").read_text().split()
