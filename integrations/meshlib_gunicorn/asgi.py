@@ -1,6 +1,7 @@
 """A gunicorn worker that serves ASGI applications with uvicorn, at a port that the mesh secures."""
 
 import asyncio
+import os
 import signal
 import sys
 from typing import Any
@@ -11,6 +12,9 @@ from gunicorn.workers.base import Worker
 from meshlib_asgi import MeshMiddleware
 from meshlib_gunicorn.worker import Meshed
 from meshlib_uvicorn.server import STARTUP_FAILURE, Server
+
+_LOOK = 1.0
+"""Seconds between two looks at whether the arbiter lives, which is told each time that the worker does."""
 
 
 class UvicornWorker(Meshed, Worker):  # type: ignore[misc]
@@ -28,7 +32,9 @@ class UvicornWorker(Meshed, Worker):  # type: ignore[misc]
         sys.exit(asyncio.run(self._serve()))
 
     async def _serve(self) -> int:
-        server = Server(uvicorn.Config(MeshMiddleware(self.wsgi, self.gate), **self._options()), self.gate)
+        self._server = server = Server(
+            uvicorn.Config(MeshMiddleware(self.wsgi, self.gate), **self._options()), self.gate
+        )
         asyncio.get_running_loop().add_signal_handler(
             signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None
         )
@@ -49,7 +55,7 @@ class UvicornWorker(Meshed, Worker):  # type: ignore[misc]
             "lifespan": "auto",
             "timeout_keep_alive": self.cfg.keepalive,
             "timeout_graceful_shutdown": self.cfg.graceful_timeout,
-            "timeout_notify": self.timeout,
+            "timeout_notify": min(self.timeout or _LOOK, _LOOK),
             "callback_notify": self._alive,
             "limit_max_requests": self.max_requests,
             "backlog": self.cfg.backlog,
@@ -59,3 +65,6 @@ class UvicornWorker(Meshed, Worker):  # type: ignore[misc]
 
     async def _alive(self) -> None:
         self.notify()
+        if self.ppid != os.getppid():
+            self.log.info("Parent changed, shutting down: %s", self)
+            self._server.should_exit = True

@@ -76,6 +76,11 @@ class SecureMesh:
         self.address = address
         self._state = folder / "state"
 
+    @property
+    def log(self) -> str:
+        """What the control service has printed."""
+        return (self.folder / "control.log").read_text()
+
     def settings(self, account: str) -> dict[str, str]:
         """What lets a workload of that account join, as settings."""
         token = JoinTokens.open(self._state).issue(

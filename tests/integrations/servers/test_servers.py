@@ -3,6 +3,7 @@
 Caller (account page) ──mutual TLS──► the server under test (front) ──► back, which says what reached it.
 """
 
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -66,6 +68,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureMesh]:
         *SERVERS,
         *(f"{name}-drain" for name in FORKING),
         "strict",
+        "reload",
         *PLAIN,
         *(f"{name}-strict" for name in PLAIN),
     ]
@@ -196,3 +199,53 @@ def plain_server(mesh: SecureMesh, name: str, service: str, tier: str) -> Iterat
     command = [sys.executable, "-m", *(one.replace("PORT", str(port)) for one in PLAIN[name])]
     with mesh.process(["/usr/bin/env", f"PORT={port}", *command], service, "front", tier):
         yield port
+
+
+def test_without_a_policy_gunicorn_ends(mesh: SecureMesh, tmp_path: Path) -> None:
+    command = gunicorn("meshlib_gunicorn.SyncWorker", FLASK)
+    nowhere = {"control": f"127.0.0.1:{free_port()}", "first_call_timeout": "1", "state_dir": str(tmp_path)}
+    environ = mesh.environ("front", **nowhere)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 3
+    assert f"the control service {nowhere['control']} was not reached within 1 s" in done.stderr
+
+
+def test_gunicorn_registers_once_whatever_its_workers_do(mesh: SecureMesh) -> None:
+    command = gunicorn("meshlib_gunicorn.SyncWorker", FLASK, "-w", "2", "--max-requests", "3")
+    with mesh.process(command, "reload", "front", "front") as served, mesh.client("page") as page:
+        url = "http://reload:9080/seen"
+        processes = {until(page, url).json()["process"]}
+        served.process.send_signal(signal.SIGHUP)
+        end = time.monotonic() + 20
+        while len(processes) < 5 and time.monotonic() < end:
+            reply = page.get(url)
+            assert reply.status_code == 200
+            processes.add(reply.json()["process"])
+        assert len(processes) >= 5
+        assert [line[:15] for line in mesh.log.splitlines() if "app=reload" in line] == ["+ server joined"]
+
+
+@pytest.mark.parametrize("name", ["sync", "gthread", "uvicorn"])
+def test_workers_do_not_outlive_their_arbiter(mesh: SecureMesh, name: str) -> None:
+    command = fresh(FORKING[name])
+    bound = next(one for one in command if one.startswith("127.0.0.1:"))
+    arbiter = subprocess.Popen(command, env=mesh.environ("front"), stderr=subprocess.DEVNULL)
+
+    def taken() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", int(bound.rpartition(":")[2])), 1).close()
+        except OSError:
+            return False
+        return True
+
+    try:
+        wait_until(lambda: len(children(arbiter.pid)) == 2, 20, "its workers")
+        wait_until(taken, 20, "the port")
+    finally:
+        arbiter.kill()
+        arbiter.wait()
+    wait_until(lambda: not taken(), 20, "the end of its workers")
+
+
+def children(process: int) -> list[str]:
+    return Path(f"/proc/{process}/task/{process}/children").read_text().split()
