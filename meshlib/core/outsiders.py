@@ -32,7 +32,8 @@ def told(head: RequestHead, peer: Peer, own: str) -> RequestHead:
 
 def _without_claims(headers: list[Header], *, known: bool) -> list[Header]:
     """Headers that may stay; the same list, if all may."""
-    suspect = [header for header in headers if _is_claim(header[0], known=known)]
+    # All claims begin with an x; most headers do not.
+    suspect = [header for header in headers if header[0][:1] in b"xX" and _is_claim(header[0], known=known)]
     if not suspect:
         return headers
     return [header for header in headers if header not in suspect]

@@ -11,6 +11,7 @@ Rules:
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -56,7 +57,7 @@ def handed(
     clock: Callable[[], float] = time.monotonic,
 ) -> Handed:
     """What a request hands on; `forward`: further header names, in lower case."""
-    wanted = TRACE_HEADERS | forward
+    wanted = _wanted(forward)
     found: list[Header] = []
     size = 0
     for name, value in head.headers:
@@ -109,6 +110,12 @@ def _joined(headers: Iterable[Header], index: dict[bytes, bytes]) -> list[Header
         if name not in index:
             found[name] = found[name] + b"," + value if name in found else value
     return list(found.items())
+
+
+@functools.cache
+def _wanted(forward: frozenset[bytes]) -> frozenset[bytes]:
+    """A process has few such sets; nearly always one."""
+    return TRACE_HEADERS | forward
 
 
 def _time_left(head: RequestHead) -> float | None:

@@ -48,7 +48,10 @@ _SLASHES = re.compile("//+")
 _ABSOLUTE = re.compile(r"https?://(?:[^/@]*@)?([^/@?]+)(.*)", re.IGNORECASE | re.DOTALL)
 _DOTS = re.compile(r"/(\.\.?);[^/]*")
 _ODD = re.compile(r"[^!-~]|#")
-_PLAIN = re.compile(r"(?:/[A-Za-z0-9_~!$&'()*+,;:@=\[\]-][A-Za-z0-9_~!$&'()*+,;:@=.\[\]-]*)+/?|/")
+_PLAIN = re.compile(
+    r"(?:(?:/[A-Za-z0-9_~!$&'()*+,;:@=\[\]-][A-Za-z0-9_~!$&'()*+,;:@=.\[\]-]*)+/?|/)"
+    r"(?:\?[!\"$-~]*)?"
+)
 """Paths in which there is nothing to do: no empty segment, none that begins with a dot, no escape."""
 _UNESCAPED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_~.")
 _MUST_ESCAPE = frozenset('"<>?`{}^|')
