@@ -80,6 +80,11 @@ class Bootstrap:
     allow_plaintext: bool = False
     """Whether a control service without TLS is talked to: there is no identity then, and no mutual TLS."""
 
+    access_log: str = ""
+    """Where each request is told in a line: `/dev/stdout`, `/dev/stderr` or a file; empty: nowhere."""
+    access_log_encoding: str = "TEXT"
+    """`TEXT` or `JSON`."""
+
     @property
     def label_map(self) -> Mapping[str, str]:
         """The labels as a mapping."""
@@ -107,7 +112,8 @@ def bootstrap(environ: Mapping[str, str] | None = None, **arguments: Any) -> Boo
     Arguments: `control`, `namespace`, `service`, `service_account`, `labels` (mapping or `a=b,c=d`),
     `locality`, `state_dir` (a path; empty: keep nothing), `first_call_timeout`, `idle_targets`, `drain`
     (seconds), `max_targets`, `address`, `ports` (mapping or `http=9080`), `weight`, `ca_fingerprint`,
-    `ca_file`, `token`, `token_file`, `forward_headers` (names, or `a,b`), `allow_plaintext`.
+    `ca_file`, `token`, `token_file`, `forward_headers` (names, or `a,b`), `allow_plaintext`,
+    `access_log` (a path), `access_log_encoding`.
     ConfigError: one can't be used. TypeError: no such argument.
     """
     found = os.environ if environ is None else environ
@@ -307,6 +313,12 @@ def _yes_or_no(given: Any) -> bool:
     return {"true": True, "1": True, "false": False, "0": False}[given.lower()]
 
 
+def _encoding(given: Any) -> str:
+    if given.upper() not in ("TEXT", "JSON"):
+        raise ValueError(given)
+    return str(given.upper())
+
+
 def _address(given: Any) -> str:
     import ipaddress  # half a millisecond that only servers need
 
@@ -341,4 +353,8 @@ _SETTINGS = {
     "token_file": _Setting(_file, "the path of a file that holds a token"),
     "forward_headers": _Setting(_names_of_headers, "at most 64 names of headers, with commas between"),
     "allow_plaintext": _Setting(_yes_or_no, "true or false"),
+    "access_log": _Setting(
+        lambda given: str(_file(given)), "/dev/stdout, /dev/stderr, or the path of a file"
+    ),
+    "access_log_encoding": _Setting(_encoding, "TEXT or JSON"),
 }

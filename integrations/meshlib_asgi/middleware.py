@@ -1,23 +1,28 @@
 """ASGI middleware: policy, the caller, and what travels on."""
 
+import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
+from typing import Any
 from urllib.parse import quote, unquote
 
 import meshlib
 from meshlib.core.actions import Facts, Reply
+from meshlib.core.caller import Caller
 from meshlib.core.inbound import Admitted
 from meshlib.core.request import Header, RequestHead
 from meshlib.dataplane import context
 from meshlib.dataplane.gate import Gate
+from meshlib.dataplane.telemetry.inbound import Inbound
 from meshlib_asgi.peers import Application, Receive, Scope, Send, peer_of
+from meshlib_asgi.watching import receiving, sending, watch
 
 _SCHEMES = {"ws": "http", "wss": "https"}
 _SLASH = re.compile("%(2[fF]|5[cC])")
 
 
 class MeshMiddleware:
-    """Wraps an ASGI application. Lifespan events pass through."""
+    """Wraps an ASGI application. Lifespan events pass through, and requests that the mesh let in already."""
 
     def __init__(self, app: Application, gate: Gate | None = None, *, port: int | None = None) -> None:
         """`gate` None: of the process's own mesh at `port`; that None: the port that the server says.
@@ -31,24 +36,43 @@ class MeshMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] not in ("http", "websocket"):
+        if scope["type"] not in ("http", "websocket") or known(scope) is not None:
             await self.app(scope, receive, send)
             return
-        gate = self._gate or self._gate_at(self._port or _port(scope))
+        gate = self._gate or self._gate_at(self._port or port_of(scope))
         await gate.aprepare()
         head = head_of(scope)
-        if why := ambiguous(scope):
-            await refuse(Reply(400, Facts(detail=why), ((b"connection", b"close"),)), scope, receive, send)
-            return
-        verdict = await gate.aadmit(head, peer_of(scope, gate.principal))
+        peer = peer_of(scope, gate.principal)
+        watched = watch(gate.mesh.telemetry, scope, head, peer, gate.port)
+        why = ambiguous(scope)
+        verdict = unreadable(why) if why else await gate.aadmit(head, peer)
         if isinstance(verdict, Reply):
             await refuse(verdict, scope, receive, send)
+            if watched is not None:
+                watched.refused(verdict)
             return
         tell(scope, verdict, head)
-        with context.entered(gate.handed(verdict)):
-            await self.app(scope, receive, send)
+        if verdict.response_headers:
+            send = _adding(verdict.response_headers, send)
+        with context.entered(gate.handed(verdict, watched)):
+            if watched is None:
+                await self.app(scope, receive, send)
+            else:
+                await self._watched(scope, receive, send, watched)
+
+    async def _watched(self, scope: Scope, receive: Receive, send: Send, watched: Inbound) -> None:
+        try:
+            await self.app(scope, receiving(receive, watched), sending(send, watched))
+        except asyncio.CancelledError:
+            watched.left()
+            raise
+        finally:
+            # After a whole response this does nothing.
+            watched.broken()
 
     def _gate_at(self, port: int) -> Gate:
+        if not port:
+            raise meshlib.ConfigError("port: the server does not say at which port it serves; give it")
         found = self._gates.get(port)
         return found or self._gates.setdefault(port, Gate(meshlib.default(), port))
 
@@ -71,6 +95,12 @@ def head_of(scope: Scope) -> RequestHead:
     return RequestHead(scope.get("method", "GET"), _SCHEMES.get(scheme, scheme), authority, path, headers)
 
 
+def known(scope: Scope) -> Caller | None:
+    """Who was let in already, by a middleware around this one; None: nobody yet."""
+    found = (scope.get("state") or {}).get("mesh")
+    return found if isinstance(found, Caller) else None
+
+
 def ambiguous(scope: Scope) -> str:
     """Why others may read an HTTP/1 request otherwise than the server did; empty: they don't.
 
@@ -85,6 +115,11 @@ def ambiguous(scope: Scope) -> str:
         return "ambiguous_length"
     hosts = names.count(b"host")
     return "ambiguous_host" if hosts > 1 or (not hosts and scope["http_version"] == "1.1") else ""
+
+
+def unreadable(why: str) -> Reply:
+    """The answer to a request that others may read otherwise."""
+    return Reply(400, Facts(detail=why), ((b"connection", b"close"),))
 
 
 def tell(scope: Scope, admitted: Admitted, head: RequestHead) -> None:
@@ -122,6 +157,16 @@ async def refuse(reply: Reply, scope: Scope, receive: Receive, send: Send) -> No
     await send({"type": f"{kind}.body", "body": reply.body})
 
 
-def _port(scope: Scope) -> int:
+def port_of(scope: Scope) -> int:
+    """The port at which the request arrived; 0: the server does not say."""
     server = scope.get("server")
     return int(server[1] or 0) if server else 0
+
+
+def _adding(headers: Iterable[Header], send: Send) -> Send:
+    async def adding(message: MutableMapping[str, Any]) -> None:
+        if message["type"] in ("http.response.start", "websocket.accept"):
+            message["headers"] = [*message.get("headers", ()), *_lower(headers)]
+        await send(message)
+
+    return adding

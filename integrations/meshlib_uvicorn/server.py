@@ -12,7 +12,8 @@ from typing import Any
 import uvicorn
 
 from meshlib.core.request import Peer
-from meshlib.dataplane.accept import Acceptor, Port
+from meshlib.dataplane.accept import Acceptor
+from meshlib.dataplane.doorstep import Port
 from meshlib_asgi.peers import WithPeer
 
 STARTUP_FAILURE = 3

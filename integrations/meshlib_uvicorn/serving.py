@@ -63,7 +63,8 @@ async def serve(
         if not serving.done():
             if register is not None:
                 registration = await asyncio.to_thread(register)
-            ready()
+            if not server.should_exit:  # it may have been told to stop meanwhile
+                ready()
         await serving
     finally:
         if registration is not None:

@@ -202,6 +202,7 @@ class Stage:
             service_account="demo",
             ca_file=who["MESHLIB_CA_FILE"],
             token=who["MESHLIB_TOKEN"],
+            allow_plaintext=False,
         )
 
     def context(self) -> ssl.SSLContext:

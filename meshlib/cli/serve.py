@@ -1,6 +1,8 @@
 """`meshlib serve`: any ASGI or WSGI application, in the mesh."""
 
 import asyncio
+import os
+import signal
 import socket
 import sys
 from typing import Annotated, Any
@@ -55,7 +57,13 @@ def serve(
     if workers > 1:
         raise typer.Exit(_watch(listening, workers, graceful, settings))
     app = load(target, interface, threads, factory)
-    raise typer.Exit(asyncio.run(_serve(app, listening, settings, worker, graceful)))
+    from meshlib.dataplane.telemetry.wiring import wired
+
+    # uvicorn ends the process by the signal that it was stopped with; what waits to be sent goes out before.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(0))
+    with wired(settings, os.environ):
+        code = asyncio.run(_serve(app, listening, settings, worker, graceful))
+    raise typer.Exit(code)
 
 
 async def _serve(app: Any, listening: socket.socket, settings: Any, worker: bool, graceful: float) -> int:

@@ -23,9 +23,9 @@ def load(target: str, interface: str = "auto", threads: int = 32, factory: bool 
         raise ConfigError(f"{target}: found {type(found).__name__}, which is no application")
     if interface == "asgi" or (interface == "auto" and _is_asgi(found)):
         return found
-    import a2wsgi
+    from meshlib_wsgi.behind_asgi import behind_asgi
 
-    return a2wsgi.WSGIMiddleware(found, workers=threads)
+    return behind_asgi(found, threads)
 
 
 def _find(target: str) -> Any:

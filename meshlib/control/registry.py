@@ -105,6 +105,8 @@ class Endpoint:
     """Namespace and service account; None: it has none that is known."""
     mutual: bool = False
     """Whether it takes Istio's mutual TLS."""
+    namespace: str = ""
+    """Of the workload; empty: it is not known."""
 
     def has(self, labels: Mapping[str, str]) -> bool:
         """Whether it carries all these labels."""
@@ -155,6 +157,7 @@ class Workload:
             self.draining,
             (self.namespace, self.service_account) if self.service_account else None,
             self.secured and takes(self.namespace, self.labels, number),
+            self.namespace,
         )
 
     def _number(self, port: Port, only: bool) -> int | None:

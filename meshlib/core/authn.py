@@ -3,11 +3,11 @@
 Rules (Envoy's jwt_authn filter):
 
 - The first rule whose match takes the request says what is required; without one nothing is.
-- A provider says where its tokens may stand. All tokens found there must be good, the last place first: one bad
-  token is enough to refuse, whatever the others are.
-- `Any`: the first alternative that is met is enough. Those that do without a token come last, and look at
-  all places of the alternatives beside them; a token that is there must still be good, by the provider
-  of its issuer. Of several faults the last that says more than "missing" or "not configured" is told.
+- A provider says where its tokens may stand. All tokens found there must be good, the last place first:
+  one bad token is enough to refuse, whatever the others are.
+- `AnyOf`: the first alternative that is met is enough. What does without a token comes last, and looks at the
+  places of the providers beside it; a token that is there must still be good, and one of theirs. Of several
+  faults the last that says more than "missing" or "not configured" is told.
 - A token is looked at in this order: form, issuer, times, audience, keys.
 - What a good token says goes to the metadata and, if asked for, to headers; what a client put into those
   headers itself is removed before anything else. The token is removed from its header or parameter, unless
@@ -15,24 +15,29 @@ Rules (Envoy's jwt_authn filter):
 """
 
 import base64
+import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote_plus
 
 from meshlib.core.authz.question import Question
 from meshlib.core.request import Header, RequestHead
 from meshlib.core.route.match import RouteMatch
-from meshlib.core.token import MAX_TOKEN, Fault, Token, read
+from meshlib.core.token import Fault, Token, read
 
+T = TypeVar("T")
 SPACE = "envoy.filters.http.jwt_authn"
 """Where in the metadata the claims are."""
 PAYLOAD = "payload"
 """Under which key Istio has them put there."""
+_TOKEN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+_VAGUE = (None, Fault.MISSING, Fault.ISSUER)
+_MOST_PATH = 256
+"""Characters of a path that a challenge says."""
 LEEWAY = 60
 """Seconds that clocks may differ by."""
-_TOKEN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
 class Keys(Protocol):
@@ -158,7 +163,7 @@ class JwtAuthn:
         required = next((needs for match, needs in self.rules if match.matches(head)), None)
         if required is None:
             return None
-        uri = f"{head.scheme}://{head.authority}{head.path}"[:256]
+        uri = f"{head.scheme}://{head.authority}{head.path[:_MOST_PATH]}"
         if self.own_headers:
             question.head = without(head, self.own_headers)
         fault = _Check(self, question, now).met(required)
@@ -218,7 +223,7 @@ class _Check:
                     fault = self.met(one)
                     if fault is None:
                         return None
-                    if told is None or fault not in (Fault.MISSING, Fault.ISSUER):
+                    if told in _VAGUE or fault not in _VAGUE:
                         told = fault
                 return told
 
@@ -301,38 +306,38 @@ def without(head: RequestHead, names: frozenset[bytes]) -> RequestHead:
 
 
 def _find(head: RequestHead, providers: Sequence[Provider]) -> Iterator[_Found]:
-    """Every token of the providers' places: headers, parameters, cookies, each kind in the order of its names."""
-    headers: dict[tuple[bytes, str], set[str]] = {}
-    params: dict[str, set[str]] = {}
-    cookies: dict[str, set[str]] = {}
-    for provider in providers:
-        for place in provider.headers:
-            headers.setdefault((place.name, place.prefix), set()).add(provider.issuer)
-        for name in provider.params:
-            params.setdefault(name, set()).add(provider.issuer)
-        for name in provider.cookies:
-            cookies.setdefault(name, set()).add(provider.issuer)
-    for (header, prefix), issuers in sorted(
-        headers.items(), key=lambda item: item[0][0].decode() + item[0][1]
-    ):
-        value = head.header(header)
-        text = None if value is None else _after(value.decode("latin-1"), prefix)
+    """Every token of the providers' places: headers, parameters, cookies, each kind ordered by its names."""
+    places = [(f"{at.name.decode()}{at.prefix}", at, one) for one in providers for at in one.headers]
+    for (_, place), issuers in _grouped((name, at, one.issuer) for name, at, one in places):
+        value = head.header(place.name)
+        text = None if value is None else _after(value.decode("latin-1"), place.prefix)
         if text is not None:
-            yield _Found(text, frozenset(issuers), lambda of, name=header: without(of, frozenset((name,))))
-    if params and "?" in head.path:
+            yield _Found(text, issuers, functools.partial(_without_header, place.name))
+    if "?" in head.path:
         given = _parameters(head.path)
-        for name, issuers in sorted(params.items()):
+        for (name, _), issuers in _grouped((n, n, one.issuer) for one in providers for n in one.params):
             if name in given:
-                yield _Found(given[name], frozenset(issuers), lambda of, name=name: _without_param(of, name))
-    if cookies:
+                yield _Found(given[name], issuers, functools.partial(_without_param, name))
+    if b"cookie" in head.index:
         baked = _cookies(head)
-        for name, issuers in sorted(cookies.items()):
+        for (name, _), issuers in _grouped((n, n, one.issuer) for one in providers for n in one.cookies):
             if name in baked:
-                yield _Found(baked[name], frozenset(issuers), lambda of: of)
+                yield _Found(baked[name], issuers, _untouched)
+
+
+def _grouped(places: Iterable[tuple[str, T, str]]) -> list[tuple[tuple[str, T], frozenset[str]]]:
+    """Each place once, in the order of its name, with the issuers whose tokens may stand there."""
+    found: dict[tuple[str, T], set[str]] = {}
+    for name, place, issuer in places:
+        found.setdefault((name, place), set()).add(issuer)
+    return [(key, frozenset(found[key])) for key in sorted(found, key=lambda key: key[0])]
 
 
 def _after(value: str, prefix: str) -> str | None:
-    """The token in a header; None: the prefix is not there."""
+    """The token in a header: all that follows the prefix, wherever that is; None: it is not there.
+
+    What can't begin a token is skipped (Envoy); what can't stand in one makes it a bad one.
+    """
     if not prefix:
         return value
     at = value.find(prefix)
@@ -341,12 +346,7 @@ def _after(value: str, prefix: str) -> str | None:
     begin = at + len(prefix)
     while begin < len(value) and value[begin] not in _TOKEN:
         begin += 1
-    if begin == len(value):
-        return value
-    end = begin
-    while end < len(value) and end - begin <= MAX_TOKEN and value[end] in _TOKEN:
-        end += 1
-    return value[begin:end]
+    return value[begin:] or value
 
 
 def _parameters(path: str) -> dict[str, str]:
@@ -357,7 +357,15 @@ def _parameters(path: str) -> dict[str, str]:
     return found
 
 
-def _without_param(head: RequestHead, name: str) -> RequestHead:
+def _untouched(head: RequestHead) -> RequestHead:
+    return head  # Envoy leaves cookies as they are
+
+
+def _without_header(name: bytes, head: RequestHead) -> RequestHead:
+    return without(head, frozenset((name,)))
+
+
+def _without_param(name: str, head: RequestHead) -> RequestHead:
     bare, _, query = head.path.partition("?")
     kept = [part for part in query.split("&") if unquote_plus(part.partition("=")[0]) != name]
     path = f"{bare}?{'&'.join(kept)}" if kept else bare
@@ -403,7 +411,7 @@ def _claim_text(claims: Mapping[str, Any], name: str) -> bytes | None:
         case str():
             text = found
         case int() | float():
-            text = str(int(found)) if found == int(found) else repr(found)
+            text = str(int(found)) if found >= 0 and found == int(found) else f"{found:.6f}"
         case dict() | list():
             return base64.b64encode(json.dumps(found, separators=(",", ":"), ensure_ascii=False).encode())
         case _:

@@ -2,22 +2,23 @@
 
 Rules (Envoy, jwt_verify_lib):
 
-- Three parts, each base64url without padding; header and payload are JSON objects.
-- `iss`, `sub`, `jti` are texts, `iat`, `nbf`, `exp` whole numbers that are not negative, `aud` one or more texts,
-  where they are there.
-- `alg` is one of a fixed list, in exactly that case. What else the header says of keys (`jwk`, `jku`, `x5u`, `x5c`)
-  is never looked at: keys are those of the configuration.
+- Three parts, each base64url; padding and white space do no harm. Header and payload are JSON objects.
+- `iss`, `sub`, `jti` are texts, `iat`, `nbf`, `exp` whole numbers that are not negative, `aud` one or
+  more texts, where they are there.
+- `alg` is one of a fixed list, in exactly that case. What else the header says of keys (`jwk`, `jku`,
+  `x5u`, `x5c`) is never looked at: keys are those of the configuration.
 - Times are compared in whole seconds with a leeway. Without `exp` a token never ends.
 """
 
 import base64
 import binascii
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+import re2
 
 MAX_TOKEN = 32 * 1024
 """Characters; a longer one is no token."""
@@ -29,7 +30,7 @@ ALGORITHMS = frozenset(
 )
 """Those that Envoy knows. No key of ours is one for HS: such a token is understood, and never good."""
 _MOST = 2**64
-_BASE64 = re.compile(r"[A-Za-z0-9_-]*")
+_BASE64 = re2.compile(r"[A-Za-z0-9_-]*")
 
 
 class Fault(Enum):
@@ -138,10 +139,12 @@ def read(text: str) -> Token | Fault:
 
 def decoded(part: str, fault: Fault) -> bytes:
     """The bytes of one part."""
-    if len(part) % 4 == 1 or not _BASE64.fullmatch(part):
+    plain = "".join(part.split())
+    bare = plain.rstrip("=")
+    if len(bare) % 4 == 1 or not _BASE64.fullmatch(bare) or (bare != plain and len(plain) % 4):
         raise _Faulty(fault)
     try:
-        return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+        return base64.urlsafe_b64decode(bare + "=" * (-len(bare) % 4))
     except (ValueError, binascii.Error):
         raise _Faulty(fault) from None
 

@@ -1,12 +1,9 @@
 """A server's port: each new connection is looked at, secured as the mesh asks, and given to a protocol.
 
-    accepted ──► first byte ──► TLS (22, RFC 8446 5.1)  ──► handshake ──► who is it? ──► protocol
-                           └──► anything else           ──► plain text, if it is allowed ──► protocol
+    accepted ──► what `doorstep` decides, after at most a handshake ──► who is it? ──► protocol
 
 Rules:
 
-- PERMISSIVE takes both, STRICT resets plain text, DISABLE looks at nothing.
-- The policy and the certificate are those of the moment: a change counts for the next connection.
 - A byte of a request is read only after the peer was checked. Who may not be served is cut off.
 - Connections that say nothing, or shake hands slowly, are cut off after `PATIENCE` seconds, and there are
   at most `MOST_STRANGERS` of them at a time; then the oldest goes.
@@ -15,40 +12,21 @@ Rules:
 import asyncio
 import contextlib
 import errno
-import hashlib
 import logging
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Protocol
 
-from meshlib.core.mtls import InboundMode, ServerTls
 from meshlib.core.request import Peer
-from meshlib.dataplane.tls import Contexts, asked_name, words
+from meshlib.dataplane.doorstep import HTTP1, PATIENCE, Port, Refused, Terms, peer_of
+from meshlib.dataplane.tls import words
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 10.0
 MOST_STRANGERS = 1000
-HTTP1 = ("istio-http/1.1", "istio-http/1.0", "istio", "http/1.1", "http/1.0")
-"""What HTTP/1.1 is called in ALPN, by sidecars and by everybody else."""
-_HANDSHAKE = b"\x16"
+FAREWELL = 3.0
+"""Seconds for the rest of an answer, and the peer's farewell: one that is idle in a pool says none."""
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PAUSE = 0.1
-
-
-class Port(Protocol):
-    """What a port asks of its callers now."""
-
-    @property
-    def tls(self) -> ServerTls:
-        """The policy."""
-        ...
-
-    @property
-    def contexts(self) -> Contexts | None:
-        """The workload's certificate; None: it has none, and nothing but plain text can be taken."""
-        ...
 
 
 MakeProtocol = Callable[[Peer], asyncio.Protocol]
@@ -124,57 +102,46 @@ class Acceptor:
             raise
 
     async def _secure(self, accepted: socket.socket) -> None:
-        loop, policy, contexts = asyncio.get_running_loop(), self._port.tls, self._port.contexts
-        if policy.mode is InboundMode.DISABLE:
-            encrypted = False
-        else:
+        loop, terms = asyncio.get_running_loop(), Terms(self._port, self._speaks)
+        context = None
+        if terms.look:
             first = await _first_byte(accepted)
             if not first:
                 accepted.close()
                 return
-            encrypted = first == _HANDSHAKE
-        if not encrypted:
-            if policy.mode is InboundMode.STRICT:
-                log.info("plain text from %s is refused: mutual TLS is STRICT", _name(accepted))
+            try:
+                context = terms.context(first)
+            except Refused as error:
+                log.info("a connection from %s is refused: %s", _name(accepted), error)
                 accepted.close()  # what it sent is unread: the kernel resets the connection
                 return
+        if context is None:
             await loop.connect_accepted_socket(lambda: _Door(self._make, None), accepted)
             return
-        if contexts is None:
-            log.warning("a TLS connection from %s is refused: there is no certificate", _name(accepted))
-            accepted.close()
-            return
-        policy = replace(policy, alpn=tuple(name for name in policy.alpn if name in self._speaks))
-        check = _Check(contexts, policy)
-        context = contexts.server(policy)
         await loop.connect_accepted_socket(
-            lambda: _Door(self._make, check), accepted, ssl=context, ssl_handshake_timeout=PATIENCE
+            lambda: _Door(self._make, terms),
+            accepted,
+            ssl=context,
+            ssl_handshake_timeout=PATIENCE,
+            ssl_shutdown_timeout=FAREWELL,
         )
-
-
-class _Check:
-    """Who a TLS peer is."""
-
-    def __init__(self, contexts: Contexts, policy: ServerTls) -> None:
-        self._contexts = contexts
-        self._policy = policy
-
-    def principal(self, transport: asyncio.BaseTransport) -> str:
-        return self._contexts.caller(self._policy, transport.get_extra_info("ssl_object"))
 
 
 class _Door(asyncio.Protocol):
     """Stands before the real protocol until the peer is known; then it is out of the way."""
 
-    def __init__(self, make: MakeProtocol, check: _Check | None) -> None:
+    def __init__(self, make: MakeProtocol, terms: Terms | None) -> None:
+        """`terms` None: the connection is plain text."""
         self._make = make
-        self._check = check
+        self._terms = terms
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream's
         try:
-            principal = "" if self._check is None else self._check.principal(transport)
-            peer = peer_of(transport, principal)
+            secured = transport.get_extra_info("ssl_object")
+            principal = "" if self._terms is None else self._terms.principal(secured)
+            remote, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+            peer = peer_of(secured, principal, remote, local)
         except OSError as error:
             log.info("a connection is refused: %s", words(error))
             transport.abort()
@@ -182,29 +149,6 @@ class _Door(asyncio.Protocol):
         protocol = self._make(peer)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
-
-
-def peer_of(transport: asyncio.BaseTransport, principal: str) -> Peer:
-    """The peer of a connection, whose certificate was checked and said `principal`."""
-    secured = transport.get_extra_info("ssl_object")
-    shown = secured.getpeercert(binary_form=True) if principal else None
-    return Peer(
-        _address(transport.get_extra_info("peername")),
-        _address(transport.get_extra_info("sockname")),
-        principal,
-        asked_name(secured),
-        secured is not None,
-        hashlib.sha256(shown).hexdigest() if shown else "",
-        dns=tuple(name for kind, name in secured.getpeercert()["subjectAltName"] if kind == "DNS")
-        if shown
-        else (),
-    )
-
-
-def _address(found: object) -> tuple[str, int]:
-    if isinstance(found, tuple) and len(found) >= 2:
-        return str(found[0]), int(found[1])
-    return "", 0
 
 
 def _name(accepted: socket.socket) -> str:

@@ -7,7 +7,8 @@ Rules:
   baggage, and those that the setting `forward_headers` names. A header that the application sets itself stays
   as it set it; what it adds to a call's baggage or trace state is its own business.
 - The time that the caller still waits bounds the calls: a callee need not work for who has gone.
-- Nothing is handed on to a host outside of the mesh but what joins traces.
+- A host outside of the mesh (one that it does not know) is told nothing but what joins traces.
+- If the call has a span of its own, that says where it belongs, and not what came in.
 """
 
 import contextlib
@@ -15,10 +16,12 @@ import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from meshlib.core.caller import Caller
 from meshlib.core.request import Header, RequestHead
+from meshlib.dataplane.telemetry.propagation import OF_SPANS
 
 TRACE_HEADERS = frozenset(
     (
@@ -29,12 +32,26 @@ TRACE_HEADERS = frozenset(
     )
 )
 """One family of them is handed on whole, or not at all: they belong together."""
+JOINING = TRACE_HEADERS - {b"baggage"}
+"""What a host outside of the mesh is told."""
 EXPECTED = b"x-envoy-expected-rq-timeout-ms"
 GRPC_TIMEOUT = b"grpc-timeout"
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _LONGEST = 365 * 86400.0
 _MOST_BYTES = 16 * 1024
 """Of headers that are handed on."""
+
+
+class Attachable(Protocol):
+    """What is current while code runs for a request, besides what travels on: a span."""
+
+    def attach(self) -> object:
+        """Makes it current in this task or thread; gives what `detach` needs there."""
+        ...
+
+    def detach(self, token: object) -> None:
+        """Makes current what was before."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +62,8 @@ class Handed:
     deadline: float | None = None
     """When its caller stops waiting, on the monotonic clock."""
     caller: Caller | None = None
+    within: Attachable | None = field(default=None, compare=False, repr=False)
+    """The request's span; None: it has none."""
 
 
 _current: ContextVar[Handed | None] = ContextVar("meshlib_handed", default=None)
@@ -55,8 +74,9 @@ def handed(
     caller: Caller | None,
     forward: frozenset[bytes] = frozenset(),
     clock: Callable[[], float] = time.monotonic,
+    within: Attachable | None = None,
 ) -> Handed:
-    """What a request hands on; `forward`: further header names, in lower case."""
+    """What a request hands on; `forward`: further header names, in lower case; `within`: its span."""
     wanted = _wanted(forward)
     found: list[Header] = []
     size = 0
@@ -68,16 +88,19 @@ def handed(
                 break
             found.append((lower, value))
     left = _time_left(head)
-    return Handed(tuple(found), None if left is None else clock() + left, caller)
+    return Handed(tuple(found), None if left is None else clock() + left, caller, within)
 
 
 @contextlib.contextmanager
 def entered(what: Handed) -> Iterator[None]:
     """Calls made in this block, and in what it starts, are made for that request."""
     token = _current.set(what)
+    attached = what.within.attach() if what.within is not None else None
     try:
         yield
     finally:
+        if what.within is not None:
+            what.within.detach(attached)
         _current.reset(token)
 
 
@@ -86,13 +109,21 @@ def current() -> Handed | None:
     return _current.get()
 
 
-def hand_on(head: RequestHead) -> None:
-    """Adds to an outbound request what is handed on and it does not have itself. Its owner calls this."""
+def hand_on(head: RequestHead, inside: bool, *, traced: bool = False) -> None:
+    """Adds to an outbound request what is handed on and it does not have itself. Its owner calls this.
+
+    `inside`: whether it goes to a host that the mesh knows. `traced`: its head says already to which span
+    it belongs.
+    """
     what = _current.get()
     if what is None or not what.headers:
         return
-    index = head.index
-    head.extend(_joined(what.headers, index))
+    headers: Iterable[Header] = what.headers
+    if not inside:
+        headers = [one for one in headers if one[0] in JOINING]
+    if traced:
+        headers = [one for one in headers if one[0] not in OF_SPANS]
+    head.extend(_joined(headers, head.index))
 
 
 def time_left(clock: Callable[[], float] = time.monotonic) -> float | None:

@@ -20,7 +20,7 @@ from meshlib.core.mtls import ServerTls
 from meshlib.core.request import Peer, RequestHead
 from meshlib.dataplane import context
 from meshlib.dataplane.checks import AsyncChecks, Checks
-from meshlib.dataplane.context import Handed
+from meshlib.dataplane.context import Attachable, Handed
 from meshlib.dataplane.mesh import Mesh
 from meshlib.dataplane.tls import Contexts
 from meshlib.xds.names import inbound_listener
@@ -117,9 +117,9 @@ class Gate:
             found: Admitted | Reply = end.value
             return found
 
-    def handed(self, admitted: Admitted) -> Handed:
-        """What the request hands on to the calls that are made for it."""
-        return context.handed(admitted.head, admitted.caller, self._forward)
+    def handed(self, admitted: Admitted, watched: Attachable | None = None) -> Handed:
+        """What the request hands on to the calls that are made for it; `watched`: who has its span."""
+        return context.handed(admitted.head, admitted.caller, self._forward, within=watched)
 
     def _arrive(self, head: RequestHead, peer: Peer) -> Arrival:
         view = self.mesh.view

@@ -3,7 +3,7 @@
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from meshlib.dataplane.grpc_call import CallEnded, GrpcCall
 from meshlib.xds.names import split_authority
@@ -24,11 +24,14 @@ def call_once(
     server_name: str = "",
     metadata: Sequence[tuple[str, str]] = (),
     timeout: float = 5.0,
+    authority: str = "",
+    check: Callable[[ssl.SSLSocket], object] | None = None,
 ) -> bytes:
     """The reply to `request` of method `path` at `address` (`host:port`); `timeout` seconds for all of it.
 
-    `context` None: in plain text. CallEnded: with the server's status, UNAVAILABLE if there is no server,
-    DEADLINE_EXCEEDED after `timeout`; Untrusted, if the server could not show that it is `server_name`.
+    `context` None: in plain text. `authority` empty: the address. `check` looks who answered, and raises
+    OSError. CallEnded: with the server's status, UNAVAILABLE if there is no server, DEADLINE_EXCEEDED
+    after `timeout`; Untrusted, if the server could not show that it is `server_name`.
     """
     deadline = time.monotonic() + timeout
     host, port = split_authority(address, 0)
@@ -36,10 +39,14 @@ def call_once(
         with socket.create_connection((host, port), timeout) as plain:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if context is None:
-                return _talk(plain, GrpcCall(address, path, metadata=metadata), request, deadline)
+                return _talk(
+                    plain, GrpcCall(authority or address, path, metadata=metadata), request, deadline
+                )
             _patience(plain, deadline)
             with context.wrap_socket(plain, server_hostname=server_name or host) as secured:
-                call = GrpcCall(address, path, metadata=metadata, secure=True)
+                if check is not None:
+                    check(secured)
+                call = GrpcCall(authority or address, path, metadata=metadata, secure=True)
                 return _talk(secured, call, request, deadline)
     except TimeoutError:
         raise CallEnded("DEADLINE_EXCEEDED", f"no answer within {timeout:g} s") from None

@@ -7,7 +7,8 @@ Rules:
   keys are passed over, so HS is never good, nor is `none`.
 - Of tokens with a `kid` only keys with that one, or without any, are asked; of others all are (Envoy).
 - A token with `crit` asks for what we do not know, and is refused (RFC 7515, 4.1.11).
-- At most `MOST_KEPT` verified tokens are kept, the oldest go first. Their times are looked at with every request.
+- At most `MOST_KEPT` verified tokens are kept, the oldest go first. Their times are looked at with every
+  request.
 """
 
 import json
@@ -26,6 +27,7 @@ MOST_KEYS = 100
 MAX_SET = 256 * 1024
 """Characters of a key set."""
 _OF_CURVE = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
+_EDWARDS = ("EdDSA",)
 _ED25519_BYTES = 64
 
 
@@ -81,10 +83,11 @@ class KeySet:
         signed, _, signature = token.text.rpartition(".")
         given = decoded(signature, Fault.SIGNATURE_BASE64)
         able = [key for key in candidates if token.algorithm.startswith(key.kinds)]
-        if token.algorithm == "EdDSA" and able and len(given) != _ED25519_BYTES:
-            return Fault.SIGNATURE_LENGTH
-        good = any(_signed(token.algorithm, key.key, signed.encode(), given) for key in able)
-        return None if good else Fault.NOT_VERIFIED
+        if any(_signed(token.algorithm, key.key, signed.encode(), given) for key in able):
+            return None
+        # Envoy asks an Ed25519 key whatever the algorithm is.
+        edwards = any(key.kinds == _EDWARDS for key in candidates)
+        return Fault.SIGNATURE_LENGTH if edwards and len(given) != _ED25519_BYTES else Fault.NOT_VERIFIED
 
 
 def _signed(algorithm: str, key: Any, signed: bytes, signature: bytes) -> bool:
@@ -121,9 +124,9 @@ def _key(given: Mapping[str, Any]) -> _Key | None:
         case "RSA" if algorithm[:2] in ("", "RS", "PS"):
             return _imported(public, key_id, algorithm, ("RS", "PS"))
         case "EC" if isinstance(curve, str) and curve in _OF_CURVE and algorithm in ("", _OF_CURVE[curve]):
-            return _imported(public, key_id, _OF_CURVE[curve], ("ES",))
+            return _imported(public, key_id, algorithm, (_OF_CURVE[curve],))
         case "OKP" if curve == "Ed25519" and algorithm in ("", "EdDSA"):
-            return _imported(public, key_id, algorithm, ("EdDSA",))
+            return _imported(public, key_id, algorithm, _EDWARDS)
     return None
 
 

@@ -29,6 +29,7 @@ from meshlib.dataplane import fork
 from meshlib.dataplane.ads import Ads, decoders
 from meshlib.dataplane.cache import Cache
 from meshlib.dataplane.grpc_stream import KeptStream, Secure, in_the_clear
+from meshlib.dataplane.telemetry.watch import Telemetry
 from meshlib.dataplane.tls import Contexts
 from meshlib.dataplane.views import Views
 from meshlib.errors import Closed, ControlUnavailable
@@ -122,6 +123,7 @@ class Mesh:
         self._told_of_disk = False
         self._source: Source = source(self.bootstrap, self._client(), self._views, self._changed)
         self._asked = False
+        self.telemetry = Telemetry(self.bootstrap, lambda: self._view, self._principal)
         fork.watch(self)
 
     def _client(self) -> Client:
@@ -184,6 +186,11 @@ class Mesh:
         """TLS by this workload's certificate; None: it has none."""
         certs = self.certs
         return None if certs is None else certs.contexts
+
+    def _principal(self) -> str:
+        """This workload's `spiffe://…`; empty: it has no certificate (yet)."""
+        certs = self.certs
+        return certs.held.principal if certs is not None and certs.held is not None else ""
 
     @property
     def ledger(self) -> Ledger:

@@ -5,6 +5,7 @@ Comments of in.yaml say who asks and who serves:
     # view <name>: flavour=meshlib namespace=default labels=app=web locality=r/z/s ask=reviews:9080 show=RDS
     # server: labels=app=reviews,version=v1 address=10.0.0.1 ports=http:9080 locality=r/z/s weight=2 draining
     # (ask=inbound:0.0.0.0:9080 is the listener of a served port)
+    # (refused=<text>: a client in a process refuses the listener, and says so)
     # (also: account=<service account>; a view with the word `roots` has a mesh with certificates)
 """
 
@@ -24,6 +25,7 @@ from meshlib.control.istio.problem import Severity
 from meshlib.control.sources.text import documents_in
 from meshlib.dataplane.decode.clusters import decode_cluster
 from meshlib.dataplane.decode.endpoints import decode_endpoints
+from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.inbound import FILTERS, decode_inbound
 from meshlib.dataplane.decode.listeners import listener_value
 from meshlib.dataplane.decode.mtls import decode_roots
@@ -94,7 +96,11 @@ def test_compiles_to(case: Path, name: str, words: str, regold: bool) -> None:
     for resource in resources:
         message = resource.message()
         if said.get("flavour", "meshlib") == "meshlib":
-            DECODERS[resource.kind](message)
+            if "refused" in said and resource.kind is Kind.LISTENER:
+                with pytest.raises(Refused, match=said["refused"]):
+                    DECODERS[resource.kind](message)
+            else:
+                DECODERS[resource.kind](message)
         if resource.kind.short in found:
             found[resource.kind.short][resource.name] = json.loads(json.dumps(pb.to_dict(message)))
     out = case.parent / f"out.{name}.yaml"

@@ -19,6 +19,8 @@ KINDS = [
     "WorkloadGroup",
     "Sidecar",
     "PeerAuthentication",
+    "AuthorizationPolicy",
+    "RequestAuthentication",
 ]
 
 

@@ -103,7 +103,9 @@ class AsyncAsker(Asker):
 def joined(name: str, address: str) -> Iterator[None]:
     with named_server(name) as port:
         labels = {"app": "reviews", "version": name}
-        with meshlib.register(control=address, labels=labels, ports={"http": port}, drain=0) as registration:
+        with meshlib.register(
+            control=address, allow_plaintext=True, labels=labels, ports={"http": port}, drain=0
+        ) as registration:
             assert registration.wait(10)
             yield
 

@@ -1,10 +1,11 @@
 """Real Envoy as the judge of who may do what: the same filters and request, two verdicts.
 
 One Envoy serves many cases at once: each is a scope of its own, picked by the header `x-case`, with its RBAC
-filters in the scope's virtual host. Callers are real: mutual TLS with certificates of a few identities, or plain
-text, from several loopback addresses to several others. Behind the filters an echo answers with the request as
-it then is. Compared are status, Envoy's response code details, and of what passes the path and
-x-forwarded-client-cert.
+filters and its requirement of tokens in the scope's virtual host. Providers of tokens are all in one
+filter, so their issuers must differ from case to case. Callers are real: mutual TLS with certificates of
+a few identities, or plain text, from several loopback addresses to several others. Behind the filters an
+echo answers with the request as it then is. Compared are status, Envoy's response code details, body and
+challenge of refused tokens, and of what passes the path and the headers in `SEEN`.
 
 Each of `PATHS` is a listener of its own, since paths are normalised before a scope is picked.
 """
@@ -14,7 +15,8 @@ import hashlib
 import socket
 import ssl
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,12 @@ from support.envoy import run_envoy
 from support.oracle_http import Call, Received, receive
 from support.small_ca import Issued, SmallCa
 
+from meshlib.core.actions import Reply
 from meshlib.core.authz.path import EscapedSlashes, PathOptions
 from meshlib.core.inbound import Admitted, Inbound, arrive
 from meshlib.core.mtls import ServerTls
 from meshlib.core.request import Peer, RequestHead
+from meshlib.dataplane.decode.authn import decode_jwt
 from meshlib.dataplane.decode.authz import decode_rbac
 from meshlib.xds import pb
 
@@ -57,6 +61,13 @@ function envoy_on_request(handle)
 end
 """
 PARALLEL = 8
+JWT = "envoy.filters.http.jwt_authn"
+PASSED, MOVED = 200, 307
+SEEN = (
+    *("x-forwarded-client-cert", "authorization", "x-token", "x-payload", "x-sub", "x-groups", "x-nested"),
+    *("cookie", "x-number", "x-flag"),
+)
+"""How the headers begin that are compared, of requests that pass."""
 UNNAMED = (400, 404)
 """Envoy's codec refuses such paths before anything could tell of it."""
 
@@ -82,7 +93,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """RBAC filters and requests."""
+    """RBAC filters and requests. `jwt`: the filter before them."""
 
     rbacs: Sequence[Any]
     asks: Sequence[Ask]
@@ -90,6 +101,7 @@ class Case:
     """Which of `PATHS`."""
     source: str = ""
     """Where it came from, in words."""
+    jwt: Any = None
 
 
 @dataclass(slots=True)
@@ -98,8 +110,9 @@ class Verdict:
 
     status: int
     detail: str = ""
+    body: str = ""
+    challenge: str = ""
     path: str = ""
-    certified: str = ""
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -113,7 +126,7 @@ class Difference:
     ours: Verdict
 
     def __str__(self) -> str:
-        said = self.case.source or "\n".join(map(str, self.case.rbacs))
+        said = self.case.source or "\n".join(map(str, (self.case.jwt or "", *self.case.rbacs)))
         return f"{said}\n{PATHS[self.case.paths]}\n{self.ask}\n  Envoy {self.envoy}\n  ours  {self.ours}"
 
 
@@ -160,40 +173,67 @@ class World:
 def _free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
-        one.bind(("0.0.0.0", 0))  # noqa: S104 - all loopback addresses
+        one.bind(("0.0.0.0", 0))
     ports = [int(one.getsockname()[1]) for one in sockets]
     for one in sockets:
         one.close()
     return ports
 
 
-def our_verdict(world: World, case: Case, ask: Ask) -> Verdict:
+def filters_of(case: Case) -> tuple[Any, ...]:
+    """A case's filters as our core has them."""
+    made: list[Any] = [] if case.jwt is None else [decode_jwt(JWT, case.jwt)]
+    return (*made, *(decode_rbac(name, rbac) for name, rbac in zip(SLOTS, case.rbacs, strict=False)))
+
+
+def our_verdict(world: World, case: Case, ask: Ask, filters: tuple[Any, ...]) -> Verdict:
     """What our core decides."""
-    filters = tuple(decode_rbac(name, rbac) for name, rbac in zip(SLOTS, case.rbacs, strict=False))
     inbound = Inbound("inbound", ServerTls(), filters, paths=PATHS[case.paths])
-    headers = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in ask.call.headers]
+    headers = [(n.encode("latin-1"), v.strip().encode("latin-1")) for n, v in ask.call.headers]
     scheme = "https" if ask.who.identity else "http"
     head = RequestHead(ask.call.method, scheme, ask.call.authority, ask.call.path, headers)
     peer = world.peer(ask.who, world.ports[case.paths])
-    flow = arrive(inbound, head, peer, SERVER, 0.0)
+    flow = arrive(inbound, head, peer, SERVER, time.time())
     try:
         flow.send(None)
     except StopIteration as ended:
-        verdict = ended.value
-    if not isinstance(verdict, Admitted):
-        return Verdict(verdict.status, "" if verdict.status in UNNAMED else verdict.facts.detail)
-    certified = verdict.head.header(b"x-forwarded-client-cert") or b""
-    return Verdict(200, "", verdict.head.path, certified.decode("latin-1"))
+        verdict: Admitted | Reply = ended.value
+    if isinstance(verdict, Reply):
+        if verdict.status in UNNAMED:
+            return Verdict(verdict.status)
+        said = dict(verdict.headers).get(b"www-authenticate", b"").decode("latin-1")
+        body = "" if verdict.status == MOVED else verdict.body.decode()
+        return Verdict(verdict.status, verdict.facts.detail, body, said)
+    return Verdict(200, path=sorted_query(verdict.head.path), headers=seen(verdict.head.index.items()))
 
 
 def envoy_verdict(got: Received) -> Verdict:
     """What Envoy did."""
     own = dict(got.headers)
-    detail = own.get("x-oracle-details", "")
-    if got.status != 200:
-        return Verdict(got.status, "" if got.status in UNNAMED else detail)
-    seen = dict(line.split("\t", 1) for line in got.body.split("\n") if "\t" in line)
-    return Verdict(200, "", seen.get(":path", ""), seen.get("x-forwarded-client-cert", ""))
+    if got.status in UNNAMED:
+        return Verdict(got.status)
+    if got.status != PASSED:
+        body = "" if got.status == MOVED else got.body
+        return Verdict(got.status, own.get("x-oracle-details", ""), body, own.get("www-authenticate", ""))
+    lines = [(name, value) for name, _, value in (line.partition("\t") for line in got.body.split("\n"))]
+    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in lines]
+    return Verdict(200, path=sorted_query(dict(lines).get(":path", "")), headers=seen(encoded))
+
+
+def sorted_query(path: str) -> str:
+    """A path whose parameters are in order: Envoy puts them so when it takes a token out of them."""
+    bare, question, query = path.partition("?")
+    parts = sorted(part if "=" in part else f"{part}=" for part in query.split("&"))
+    return f"{bare}{question}{'&'.join(parts)}" if query else bare
+
+
+def seen(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """The headers that are compared, several of one name as one."""
+    found: dict[str, str] = {}
+    for name, value in ((n.decode("latin-1"), v.decode("latin-1")) for n, v in headers):
+        if name.startswith(SEEN):
+            found[name] = f"{found[name]},{value}" if name in found else value
+    return found
 
 
 def run(world: World, cases: Sequence[Case]) -> tuple[int, list[Difference]]:
@@ -202,9 +242,10 @@ def run(world: World, cases: Sequence[Case]) -> tuple[int, list[Difference]]:
         answers = asyncio.run(_ask_envoy(world, cases, Path(folder)))
     compared, differences = 0, []
     for case, received in zip(cases, answers, strict=True):
+        filters = filters_of(case)
         for ask, got in zip(case.asks, received, strict=True):
             compared += 1
-            theirs, ours = envoy_verdict(got), our_verdict(world, case, ask)
+            theirs, ours = envoy_verdict(got), our_verdict(world, case, ask, filters)
             if theirs != ours:
                 differences.append(Difference(case, ask, theirs, ours))
     return compared, differences
@@ -214,7 +255,8 @@ async def _ask_envoy(world: World, cases: Sequence[Case], folder: Path) -> list[
     response = pb.DiscoveryResponse(version_info="1", type_url=pb.type_url(pb.ScopedRouteConfiguration))
     response.resources.extend(pb.pack(_scope(number, case)) for number, case in enumerate(cases))
     (folder / "scopes.pb").write_bytes(response.SerializeToString())
-    async with run_envoy(_bootstrap(world, folder / "scopes.pb"), folder) as envoy:
+    bootstrap = _bootstrap(world, folder / "scopes.pb", _tokens(cases))
+    async with run_envoy(bootstrap, folder) as envoy:
         loaded = await envoy.get("/stats?filter=scoped_rds.oracle.*update")
         if b"update_rejected: 0" not in loaded or b"update_success: 0" in loaded:
             raise RuntimeError(f"Envoy refused a configuration: {(folder / 'envoy.log').read_text()[-4000:]}")
@@ -267,7 +309,38 @@ def _scope(number: int, case: Case) -> Any:
     for name, rbac in zip(SLOTS, case.rbacs, strict=False):
         own = pb.message("envoy.extensions.filters.http.rbac.v3.RBACPerRoute")(rbac=rbac)
         host.typed_per_filter_config[name].CopyFrom(pb.pack(own))
+    if case.jwt is not None:
+        needs = pb.message("envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig")(
+            requirement_name=str(number)
+        )
+        host.typed_per_filter_config[JWT].CopyFrom(pb.pack(needs))
     return scope
+
+
+def _tokens(cases: Sequence[Case]) -> dict[str, Any]:
+    """One jwt_authn filter for all cases; each has a requirement by its number."""
+    made = pb.JwtAuthentication(bypass_cors_preflight=True)
+    for number, case in enumerate(cases):
+        if case.jwt is None:
+            continue
+        for name, provider in case.jwt.providers.items():
+            made.providers[f"{number}-{name}"].CopyFrom(provider)
+        needed = made.requirement_map[str(number)]
+        needed.CopyFrom(case.jwt.rules[0].requires)
+        _rename(needed, number)
+    return {"@type": f"{_FILTERS}.jwt_authn.v3.JwtAuthentication", **pb.to_dict(made)}
+
+
+def _rename(requirement: Any, number: int) -> None:
+    which = requirement.WhichOneof("requires_type")
+    if which == "provider_name":
+        requirement.provider_name = f"{number}-{requirement.provider_name}"
+    elif which == "provider_and_audiences":
+        found = requirement.provider_and_audiences
+        found.provider_name = f"{number}-{found.provider_name}"
+    elif which in ("requires_any", "requires_all"):
+        for one in getattr(requirement, which).requirements:
+            _rename(one, number)
 
 
 _HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -282,10 +355,10 @@ _ESCAPED = {
 }
 
 
-def _bootstrap(world: World, scopes: Path) -> dict[str, Any]:
+def _bootstrap(world: World, scopes: Path, tokens: dict[str, Any]) -> dict[str, Any]:
     listeners = []
     for number, options in enumerate(PATHS):
-        manager = {"@type": _HCM, "stat_prefix": "main", **_manager(scopes, options)}
+        manager = {"@type": _HCM, "stat_prefix": "main", **_manager(scopes, options, tokens)}
         filters = [{"name": "http", "typed_config": manager}]
         socket_ = {
             "name": "tls",
@@ -306,7 +379,7 @@ def _bootstrap(world: World, scopes: Path) -> dict[str, Any]:
         listeners.append(
             {
                 "name": f"paths-{number}",
-                "address": {"socket_address": {"address": "0.0.0.0", "port_value": world.ports[number]}},  # noqa: S104
+                "address": {"socket_address": {"address": "0.0.0.0", "port_value": world.ports[number]}},
                 "listener_filters": [{"name": "inspector", "typed_config": {"@type": _INSPECTOR}}],
                 "filter_chains": [
                     {
@@ -321,7 +394,7 @@ def _bootstrap(world: World, scopes: Path) -> dict[str, Any]:
     return {"node": {"id": "oracle", "cluster": "oracle"}, "static_resources": {"listeners": listeners}}
 
 
-def _manager(scopes: Path, options: PathOptions) -> dict[str, Any]:
+def _manager(scopes: Path, options: PathOptions, tokens: dict[str, Any]) -> dict[str, Any]:
     source = {"path_config_source": {"path": str(scopes)}, "resource_api_version": "V3"}
     shown = {"append": {"header": {"key": "x-oracle-details", "value": "%RESPONSE_CODE_DETAILS%"}}}
     mutation = {
@@ -344,6 +417,7 @@ def _manager(scopes: Path, options: PathOptions) -> dict[str, Any]:
         },
         "http_filters": [
             {"name": "show", "typed_config": mutation},
+            {"name": JWT, "typed_config": tokens},
             *({"name": slot, "typed_config": {"@type": f"{_FILTERS}.rbac.v3.RBAC"}} for slot in SLOTS),
             {"name": "echo", "typed_config": lua},
             {"name": "router", "typed_config": {"@type": f"{_FILTERS}.router.v3.Router"}},

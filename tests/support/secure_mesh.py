@@ -115,7 +115,7 @@ class SecureMesh:
         own |= {f"MESHLIB_{name.upper()}": value for name, value in self.settings("reviews").items()}
         command = [*MESHLIB, "serve", "support.telling:app", "--service", "reviews", "--port", "0"]
         if parser:
-            command = [sys.executable, "-m", "support.serving", parser]
+            command = [sys.executable, "-m", "support.serving_parser", parser]
         process = subprocess.Popen(
             command, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

@@ -42,8 +42,6 @@ NOT_YET: dict[str, tuple[tuple[str, ...], ...]] = {
 
 WHOLE_KINDS = (
     "Gateway",
-    "AuthorizationPolicy",
-    "RequestAuthentication",
     "Telemetry",
     "ProxyConfig",
 )

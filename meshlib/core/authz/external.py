@@ -3,9 +3,9 @@
 Rules (Envoy):
 
 - Asked is only of requests that `enabled` takes (Istio: those that a CUSTOM policy's shadow rule matched).
-- An HTTP authority is asked by a request of the same method and path, with a prefix before the path, without a
-  body: its host, authorization, and the headers that are allowed. 200 lets it pass, 5xx is no answer, everything
-  else is the client's answer.
+- An HTTP authority is asked by a request of the same method and path, with a prefix before the path,
+  without a body: its host, authorization, and the headers that are allowed. 200 lets it pass, 5xx is no
+  answer, everything else is the client's answer.
 - Without an answer the request is refused with `status_on_error`, or passes if the configuration says so.
 - Headers that come back are taken only where the configuration allows them. `host`, those with a colon,
   and those that frame the message never are.

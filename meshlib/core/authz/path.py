@@ -6,18 +6,20 @@ Rules, in this order (Envoy's codec, HCM and googleurl; each is compared with a 
    path with a byte that is not printable ASCII, and one with a fragment.
 2. Escaped slashes (%2F, %5C) stay, are refused, or become slashes; then the request goes on, or the client is
    sent there.
-3. `.;x` and `..;x` are `.` and `..`. Dot segments are resolved, %2e counts as a dot, a backslash is a slash, escaped
-   letters, digits, `-`, `_`, `~` are written plainly, what must not stand in a path is escaped. A percent sign that
-   escapes nothing stays, unless it would then escape something. A path that holds NUL is refused.
+3. `.;x` and `..;x` are `.` and `..`. Dot segments are resolved, %2e counts as a dot, a backslash is a
+   slash, escaped letters, digits, `-`, `_`, `~` are written plainly, what must not stand in a path is
+   escaped. A percent sign that escapes nothing stays, unless it would then escape something. A path that
+   holds NUL is refused.
 4. Several slashes become one; a path of nothing but slashes keeps two.
 
-The query stays as it is. An application is given the path that was decided on: otherwise `/a/../b` would be one
-thing to the policy and another to the application.
+The query stays as it is. An application is given the path that was decided on: otherwise `/a/../b` would
+be one thing to the policy and another to the application.
 """
 
-import re
 from dataclasses import dataclass
 from enum import Enum
+
+import re2
 
 from meshlib.core.route.match import bare_path
 
@@ -43,12 +45,12 @@ class PathOptions:
 GO_ON, REDIRECT, REFUSE, NOT_FOUND = 0, 307, 400, 404
 """What becomes of a request: it goes on, or it is answered with that status."""
 
-_ESCAPED = re.compile(r"%(2[fF]|5[cC])")
-_SLASHES = re.compile("//+")
-_ABSOLUTE = re.compile(r"https?://(?:[^/@]*@)?([^/@?]+)(.*)", re.IGNORECASE | re.DOTALL)
-_DOTS = re.compile(r"/(\.\.?);[^/]*")
-_ODD = re.compile(r"[^!-~]|#")
-_PLAIN = re.compile(
+_ESCAPED = re2.compile(r"%(2[fF]|5[cC])")
+_SLASHES = re2.compile("//+")
+_ABSOLUTE = re2.compile(r"(?is)https?://(?:[^/@]*@)?([^/@?]+)(.*)")
+_DOTS = re2.compile(r"/(\.\.?);[^/]*")
+_ODD = re2.compile(r"[^!-~]|#")
+_PLAIN = re2.compile(
     r"(?:(?:/[A-Za-z0-9_~!$&'()*+,;:@=\[\]-][A-Za-z0-9_~!$&'()*+,;:@=.\[\]-]*)+/?|/)"
     r"(?:\?[!\"$-~]*)?"
 )

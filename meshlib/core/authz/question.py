@@ -22,7 +22,7 @@ NO_IP: Ip = (0, 0)
 class Question:
     """One request. `metadata` grows while filters pass: filter name, then key, then a JSON-like value."""
 
-    __slots__ = ("head", "metadata", "path", "peer", "remote")
+    __slots__ = ("head", "metadata", "names", "path", "peer", "remote")
 
     def __init__(self, head: RequestHead, peer: Peer, remote: str = "") -> None:
         """`head` with its path normalised; `remote`: the client's IP as headers say it, empty: the peer's."""
@@ -30,7 +30,15 @@ class Question:
         self.peer = peer
         self.remote = remote or peer.address[0]
         self.path = bare_path(head.path).encode("latin-1", "replace")
+        self.names = _names(peer)
+        """By which the peer's certificate names it, the URI first; none: plain text."""
         self.metadata: dict[str, dict[str, Any]] = {}
+
+
+def _names(peer: Peer) -> tuple[bytes, ...]:
+    if not peer.principal:
+        return ()
+    return (peer.principal.encode(), *(name.encode() for name in peer.dns), peer.subject.encode())
 
 
 @functools.lru_cache(maxsize=4096)

@@ -1,6 +1,6 @@
 """Envoy's URI templates: `/books/{id=*}/pages/**` as a pattern for the whole path.
 
-`*` stands for one segment, `**` for any text, slashes too, and only at the end of a template. A variable
+`*` stands for one segment, `**` for any text, slashes too, and no operator stands after it. A variable
 `{name}` is one segment; `{name=template}` is what the template is.
 """
 
@@ -21,9 +21,9 @@ def template_match(template: str) -> TextMatch:
     pattern, variables, place = [], set(), 0
     rest_begun = False
     while place < len(template):
-        if rest_begun:
-            raise ValueError(f"{template!r} goes on after **")
         mark = template[place]
+        if rest_begun and mark in "*{":
+            raise ValueError(f"{template!r} has another operator after **")
         if mark == "*":
             rest_begun = template.startswith("**", place)
             pattern.append(_REST if rest_begun else _SEGMENT)

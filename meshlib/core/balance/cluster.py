@@ -75,3 +75,5 @@ class Cluster:
     """How endpoints are reached, by their metadata; the first that fits counts."""
     tls: ClientTls | None = None
     """What is asked of endpoints that no transport fits; None: plain text."""
+    service: tuple[str, str, str] | None = None
+    """Host, name and namespace of the service behind it, for people; None: it does not say."""

@@ -1,6 +1,7 @@
 """Envoy's JwtAuthentication as core's filter. Keys must stand in the configuration (Istio's default).
 
-Refused is what would have to be fetched, or what this library does not look at: a requirement is never weakened.
+Refused is what would have to be fetched, or what this library does not look at: a requirement is never
+weakened.
 """
 
 from collections.abc import Mapping, Sequence
@@ -122,11 +123,11 @@ def _requirement(message: Any, providers: Mapping[str, Provider], depth: int) ->
 def _any(messages: Sequence[Any], providers: Mapping[str, Provider], depth: int) -> Requirement:
     """Alternatives; what does without a token comes last and looks where the others beside it do."""
     made = [_requirement(one, providers, depth + 1) for one in messages]
-    beside = tuple(one.provider for one in made if isinstance(one, By))
     bypasses = [one for one in made if isinstance(one, Without)]
-    needs = [one for one in made if not isinstance(one, Without)]
+    needs: list[Requirement] = [one for one in made if not isinstance(one, Without)]
     if bypasses:
-        needs.append(Without(beside or tuple(providers.values()), any(one.failed for one in bypasses)))
+        beside = tuple(one.provider for one in made if isinstance(one, By)) or tuple(providers.values())
+        needs.append(Without(beside, any(one.failed for one in bypasses)))
     return AnyOf(tuple(needs))
 
 

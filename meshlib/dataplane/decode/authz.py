@@ -1,7 +1,7 @@
 """Envoy's HTTP filter RBAC as core's rules.
 
-Refused, with the path of the field, is what can't be decided in a process: CEL conditions, matcher trees, filter
-state, extensions of others. A policy is never weakened by leaving a part of it out.
+Refused, with the path of the field, is what can't be decided in a process: CEL conditions, matcher
+trees, filter state, extensions of others. A policy is never weakened by leaving a part of it out.
 """
 
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def decode_rbac(name: str, message: Any) -> Rbac:
         if message.HasField(field):
             raise Refused(field, "is not supported")
     budget = _Budget()
-    found = []
+    found: list[Rules | None] = []
     for field in ("rules", "shadow_rules"):
         if not message.HasField(field):
             found.append(None)
@@ -109,7 +109,7 @@ def _permission(message: Any, budget: _Budget, depth: int) -> Condition:
     """An envoy.config.rbac.v3.Permission."""
     budget.spend(depth)
     which = message.WhichOneof("rule")
-    value = getattr(message, which) if which else None
+    value: Any = getattr(message, which) if which else None
     match which:
         case "and_rules" | "or_rules":
             parts = _one(which, lambda: _list(value.rules, "rules", _permission, budget, depth))
@@ -133,7 +133,7 @@ def _principal(message: Any, budget: _Budget, depth: int) -> Condition:
     """An envoy.config.rbac.v3.Principal."""
     budget.spend(depth)
     which = message.WhichOneof("identifier")
-    value = getattr(message, which) if which else None
+    value: Any = getattr(message, which) if which else None
     match which:
         case "and_ids" | "or_ids":
             parts = _one(which, lambda: _list(value.ids, "ids", _principal, budget, depth))

@@ -12,6 +12,7 @@ from meshlib.dataplane.decode.endpoints import decode_endpoints
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.mtls import decode_transports
 from meshlib.dataplane.decode.outlier import decode_outlier
+from meshlib.dataplane.decode.telemetry import decode_service
 from meshlib.dataplane.decode.text import decode_seconds
 from meshlib.xds import pb
 
@@ -64,6 +65,7 @@ def decode_cluster(message: Any) -> Cluster:
         inline=_decode_inline(message),
         transports=transports,
         tls=tls,
+        service=decode_service(message.metadata),
     )
 
 

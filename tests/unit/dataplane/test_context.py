@@ -15,7 +15,7 @@ def head(*headers: Header) -> RequestHead:
 
 def test_outside_of_a_request_nothing_is_handed_on() -> None:
     asked = head((b"a", b"1"))
-    hand_on(asked)
+    hand_on(asked, inside=True)
     assert (asked.headers, current(), time_left()) == ([(b"a", b"1")], None, None)
 
 
@@ -44,7 +44,7 @@ def test_traces_and_named_headers_and_nothing_else() -> None:
 def test_what_the_application_sets_stays_as_it_set_it() -> None:
     with entered(handed(head((b"b3", b"0"), (b"x-request-id", b"7")), None)):
         asked = head((b"X-Request-Id", b"mine"))
-        hand_on(asked)
+        hand_on(asked, inside=True)
     assert asked.headers == [(b"X-Request-Id", b"mine"), (b"b3", b"0")]
     assert asked.header(b"b3") == b"0"
 
@@ -52,7 +52,7 @@ def test_what_the_application_sets_stays_as_it_set_it() -> None:
 def test_several_of_one_name_become_one() -> None:
     with entered(handed(head((b"tracestate", b"a=1"), (b"tracestate", b"b=2")), None)):
         asked = head()
-        hand_on(asked)
+        hand_on(asked, inside=True)
     assert asked.headers == [(b"tracestate", b"a=1,b=2")]
 
 
@@ -114,7 +114,7 @@ async def test_tasks_and_copied_contexts_have_it_and_neighbours_do_not() -> None
 
     def note() -> None:
         asked = head()
-        hand_on(asked)
+        hand_on(asked, inside=True)
         seen.append(asked.headers[0][1])
 
     await asyncio.gather(serve(b"1"), serve(b"2"))

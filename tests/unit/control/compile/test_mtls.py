@@ -6,7 +6,7 @@ from meshlib.control.registration import Registration
 from meshlib.control.sources.text import documents_in
 from meshlib.xds import pb
 from meshlib.xds.kinds import Kind
-from meshlib.xds.names import TLS_MODE_LABEL, cluster_name
+from meshlib.xds.names import TLS_MODE_LABEL, TRANSPORT_SOCKET_MATCH, cluster_name
 from meshlib.xds.node import Client, Flavour
 from meshlib.xds.snapshot import Resource
 
@@ -66,7 +66,8 @@ def test_a_mode_changes_clusters_and_endpoints() -> None:
     ]
     third = compiler("DISABLE", "a", before=second)
     assert len(found(third).message().transport_socket_matches) == 0
-    assert not found(third, Kind.ENDPOINTS).message().endpoints[0].lb_endpoints[0].HasField("metadata")
+    said = found(third, Kind.ENDPOINTS).message().endpoints[0].lb_endpoints[0].metadata.filter_metadata
+    assert TRANSPORT_SOCKET_MATCH not in said
 
 
 def test_with_the_first_roots_there_is_mutual_tls() -> None:
