@@ -12,6 +12,7 @@ Rules:
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -76,7 +77,7 @@ def handed(
     within: Attachable | None = None,
 ) -> Handed:
     """What a request hands on; `forward`: further header names, in lower case; `within`: its span."""
-    wanted = TRACE_HEADERS | forward
+    wanted = _wanted(forward)
     found: list[Header] = []
     size = 0
     for name, value in head.headers:
@@ -140,6 +141,12 @@ def _joined(headers: Iterable[Header], index: dict[bytes, bytes]) -> list[Header
         if name not in index:
             found[name] = found[name] + b"," + value if name in found else value
     return list(found.items())
+
+
+@functools.cache
+def _wanted(forward: frozenset[bytes]) -> frozenset[bytes]:
+    """A process has few such sets; nearly always one."""
+    return TRACE_HEADERS | forward
 
 
 def _time_left(head: RequestHead) -> float | None:

@@ -50,7 +50,10 @@ _SLASHES = re2.compile("//+")
 _ABSOLUTE = re2.compile(r"(?is)https?://(?:[^/@]*@)?([^/@?]+)(.*)")
 _DOTS = re2.compile(r"/(\.\.?);[^/]*")
 _ODD = re2.compile(r"[^!-~]|#")
-_PLAIN = re2.compile(r"(?:/[A-Za-z0-9_~!$&'()*+,;:@=\[\]-][A-Za-z0-9_~!$&'()*+,;:@=.\[\]-]*)+/?|/")
+_PLAIN = re2.compile(
+    r"(?:(?:/[A-Za-z0-9_~!$&'()*+,;:@=\[\]-][A-Za-z0-9_~!$&'()*+,;:@=.\[\]-]*)+/?|/)"
+    r"(?:\?[!\"$-~]*)?"
+)
 """Paths in which there is nothing to do: no empty segment, none that begins with a dot, no escape."""
 _UNESCAPED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_~.")
 _MUST_ESCAPE = frozenset('"<>?`{}^|')
