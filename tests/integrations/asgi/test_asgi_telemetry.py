@@ -1,4 +1,4 @@
-"""What is told of inbound requests, and two hops: a caller, an application in the mesh, and whom that calls."""
+"""What is told of inbound requests, and two hops: a caller, an application in the mesh, whom that calls."""
 
 import asyncio
 import re
@@ -230,9 +230,16 @@ async def test_grpc_says_its_own_status(told: Told) -> None:
         await send({"type": "http.response.trailers", "headers": [(b"grpc-status", b"5")]})
 
     scope = {
-        **{"type": "http", "method": "POST", "path": "/a.B/C", "scheme": "http", "http_version": "2"},
-        **{"headers": [(b"host", b"reviews"), (b"content-type", b"application/grpc")]},
-        **{"query_string": b"", "client": ("10.0.0.9", 1), "server": ("10.0.0.8", PORT), "extensions": {}},
+        "type": "http",
+        "method": "POST",
+        "path": "/a.B/C",
+        "scheme": "http",
+        "http_version": "2",
+        "headers": [(b"host", b"reviews"), (b"content-type", b"application/grpc")],
+        "query_string": b"",
+        "client": ("10.0.0.9", 1),
+        "server": ("10.0.0.8", PORT),
+        "extensions": {},
     }
     mesh: Any = Serving(told)
 

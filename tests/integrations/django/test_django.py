@@ -162,7 +162,9 @@ def test_what_is_told_over_wsgi(target: str, told: Told) -> None:
 
 
 def _check(told: Told, target: str) -> None:
-    found = {labels["response_code"]: (count, labels["source_principal"]) for count, labels in told.requests()}
+    found = {
+        labels["response_code"]: (count, labels["source_principal"]) for count, labels in told.requests()
+    }
     assert found == {"200": (1, PAGE), "403": (1, STRANGER)}
     first = told.spans[0]
     attributes = dict(first.attributes or {})

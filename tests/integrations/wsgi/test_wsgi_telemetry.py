@@ -31,9 +31,16 @@ def reviews(tmp_path: Path, told: Told) -> Iterator[Gate]:
 
 def ask(app: Any, reviews: Gate, principal: str = PAGE, read: int = 100) -> None:
     environ = {
-        **{"REQUEST_METHOD": "POST", "PATH_INFO": "/a", "QUERY_STRING": "", "SERVER_PORT": str(PORT)},
-        **{"HTTP_HOST": "reviews:9080", "wsgi.url_scheme": "http", "CONTENT_LENGTH": "4"},
-        **{"wsgi.file_wrapper": FileWrapper, PEER: peer(principal), "SERVER_PROTOCOL": "HTTP/1.0"},
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": "/a",
+        "QUERY_STRING": "",
+        "SERVER_PORT": str(PORT),
+        "HTTP_HOST": "reviews:9080",
+        "wsgi.url_scheme": "http",
+        "CONTENT_LENGTH": "4",
+        "wsgi.file_wrapper": FileWrapper,
+        PEER: peer(principal),
+        "SERVER_PROTOCOL": "HTTP/1.0",
     }
     body = MeshMiddleware(app, reviews)(environ, lambda *_: None)
     for _, _chunk in zip(range(read), body, strict=False):
