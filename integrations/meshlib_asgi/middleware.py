@@ -1,12 +1,13 @@
 """ASGI middleware: policy, the caller, and what travels on."""
 
 import asyncio
+import re
 from collections.abc import Iterable, MutableMapping
 from typing import Any
 from urllib.parse import quote, unquote
 
 import meshlib
-from meshlib.core.actions import Reply
+from meshlib.core.actions import Facts, Reply
 from meshlib.core.caller import Caller
 from meshlib.core.inbound import Admitted
 from meshlib.core.request import Header, RequestHead
@@ -17,6 +18,7 @@ from meshlib_asgi.peers import Application, Receive, Scope, Send, peer_of
 from meshlib_asgi.watching import receiving, sending, watch
 
 _SCHEMES = {"ws": "http", "wss": "https"}
+_SLASH = re.compile("%(2[fF]|5[cC])")
 
 
 class MeshMiddleware:
@@ -42,7 +44,8 @@ class MeshMiddleware:
         head = head_of(scope)
         peer = peer_of(scope, gate.principal)
         watched = watch(gate.mesh.telemetry, scope, head, peer, gate.port)
-        verdict = await gate.aadmit(head, peer)
+        why = ambiguous(scope)
+        verdict = unreadable(why) if why else await gate.aadmit(head, peer)
         if isinstance(verdict, Reply):
             await refuse(verdict, scope, receive, send)
             if watched is not None:
@@ -98,16 +101,41 @@ def known(scope: Scope) -> Caller | None:
     return found if isinstance(found, Caller) else None
 
 
+def ambiguous(scope: Scope) -> str:
+    """Why others may read an HTTP/1 request otherwise than the server did; empty: they don't.
+
+    RFC 9112: 3.2 for Host, 6.3 for a message with both lengths. Not every parser looks at it.
+    """
+    if scope.get("http_version") not in ("1.1", "1.0"):
+        return ""
+    names = [name for name, _ in scope["headers"]]
+    coded = [value.strip().lower() for name, value in scope["headers"] if name == b"transfer-encoding"]
+    whole = coded == [b"chunked"] and b"content-length" not in names and scope["http_version"] == "1.1"
+    if coded and not whole:
+        return "ambiguous_length"
+    hosts = names.count(b"host")
+    return "ambiguous_host" if hosts > 1 or (not hosts and scope["http_version"] == "1.1") else ""
+
+
+def unreadable(why: str) -> Reply:
+    """The answer to a request that others may read otherwise."""
+    return Reply(400, Facts(detail=why), ((b"connection", b"close"),))
+
+
 def tell(scope: Scope, admitted: Admitted, head: RequestHead) -> None:
-    """Puts into the scope who calls, and the path and the headers as they were judged."""
+    """Puts into the scope who calls, and path and headers as they were left by the mesh.
+
+    A slash that was escaped was none to the policies, so it is none to the application: it stays escaped.
+    """
     scope.setdefault("state", {})["mesh"] = admitted.caller
-    if admitted.head is head:
-        return
-    host: list[Header] = [(b"host", admitted.head.authority.encode("latin-1"))] if head.authority else []
-    scope["headers"] = [*host, *_lower(admitted.head.headers)]
-    if admitted.head.path != head.path:
-        path = admitted.head.path.partition("?")[0]
-        scope["path"], scope["raw_path"] = unquote(path), path.encode("latin-1")
+    path = admitted.head.path
+    if path != head.path or _SLASH.search(path):
+        bare, _, query = path.partition("?")
+        scope["raw_path"], scope["query_string"] = bare.encode("latin-1"), query.encode("latin-1")
+        scope["path"] = unquote(_SLASH.sub(r"%25\1", bare))
+    if admitted.head is not head:
+        host: list[Header] = [(b"host", admitted.head.authority.encode("latin-1"))] if head.authority else []
+        scope["headers"] = [*host, *_lower(admitted.head.headers)]
 
 
 def _lower(headers: Iterable[Header]) -> list[Header]:

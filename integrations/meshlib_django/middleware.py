@@ -19,7 +19,7 @@ from meshlib.dataplane.gate import Gate
 from meshlib.dataplane.telemetry.inbound import Inbound
 from meshlib_asgi import middleware as asgi
 from meshlib_asgi.peers import peer_of as asgi_peer
-from meshlib_wsgi.environ import head_of, write
+from meshlib_wsgi.environ import head_of, mistrust, write
 from meshlib_wsgi.middleware import Gates
 from meshlib_wsgi.peers import caller_of, peer_of, port_of
 from meshlib_wsgi.watching import watch
@@ -111,7 +111,11 @@ def _port(request: HttpRequest) -> int:
 
 def _head(request: HttpRequest) -> RequestHead:
     scope = _scope(request)
-    return head_of(request.META) if scope is None else asgi.head_of(scope)
+    if scope is not None:
+        return asgi.head_of(scope)
+    if mistrust(request.META):
+        request.path_info = request.META["PATH_INFO"].encode("latin-1").decode(errors="replace")
+    return head_of(request.META)
 
 
 def _peer(request: HttpRequest, gate: Gate) -> Peer:

@@ -8,19 +8,13 @@ from typing import Any
 import uvicorn
 from gunicorn.workers.base import Worker
 
-import meshlib
-from meshlib.dataplane.gate import Gate
 from meshlib_asgi import MeshMiddleware
-from meshlib_gunicorn.presence import listening, present
+from meshlib_gunicorn.worker import Meshed
 from meshlib_uvicorn.server import STARTUP_FAILURE, Server
 
 
-class UvicornWorker(Worker):  # type: ignore[misc]
+class UvicornWorker(Meshed, Worker):  # type: ignore[misc]
     """uvicorn under gunicorn's arbiter, in the mesh."""
-
-    def __init__(self, *args: Any, **named: Any) -> None:
-        super().__init__(*args, **named)
-        self.presence = present(self.sockets)
 
     def init_signals(self) -> None:
         """uvicorn hears the signals that end it by itself."""
@@ -31,14 +25,10 @@ class UvicornWorker(Worker):  # type: ignore[misc]
 
     def run(self) -> None:
         """The worker's main loop."""
-        if self.cfg.is_ssl:
-            raise meshlib.ConfigError("certfile, keyfile: the mesh secures the port; leave them out")
         sys.exit(asyncio.run(self._serve()))
 
     async def _serve(self) -> int:
-        gate = Gate(meshlib.default(), listening(self.sockets).getsockname()[1])
-        await gate.aprepare()
-        server = Server(uvicorn.Config(MeshMiddleware(self.wsgi, gate), **self._options()), gate)
+        server = Server(uvicorn.Config(MeshMiddleware(self.wsgi, self.gate), **self._options()), self.gate)
         asyncio.get_running_loop().add_signal_handler(
             signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None
         )

@@ -1,10 +1,7 @@
 """gunicorn's sync and gthread workers at a port that the mesh secures.
 
-Rules:
-
-- Nothing is served before it is known what is asked of callers: without a policy the worker does not boot.
-- A connection is met (`accept_blocking`) where gunicorn would shake hands itself: of gthread on a thread of
-  its pool, of sync in the worker, which serves nobody else meanwhile.
+A connection is met (`accept_blocking`) where gunicorn would shake hands itself: of gthread on a thread of
+its pool, of sync in the worker, which serves nobody else meanwhile.
 """
 
 import errno
@@ -18,12 +15,10 @@ from typing import Any
 from gunicorn.workers.gthread import ThreadWorker as GunicornThreads
 from gunicorn.workers.sync import SyncWorker as GunicornSync
 
-import meshlib
 from meshlib.core.request import Peer
 from meshlib.dataplane.accept_blocking import meet
 from meshlib.dataplane.doorstep import PATIENCE, Refused
-from meshlib.dataplane.gate import Gate
-from meshlib_gunicorn.presence import listening, present
+from meshlib_gunicorn.worker import Meshed
 from meshlib_wsgi import PEER, MeshMiddleware
 
 log = logging.getLogger(__name__)
@@ -32,27 +27,17 @@ _SYNC_PATIENCE = 2.0
 """Seconds: nobody else is served meanwhile."""
 
 
-class _Meshed:
-    """What both have in common; before gunicorn's class among the bases."""
+class _Blocking(Meshed):
+    """What both have in common."""
 
-    sockets: Any
-    cfg: Any
     wsgi: Any
     patience = PATIENCE
 
-    def __init__(self, *args: Any, **named: Any) -> None:
-        super().__init__(*args, **named)
-        self.presence = present(self.sockets)
-
     def load_wsgi(self) -> None:
-        """In the worker: the policy first, then the application."""
-        if self.cfg.is_ssl:
-            raise meshlib.ConfigError("certfile, keyfile: the mesh secures the port; leave them out")
+        """In the worker: the application, behind the mesh's policies."""
+        super().load_wsgi()
         self._peers: weakref.WeakKeyDictionary[socket.socket, Peer] = weakref.WeakKeyDictionary()
-        self._gate = Gate(meshlib.default(), listening(self.sockets).getsockname()[1])
-        self._gate.prepare()
-        super().load_wsgi()  # type: ignore[misc]
-        admitted = MeshMiddleware(self.wsgi, self._gate)
+        admitted = MeshMiddleware(self.wsgi, self.gate)
 
         def told(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             environ[PEER] = self._peers[environ["gunicorn.socket"]]
@@ -67,12 +52,12 @@ class _Meshed:
 
     def meet(self, accepted: socket.socket) -> socket.socket:
         """The connection to go on with. Refused: it was closed."""
-        met = meet(accepted, self._gate, self.patience)
+        met = meet(accepted, self.gate, self.patience)
         self._peers[met.connection] = met.peer
         return met.connection
 
 
-class SyncWorker(_Meshed, GunicornSync):  # type: ignore[misc]
+class SyncWorker(_Blocking, GunicornSync):  # type: ignore[misc]
     """gunicorn's sync worker, in the mesh."""
 
     patience = _SYNC_PATIENCE
@@ -87,7 +72,7 @@ class SyncWorker(_Meshed, GunicornSync):  # type: ignore[misc]
         super().handle(listener, client, addr)
 
 
-class ThreadWorker(_Meshed, GunicornThreads):  # type: ignore[misc]
+class ThreadWorker(_Blocking, GunicornThreads):  # type: ignore[misc]
     """gunicorn's gthread worker, in the mesh."""
 
     def handle(self, conn: Any) -> Any:

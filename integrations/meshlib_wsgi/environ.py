@@ -5,10 +5,13 @@ Rules:
 - The path that is judged is the one that was sent, as far as the server keeps it; else the decoded one is
   encoded again.
 - The application is given the path that was judged: one that was made normal replaces the one that was sent.
+- Where the application begins is the server's word, never the caller's: gunicorn believes a header
+  SCRIPT_NAME of callers on the same host, by which `/public/admin` becomes the application's `/admin`.
 - Headers are joined by the server, a name once; the mesh's changes are written back the same way. A name with
   an underscore, which can't be told there from one with a dash, is never written.
 """
 
+import os
 from urllib.parse import quote, unquote_to_bytes
 
 from meshlib.core.request import Header, RequestHead
@@ -33,6 +36,17 @@ def head_of(environ: Environ) -> RequestHead:
     authority = str(environ.get("HTTP_HOST", ""))
     scheme = str(environ.get("wsgi.url_scheme", "http"))
     return RequestHead(str(environ["REQUEST_METHOD"]), scheme, authority, _target(environ), headers)
+
+
+def mistrust(environ: Environ) -> bool:
+    """Takes back what a caller's header SCRIPT_NAME has made of the path; whether there was one."""
+    said = environ.pop("HTTP_SCRIPT_NAME", None)
+    if said is None:
+        return False
+    own = os.environ.get("SCRIPT_NAME", "")
+    whole = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
+    environ["SCRIPT_NAME"], environ["PATH_INFO"] = own, whole.removeprefix(own)
+    return True
 
 
 def write(environ: Environ, admitted: RequestHead, came: RequestHead) -> None:

@@ -11,7 +11,7 @@ from meshlib.dataplane import context
 from meshlib.dataplane.context import Handed
 from meshlib.dataplane.gate import Gate
 from meshlib.dataplane.telemetry.inbound import Inbound
-from meshlib_wsgi.environ import head_of, write
+from meshlib_wsgi.environ import head_of, mistrust, write
 from meshlib_wsgi.peers import CALLER, Environ, caller_of, peer_of, port_of
 from meshlib_wsgi.watching import starting, watch, whole
 
@@ -39,6 +39,7 @@ class MeshMiddleware:
             return self.app(environ, start_response)
         gate = self.gates.at(port_of(environ))
         gate.prepare()
+        mistrust(environ)
         head = head_of(environ)
         peer = peer_of(environ, gate.principal)
         watched = watch(gate.mesh.telemetry, environ, head, peer, gate.port)

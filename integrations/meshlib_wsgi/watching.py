@@ -12,7 +12,8 @@ from meshlib_wsgi.peers import Environ
 def watch(telemetry: Telemetry, environ: Environ, head: RequestHead, peer: Peer, port: int) -> Inbound | None:
     """What watches a request; None: nobody wants to be told.
 
-    Of its body is known what the caller announced: what of it has come, only the server knows.
+    Of its body is known what the caller announced: what the application has read of it, only the server
+    knows.
     """
     if not telemetry.wanted:
         return None
@@ -35,7 +36,7 @@ def starting(start_response: Callable[..., Any], watched: Inbound) -> Callable[.
 
 
 def whole(body: Any, watched: Inbound) -> None:
-    """A body that the server sends by itself: a list is counted, a file is as long as announced."""
+    """A body that the server sends as it is: a list is counted, of a file its announced length is."""
     if isinstance(body, (list, tuple)):
         watched.sent = sum(len(chunk) for chunk in body)
     else:

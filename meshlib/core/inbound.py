@@ -1,9 +1,10 @@
 """One inbound request, step by step, in order.
 
-    path ─► what outsiders may not say ─► each filter: CUSTOM, tokens, AUDIT, DENY, ALLOW ─► admitted
+  STRICT? ─► path ─► what outsiders may not say ─► each filter: CUSTOM, tokens, AUDIT, DENY, ALLOW ─► admitted
 
 `arrive` decides; only a `Check` needs somebody else, and a driver asks. The order of the filters is that of
-the configuration (Istio's), each as a sidecar has it.
+the configuration (Istio's), each as a sidecar has it. STRICT is asked of connections, where the port is ours;
+here once more, for one that is older than the policy, and for a port that somebody else's server holds.
 """
 
 import functools
@@ -31,7 +32,7 @@ from meshlib.core.authz.question import NO_IP, Question, parse_ip
 from meshlib.core.authz.rbac import SPACE as SHADOWS
 from meshlib.core.authz.rbac import Denied, Rbac
 from meshlib.core.caller import Caller
-from meshlib.core.mtls import ServerTls
+from meshlib.core.mtls import InboundMode, ServerTls
 from meshlib.core.request import Header, Peer, RequestHead
 from meshlib.core.route.rule import Origin
 
@@ -85,6 +86,8 @@ def arrive(
     inbound: Inbound, head: RequestHead, peer: Peer, own: str, now: float, version: str = ""
 ) -> Arrival:
     """The request `head` from `peer`. `own`: this workload's `spiffe://…`; `now`: seconds since 1970."""
+    if inbound.tls.mode is InboundMode.STRICT and not peer.principal:
+        return _in_the_clear(inbound, version)
     authority, asked = origin_form(head.authority, head.path)
     status, path = normalize(asked, inbound.paths)
     if status:
@@ -116,6 +119,12 @@ def arrive(
             case _:
                 raise TypeError(f"{one!r} is no filter")
     return Admitted(_caller(question), question.head, to_client)
+
+
+def _in_the_clear(inbound: Inbound, version: str) -> Reply:
+    origin = inbound.origin
+    facts = Facts("", origin.document, origin.source, detail="strict_mutual_tls", config_version=version)
+    return Reply(403, facts, (_TEXT,), b"mutual TLS is required")
 
 
 def _not_normal(status: int, path: str, version: str) -> Reply:

@@ -11,10 +11,13 @@ Rules:
 - A name with an underscore counts as the name with a hyphen: to WSGI and CGI they are one.
 """
 
+import functools
+
 from meshlib.core.request import Header, Peer, RequestHead
 
 XFCC = b"x-forwarded-client-cert"
 _BELIEVED = frozenset((b"x-envoy-expected-rq-timeout-ms",))
+_FIRST = (b"x", b"X")
 _PREFIXES = (b"x-envoy-", b"x-istio-")
 
 
@@ -33,13 +36,13 @@ def told(head: RequestHead, peer: Peer, own: str) -> RequestHead:
 
 def _without_claims(headers: list[Header], *, known: bool) -> list[Header]:
     """Headers that may stay; the same list, if all may."""
-    suspect = [header for header in headers if _is_claim(header[0], known=known)]
-    if not suspect:
-        return headers
-    return [header for header in headers if header not in suspect]
+    kept = [header for header in headers if not _is_claim(header[0], known=known)]
+    return headers if len(kept) == len(headers) else kept
 
 
 def _is_claim(name: bytes, *, known: bool) -> bool:
+    if name[:1] not in _FIRST:
+        return False
     lower = name.lower()
     plain = lower.replace(b"_", b"-") if b"_" in lower else lower
     if plain == XFCC:
@@ -49,6 +52,7 @@ def _is_claim(name: bytes, *, known: bool) -> bool:
     return lower != plain or (not known and plain not in _BELIEVED)
 
 
+@functools.lru_cache(maxsize=1024)
 def certified(peer: Peer, own: str) -> bytes:
     """The element of `x-forwarded-client-cert` that says who the peer is."""
     parts = [f"By={own}"] if own else []

@@ -23,6 +23,8 @@ from meshlib.dataplane.tls import words
 log = logging.getLogger(__name__)
 
 MOST_STRANGERS = 1000
+FAREWELL = 3.0
+"""Seconds for the rest of an answer, and the peer's farewell: one that is idle in a pool says none."""
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PAUSE = 0.1
 
@@ -40,7 +42,7 @@ class Acceptor:
         make: MakeProtocol,
         speaks: Sequence[str] = HTTP1,
     ) -> None:
-        """Starts at once. `make` gives the protocol for a peer that may be served; it `speaks` these (ALPN)."""
+        """Starts at once. `make` gives the protocol for a peer that may be served; `speaks` is its ALPN."""
         self._speaks = frozenset(speaks)
         self.sockets = tuple(sockets)
         self._port = port
@@ -117,7 +119,11 @@ class Acceptor:
             await loop.connect_accepted_socket(lambda: _Door(self._make, None), accepted)
             return
         await loop.connect_accepted_socket(
-            lambda: _Door(self._make, terms), accepted, ssl=context, ssl_handshake_timeout=PATIENCE
+            lambda: _Door(self._make, terms),
+            accepted,
+            ssl=context,
+            ssl_handshake_timeout=PATIENCE,
+            ssl_shutdown_timeout=FAREWELL,
         )
 
 

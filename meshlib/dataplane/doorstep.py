@@ -13,7 +13,7 @@ import hashlib
 import ssl
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from meshlib.core.mtls import InboundMode, ServerTls
 from meshlib.core.request import Peer
@@ -83,7 +83,7 @@ def peer_of(
     shown = secured.getpeercert(binary_form=True) if secured is not None and principal else None
     names: tuple[str, ...] = ()
     if secured is not None and shown:
-        found = secured.getpeercert() or {}
+        found: Any = secured.getpeercert() or {}
         names = tuple(str(name) for kind, name in found.get("subjectAltName", ()) if kind == "DNS")
     return Peer(
         _address(remote),

@@ -43,6 +43,28 @@ spec:
   selector: {matchLabels: {app: back}}
   rules:
   - from: [{source: {principals: [cluster.local/ns/default/sa/front]}}]
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: strict}
+spec:
+  selector: {matchLabels: {app: strict}}
+  mtls: {mode: STRICT}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: strict-tier}
+spec:
+  selector: {matchLabels: {tier: strict}}
+  mtls: {mode: STRICT}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: plain}
+spec:
+  selector: {matchLabels: {tier: plain}}
+  rules:
+  - to: [{operation: {notPaths: ["/admin*"]}}]
 """
 
 
@@ -82,11 +104,12 @@ class SecureMesh:
     @contextmanager
     def client(self, account: str) -> Iterator[meshlib.Client]:
         """A client with an identity."""
-        with (
-            meshlib.connect(**self.settings(account)) as mesh,
-            meshlib.Client(mesh=mesh, timeout=20) as client,
-        ):
+        with self.workload(account) as mesh, meshlib.Client(mesh=mesh, timeout=20) as client:
             yield client
+
+    def workload(self, account: str) -> meshlib.Mesh:
+        """A place in the mesh in this process."""
+        return meshlib.connect(**self.settings(account))
 
     @contextmanager
     def process(self, command: Iterable[str], app: str, account: str, tier: str) -> Iterator["Served"]:

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 
 from meshlib.errors import ControlError
 from meshlib.identity.keys import weak_hash, weak_key
+from meshlib.identity.spiffe import SpiffeId
 
 MAX_CSR = 16 * 1024
 """Bytes. A request with an RSA key of 8192 bits has some 3 KB."""
@@ -67,6 +68,12 @@ def lifetime(ttl_s: int, max_ttl_s: int) -> int:
 def host_names(names: Sequence[str]) -> list[x509.GeneralName]:
     """DNS names and IP addresses as they stand in a certificate. ValueError: one is neither."""
     return [_host_name(name) for name in dict.fromkeys(name.lower() for name in names)]
+
+
+def service_names(identity: SpiffeId) -> tuple[str, ...]:
+    """The DNS name of a workload's certificate, `<account>.<namespace>.svc`; none, if that is no name."""
+    name = f"{identity.service_account}.{identity.namespace}.svc".lower()
+    return (name,) if len(name) <= MAX_HOST and _HOST.fullmatch(name) else ()
 
 
 def _host_name(name: str) -> x509.GeneralName:

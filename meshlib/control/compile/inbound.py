@@ -20,6 +20,7 @@ from meshlib.control.compile.provenance import mark_document, mark_policies
 from meshlib.control.compile.secrets import put_socket, show_own, trust_mesh
 from meshlib.control.compile.security import Security, security_filters, sources_of
 from meshlib.control.graph.graph import Graph
+from meshlib.control.istio.meshconfig import MeshConfig, NormalizationType
 from meshlib.control.istio.parse import spell
 from meshlib.control.istio.peerauthentication import MutualTLSMode
 from meshlib.identity.spiffe import SCHEME
@@ -44,14 +45,17 @@ def inbound_listener(
     made = pb.Listener(name=name, traffic_direction="INBOUND")
     made.address.socket_address.address = _address(name)
     made.address.socket_address.port_value = port
-    manager = pb.pack(_manager(port, security))
+    manager = _manager(port, security)
+    if not grpc:
+        _as_sidecar(manager, graph.mesh)
+    packed = pb.pack(manager)
     for transport in _transports(decided.mode, client.label_map, grpc=grpc, roots=roots):
         chain = made.filter_chains.add(name="inbound-mtls" if transport == TLS else "inbound-plaintext")
         if not grpc:
             chain.filter_chain_match.transport_protocol = transport
         if transport == TLS:
             put_socket(chain.transport_socket, _context(graph, grpc=grpc))
-        chain.filters.add(name=_MANAGER, typed_config=manager)
+        chain.filters.add(name=_MANAGER, typed_config=packed)
     if not grpc:
         inspector = pb.pack(pb.message(_INSPECTOR)())
         made.listener_filters.add(name=TLS_INSPECTOR, typed_config=inspector)
@@ -92,6 +96,21 @@ def _context(graph: Graph, *, grpc: bool) -> Any:
     common.tls_params.tls_minimum_protocol_version = least_version(graph.mesh.mesh_mtls) or "TLSv1_2"
     common.tls_params.tls_maximum_protocol_version = "TLSv1_3"
     return context
+
+
+def _as_sidecar(made: Any, mesh: MeshConfig) -> None:
+    """How a path is put in order before anybody looks at it, and what is said of the caller's certificate."""
+    how = mesh.path_normalization.normalization if mesh.path_normalization else NormalizationType.DEFAULT
+    made.normalize_path.value = how is not NormalizationType.NONE
+    made.merge_slashes = how in (
+        NormalizationType.MERGE_SLASHES,
+        NormalizationType.DECODE_AND_MERGE_SLASHES,
+    )
+    if how is NormalizationType.DECODE_AND_MERGE_SLASHES:
+        made.path_with_escaped_slashes_action = "UNESCAPE_AND_FORWARD"
+    made.forward_client_cert_details = "APPEND_FORWARD"
+    told = made.set_current_client_cert_details
+    told.subject.value = told.uri = told.dns = True
 
 
 def _manager(port: int, security: Security) -> Any:

@@ -8,7 +8,8 @@ Rules:
 - Exporters are found as OpenTelemetry's own launcher finds them, by their entry points: `console` and `otlp`
   (over HTTP, or gRPC if its package is there) work, and others do once they are installed.
 - The workload's name and namespace are the resource's, unless OTEL_SERVICE_NAME or
-  OTEL_RESOURCE_ATTRIBUTES say otherwise. Everything else (samplers, intervals, headers, limits) the SDK reads.
+  OTEL_RESOURCE_ATTRIBUTES say otherwise. Everything else (samplers, intervals, headers, limits) the SDK
+  reads.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What is told of inbound requests, and two hops: a caller, an application in the mesh, whom that calls."""
+"""What is told of inbound requests, and two hops: a caller, an application, and whom that calls."""
 
 import asyncio
 import re

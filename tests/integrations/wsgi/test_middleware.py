@@ -99,6 +99,20 @@ def test_without_a_raw_path_the_decoded_one_is_judged(reviews: Gate) -> None:
     )
 
 
+def test_a_caller_does_not_say_where_the_application_begins(reviews: Gate) -> None:
+    seen: list[str] = []
+
+    def app(given: dict[str, Any], start: Any) -> list[bytes]:
+        seen.extend((given["SCRIPT_NAME"], given["PATH_INFO"], str(given.get("HTTP_SCRIPT_NAME"))))
+        start("200 OK", [])
+        return []
+
+    # As gunicorn makes it of a header SCRIPT_NAME of a caller on the same host.
+    forged = {"HTTP_SCRIPT_NAME": "/x", "SCRIPT_NAME": "/x", "PATH_INFO": "/admin"}
+    assert ask(MeshMiddleware(app, reviews), environ(PAGE, "/x/admin") | forged)[0] == "200 OK"
+    assert seen == ["", "/x/admin", "None"]
+
+
 def test_claims_of_outsiders_are_removed(tmp_path: Path) -> None:
     found = gate(tmp_path, "")
     seen: dict[str, Any] = {}
