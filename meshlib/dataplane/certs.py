@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 10.0
 """Seconds for one call of the control service."""
+FAREWELL = 1.0
+"""Seconds that a close waits for a call that is under way."""
 SHORTEST_WAIT = 0.05
 """Seconds between two looks at the least, whatever the clock on the wall does."""
 _MOST_STATE = 1024 * 1024
@@ -91,6 +93,7 @@ class Certs:
         self._lock = threading.RLock()
         """Held while a certificate is got: one at a time."""
         self._swap = threading.Lock()
+        self._users = 0
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._pinned = ""
@@ -156,12 +159,25 @@ class Certs:
             before = self.held
             return self._installed(self._renewed(), before)
 
+    def use(self) -> None:
+        """Somebody needs it from now on, until `leave`."""
+        with self._swap:
+            self._users += 1
+
+    def leave(self) -> None:
+        """Somebody needs it no more; with the last one renewal ends."""
+        with self._swap:
+            self._users -= 1
+            last = self._users <= 0
+        if last:
+            self.close()
+
     def close(self) -> None:
         """Renewal ends; what is held stays, and a later need starts it again."""
         self._wake.set()
         thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
-            thread.join(PATIENCE)
+            thread.join(FAREWELL)
 
     # Getting one
 

@@ -85,17 +85,22 @@ def ads_source(settings: Bootstrap, client: Client, views: Views, changed: Calla
     if settings.state_dir is not None:
         who = (settings.control, client.namespace, client.service_account, repr(client.labels))
         cache = Cache(settings.state_dir, (*who, str(client.locality)))
-    keep = functools.partial(KeptStream, secure=secure(settings))
+    keep = functools.partial(KeptStream, secure=secure(identity(settings)))
     return Ads(settings, to_node(client), views, cache, changed=changed, keep=keep)
 
 
-def secure(settings: Bootstrap) -> Secure:
-    """How connections to the control service are secured: by this workload's certificate, or not at all."""
-    if settings.allow_plaintext:
-        return in_the_clear
+def identity(settings: Bootstrap) -> "Certs | None":
+    """The workload's certificate; None: control runs in this process, or is talked to in plain text."""
+    if settings.local or settings.allow_plaintext:
+        return None
     from meshlib.dataplane.certs import certs_of  # which loads cryptography
 
-    return certs_of(settings).secure
+    return certs_of(settings)
+
+
+def secure(certs: "Certs | None") -> Secure:
+    """How connections to the control service are secured: by that certificate, or not at all."""
+    return in_the_clear if certs is None else certs.secure
 
 
 class Mesh:
@@ -121,6 +126,9 @@ class Mesh:
         self._on_close: list[Callable[[], None]] = []
         self._closed = False
         self._told_of_disk = False
+        self._certs = identity(self.bootstrap)
+        if self._certs is not None:
+            self._certs.use()
         self._source: Source = source(self.bootstrap, self._client(), self._views, self._changed)
         self._asked = False
         self.telemetry = Telemetry(self.bootstrap, lambda: self._view, self._principal)
@@ -174,12 +182,7 @@ class Mesh:
     @property
     def certs(self) -> "Certs | None":
         """This workload's certificate; None: control runs in this process, or is talked to in plain text."""
-        who = self.bootstrap
-        if who.local or who.allow_plaintext:
-            return None
-        from meshlib.dataplane.certs import certs_of
-
-        return certs_of(who)
+        return self._certs
 
     @property
     def contexts(self) -> Contexts | None:
@@ -350,6 +353,8 @@ class Mesh:
         for call in self._on_close:
             call()
         self._source.close()
+        if self._certs is not None:
+            self._certs.leave()
         self._changed()
 
     async def aclose(self) -> None:

@@ -27,7 +27,7 @@ from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane import fork
 from meshlib.dataplane.ads import backoff
 from meshlib.dataplane.grpc_stream import Kept, KeptStream
-from meshlib.dataplane.mesh import secure
+from meshlib.dataplane.mesh import identity, secure
 from meshlib.errors import ConfigError
 from meshlib.xds import pb
 from meshlib.xds.client_stream import ProtocolError
@@ -75,7 +75,10 @@ class Registration:
         self._interval = _LONGEST_INTERVAL
         self._attempts = 0
         self._owner = os.getpid()
-        keep = keep or functools.partial(KeptStream, secure=secure(settings))
+        self._certs = identity(settings) if keep is None else None
+        if self._certs is not None:
+            self._certs.use()
+        keep = keep or functools.partial(KeptStream, secure=secure(self._certs))
         self._kept = keep("meshlib-register", settings.control, pb.HDS, self)
         self._kept.start()
         atexit.register(self.close)
@@ -114,6 +117,8 @@ class Registration:
         self._left.set()
         atexit.unregister(self.close)
         self._kept.close()
+        if self._certs is not None:
+            self._certs.leave()
         self._joined.clear()
 
     def __enter__(self) -> "Registration":

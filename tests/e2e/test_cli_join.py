@@ -23,9 +23,10 @@ spec:
   selector: {app: reviews}
 """
 JOIN = """
-import meshlib, sys
+import meshlib, sys, time
 with meshlib.connect() as mesh, meshlib.Client(mesh=mesh) as client:
     print(client.get("http://reviews.default.svc.cluster.local/").status_code)
+    time.sleep(0.5)  # who comes and goes at once is not seen
 """
 
 

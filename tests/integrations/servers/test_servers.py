@@ -186,7 +186,7 @@ def test_strict_holds_where_the_server_can_not_refuse(mesh: SecureMesh, name: st
             except httpx.TransportError:
                 assert time.monotonic() < end
                 time.sleep(0.05)
-    assert (reply.status_code, reply.text) == (403, "plain text, and mutual TLS is STRICT")
+    assert (reply.status_code, reply.text) == (403, "mutual TLS is required")
 
 
 @contextmanager
