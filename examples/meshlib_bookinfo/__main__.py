@@ -7,13 +7,15 @@ a port that refuses.
 
 import argparse
 import asyncio
+import os
 import socket
 from collections.abc import Callable
 
 from starlette.routing import BaseRoute
 
 import meshlib
-from meshlib.bootstrap import bootstrap
+from meshlib.bootstrap import Bootstrap, bootstrap
+from meshlib.dataplane.telemetry.wiring import wired
 from meshlib_bookinfo import details, productpage, ratings, reviews
 from meshlib_bookinfo.workload import Workload
 from meshlib_uvicorn import serve
@@ -35,16 +37,19 @@ def main() -> None:
     listener.listen(2048)
     port = listener.getsockname()[1]
     print(f"{options.service} {options.version} at http://{options.host}:{port}", flush=True)
-    raise SystemExit(asyncio.run(_serve(options, listener, port)))
-
-
-async def _serve(options: argparse.Namespace, listener: socket.socket, port: int) -> int:
     settings = bootstrap(
+        service=options.service,
         service_account=f"bookinfo-{options.service}",
         labels={"app": options.service, "version": options.version},
         address=options.host,
         ports={"http": port},
     )
+    with wired(settings, os.environ):
+        code = asyncio.run(_serve(options, listener, settings))
+    raise SystemExit(code)
+
+
+async def _serve(options: argparse.Namespace, listener: socket.socket, settings: Bootstrap) -> int:
     workload = Workload(options.service, options.version)
     async with meshlib.Mesh(settings) as mesh:
         app = workload.application(SERVICES[options.service](workload), mesh)

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import socket
 import sys
 from typing import Annotated, Any
@@ -59,8 +58,6 @@ def serve(
     app = load(target, interface, threads, factory)
     from meshlib.dataplane.telemetry.wiring import wired
 
-    # uvicorn ends the process by the signal that it was stopped with; what waits to be sent goes out before.
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(0))
     with wired(settings, os.environ):
         code = asyncio.run(_serve(app, listening, settings, worker, graceful))
     raise typer.Exit(code)

@@ -102,11 +102,14 @@ _OPERATORS: dict[str, Operator] = {
 def text(form: str = TEXT) -> Line:
     """Lines of a format. ConfigError: it has an operator that is not known."""
     parts = _parts(form)
+    breaks = sum(part.count("\n") for part in parts if isinstance(part, str))
 
     def line(ended: Ended) -> bytes:
-        return "".join(part if isinstance(part, str) else _shown(part(ended)) for part in parts).encode(
-            "latin-1", "replace"
-        )
+        made = "".join(part if isinstance(part, str) else _shown(part(ended)) for part in parts)
+        if made.count("\n") != breaks or "\r" in made:
+            # No parser of ours lets such a header through; another server's may.
+            made = "".join(p if isinstance(p, str) else " ".join(_shown(p(ended)).split()) for p in parts)
+        return made.encode("latin-1", "replace")
 
     return line
 

@@ -57,7 +57,7 @@ _OF_FAILURE = {
     Failure.RESET: "upstream_reset_before_response_started{connection_termination}",
     Failure.REFUSED_STREAM: "upstream_reset_before_response_started{remote_refused_stream_reset}",
     Failure.TRY_TIMED_OUT: "upstream_per_try_timeout",
-    Failure.TIMED_OUT: "upstream_response_timeout",
+    Failure.TIMED_OUT: "response_timeout",
     Failure.PROTOCOL: "upstream_reset_before_response_started{protocol_error}",
     Failure.OVERFLOW: "upstream_reset_before_response_started{overflow}",
 }
@@ -72,6 +72,15 @@ _OF_FLAG = {
 def details_of_failure(how: Failure) -> str:
     """Envoy's words for an attempt without a response."""
     return _OF_FAILURE[how]
+
+
+def broken_off(how: Failure) -> tuple[str, str]:
+    """Envoy's flag and words for a response whose body broke off."""
+    if how in (Failure.TIMED_OUT, Failure.TRY_TIMED_OUT):
+        return "UT", "response_timeout"
+    if how is Failure.PROTOCOL:
+        return "UPE", "upstream_reset_after_response_started{protocol_error}"
+    return "UC", "upstream_reset_after_response_started{connection_termination}"
 
 
 def details_of_reply(flag: str) -> str:

@@ -102,7 +102,7 @@ class Inbound:
     def refused(self, reply: Reply) -> None:
         """The policy answered."""
         self._status, self._headers, self._flags = reply.status, reply.headers, reply.facts.flag
-        self._details = reply.facts.detail.replace(" ", "_")
+        self._details = "_".join(reply.facts.detail.split())
         self.sent = len(reply.body)
         self.end()
 

@@ -17,6 +17,7 @@ from meshlib.dataplane.telemetry import labels, propagation, spans
 from meshlib.dataplane.telemetry.ended import (
     VIA_UPSTREAM,
     Ended,
+    broken_off,
     details_of_failure,
     details_of_reply,
     size,
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 _TIMED_OUT = (Failure.TRY_TIMED_OUT, Failure.TIMED_OUT)
+_NOT_CONNECTED = (Failure.CONNECT_FAILED, Failure.CONNECT_TIMED_OUT)
 _NO_FACTS = Facts()
+_SERVICE_TIME = b"x-envoy-upstream-service-time"
 _STATUS_LINE = len("HTTP/1.1 200 OK\r\n\r\n")
 
 
@@ -46,7 +49,7 @@ class Outbound:
 
     __slots__ = (
         *("_body", "_details", "_done", "_facts", "_failure", "_headers", "_span", "_started"),
-        *("_status", "_telemetry", "_version", "_wall", "head", "received"),
+        *("_status", "_telemetry", "_version", "_waited", "_wall", "head", "received"),
     )
 
     def __init__(self, telemetry: Telemetry, head: RequestHead, body: Sized) -> None:
@@ -59,6 +62,8 @@ class Outbound:
         self._status, self._facts, self._details, self._failure = 0, _NO_FACTS, "", ""
         self._headers: Iterable[Header] = ()
         self._version = b"HTTP/1.1"
+        self._waited: float | None = None
+        """Seconds until the response's head."""
         self._done = False
         self._span: Span | None = None
         if telemetry.tracer is not None:
@@ -92,6 +97,8 @@ class Outbound:
         """The response's head is there; `own`: the mesh made it."""
         self._status, self._headers, self._facts, self._version = status, headers, facts, version
         self._details = details_of_reply(facts.flag) if own else VIA_UPSTREAM
+        if not own:
+            self._waited = self._telemetry.clock() - self._started
 
     def failed(self, failed: Failed, facts: Facts) -> None:
         """There is no response, or its body broke off."""
@@ -99,9 +106,9 @@ class Outbound:
         if self._status == 0:
             self._status = 504 if failed.how in _TIMED_OUT else 502 if failed.how is Failure.PROTOCOL else 503
             self._details = details_of_failure(failed.how)
-            self._failure = failed.detail if failed.how is Failure.CONNECT_FAILED else ""
+            self._failure = failed.detail if failed.how in _NOT_CONNECTED else ""
         elif flag == "-":
-            flag = "UT" if failed.how in _TIMED_OUT else "UC"
+            flag, self._details = broken_off(failed.how)
         self._facts = facts._replace(flag=flag)
         self.end()
 
@@ -123,6 +130,10 @@ class Outbound:
             self._measure(seconds)
         if telemetry.log is None and self._span is None:
             return
+        headers = {name.lower(): value for name, value in self._headers}
+        if self._waited is not None:
+            # Envoy's router adds it to what it passes on; here only the log has a use for it.
+            headers[_SERVICE_TIME] = b"%d" % (self._waited * 1000)
         ended = Ended(
             head,
             status,
@@ -131,11 +142,11 @@ class Outbound:
             facts.flag,
             self._details,
             self._version.decode("latin-1"),
-            {name.lower(): value for name, value in self._headers},
-            self._body.size,
+            headers,
+            self._body.size if facts.attempts and not self._failure else 0,
             self.received,
             facts.route,
-            facts.cluster,
+            "" if facts.flag == "NC" else facts.cluster,
             facts.endpoint,
             failure=self._failure,
         )

@@ -25,6 +25,7 @@ from meshlib.dataplane.telemetry import accesslog, labels, propagation, spans
 from meshlib.dataplane.telemetry.labels import End, Ends, Service
 from meshlib.dataplane.telemetry.metrics import SCOPE, Instruments, Series, instruments
 from meshlib.dataplane.telemetry.workload import (
+    MOST_BYTES,
     PEER_METADATA,
     PEER_METADATA_ID,
     of_endpoint,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 LOOK_EVERY = 1.0
 MESH_ID = "cluster.local"
 _MOST_BOUND = 10_000
+_MOST_CALLERS = 1_000
+"""What they say of themselves is kept with them."""
 
 
 class Bound:
@@ -96,7 +99,7 @@ class Telemetry:
         self._settings, self._view, self._principal = settings, view, principal
         self._look_at = 0.0
         self._outbound: dict[tuple[str, str, str, str], Bound] = {}
-        self._inbound: dict[tuple[str, bytes | None, str, bool], Bound] = {}
+        self._inbound: dict[tuple[str, bytes | None, str], Bound] = {}
         self._told: list[Header] | None = None
 
     def __repr__(self) -> str:
@@ -169,15 +172,15 @@ class Telemetry:
     def inbound_ends(self, peer: Peer, said: bytes | None) -> Bound:
         """Of a request to this process; `said`: the value of `x-envoy-peer-metadata`."""
         own = self._principal()
-        key = (peer.principal, said if peer.principal else None, own, peer.tls)
+        if not peer.principal or (said is not None and len(said) > MOST_BYTES):
+            said = None
+        key = (peer.principal, said, own)
         found = self._inbound.get(key)
         if found is None:
-            if len(self._inbound) >= _MOST_BOUND:
+            if len(self._inbound) >= _MOST_CALLERS:
                 self._inbound.clear()
             mutual = bool(peer.principal)
-            caller = NOBODY
-            if mutual and said is not None:
-                caller = of_peer(said, _namespace(peer.principal))
+            caller = NOBODY if said is None else of_peer(said, _namespace(peer.principal))
             principals = (peer.principal, own if mutual else "")
             ends = labels.inbound(caller, self.own, self.service, principals, mutual)
             found = self._inbound[key] = Bound(ends)

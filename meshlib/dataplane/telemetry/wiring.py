@@ -5,14 +5,17 @@ Rules:
 - Nothing is sent to anybody unless a variable names an exporter or an endpoint: by the specification an
   exporter without one would knock at localhost:4318, where usually nobody is.
 - What the application has set up itself stays as it is.
-- Exporters are found as OpenTelemetry's own launcher finds them, by their entry points, so `console` and
-  `otlp` (over HTTP, or gRPC if its package is there) work, and others do once they are installed.
+- Exporters are found as OpenTelemetry's own launcher finds them, by their entry points: `console` and `otlp`
+  (over HTTP, or gRPC if its package is there) work, and others do once they are installed.
 - The workload's name and namespace are the resource's, unless OTEL_SERVICE_NAME or
   OTEL_RESOURCE_ATTRIBUTES say otherwise. Everything else (samplers, intervals, headers, limits) the SDK
   reads.
 """
 
 import contextlib
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -57,12 +60,20 @@ def wired(settings: Bootstrap, environ: Mapping[str, str]) -> Iterator[None]:
         return
     if find_spec("opentelemetry.sdk") is None:
         raise ConfigError("OTEL_ variables ask for telemetry to be sent; install meshlib[otel]")
+    _end_in_order()
     made = [shutdown for shutdown in (_tracing(settings, traces), _measuring(settings, metrics)) if shutdown]
     try:
         yield
     finally:
         for shutdown in made:
             shutdown()
+
+
+def _end_in_order() -> None:
+    """SIGTERM ends the block, too: servers end a process by the signal that they were stopped with."""
+    unset = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if unset and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
 
 
 def _tracing(settings: Bootstrap, names: tuple[str, ...]) -> Callable[[], None] | None:

@@ -17,7 +17,8 @@ from meshlib.xds.workload import NOBODY, Workload, from_metadata, named, workloa
 PEER_METADATA = b"x-envoy-peer-metadata"
 PEER_METADATA_ID = b"x-envoy-peer-metadata-id"
 _PREFIX = f"{ISTIO_METADATA}/"
-_MOST_BYTES = 16 * 1024
+MOST_BYTES = 4 * 1024
+"""Of what a peer says of itself; of one who says more nothing is believed."""
 _MOST_LETTERS = 253
 
 
@@ -35,7 +36,7 @@ def of_endpoint(metadata: tuple[tuple[str, str], ...]) -> Workload:
 
 def of_peer(header: bytes, namespace: str) -> Workload:
     """The caller, by what it says of itself; but `namespace` is that of its certificate."""
-    if len(header) > _MOST_BYTES:
+    if len(header) > MOST_BYTES:
         return NOBODY
     from google.protobuf.message import DecodeError
 

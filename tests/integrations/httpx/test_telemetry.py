@@ -349,10 +349,10 @@ def test_a_line_of_the_access_log(server: RawServer, tmp_path: Path) -> None:
             content=b"four",
             headers={"user-agent": "tests", "x-request-id": "r1"},
         )
-    with_duration = re.sub(r" \d+ - \"-\"", ' DURATION - "-"', path.read_text())
+    with_duration = re.sub(r' \d+ \d+ "-" "tests', ' DURATION WAITED "-" "tests', path.read_text())
     assert with_duration == (
         '[1970-01-01T00:00:01.500Z] "POST /echo?q=1 HTTP/1.1" 200 - via_upstream - "-" '
-        f'4 {len(response.content)} DURATION - "-" "tests" "r1" "reviews:9080" '
+        f'4 {len(response.content)} DURATION WAITED "-" "tests" "r1" "reviews:9080" '
         f'"127.0.0.1:{server.port}" {CLUSTER} - - - - x\n'
     )
     made.close()

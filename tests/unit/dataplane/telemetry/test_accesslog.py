@@ -70,6 +70,12 @@ def test_a_header_makes_no_second_line_in_json() -> None:
     assert json.loads(line) == {"agent": 'x"\n{"code":1}'}
 
 
+@pytest.mark.parametrize("value", [b"x\n[2026] GET", b"x\r[2026] GET", b"x\r\n[2026] GET"])
+def test_a_header_makes_no_second_line_in_text(value: bytes) -> None:
+    head = RequestHead("GET", "http", "a", "/", [(b"user-agent", value)])
+    assert text('"%REQ(USER-AGENT)%"\n')(Ended(head, 200, 0.0, 0.0)) == b'"x [2026] GET"\n'
+
+
 def test_a_log_is_appended_to(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("before\n")
