@@ -353,6 +353,7 @@ class Mesh:
         for call in self._on_close:
             call()
         self._source.close()
+        self.telemetry.close()
         if self._certs is not None:
             self._certs.leave()
         self._changed()

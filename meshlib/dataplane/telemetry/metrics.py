@@ -13,7 +13,6 @@ Rules:
 """
 
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -80,6 +79,7 @@ class Instruments:
         self._waiting: deque[Measurement] = deque()
         self._guard = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._rest = threading.Event()
         self._counter = meter.create_observable_counter(
             "istio_requests_total", [self._observe], "{request}", "Requests"
         )
@@ -121,12 +121,21 @@ class Instruments:
     def _run(self) -> None:
         """Until nothing waits any more."""
         while True:
-            time.sleep(EVERY_SECONDS)
+            self._rest.wait(EVERY_SECONDS)
             self.record()
             with self._guard:
                 if not self._waiting:
                     self._thread = None
+                    self._rest.clear()
                     return
+
+    def rest(self) -> None:
+        """Records what waits, now, and ends the thread; the next measurement starts it again."""
+        thread = self._thread
+        self.record()
+        if thread is not None:
+            self._rest.set()
+            thread.join(EVERY_SECONDS)
 
     def record(self) -> None:
         """Gives the SDK what waits."""
@@ -163,7 +172,7 @@ class Instruments:
 
     def after_fork_in_child(self) -> None:
         """Counts from nothing."""
-        self._guard = threading.Lock()
+        self._guard, self._rest = threading.Lock(), threading.Event()
         self._thread = None
         self._waiting.clear()
         for one in self._series.values():

@@ -107,6 +107,11 @@ class Telemetry:
         told = ", ".join(name for name, one in listed if one is not None)
         return f"<Telemetry of {self.own.name}: {told or 'nobody is told'}>"
 
+    def close(self) -> None:
+        """What was measured is told now."""
+        if self.instruments is not None:
+            self.instruments.rest()
+
     @property
     def wanted(self) -> bool:
         """Whether anybody wants to be told of a request."""
