@@ -94,7 +94,7 @@ def test_close_leaves_no_thread_and_no_descriptor(tmp_path: Path) -> None:
         for _ in range(4):
             with Mesh(settings) as mesh, meshlib.Client(mesh=mesh):
                 mesh.prepare("a:80")
-            meshlib.register(control=served.address, ports={"http": 1}, drain=0).close()
+            meshlib.register(control=served.address, allow_plaintext=True, ports={"http": 1}, drain=0).close()
             assert [t.name for t in threading.enumerate() if t.name.startswith("meshlib")] == []
             counts.append(_settled())
     # The server's ends close a moment later than ours.
