@@ -372,6 +372,7 @@ def s_client(it: Secure, *options: str) -> str:
         input="Q\n",
         capture_output=True,
         text=True,
+        errors="replace",
         timeout=20,
         check=False,
     )
