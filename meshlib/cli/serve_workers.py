@@ -5,7 +5,6 @@
 - On a signal others are told first, then the workers, which finish what is in flight.
 """
 
-import os
 import signal
 import socket
 import subprocess
@@ -100,7 +99,6 @@ class Workers:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=(descriptor,),
-            env={**os.environ, "MESHLIB_WORKER": "1"},
             start_new_session=True,  # a Ctrl-C is this process's, which tells the others first
         )
         worker = Worker(process, time.monotonic())
