@@ -1,4 +1,4 @@
-"""Rebuilds meshlib/xds/descriptors.binpb.gz from a wheel of xds-protos.
+"""Rebuilds meshlib/xds/descriptors.binpb.gz from a wheel of xds-protos, and Istio's certificate service.
 
     pip download --no-deps -d protos xds-protos==1.85.0
     python .ci/descriptors.py protos/xds_protos-*.whl
@@ -39,6 +39,7 @@ MODULES = (
     "envoy.extensions.filters.listener.original_dst.v3.original_dst",
     "envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector",
     "envoy.extensions.filters.listener.http_inspector.v3.http_inspector",
+    "envoy.extensions.filters.network.ext_authz.v3.ext_authz",
     "envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager",
     "envoy.extensions.filters.network.rbac.v3.rbac",
     "envoy.extensions.filters.network.set_filter_state.v3.set_filter_state",
@@ -57,6 +58,7 @@ MODULES = (
     "envoy.extensions.transport_sockets.tls.v3.tls",
     "envoy.extensions.upstreams.http.v3.http_protocol_options",
     "envoy.extensions.bootstrap.internal_listener.v3.internal_listener",
+    "envoy.extensions.path.match.uri_template.v3.uri_template_match",
     "envoy.service.auth.v3.external_auth",
     "envoy.service.discovery.v3.ads",
     "envoy.service.discovery.v3.discovery",
@@ -79,6 +81,15 @@ def add(fd):
     fd.CopyToProto(out.file.add())
 for name in sys.argv[1:]:
     add(importlib.import_module(name + "_pb2").DESCRIPTOR)
+# istio.v1.auth, which no wheel carries: field numbers are Istio's.
+ca = out.file.add(name="security/v1alpha1/ca.proto", package="istio.v1.auth", syntax="proto3")
+ca.dependency.append("google/protobuf/struct.proto")
+asked = ca.message_type.add(name="IstioCertificateRequest")
+asked.field.add(name="csr", number=1, type=9, label=1)
+asked.field.add(name="validity_duration", number=3, type=3, label=1)
+asked.field.add(name="metadata", number=4, type=11, label=1, type_name=".google.protobuf.Struct")
+given = ca.message_type.add(name="IstioCertificateResponse")
+given.field.add(name="cert_chain", number=1, type=9, label=3)
 sys.stdout.buffer.write(out.SerializeToString(deterministic=True))
 """
 

@@ -98,21 +98,22 @@ def default() -> "Mesh":
     return found or _shared.setdefault("mesh", connect())
 
 
-def register(**settings: Any) -> "Registration":
+def register(*, mutual_tls: bool = False, **settings: Any) -> "Registration":
     """Makes this process an endpoint of every service that selects its labels; settings as of `bootstrap`.
 
     `ports` (or MESHLIB_PORTS) is needed. With a folder of YAML as `control` the clients of this process
-    find it, and nobody else. ConfigError: it is missing, or something can't be used.
+    find it, and nobody else. `mutual_tls` says that what listens there takes the mesh's mutual TLS, as
+    `meshlib serve` does; clients then speak it. ConfigError: `ports` is missing, or something can't be used.
     """
     from meshlib.bootstrap import bootstrap
     from meshlib.dataplane.register import Registration
 
     found = bootstrap(**settings)
     if not found.local:
-        return Registration(found)
+        return Registration(found, mutual_tls=mutual_tls)
     from meshlib.local import LocalRegistrar
 
-    return Registration(found, LocalRegistrar)
+    return Registration(found, LocalRegistrar, mutual_tls=mutual_tls)
 
 
 def __getattr__(name: str) -> Any:

@@ -28,7 +28,10 @@ PREFIX = "MESHLIB_"
 DEFAULT_CONTROL = "127.0.0.1:15010"
 CANONICAL_NAME = "service.istio.io/canonical-name"
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
+_HEX = frozenset("0123456789abcdef")
 _MAX_NAME = 253
+_TOKEN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~")
+_MAX_TOKEN = 16 * 1024
 _LABEL_PART = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _LABEL_PREFIX = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 T = TypeVar("T")
@@ -64,6 +67,23 @@ class Bootstrap:
     ports: tuple[tuple[str, int], ...] = ()
     """What this process serves, by port name; sorted."""
     weight: int = 1
+    ca_fingerprint: str = ""
+    """`sha256:<hex>` of the mesh's root certificate: what to trust at the first contact."""
+    ca_file: Path | None = None
+    """The mesh's root certificates, PEM, instead of a fingerprint."""
+    token: str = field(default="", repr=False)
+    """What proves who this is at the first contact; later its certificate does."""
+    token_file: Path | None = None
+    """Where such a token is; read anew each time it is needed, for Kubernetes replaces it."""
+    forward_headers: tuple[str, ...] = ("end-user",)
+    """Headers of an inbound request, in lower case, that travel on with the calls made for it."""
+    allow_plaintext: bool = False
+    """Whether a control service without TLS is talked to: there is no identity then, and no mutual TLS."""
+
+    access_log: str = ""
+    """Where each request is told in a line: `/dev/stdout`, `/dev/stderr` or a file; empty: nowhere."""
+    access_log_encoding: str = "TEXT"
+    """`TEXT` or `JSON`."""
 
     @property
     def label_map(self) -> Mapping[str, str]:
@@ -78,6 +98,8 @@ class _Setting:
     read: Callable[[Any], Any]
     allowed: str
     default: Any = field(default=None)
+    secret: bool = False
+    """Whether it is never shown."""
 
 
 class _LabelError(ValueError):
@@ -89,7 +111,9 @@ def bootstrap(environ: Mapping[str, str] | None = None, **arguments: Any) -> Boo
 
     Arguments: `control`, `namespace`, `service`, `service_account`, `labels` (mapping or `a=b,c=d`),
     `locality`, `state_dir` (a path; empty: keep nothing), `first_call_timeout`, `idle_targets`, `drain`
-    (seconds), `max_targets`, `address`, `ports` (mapping or `http=9080`), `weight`.
+    (seconds), `max_targets`, `address`, `ports` (mapping or `http=9080`), `weight`, `ca_fingerprint`,
+    `ca_file`, `token`, `token_file`, `forward_headers` (names, or `a,b`), `allow_plaintext`,
+    `access_log` (a path), `access_log_encoding`.
     ConfigError: one can't be used. TypeError: no such argument.
     """
     found = os.environ if environ is None else environ
@@ -119,12 +143,12 @@ def _complete(values: dict[str, Any], environ: Mapping[str, str]) -> Bootstrap:
         values["labels"] = (("app", service), (CANONICAL_NAME, service))
     if "state_dir" not in values:
         owner = service or values.get("service_account", "default")
-        home = _state_home(environ)
+        home = state_home(environ)
         values["state_dir"] = home and home / "meshlib" / values.get("namespace", "default") / owner
     return Bootstrap(**values)
 
 
-def _state_home(environ: Mapping[str, str]) -> Path | None:
+def state_home(environ: Mapping[str, str]) -> Path | None:
     """XDG's state folder; a path that is not absolute counts as not set. None: there is no home."""
     given, home = Path(environ.get("XDG_STATE_HOME", "")), Path(environ.get("HOME", ""))
     if given.is_absolute():
@@ -137,8 +161,9 @@ def _read(setting: _Setting, name: str, given: Any) -> Any:
         return setting.read(given)
     except _LabelError as error:
         raise ConfigError(f"{name}: {error}") from None
-    except (ValueError, TypeError, AttributeError, OverflowError):
-        raise ConfigError(f"{name}: found {given!r}; allowed is {setting.allowed}") from None
+    except (ValueError, TypeError, AttributeError, OverflowError, KeyError):
+        shown = "***" if setting.secret else repr(given)
+        raise ConfigError(f"{name}: found {shown}; allowed is {setting.allowed}") from None
 
 
 def _warn_of_unknown(environ: Mapping[str, str]) -> None:
@@ -248,6 +273,52 @@ def _state_dir(given: Any) -> Path | None:
     return Path(text).expanduser() if text else None
 
 
+def _file(given: Any) -> Path:
+    text = os.fspath(given)
+    if not text:
+        raise ValueError(given)
+    return Path(text).expanduser()
+
+
+def _fingerprint(given: Any) -> str:
+    algorithm, _, digest = given.strip().lower().partition(":")
+    plain = digest.replace(":", "")
+    if algorithm != "sha256" or len(plain) != 64 or not _HEX.issuperset(plain):
+        raise ValueError(given)
+    return f"sha256:{plain}"
+
+
+def _token(given: Any) -> str:
+    if (
+        not isinstance(given, str)
+        or len(given) > _MAX_TOKEN
+        or not given.isascii()
+        or given.split() != [given]
+    ):
+        raise ValueError
+    return given
+
+
+def _names_of_headers(given: Any) -> tuple[str, ...]:
+    names = given.split(",") if isinstance(given, str) else list(given)
+    found = tuple(dict.fromkeys(name.strip().lower() for name in names if name.strip()))
+    if len(found) > 64 or not all(_TOKEN.issuperset(name) for name in found):
+        raise ValueError(given)
+    return found
+
+
+def _yes_or_no(given: Any) -> bool:
+    if isinstance(given, bool):
+        return given
+    return {"true": True, "1": True, "false": False, "0": False}[given.lower()]
+
+
+def _encoding(given: Any) -> str:
+    if given.upper() not in ("TEXT", "JSON"):
+        raise ValueError(given)
+    return str(given.upper())
+
+
 def _address(given: Any) -> str:
     import ipaddress  # half a millisecond that only servers need
 
@@ -276,4 +347,14 @@ _SETTINGS = {
     "address": _Setting(_address, "the IP address at which others reach this process"),
     "ports": _Setting(_ports, "name=number pairs, such as http=9080, numbers from 1 to 65535"),
     "weight": _Setting(_whole(1, 128 * 1024), "a whole number from 1 to 131072"),
+    "ca_fingerprint": _Setting(_fingerprint, "sha256: and 64 hex digits, as `meshlib control` prints it"),
+    "ca_file": _Setting(_file, "the path of a file of PEM certificates"),
+    "token": _Setting(_token, "a token, as `meshlib ca token` prints it", secret=True),
+    "token_file": _Setting(_file, "the path of a file that holds a token"),
+    "forward_headers": _Setting(_names_of_headers, "at most 64 names of headers, with commas between"),
+    "allow_plaintext": _Setting(_yes_or_no, "true or false"),
+    "access_log": _Setting(
+        lambda given: str(_file(given)), "/dev/stdout, /dev/stderr, or the path of a file"
+    ),
+    "access_log_encoding": _Setting(_encoding, "TEXT or JSON"),
 }

@@ -26,7 +26,7 @@ from typing import Any
 from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane.grpc_stream import Talk
 from meshlib.dataplane.targets import Targets
-from meshlib.dataplane.views import Views
+from meshlib.dataplane.views import KINDS, Views
 from meshlib.errors import ConfigError, ControlError
 from meshlib.xds import pb
 from meshlib.xds.kinds import Kind
@@ -50,7 +50,6 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.25
 STILL_SECONDS = 0.05
-_KINDS = (Kind.LISTENER, Kind.ROUTES, Kind.CLUSTER, Kind.ENDPOINTS)
 
 
 class LocalControl:
@@ -244,7 +243,7 @@ class LocalSource:
         with self._lock:
             if self._closed:
                 return
-            for kind in _KINDS:
+            for kind in KINDS:
                 self._apply(kind, compiler.version, {r.name: r for r in resources if r.kind is kind}, names)
             self._seen = (compiler, names)
             if not self.connected:

@@ -1,19 +1,24 @@
 """Runs one service: `python -m meshlib_bookinfo reviews --version v2 --port 9081`.
 
-The socket listens before the service joins the mesh, and the mesh is told before it stops: nobody is
-sent to a port that refuses.
+It serves as `meshlib serve` does: mutual TLS and plain text at one port, as the mesh's policies say. The
+socket listens before the service joins the mesh, and the mesh is told before it stops: nobody is sent to
+a port that refuses.
 """
 
 import argparse
 import asyncio
+import os
 import socket
 from collections.abc import Callable
 
-import uvicorn
 from starlette.routing import BaseRoute
 
+import meshlib
+from meshlib.bootstrap import Bootstrap, bootstrap
+from meshlib.dataplane.telemetry.wiring import wired
 from meshlib_bookinfo import details, productpage, ratings, reviews
 from meshlib_bookinfo.workload import Workload
+from meshlib_uvicorn import serve
 
 SERVICES: dict[str, Callable[[Workload], list[BaseRoute]]] = {
     "productpage": productpage.routes,
@@ -31,24 +36,32 @@ def main() -> None:
     )
     listener.listen(2048)
     port = listener.getsockname()[1]
-    workload = Workload(options.service, options.version)
-    app = workload.application(SERVICES[options.service](workload), port=port, address=options.host)
     print(f"{options.service} {options.version} at http://{options.host}:{port}", flush=True)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
-    _Server(config, workload).run(sockets=[listener])
+    settings = bootstrap(
+        service=options.service,
+        service_account=f"bookinfo-{options.service}",
+        labels={"app": options.service, "version": options.version},
+        address=options.host,
+        ports={"http": port},
+    )
+    with wired(settings, os.environ):
+        code = asyncio.run(_serve(options, listener, settings))
+    raise SystemExit(code)
 
 
-class _Server(uvicorn.Server):
-    """Says that it leaves, and goes on serving while others hear of it, before it stops."""
-
-    def __init__(self, config: uvicorn.Config, workload: Workload) -> None:
-        super().__init__(config)
-        self._workload = workload
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drains, then stops."""
-        await asyncio.to_thread(self._workload.registration.drain)
-        await super().shutdown(sockets)
+async def _serve(options: argparse.Namespace, listener: socket.socket, settings: Bootstrap) -> int:
+    workload = Workload(options.service, options.version)
+    async with meshlib.Mesh(settings) as mesh:
+        app = workload.application(SERVICES[options.service](workload), mesh)
+        return await serve(
+            app,
+            listener,
+            mesh,
+            lambda: meshlib.Registration(settings, mutual_tls=True),
+            graceful=2.0,
+            log_level="warning",
+            access_log=False,
+        )
 
 
 def _arguments() -> argparse.Namespace:

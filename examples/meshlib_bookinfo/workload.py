@@ -1,8 +1,8 @@
 """What all of Bookinfo's services share: health, counts, joining the mesh, and trouble on demand.
 
 - `GET /healthz` says that the process serves.
-- `GET /stats` says how many requests arrived, of whom, and how many of them were answered with
-  made-up failures; housekeeping paths are not counted.
+- `GET /stats` says how many requests arrived, for whom, from whom, and how many of them were answered
+  with made-up failures; housekeeping paths are not counted.
 - `POST /slow?seconds=5` makes every later answer wait that long; `POST /fail?times=2&status=503`
   makes the next answers fail. Both exist so that a time-out or a retry can be seen; a real service
   has neither.
@@ -34,32 +34,22 @@ class Workload:
         self.version = version
         self.requests = 0
         self.users: Counter[str] = Counter()
+        self.callers: Counter[str] = Counter()
+        """Requests by who sent them, as its certificate says; `-` in plain text."""
         self.failed = 0
         self.delay = 0.0
         self._failures_due = 0
         self._failure_status = 503
         self.client: meshlib.AsyncClient
         """Through which this service calls others; there while the application runs."""
-        self.registration: meshlib.Registration
-        """That this process serves; there while the application runs."""
 
-    def application(self, routes: Sequence[BaseRoute], *, port: int, address: str = "127.0.0.1") -> Starlette:
-        """The ASGI application: `routes` and the housekeeping. It serves at `address` and `port`."""
+    def application(self, routes: Sequence[BaseRoute], mesh: meshlib.Mesh | None = None) -> Starlette:
+        """The ASGI application: `routes` and the housekeeping. It calls others through `mesh`."""
 
         @asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
-            account = f"bookinfo-{self.name}"
-            async with meshlib.AsyncClient(service_account=account, timeout=30.0) as self.client:
-                self.registration = meshlib.register(
-                    service_account=account,
-                    labels={"app": self.name, "version": self.version},
-                    address=address,
-                    ports={"http": port},
-                )
-                try:
-                    yield
-                finally:
-                    await asyncio.to_thread(self.registration.close)
+            async with meshlib.AsyncClient(mesh=mesh, timeout=30.0) as self.client:
+                yield
 
         house = [
             Route("/healthz", self._healthz),
@@ -93,6 +83,7 @@ class Workload:
                 "version": self.version,
                 "requests": self.requests,
                 "users": dict(self.users),
+                "callers": dict(self.callers),
                 "failed": self.failed,
                 "slow": self.delay,
             }
@@ -126,6 +117,8 @@ class _Counting:
             await self._app(scope, receive, send)
             return
         user = dict(scope["headers"]).get(b"end-user", b"").decode("latin-1")
+        caller = scope.get("state", {}).get("mesh")
+        self._workload.callers[caller.principal if caller and caller.principal else "-"] += 1
         status = await self._workload.arrive(user)
         if status:
             told = JSONResponse({"error": f"{self._workload.name} was told to fail"}, status_code=status)

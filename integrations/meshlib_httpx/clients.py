@@ -20,7 +20,8 @@ _FOR_HTTPS = ("verify", "cert", "http1", "http2", "limits", "trust_env")
 _SETTINGS = frozenset(
     {
         *("control", "namespace", "service", "service_account", "labels", "locality", "state_dir"),
-        *("first_call_timeout", "idle_targets", "max_targets"),
+        *("first_call_timeout", "idle_targets", "max_targets", "forward_headers"),
+        *("ca_fingerprint", "ca_file", "token", "token_file", "allow_plaintext"),
     }
 )
 

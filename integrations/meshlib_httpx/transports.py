@@ -19,7 +19,7 @@ from meshlib.core import outbound
 from meshlib.core.actions import Attempt, Mirror
 from meshlib.core.request import Failed, RequestHead
 from meshlib.core.route.rule import DirectResponse
-from meshlib.dataplane import fork
+from meshlib.dataplane import context, fork
 from meshlib.dataplane.body import RequestBody
 from meshlib.dataplane.drive import Answer, AsyncBody, Body, FlightFailed, adrive, drive
 from meshlib.dataplane.http import asynchronous, blocking
@@ -27,8 +27,10 @@ from meshlib.dataplane.http.codec import Unsendable
 from meshlib.dataplane.http.limits import OwnTimeouts, TooSlow
 from meshlib.dataplane.mesh import Mesh
 from meshlib.dataplane.mirroring import AsyncMirrors, Mirrors
+from meshlib.dataplane.telemetry.outbound import Outbound, introduced, watch
+from meshlib.dataplane.tls import Contexts
 from meshlib.errors import ControlError, Flight
-from meshlib.xds.names import BLOCK_ALL
+from meshlib.xds.names import ALLOW_ANY, BLOCK_ALL
 from meshlib_httpx.errors import ConnectFailed, of_control, of_failure, of_own
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -42,7 +44,7 @@ class Transport(httpx.BaseTransport):
         self._mesh = mesh
         self._https = https
         self._https_is_ours = https is None
-        self._connections = blocking.Connections(time.monotonic)
+        self._connections = blocking.Connections(time.monotonic, self._contexts)
         self._mirrors = Mirrors(self._connections, time.monotonic)
         fork.watch(self)
 
@@ -71,14 +73,29 @@ class Transport(httpx.BaseTransport):
         if request.url.scheme != "http":
             refuse_if_blocked(self.mesh, asked, request)
             return self._plain().handle_request(request)
+        flow = asked.flow(self.mesh)
+        watched = asked.watched
         try:
-            answer = drive(asked.flow(self.mesh), _Hands(self, asked))
+            answer = drive(flow, _Hands(self, asked))
         except FlightFailed as error:
+            if watched is not None:
+                watched.failed(error.failed, error.facts)
             raise of_failure(error.failed, error.facts, request) from None
         except (TooSlow, Unsendable) as error:
+            if watched is not None:
+                watched.gave_up()
             raise of_own(error, request) from None
-        stream = _Stream(answer.body, request) if isinstance(answer.body, Body) else _whole(answer)
-        return _response(answer, stream)
+        except BaseException:
+            if watched is not None:
+                watched.gave_up()
+            raise
+        if isinstance(answer.body, Body):
+            _answered(watched, answer)
+            return _response(answer, _Stream(answer.body, request, watched))
+        return _response(answer, _whole(answer, watched))
+
+    def _contexts(self) -> Contexts | None:
+        return self.mesh.contexts
 
     def _plain(self) -> httpx.BaseTransport:
         if self._https is None:
@@ -105,7 +122,7 @@ class Transport(httpx.BaseTransport):
         if self._https_is_ours:
             self._https = None
         self._connections.abandon()
-        self._connections = blocking.Connections(time.monotonic)
+        self._connections = blocking.Connections(time.monotonic, self._contexts)
         self._mirrors = Mirrors(self._connections, time.monotonic)
 
 
@@ -117,7 +134,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         self._mesh = mesh
         self._https = https
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._connections = asynchronous.Connections(time.monotonic)
+        self._connections = asynchronous.Connections(time.monotonic, self._contexts)
         self._mirrors = AsyncMirrors(self._connections, time.monotonic)
 
     @property
@@ -145,23 +162,38 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         if request.url.scheme != "http":
             refuse_if_blocked(self.mesh, asked, request)
             return await self._plain().handle_async_request(request)
+        flow = asked.flow(self.mesh)
+        watched = asked.watched
         try:
-            answer = await adrive(asked.flow(self.mesh), _AsyncHands(self, asked))
+            answer = await adrive(flow, _AsyncHands(self, asked))
         except FlightFailed as error:
+            if watched is not None:
+                watched.failed(error.failed, error.facts)
             raise of_failure(error.failed, error.facts, request) from None
         except (TooSlow, Unsendable) as error:
+            if watched is not None:
+                watched.gave_up()
             raise of_own(error, request) from None
-        stream = _AsyncStream(answer.body, request) if isinstance(answer.body, AsyncBody) else _whole(answer)
-        return _response(answer, stream)
+        except BaseException:
+            if watched is not None:
+                watched.gave_up()
+            raise
+        if isinstance(answer.body, AsyncBody):
+            _answered(watched, answer)
+            return _response(answer, _AsyncStream(answer.body, request, watched))
+        return _response(answer, _whole(answer, watched))
 
     def _settle(self) -> None:
         """A connection belongs to the loop that made it; another loop begins with none."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             if self._loop is not None:
-                self._connections = asynchronous.Connections(time.monotonic)
+                self._connections = asynchronous.Connections(time.monotonic, self._contexts)
                 self._mirrors = AsyncMirrors(self._connections, time.monotonic)
             self._loop = loop
+
+    def _contexts(self) -> Contexts | None:
+        return self.mesh.contexts
 
     def _plain(self) -> httpx.AsyncBaseTransport:
         if self._https is None:
@@ -180,7 +212,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
 class _Asked:
     """One httpx request as core knows it."""
 
-    __slots__ = ("body", "head", "name", "original", "own", "request")
+    __slots__ = ("body", "head", "name", "original", "own", "request", "watched")
 
     def __init__(self, request: httpx.Request) -> None:
         url = request.url
@@ -193,6 +225,7 @@ class _Asked:
                 headers.append(header)
         target = request.extensions.get("target", url.raw_path)
         self.request = request
+        self.watched: Outbound | None = None
         self.head = RequestHead(request.method, url.scheme, authority, target.decode("latin-1"), headers)
         host = _host_of(authority)
         self.name = f"{host}:{port}"
@@ -206,10 +239,27 @@ class _Asked:
         except httpx.RequestNotRead:
             self.body = RequestBody(request.stream)
 
+    def _is_known(self, mesh: Mesh) -> bool:
+        table = mesh.view.tables.get(self.name)
+        host = None if table is None else table.find_host(self.head.authority)
+        return host is not None and host.name != ALLOW_ANY
+
     def flow(self, mesh: Mesh) -> outbound.Flow:
-        """The decisions about it."""
+        """The decisions about it. It is made for the request that is being served here, if one is."""
+        watched = self.watched = watch(mesh.telemetry, self.head, self.body)
+        if watched is not None:
+            self.head = watched.head
+        context.hand_on(self.head, self._is_known(mesh), traced=watched is not None and watched.traced)
         return outbound.flow(
-            self.head, self.body, mesh.view, self.name, mesh.ledger, mesh.clock, mesh.dice, self.original
+            self.head,
+            self.body,
+            mesh.view,
+            self.name,
+            mesh.ledger,
+            mesh.clock,
+            mesh.dice,
+            self.original,
+            context.time_left(),
         )
 
 
@@ -229,8 +279,9 @@ class _Hands:
         self._asked = asked
 
     def send(self, attempt: Attempt) -> blocking.Response | Failed:
-        asked = self._asked
-        return self._transport._connections.send(attempt, asked.body.content(), asked.own)  # noqa: SLF001
+        asked, transport = self._asked, self._transport
+        attempt = introduced(attempt, transport.mesh.telemetry)
+        return transport._connections.send(attempt, asked.body.content(), asked.own)  # noqa: SLF001
 
     def mirror(self, mirror: Mirror) -> None:
         self._transport._mirrors.add(mirror, self._asked.body)  # noqa: SLF001
@@ -249,8 +300,9 @@ class _AsyncHands:
         self._asked = asked
 
     async def send(self, attempt: Attempt) -> asynchronous.Response | Failed:
-        asked = self._asked
-        return await self._transport._connections.send(attempt, asked.body.acontent(), asked.own)  # noqa: SLF001
+        asked, transport = self._asked, self._transport
+        attempt = introduced(attempt, transport.mesh.telemetry)
+        return await transport._connections.send(attempt, asked.body.acontent(), asked.own)  # noqa: SLF001
 
     def mirror(self, mirror: Mirror) -> None:
         self._transport._mirrors.add(mirror, self._asked.body)  # noqa: SLF001
@@ -262,44 +314,77 @@ class _AsyncHands:
 class _Stream(httpx.SyncByteStream):
     """The body of a response, for threads."""
 
-    def __init__(self, body: Body, request: httpx.Request) -> None:
+    def __init__(self, body: Body, request: httpx.Request, watched: Outbound | None) -> None:
         self._body = body
         self._request = request
+        self._watched = watched
 
     def __iter__(self) -> Iterator[bytes]:
+        watched = self._watched
         try:
-            yield from self._body
+            if watched is None:
+                yield from self._body
+                return
+            for chunk in self._body:
+                watched.received += len(chunk)
+                yield chunk
+            watched.end()
         except FlightFailed as error:
+            if watched is not None:
+                watched.failed(error.failed, error.facts)
             raise of_failure(error.failed, error.facts, self._request) from None
         except TooSlow as error:
             raise of_own(error, self._request) from None
 
     def close(self) -> None:
         self._body.close()
+        if self._watched is not None:
+            self._watched.gave_up()
 
 
 class _AsyncStream(httpx.AsyncByteStream):
     """The body of a response, for tasks."""
 
-    def __init__(self, body: AsyncBody, request: httpx.Request) -> None:
+    def __init__(self, body: AsyncBody, request: httpx.Request, watched: Outbound | None) -> None:
         self._body = body
         self._request = request
+        self._watched = watched
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        watched = self._watched
         try:
             async for chunk in self._body:
+                if watched is not None:
+                    watched.received += len(chunk)
                 yield chunk
+            if watched is not None:
+                watched.end()
         except FlightFailed as error:
+            if watched is not None:
+                watched.failed(error.failed, error.facts)
             raise of_failure(error.failed, error.facts, self._request) from None
         except TooSlow as error:
             raise of_own(error, self._request) from None
 
     async def aclose(self) -> None:
         self._body.close()
+        if self._watched is not None:
+            self._watched.gave_up()
 
 
-def _whole(answer: Answer) -> httpx.ByteStream:
-    return httpx.ByteStream(answer.body if isinstance(answer.body, bytes) else b"")
+def _whole(answer: Answer, watched: Outbound | None) -> httpx.ByteStream:
+    body = answer.body if isinstance(answer.body, bytes) else b""
+    if watched is not None:
+        _answered(watched, answer)
+        watched.received = len(body)
+        watched.end()
+    return httpx.ByteStream(body)
+
+
+def _answered(watched: Outbound | None, answer: Answer) -> None:
+    if watched is not None:
+        own = isinstance(answer.body, bytes)
+        watched.answered(answer.status, answer.headers, answer.facts, answer.version, own=own)
 
 
 def _response(answer: Answer, stream: Any) -> httpx.Response:

@@ -11,9 +11,11 @@ import typer.main
 COMMANDS = {
     "demo": "meshlib.cli.demo:demo",
     "control": "meshlib.cli.control:control",
+    "serve": "meshlib.cli.serve:serve",
     "check": "meshlib.cli.check:check",
     "explain": "meshlib.cli.explain:explain",
     "status": "meshlib.cli.status:status",
+    "ca": "meshlib.cli.ca:app",
     "version": "meshlib.cli.commands:version",
 }
 
@@ -29,9 +31,12 @@ class Commands(typer.core.TyperGroup):
         """The command of that name, or None."""
         if cmd_name not in COMMANDS:
             return None
-        module, _, function = COMMANDS[cmd_name].partition(":")
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        found = getattr(importlib.import_module(module), name)
+        if isinstance(found, typer.Typer):  # commands of its own below it
+            return typer.main.get_command(found)
         one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        one.command(cmd_name)(getattr(importlib.import_module(module), function))
+        one.command(cmd_name)(found)
         return typer.main.get_command(one)
 
 

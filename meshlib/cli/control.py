@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from meshlib.errors import ConfigError
+
 if TYPE_CHECKING:
     from meshlib.cli.control_report import Report
+    from meshlib.cli.control_security import Asked
 
 LOOK_SECONDS = 0.1
 """How often the report looks who came and went."""
@@ -28,42 +31,99 @@ def control(
         bool,
         typer.Option(
             "--allow-plaintext",
-            help="Listen on an address that other machines reach, although there is no TLS: whoever "
-            "reaches it reads all rules and may register servers.",
+            help="Serve WITHOUT TLS and ask nobody who he is: whoever reaches the address reads all rules "
+            "and may register servers. There is no certificate authority then.",
         ),
     ] = False,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where the certificate authority is kept; made at the first start. "
+            "Without it: a folder in your home.",
+        ),
+    ] = None,
+    ca_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="Istio's plug-in CA files: ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem.",
+        ),
+    ] = None,
+    trust_domain: Annotated[
+        str, typer.Option(metavar="NAME", help="Without it the MeshConfig's, then cluster.local.")
+    ] = "",
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST", help="A further name or address that clients reach this by; repeatable."
+        ),
+    ] = None,
+    kubernetes_jwks: Annotated[
+        str,
+        typer.Option(
+            metavar="URL|FILE", help="Take service account tokens of Kubernetes signed by these keys."
+        ),
+    ] = "",
+    kubernetes_issuer: Annotated[
+        str,
+        typer.Option(metavar="URL", help="Take such tokens of this issuer; its keys are looked up there."),
+    ] = "",
+    kubernetes_credentials: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A folder with ca.crt and token with which such keys are fetched."),
+    ] = None,
 ) -> None:
     """Serve a folder of Istio YAML to the mesh; a saved edit takes effect within a second."""
     from meshlib.cli.address import checked_address
+    from meshlib.cli.control_security import Asked
 
     # gRPC's own log lines would stand beside ours when the port is taken; it reads this when imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from meshlib.control.serve.server import is_loopback, listen_address
-
     checked_address(listen, "--listen")
-    if not allow_plaintext and not is_loopback(listen_address(listen)[0]):
+    asked = Asked(
+        state,
+        ca_dir,
+        trust_domain,
+        tuple(name or ()),
+        kubernetes_jwks,
+        kubernetes_issuer,
+        kubernetes_credentials,
+    )
+    if allow_plaintext and asked != Asked(state=state):
         raise typer.BadParameter(
-            f"{listen} is reachable from other machines and there is no TLS; "
-            "listen on 127.0.0.1, or add --allow-plaintext if that is meant",
-            param_hint="--listen",
+            "without TLS there is no authority to be set up", param_hint="--allow-plaintext"
         )
-    raise typer.Exit(asyncio.run(_serve(folder, listen, namespace, allow_plaintext)))
+    raise typer.Exit(asyncio.run(_serve(folder, listen, namespace, None if allow_plaintext else asked)))
 
 
-async def _serve(folder: Path, listen: str, namespace: str, allow_plaintext: bool) -> int:
+async def _serve(folder: Path, listen: str, namespace: str, asked: "Asked | None") -> int:
+    """`asked` is None for plaintext."""
     from rich.console import Console
 
     from meshlib.cli.control_report import Report, reported
+    from meshlib.cli.control_security import how_to_join, many_files, secured
     from meshlib.control.build import Builder
+    from meshlib.control.jwks import KeyFetcher
     from meshlib.control.service import ControlService
     from meshlib.control.sources.files import FileSource
-    from meshlib.errors import ConfigError
 
     console = Console()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     report = Report(console)
+    many_files()
+    source = FileSource(folder, namespace)
+    security = secured(asked, source) if asked is not None else None
+    keys = KeyFetcher()
     service = ControlService(
-        FileSource(folder, namespace), reported(report, Builder()), listen, allow_plaintext=allow_plaintext
+        source,
+        reported(report, Builder(keys.want)),
+        listen,
+        security=security,
+        allow_plaintext=security is None,
+        keys=keys,
     )
     told = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -78,6 +138,10 @@ async def _serve(folder: Path, listen: str, namespace: str, allow_plaintext: boo
         console.print(
             f"serving [bold]{folder}[/] at [bold cyan]{service.address}[/]; Ctrl-C ends it", soft_wrap=True
         )
+        if asked is None or security is None:
+            console.print("[bold red]PLAINTEXT: no TLS, and nobody is asked who he is[/]")
+        else:
+            how_to_join(console, asked, security, service.address)
         await _follow(report, service, told)
     finally:
         await service.stop()

@@ -160,9 +160,11 @@ class Report:
 def reported(report: Report, build: Build) -> Build:
     """`build`, with each configuration that it makes told to `report`."""
 
-    def make(loaded: Loaded, registrations: tuple[Registration, ...], version: str) -> Built:
+    def make(
+        loaded: Loaded, registrations: tuple[Registration, ...], version: str, roots_pem: bytes
+    ) -> Built:
         started = time.perf_counter()
-        made = build(loaded, registrations, version)
+        made = build(loaded, registrations, version, roots_pem)
         took = time.perf_counter() - started
         report.built(loaded.documents, registrations, (*loaded.problems, *made.problems), took)
         return made if made.analyse is None else replace(made, analyse=told(made.analyse))

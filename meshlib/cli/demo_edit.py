@@ -3,7 +3,31 @@
 Every edit starts from the shipped text, so edits do not build on each other.
 """
 
+from importlib.resources import files
+
 FILE = "virtual-service-all.yml"
+ONLY_PRODUCTPAGE = """\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata:
+  name: only-productpage
+spec:
+  selector:
+    matchLabels:
+      app: reviews
+  rules:
+  - from:
+    - source:
+        principals: ["cluster.local/ns/default/sa/bookinfo-productpage"]
+  - to:
+    - operation:
+        paths: ["/stats", "/healthz"]
+"""
+
+
+def strict_mode() -> str:
+    """The tutorial's file that allows nothing but mutual TLS."""
+    return (files("meshlib_bookinfo") / "tutorial/enable-strict-mode.yml").read_text()
 
 
 def with_weights(text: str, first: int, second: int) -> str:

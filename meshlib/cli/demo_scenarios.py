@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 import meshlib
-from meshlib.cli.demo_edit import FILE, broken, with_weights
+from meshlib.cli.demo_edit import FILE, ONLY_PRODUCTPAGE, broken, strict_mode, with_weights
 from meshlib.cli.demo_stage import JASON_WITH_CHROME, Stage
 from meshlib.errors import MeshError
 
@@ -81,7 +81,7 @@ class Scenarios:
         """All of them, in order; the YAML is put back at the end."""
         try:
             async with httpx.AsyncClient(
-                base_url=self.stage.page, trust_env=False, timeout=10.0
+                base_url=self.stage.page, verify=self.stage.context(), trust_env=False, timeout=10.0
             ) as self.browser:
                 for scenario in (
                     self.everybody_else,
@@ -91,6 +91,8 @@ class Scenarios:
                     self.retries,
                     self.change_of_weights,
                     self.broken_edit,
+                    self.strict,
+                    self.authorization,
                     self.control_killed,
                 ):
                     try:
@@ -140,7 +142,7 @@ class Scenarios:
 
     async def slow_ratings(self) -> None:
         """Ratings take 5 s: v2 needs them and runs into the route's 2 s; v1 and its copies keep nobody."""
-        ratings = self.stage.children["ratings v1"].url
+        ratings = self.stage.children["ratings v1"].own_url
         await self.browser.post(f"{ratings}/slow", params={"seconds": 5})
         try:
             async with self._logged_in("jason", CHROME) as browser:
@@ -166,7 +168,8 @@ class Scenarios:
         """productpage fails twice; a caller in the mesh tries three times and notices nothing."""
         await self.browser.post("/fail", params={"times": 2, "status": 503})
         before = await self._arrived("productpage v1")
-        async with meshlib.AsyncClient(control=self.stage.control_address, state_dir="") as client:
+        mesh = self.stage.join()
+        async with mesh, meshlib.AsyncClient(mesh=mesh) as client:
             answer = await client.get("http://productpage:9080/api/v1/products")
         tries = await self._arrived("productpage v1") - before
         await self.browser.post("/fail", params={"times": 0})
@@ -207,6 +210,71 @@ class Scenarios:
             f"{traffic.failures}",
             bool(named) and kept and not traffic.failed,
         )
+
+    async def strict(self) -> None:
+        """The tutorial's enable-strict-mode.yml, saved while traffic flows: nobody in the mesh notices."""
+        page = "spiffe://cluster.local/ns/default/sa/bookinfo-productpage"
+        plain = self.stage.children["reviews v1"].url + "/healthz"
+        before = await self._answer(plain)
+        async with self._traffic() as traffic:
+            saved = self._put("enable-strict-mode.yml", strict_mode())
+            refused = await self._until_true(lambda: self._is_cut_off(plain), saved)
+            told = time.monotonic()
+            await self._look(lambda: traffic.since(told).total() >= SAMPLE)
+        callers = (await self._stats("reviews v1"))["callers"]
+        self._row(
+            "enable-strict-mode.yml",
+            f"plain text 200, then refused in {PUSH_LIMIT:.0f} s, 0 failed",
+            f"plain text {before}, then refused in {_seconds(refused)}, {traffic.failures}",
+            before == "200" and refused is not None and refused < PUSH_LIMIT and not traffic.failed,
+        )
+        self._row("… who called reviews", page, ", ".join(sorted(callers)), set(callers) == {page})
+
+    async def authorization(self) -> None:
+        """An AuthorizationPolicy lets nobody but productpage read reviews; another account is told so."""
+        mesh = self.stage.join()
+        async with mesh, meshlib.AsyncClient(mesh=mesh) as demo:
+            before = (await demo.get("http://reviews:9080/reviews/0")).status_code
+            async with self._traffic() as traffic:
+                saved = self._put("only-productpage.yml", ONLY_PRODUCTPAGE)
+                denied = await self._until_true(lambda: self._is_denied(demo), saved)
+                told = time.monotonic()
+                await self._look(lambda: traffic.since(told).total() >= MANY)
+        self._put("only-productpage.yml", "")
+        (self.stage.mesh / "only-productpage.yml").unlink()
+        self._row(
+            "reviews for productpage only",
+            f"another 200, then 403 in {PUSH_LIMIT:.0f} s, 0 failed",
+            f"another {before}, then 403 in {_seconds(denied)}, {traffic.failures}",
+            before == 200 and denied is not None and denied < PUSH_LIMIT and not traffic.failed,
+        )
+
+    async def _is_denied(self, demo: httpx.AsyncClient) -> bool:
+        answer = await demo.get("http://reviews:9080/reviews/0")
+        return answer.status_code == 403 and answer.text == "RBAC: access denied"
+
+    async def _is_cut_off(self, url: str) -> bool:
+        return await self._answer(url) == "cut off"
+
+    async def _answer(self, url: str) -> str:
+        """The status of a plain request on a connection of its own, as curl makes it."""
+        async with httpx.AsyncClient(trust_env=False, timeout=5.0) as curl:
+            try:
+                return str((await curl.get(url)).status_code)
+            except httpx.TransportError:
+                return "cut off"
+
+    async def _until_true(self, ask: Callable[[], Awaitable[bool]], since: float) -> float | None:
+        """Seconds from `since` until it holds; None: it never did."""
+        while time.monotonic() < since + LOOKING_LIMIT:
+            if await ask():
+                return time.monotonic() - since
+            await asyncio.sleep(0.02)
+        return None
+
+    def _put(self, name: str, text: str) -> float:
+        (self.stage.mesh / name).write_text(text)
+        return time.monotonic()
 
     async def control_killed(self) -> None:
         """Without a control service traffic goes on; a new one is found and obeyed."""
@@ -252,8 +320,11 @@ class Scenarios:
 
     async def _arrived(self, child: str) -> int:
         """How many requests arrived at that process since it started."""
-        stats = await self.browser.get(f"{self.stage.children[child].url}/stats")
-        return int(stats.json()["requests"])
+        return int((await self._stats(child))["requests"])
+
+    async def _stats(self, child: str) -> dict[str, Any]:
+        found: dict[str, Any] = (await self.browser.get(f"{self.stage.children[child].own_url}/stats")).json()
+        return found
 
     @asynccontextmanager
     async def _logged_in(self, name: str, headers: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:

@@ -4,12 +4,15 @@
   starts, and nobody can take one in between.
 - Every child is tethered: it ends with this process, however this process ends.
 - What a child prints goes to a log file; its last lines are shown when it ends unasked.
+- Each service joins by a token of its own, and the stage has an identity, too: what it asks a service
+  about itself it asks over mutual TLS, which is always taken.
 """
 
 import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -20,7 +23,12 @@ from pathlib import Path
 
 import httpx
 
+import meshlib
+from meshlib.control.ca.mesh import MeshNote
+from meshlib.control.ca.tokens import JoinTokens
+from meshlib.core.mtls import ClientTls
 from meshlib.errors import MeshError
+from meshlib.identity.spiffe import SpiffeId
 
 HOST = "127.0.0.1"
 CAST = (
@@ -38,6 +46,8 @@ JASON_WITH_CHROME = {
 START_LIMIT = 40.0
 """Seconds until everything must serve; a slow machine with cold caches needs a quarter of it."""
 STOP_LIMIT = 5.0
+TOKEN_LIFE = 3600
+"""Seconds within which a service must get its first certificate; later its certificate is its token."""
 LAST_WORDS = 15
 """Lines of its log that are shown when a child ends unasked."""
 
@@ -78,6 +88,11 @@ class Child:
         self.mourned = False
 
     @property
+    def own_url(self) -> str:
+        """Where the stage itself asks it about itself: over TLS."""
+        return self.url.replace("http://", "https://", 1)
+
+    @property
     def running(self) -> bool:
         """Whether the process lives."""
         return self.process is not None and self.process.poll() is None
@@ -109,11 +124,17 @@ class Stage:
     port: int = 9080
     control_port: int = 0
     children: dict[str, Child] = field(default_factory=dict)
+    _context: ssl.SSLContext | None = field(default=None, repr=False)
 
     @property
     def mesh(self) -> Path:
         """The folder of YAML that the control service watches."""
         return self.folder / "mesh"
+
+    @property
+    def authority(self) -> Path:
+        """The state folder of the control service: its certificate authority."""
+        return self.folder / "authority"
 
     @property
     def control(self) -> Child:
@@ -151,7 +172,14 @@ class Stage:
                 shutil.copytree(shipped, self.mesh)
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
         self.children["control"] = self._child(
-            "control", "meshlib.cli", "control", str(self.mesh), "--listen", self.control_address
+            "control",
+            "meshlib.cli",
+            "control",
+            str(self.mesh),
+            "--listen",
+            self.control_address,
+            "--state",
+            str(self.authority),
         )
 
     def start(self) -> None:
@@ -160,9 +188,37 @@ class Stage:
         self.start_control(until)
         for child in self.children.values():
             if child is not self.control:
+                child.env |= self._identity(f"bookinfo-{child.name.partition(' ')[0]}")
                 child.start()
-        with httpx.Client(trust_env=False, timeout=5.0) as browser:
+        with httpx.Client(verify=self.context(), trust_env=False, timeout=5.0) as browser:
             self._wait(lambda: self._whole(browser), "Bookinfo to be whole", until)
+
+    def join(self) -> meshlib.Mesh:
+        """A mesh of the stage's own, as the workload `demo`."""
+        who = self._identity("demo")
+        return meshlib.connect(
+            self.control_address,
+            state_dir="",
+            service_account="demo",
+            ca_file=who["MESHLIB_CA_FILE"],
+            token=who["MESHLIB_TOKEN"],
+            allow_plaintext=False,
+        )
+
+    def context(self) -> ssl.SSLContext:
+        """TLS by the stage's own certificate, for addresses of services."""
+        if self._context is None:
+            with self.join() as mesh:
+                assert mesh.certs is not None  # noqa: S101 - it does not talk in plain text
+                mesh.certs.ensure()
+                self._context = mesh.certs.contexts.client(ClientTls())
+        return self._context
+
+    def _identity(self, account: str) -> dict[str, str]:
+        """The environment by which a workload of that account joins."""
+        who = SpiffeId.of(MeshNote.read(self.authority).trust_domain, "default", account)
+        token = JoinTokens.open(self.authority).issue(who, TOKEN_LIFE, time.time())
+        return {"MESHLIB_CA_FILE": str(self.authority / "roots.pem"), "MESHLIB_TOKEN": token}
 
     def start_control(self, until: float | None = None) -> None:
         """Starts the control service, the first time or again, and waits until it listens."""
@@ -214,10 +270,10 @@ class Stage:
 
     def _whole(self, browser: httpx.Client) -> bool:
         """Whether all serve, and details and each version of reviews are reached, v3 by mirrored requests."""
-        if not all(_ok(browser, f"{child.url}/healthz") for child in self.children.values() if child.url):
+        if not all(_ok(browser, f"{child.own_url}/healthz") for child in self.children.values() if child.url):
             return False
         api = f"{self.page}/api/v1/products/0"
-        stats = f"{self.children['reviews v3'].url}/stats"
+        stats = f"{self.children['reviews v3'].own_url}/stats"
         try:
             return (
                 browser.get(api).is_success

@@ -40,6 +40,15 @@ def explain(
     label: Annotated[
         list[str] | None, typer.Option(metavar="K=V", help="A label of who asks; repeatable.")
     ] = None,
+    inbound: Annotated[
+        bool,
+        typer.Option(
+            "--inbound",
+            help="Explain how the server takes the request, at the URL's port. --label and --namespace "
+            "are the server's then, and without --from the caller comes in plain text.",
+        ),
+    ] = False,
+    namespace: Annotated[str, typer.Option(help="With --inbound: where the server lives.")] = "default",
     output: Annotated[Output, typer.Option("--output", "-o", help="As text or as JSON.")] = Output.TEXT,
 ) -> None:
     """Say what becomes of a request: which rule matched, why earlier ones did not, where it goes and how."""
@@ -49,6 +58,10 @@ def explain(
     if config is not None and control is not None:
         raise typer.BadParameter("either a folder or a control service", param_hint="--config, --control")
     head, host, port = parse_request(request, header or ())
+    if inbound:
+        answer = _inbound(config or control, namespace, parse_labels(label or ()), identity, head, port)
+        _show_inbound(head.method, head.path, port, answer, output)
+        return
     namespace, account = parse_identity(identity)
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     view = _view(config, control, target, namespace, account, parse_labels(label or ()))
@@ -81,3 +94,43 @@ def _view(
     ) as mesh:
         mesh.prepare(target)
         return mesh.view
+
+
+def _inbound(
+    where: Any, namespace: str, labels: dict[str, str], identity: str | None, head: Any, port: int
+) -> dict[str, Any]:
+    """What the server of those labels does with the request at that port."""
+    import time
+
+    import meshlib
+    from meshlib.cli.explain_inbound import decide_inbound
+    from meshlib.cli.explain_request import parse_identity
+    from meshlib.core.request import Peer
+    from meshlib.identity.spiffe import SpiffeId
+
+    with meshlib.connect(where, namespace=namespace, labels=labels, state_dir="") as mesh:
+        policy = mesh.prepare_inbound(port)
+        version = mesh.view.version
+    principal = ""
+    if identity is not None:
+        domain = next(iter(policy.tls.trust_domains), "cluster.local")
+        principal = str(SpiffeId.of(domain, *parse_identity(identity)))
+    peer = Peer(("127.0.0.1", 0), ("127.0.0.1", port), principal, "", bool(principal))
+    return decide_inbound(policy, head, peer, time.time(), version)
+
+
+def _show_inbound(method: str, path: str, port: int, answer: dict[str, Any], output: Output) -> None:
+    title = f"{method} {path} at port {port}"
+    if output is Output.JSON:
+        typer.echo(
+            json.dumps({"request": {"method": method, "path": path, "port": port}, **answer}, indent=2)
+        )
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    from meshlib.cli.explain_inbound import lines
+
+    console = Console()
+    for line in (f"[bold]{escape(title)}[/]", *lines(answer)):
+        console.print(line, highlight=False, soft_wrap=True)

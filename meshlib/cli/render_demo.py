@@ -1,5 +1,7 @@
 """What the demo prints."""
 
+from importlib.resources import files
+
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -77,6 +79,9 @@ def _suggestions(stage: Stage) -> list[tuple[str, str]]:
     reviews = f"{stage.page}/api/v1/products/0/reviews"
     ratings = stage.children["ratings v1"].url
     at = f"--control {stage.control_address}"
+    strict = files("meshlib_bookinfo") / "tutorial/enable-strict-mode.yml"
+    state = f"--state {stage.authority}"
+    request = "http://reviews:9080/ -H 'end-user: jason' -H 'user-agent: Chrome'"
     return [
         (
             "Log in as [bold]jason[/] with Chrome: reviews v2, black stars. Everybody else: v1, no stars.",
@@ -94,9 +99,11 @@ def _suggestions(stage: Stage) -> list[tuple[str, str]]:
         ),
         (
             "Ask which line of which file decides:",
-            f"meshlib explain {at} http://reviews:9080/ -H 'end-user: jason' -H 'user-agent: Chrome'",
+            f"meshlib explain --config {stage.mesh} {request}",
         ),
-        ("See who is connected:", f"meshlib status {at}"),
+        ("Lock it: nothing but mutual TLS inside; the page goes on:", f"cp {strict} {stage.mesh}"),
+        ("… and plain text is refused:", f"curl {stage.children['reviews v1'].url}/reviews/0"),
+        ("See who is connected:", f"meshlib status {at} {state}"),
         ("Stop the control service; the page goes on:", f"kill {stage.control.pid}"),
-        ("… and start it again:", f"meshlib control {stage.mesh} --listen {stage.control_address}"),
+        ("… and start it again:", f"meshlib control {stage.mesh} --listen {stage.control_address} {state}"),
     ]

@@ -1,10 +1,18 @@
 """`meshlib status`: who is connected to a control service, what each asked for, accepted and refused."""
 
 import json
+import os
+import time
 from enum import Enum
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from meshlib.control.status import Operator
+
+ASK_SECONDS = 60
 
 
 class Output(Enum):
@@ -22,6 +30,20 @@ def status(
         ),
     ] = None,
     output: Annotated[Output, typer.Option("--output", "-o", help="As a table or as JSON.")] = Output.TABLE,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The state folder of the control service on this machine, if it is not the usual one. "
+            "Elsewhere MESHLIB_CA_FILE and MESHLIB_TOKEN (of `meshlib ca token --operator`) are taken.",
+        ),
+    ] = None,
+    allow_plaintext: Annotated[
+        bool,
+        typer.Option(
+            "--allow-plaintext", envvar="MESHLIB_ALLOW_PLAINTEXT", help="The control service has no TLS."
+        ),
+    ] = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")] = 5.0,
 ) -> None:
     """Who is connected, what each subscribed to, acknowledged or refused, and how far behind it is."""
@@ -30,7 +52,8 @@ def status(
     address = control_address(control)
     from meshlib.control.status import fetch_status
 
-    found = fetch_status(address, timeout)
+    operator = None if allow_plaintext else _operator(state)
+    found = fetch_status(address, timeout, operator)
     if output is Output.JSON:
         typer.echo(json.dumps(found, indent=2))
         return
@@ -39,3 +62,30 @@ def status(
     from meshlib.cli.render_status import show_status
 
     show_status(Console(), address, found)
+
+
+def _operator(state: Path | None) -> "Operator":
+    """From the environment, else from the state folder, whose reader may do anything.
+
+    ConfigError: there is neither.
+    """
+    from meshlib.cli.ca import folder_of
+    from meshlib.control.ca.authority import ROOTS_FILE
+    from meshlib.control.ca.mesh import MeshNote
+    from meshlib.control.ca.store import read_secret
+    from meshlib.control.ca.tokens import JoinTokens
+    from meshlib.control.status import Operator
+    from meshlib.errors import ConfigError
+    from meshlib.identity.spiffe import SpiffeId
+
+    roots, token = os.environ.get("MESHLIB_CA_FILE"), os.environ.get("MESHLIB_TOKEN")
+    try:
+        if state is None and roots and token:
+            return Operator(Path(roots).read_text("ascii"), token)
+        folder = folder_of(state)
+        mesh = MeshNote.read(folder)
+        who = SpiffeId.of(mesh.trust_domain, mesh.root_namespace, "operator")
+        made = JoinTokens.open(folder).issue(who, ASK_SECONDS, time.time())
+        return Operator(read_secret(folder / ROOTS_FILE).decode("ascii"), made)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the authority's roots can't be read: {error}") from None

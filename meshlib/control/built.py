@@ -20,5 +20,5 @@ class Built:
     nobody should wait for it. None: nothing changed since the last one."""
 
 
-Build = Callable[[Loaded, tuple[Registration, ...], str], Built]
-"""Documents and registrations to a configuration of that version; runs on a thread."""
+Build = Callable[[Loaded, tuple[Registration, ...], str, bytes], Built]
+"""Documents, registrations, a version and the mesh's roots (PEM) to a configuration; runs on a thread."""

@@ -11,10 +11,12 @@ Rules:
   reached at a port it reported: under the target's name, the service port's name, or of the target's
   number; or, if server and service have one port each, at that one.
 - A Service with `publishNotReadyAddresses` lists what is not ready too.
+- A workload takes mutual TLS if its label `security.istio.io/tlsMode` is `istio` (or, of one that is
+  written down without the label, if it has a service account), unless PeerAuthentication says DISABLE.
 - Endpoints are worked out when first asked for, and kept until workloads or documents change.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -23,6 +25,7 @@ from meshlib.control.istio.kubernetes import Service as KubernetesService
 from meshlib.control.istio.serviceentry import Location, Resolution, ServiceEntry
 from meshlib.control.istio.workloadentry import WorkloadEntry
 from meshlib.control.registration import Registration
+from meshlib.xds.names import MUTUAL, TLS_MODE_LABEL
 from meshlib.xds.node import Locality
 
 EXPORT_TO = "networking.istio.io/exportTo"
@@ -98,11 +101,25 @@ class Endpoint:
     locality: Locality = field(default_factory=Locality)
     weight: int = 1
     draining: bool = False
+    identity: tuple[str, str] | None = None
+    """Namespace and service account; None: it has none that is known."""
+    mutual: bool = False
+    """Whether it takes Istio's mutual TLS."""
+    namespace: str = ""
+    """Of the workload; empty: it is not known."""
 
     def has(self, labels: Mapping[str, str]) -> bool:
         """Whether it carries all these labels."""
         own = dict(self.labels)
         return all(own.get(key) == value for key, value in labels.items())
+
+
+Takes = Callable[[str, Mapping[str, str], int], bool]
+"""Whether the port of the workload of that namespace and labels takes mutual TLS (PeerAuthentication)."""
+
+
+def _all(_namespace: str, _labels: Mapping[str, str], _port: int) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +134,31 @@ class Workload:
     weight: int = 1
     draining: bool = False
     registered: bool = False
+    service_account: str = ""
+    """Empty: it is not known."""
 
-    def endpoint(self, port: Port, *, only: bool = False) -> Endpoint | None:
+    @property
+    def secured(self) -> bool:
+        """Whether it says that it takes mutual TLS: by a label, or (written down) by having an account."""
+        said = self.labels.get(TLS_MODE_LABEL)
+        return said == MUTUAL if said is not None else bool(self.service_account) and not self.registered
+
+    def endpoint(self, port: Port, takes: "Takes", *, only: bool = False) -> Endpoint | None:
         """Where it serves that port, the `only` one of its service; None: it does not."""
         number = self._number(port, only)
         if number is None:
             return None
-        labels = tuple(sorted(self.labels.items()))
-        return Endpoint(self.address, number, labels, self.locality, self.weight, self.draining)
+        return Endpoint(
+            self.address,
+            number,
+            tuple(sorted(self.labels.items())),
+            self.locality,
+            self.weight,
+            self.draining,
+            (self.namespace, self.service_account) if self.service_account else None,
+            self.secured and takes(self.namespace, self.labels, number),
+            self.namespace,
+        )
 
     def _number(self, port: Port, only: bool) -> int | None:
         wanted = port.target if isinstance(port.target, str) else port.name
@@ -245,6 +279,7 @@ def _written(entry: WorkloadEntry, namespace: str) -> Workload:
         entry.ports,
         Locality.parse(entry.locality),
         entry.weight or 1,
+        service_account=entry.service_account,
     )
 
 
@@ -258,6 +293,7 @@ def _registered(registration: Registration) -> Workload:
         registration.weight,
         registration.draining,
         registered=True,
+        service_account=registration.service_account,
     )
 
 
@@ -295,8 +331,10 @@ class Registry:
         written: _Pool,
         listed: Mapping[tuple[str, str], tuple[AnyDocument, ...]],
         registrations: tuple[Registration, ...] = (),
+        takes: Takes = _all,
     ) -> None:
         """`services` by host, best first; `listed` the Endpoints and EndpointSlices of a Service."""
+        self._takes = takes
         self.services = services
         self.registrations = registrations
         self._written = written
@@ -306,7 +344,7 @@ class Registry:
 
     def with_registrations(self, registrations: tuple[Registration, ...]) -> "Registry":
         """The same documents with other registered servers."""
-        return Registry(self.services, self._written, self._listed, registrations)
+        return Registry(self.services, self._written, self._listed, registrations, self._takes)
 
     def endpoints(self, service: Service, port: Port) -> tuple[Endpoint, ...]:
         """The endpoints behind a port, sorted, each address once."""
@@ -324,7 +362,7 @@ class Registry:
             workloads += self._written.select(service.namespace, service.selector)
             workloads += self._pool.select(service.namespace, service.selector)
         for workload in workloads:
-            endpoint = workload.endpoint(port, only=len(service.ports) == 1)
+            endpoint = workload.endpoint(port, self._takes, only=len(service.ports) == 1)
             if endpoint is not None:
                 yield endpoint
         for document in self._listed.get((service.namespace, service.name), ()) if service.kubernetes else ():
@@ -366,6 +404,7 @@ def build_registry(
     documents: Iterable[AnyDocument],
     registrations: tuple[Registration, ...] = (),
     domain: str = "cluster.local",
+    takes: Takes = _all,
 ) -> Registry:
     """The registry of these documents. A Service beats a ServiceEntry of its host; else the oldest wins."""
     services: dict[str, list[Service]] = {}
@@ -389,6 +428,7 @@ def build_registry(
         _Pool.of(written),
         {key: tuple(found) for key, found in listed.items()},
         registrations,
+        takes,
     )
 
 

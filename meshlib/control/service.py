@@ -19,13 +19,15 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from meshlib.control.built import Build
 from meshlib.control.istio.problem import Problem, Severity
+from meshlib.control.jwks import KeyFetcher
 from meshlib.control.registration import Registration
 from meshlib.control.serve.push import Hub
-from meshlib.control.serve.server import ControlServer
+from meshlib.control.serve.server import ControlServer, Security
 from meshlib.control.sources.source import Loaded, Source
 from meshlib.control.status import status
 
@@ -48,17 +50,33 @@ class ControlService:
         *,
         grace: float = 2.0,
         settle: float = SETTLE_SECONDS,
+        security: Security | None = None,
         allow_plaintext: bool = False,
+        keys: KeyFetcher | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         """`build` makes a configuration of that version; `grace`, `settle` are seconds.
 
-        ConfigError: `listen` is no address that can be served.
+        `keys` fetches what `build` wants of issuers' keys, and has it build anew when they change.
+
+        ConfigError: `listen` is no address that can be served; not one of `security`, `allow_plaintext`.
         """
+        if security is not None:
+            told, service = security.changed, self
+
+            def changed() -> None:
+                told()
+                service._changed.set()
+
+            security = replace(security, changed=changed)
+        self._security = security
         self._source = source
         self._build = build
         self._settle = settle
         self._wall = wall
+        self._keys = keys
+        self._stale = False
+        """Whether other keys than those in the configuration in force are known."""
         self._hub = Hub(settled=settle <= 0)
         self._server = ControlServer(
             self._hub,
@@ -66,6 +84,7 @@ class ControlService:
             on_registrations=self._joined,
             status=self.status,
             grace=grace,
+            security=security,
             allow_plaintext=allow_plaintext,
         )
         self._registrations: tuple[Registration, ...] = ()
@@ -75,8 +94,8 @@ class ControlService:
         self._analysed: tuple[Problem, ...] = ()
         self._analyse: Callable[[], tuple[Problem, ...]] | None = None
         self._to_analyse = asyncio.Event()
-        self._built_for: tuple[Registration, ...] | None = None
-        """The registrations in the configuration in force; None before the first."""
+        self._built_for: tuple[tuple[Registration, ...], bytes] | None = None
+        """The registrations and roots in the configuration in force; None before the first."""
         self._failure = ""
         self._changed = asyncio.Event()
         self._life = ""
@@ -112,6 +131,8 @@ class ControlService:
             asyncio.create_task(work())
             for work in (self._watch, self._publish_changes, self._analyse_changes)
         ]
+        if self._keys is not None:
+            self._tasks.append(asyncio.create_task(self._keys.run(self._keys_changed)))
         if self._settle > 0:
             self._settling = asyncio.get_running_loop().call_later(self._settle, self._hub.settle)
 
@@ -141,6 +162,10 @@ class ControlService:
         self._registrations = registrations
         self._changed.set()
 
+    def _keys_changed(self) -> None:
+        self._stale = True
+        self._changed.set()
+
     async def _watch(self) -> None:
         while True:
             # What was saved before the watch stood is seen by looking again.
@@ -168,19 +193,21 @@ class ControlService:
         version = f"{self._life}.{self._count + 1}"
         try:
             loaded, registrations = await self._loaded_anew(), self._registrations
-            if loaded == self._loaded and registrations == self._built_for:
+            roots = b"" if self._security is None else self._security.authority.roots_pem.encode()
+            stale, self._stale = self._stale, False
+            if loaded == self._loaded and self._built_for == (registrations, roots) and not stale:
                 self._failure = ""
                 return
             self._count += 1
-            built = await asyncio.to_thread(self._build, loaded, registrations, version)
+            built = await asyncio.to_thread(self._build, loaded, registrations, version, roots)
         except Exception as error:
             log.exception("configuration %s can't be built; %s stays in force", version, self._hub.version)
             self._failure = f"configuration {version} can't be built: {error!r}"
-            self._reload = True
+            self._reload = self._stale = True
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self._changed.set)
             return
         self._failure = ""
-        self._loaded, self._built_for, self._problems = loaded, registrations, built.problems
+        self._loaded, self._built_for, self._problems = loaded, (registrations, roots), built.problems
         self._hub.publish(built.compiler)
         if built.analyse is not None:
             self._analyse = built.analyse

@@ -5,6 +5,7 @@ Plain values (texts, numbers, lists, objects) that survive JSON; times are in se
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -15,6 +16,7 @@ from meshlib.control.serve.server import STATUS
 from meshlib.errors import ControlUnavailable
 from meshlib.xds import pb
 from meshlib.xds.kinds import SENDING_ORDER
+from meshlib.xds.names import CONTROL_SERVER
 from meshlib.xds.server_stream import Subscription
 
 MAX_NAMES_SHOWN = 1000
@@ -98,17 +100,39 @@ def _registration(of: Registration) -> dict[str, Any]:
     }
 
 
-def fetch_status(address: str, timeout: float) -> dict[str, Any]:
-    """Asks the control service at `host:port`; `timeout` in seconds. ControlUnavailable: no answer."""
-    options = [("grpc.max_receive_message_length", MAX_REPLY), ("grpc.enable_http_proxy", 0)]
-    with grpc.insecure_channel(address, options=options) as channel:
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """By what a control service is trusted, and by what it trusts who asks."""
+
+    roots_pem: str
+    token: str = field(repr=False)
+
+
+def fetch_status(address: str, timeout: float, operator: Operator | None = None) -> dict[str, Any]:
+    """Asks the control service at `host:port`; `timeout` in seconds; without `operator` in plaintext.
+
+    ControlUnavailable: no answer.
+    """
+    options: list[tuple[str, Any]] = [
+        ("grpc.max_receive_message_length", MAX_REPLY),
+        ("grpc.enable_http_proxy", 0),
+    ]
+    metadata: tuple[tuple[str, str], ...] = ()
+    if operator is None:
+        opened = grpc.insecure_channel(address, options=options)
+    else:
+        metadata = (("authorization", f"Bearer {operator.token}"),)
+        options.append(("grpc.ssl_target_name_override", CONTROL_SERVER))
+        trusting = grpc.ssl_channel_credentials(operator.roots_pem.encode())
+        opened = grpc.secure_channel(address, trusting, options=options)
+    with opened as channel:
         get = channel.unary_unary(
             STATUS,
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=pb.Struct.FromString,
         )
         try:
-            reply = get(pb.Struct(), timeout=timeout)
+            reply = get(pb.Struct(), timeout=timeout, metadata=metadata)
         except grpc.RpcError as error:
             raise ControlUnavailable(
                 f"no status from {address}: {error.code().name} {error.details()}"

@@ -19,6 +19,7 @@ closes it (`GeneratorExit`): so a slot that the generator holds is given back ex
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from meshlib.core.mtls import ClientTls
 from meshlib.core.request import Failed, Header, RequestHead
 
 
@@ -49,6 +50,8 @@ class Attempt(NamedTuple):
     """Seconds after which an idle connection is closed instead of used."""
     max_connections: int = 2**32 - 1
     max_pending: int = 2**32 - 1
+    tls: ClientTls | None = None
+    """How the connection is secured; None: plain text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class Mirror:
     """Of copies to that cluster at a time; one more is not sent."""
     max_requests_per_connection: int = 0
     idle_timeout: float = 3600.0
+    tls: ClientTls | None = None
 
 
 @dataclass(frozen=True, slots=True)

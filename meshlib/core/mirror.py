@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from meshlib.core.actions import Mirror
 from meshlib.core.balance.cluster import Cluster
 from meshlib.core.balance.endpoints import Endpoint
+from meshlib.core.mtls import secure
 from meshlib.core.request import Dice, RequestHead
 from meshlib.core.route.rule import MirrorPolicy
 
@@ -42,4 +43,5 @@ def mirrors(
                 min(limits.max_connections, limits.max_requests),
                 cluster.max_requests_per_connection,
                 cluster.idle_timeout,
+                secure(cluster, endpoint),
             )

@@ -17,6 +17,7 @@ from meshlib.core.balance.endpoints import Endpoint
 from meshlib.core.balance.pick import pick
 from meshlib.core.breaker import RequestSlot, RetrySlot, allows_request
 from meshlib.core.ledger import ClusterState, Ledger
+from meshlib.core.mtls import secure
 from meshlib.core.outlier import learn
 from meshlib.core.request import Dice, Failed, Failure, Header, Outcome, RequestHead, ResponseHead
 from meshlib.core.retry import RetryPolicy
@@ -292,6 +293,7 @@ def _attempt(
         cluster.idle_timeout,
         limits.max_connections,
         limits.max_pending,
+        secure(cluster, endpoint),
     )
 
 

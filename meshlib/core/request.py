@@ -93,6 +93,26 @@ def _joined(headers: list[Header]) -> dict[bytes, bytes]:
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """The other end of an inbound connection, as the connection itself shows it; never from a header."""
+
+    address: tuple[str, int]
+    """IP address and port of the TCP peer."""
+    local: tuple[str, int]
+    """IP address and port at which it arrived."""
+    principal: str = ""
+    """The URI name of its verified certificate, `spiffe://…`; empty: plain text, or none was shown."""
+    sni: str = ""
+    tls: bool = False
+    fingerprint: str = ""
+    """SHA-256 of its certificate (DER), in hex; empty: it is not known."""
+    subject: str = ""
+    """Of its certificate, as RFC 2253 writes it."""
+    dns: tuple[str, ...] = ()
+    """The certificate's DNS names."""
+
+
+@dataclass(frozen=True, slots=True)
 class ResponseHead:
     """Status and headers of a response."""
 

@@ -2,6 +2,7 @@
 
 name "reviews:9080" ──► Target ──► RouteTable ──► Route ──► cluster names
 cluster name ──► Cluster (policy) + EndpointSet (who is there now)
+inbound listener's name ──► Inbound (what a port of this process asks of its callers)
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from types import MappingProxyType
 
 from meshlib.core.balance.cluster import Cluster
 from meshlib.core.balance.endpoints import EndpointSet
+from meshlib.core.inbound import Inbound
 from meshlib.core.route.table import RouteTable
 
 
@@ -23,6 +25,10 @@ class View:
     clusters: Mapping[str, Cluster] = field(default_factory=lambda: MappingProxyType({}))
     endpoints: Mapping[str, EndpointSet] = field(default_factory=lambda: MappingProxyType({}))
     """By cluster name."""
+    inbound: Mapping[str, Inbound] = field(default_factory=lambda: MappingProxyType({}))
+    """By the name of the listener, `xds.names.inbound_listener(port)`."""
+    roots_pem: bytes = b""
+    """The certificates that the mesh's identities are signed by, as the control service said last."""
 
     def __repr__(self) -> str:
         return (

@@ -29,7 +29,7 @@ from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane.cache import Cache
 from meshlib.dataplane.grpc_stream import Kept, KeptStream
 from meshlib.dataplane.targets import Targets
-from meshlib.dataplane.views import Views
+from meshlib.dataplane.views import KINDS, Views
 from meshlib.errors import ControlError
 from meshlib.xds import pb
 from meshlib.xds.client_stream import ClientStream, ProtocolError, Update
@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 
 STALE_PATIENCE = 30.0
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.1, 5.0
-_KINDS = (Kind.LISTENER, Kind.ROUTES, Kind.CLUSTER, Kind.ENDPOINTS)
 
 
 def backoff(attempt: int) -> float:
@@ -127,7 +126,7 @@ class Ads:
             if found is None:
                 return False
             version, resources = found
-            for kind in _KINDS:
+            for kind in KINDS:
                 of_kind = {r.name: r for r in resources if r.kind is kind}
                 known = self._views.held(kind)
                 fresh = {n: r for n, r in of_kind.items() if n not in known}
@@ -270,7 +269,7 @@ class Ads:
         self._lock = threading.RLock()
         self._kept.after_fork_in_child()
         self._stream = ClientStream(node, delta=True)
-        for kind in _KINDS:
+        for kind in KINDS:
             self._stream.hold(kind, self._views.held(kind))
         self._subscribe()
         self.connected, self.since, self.failure, self.attempts = False, None, "", 0
@@ -280,12 +279,14 @@ def decoders() -> Mapping[Kind, Callable[[Any], Any]]:
     """The decoder of each kind, loaded at first use."""
     from meshlib.dataplane.decode.clusters import decode_cluster
     from meshlib.dataplane.decode.endpoints import decode_endpoints
-    from meshlib.dataplane.decode.listeners import decode_listener
+    from meshlib.dataplane.decode.listeners import listener_value
+    from meshlib.dataplane.decode.mtls import decode_roots
     from meshlib.dataplane.decode.routes import decode_routes
 
     return {
-        Kind.LISTENER: lambda message: decode_listener(message).routes,
+        Kind.LISTENER: listener_value,
         Kind.ROUTES: decode_routes,
         Kind.CLUSTER: decode_cluster,
         Kind.ENDPOINTS: decode_endpoints,
+        Kind.SECRET: decode_roots,
     }

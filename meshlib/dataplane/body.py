@@ -36,6 +36,11 @@ class RequestBody:
         """Whether it can be sent from its beginning (once more)."""
         return isinstance(self._source, bytes) or (self._kept is not None and not self._failed)
 
+    @property
+    def size(self) -> int:
+        """Its bytes, as far as they were read."""
+        return len(self._source) if isinstance(self._source, bytes) else self._size
+
     def when_known(self, tell: Callable[[bytes | None], None]) -> None:
         """Calls `tell` with the whole body as soon as it is known; with None if it was too long or broke."""
         if isinstance(self._source, bytes):

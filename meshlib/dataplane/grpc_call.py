@@ -1,4 +1,4 @@
-"""One gRPC call with streams both ways, sans-IO: messages to HTTP/2 bytes, and back.
+"""One gRPC call, streams both ways or unary, sans-IO: messages to HTTP/2 bytes, and back.
 
 Why not grpcio: its core has threads and sockets of its own that do not live through a fork, and it
 costs every application 50 ms and 20 MiB for the one call that it makes. The wire format is that of
@@ -12,7 +12,7 @@ costs every application 50 ms and 20 MiB for the one call that it makes. The wir
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from urllib.parse import unquote
 
 import h2.config
@@ -57,8 +57,10 @@ class CallEnded(ControlError):
 class GrpcCall:
     """The client's end. `receive` and `send` change it, `to_send` gives the bytes that are due."""
 
-    def __init__(self, authority: str, path: str) -> None:
-        """Opens a call of method `path` (`/package.Service/Method`)."""
+    def __init__(
+        self, authority: str, path: str, *, metadata: Sequence[tuple[str, str]] = (), secure: bool = False
+    ) -> None:
+        """Opens a call of method `path` (`/package.Service/Method`); `secure`: the connection is TLS."""
         self._http = h2.connection.H2Connection(
             h2.config.H2Configuration(client_side=True, header_encoding="latin-1")
         )
@@ -76,15 +78,17 @@ class GrpcCall:
             _STREAM,
             [
                 (":method", "POST"),
-                (":scheme", "http"),
+                (":scheme", "https" if secure else "http"),
                 (":path", path),
                 (":authority", authority),
                 ("te", "trailers"),
                 ("content-type", "application/grpc"),
                 ("user-agent", "meshlib"),
+                *metadata,
             ],
         )
         self._out = bytearray()
+        self._finishing = False
         self._in = bytearray()
         self._frames = bytearray()
         self._greeting: bytes | None = b""
@@ -99,6 +103,10 @@ class GrpcCall:
     def send(self, message: bytes) -> None:
         """One message; nothing happens after the end."""
         self._out += _PREFIX.pack(0, len(message)) + message
+
+    def finish(self) -> None:
+        """No message follows those that were given to `send`."""
+        self._finishing = True
 
     def ping(self) -> None:
         """Asks the server for a sign of life."""
@@ -117,6 +125,9 @@ class GrpcCall:
                     break
                 self._http.send_data(_STREAM, bytes(self._out[:room]))
                 del self._out[:room]
+            if self._finishing and not self._out:
+                self._finishing = False
+                self._http.end_stream(_STREAM)
         return self._http.data_to_send()
 
     def receive(self, data: bytes) -> list[bytes]:

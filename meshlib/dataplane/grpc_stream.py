@@ -7,6 +7,7 @@ Rules:
   not read, and what was overtaken meanwhile is never said.
 - A connection that says nothing for `SILENCE` seconds is asked for a sign of life and given up `ANSWER`
   seconds later. So is one that does not speak HTTP/2 within `ANSWER` seconds of its beginning.
+- A connection is made as its `Secure` says: what can't be secured is not opened.
 - A child of a fork closes its copies of the sockets, which the parent goes on using, and starts anew
   when it is told to.
 """
@@ -18,6 +19,7 @@ import logging
 import os
 import selectors
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -25,7 +27,7 @@ from typing import Protocol
 
 from meshlib.dataplane.grpc_call import CallEnded, GrpcCall
 from meshlib.errors import ControlError
-from meshlib.xds.names import split_authority
+from meshlib.xds.names import CONTROL_SERVER, split_authority
 
 log = logging.getLogger(__name__)
 
@@ -74,12 +76,23 @@ class Kept(Protocol):
         """The parent's goes on without this; `start` begins anew, unless it was closed."""
 
 
+Secure = Callable[[], "ssl.SSLContext | None"]
+"""The TLS context for a new connection, asked for on the stream's thread, where it may wait; None: plain
+text. ControlError: there is none, and nothing is opened.
+"""
+
+
+def in_the_clear() -> None:
+    """A `Secure` without security."""
+
+
 class KeptStream:
     """Keeps a stream of method `path` open to `address` (`host:port`)."""
 
-    def __init__(self, name: str, address: str, path: str, talk: Talk) -> None:
+    def __init__(self, name: str, address: str, path: str, talk: Talk, secure: Secure = in_the_clear) -> None:
         """Starts nothing; `name` becomes the thread's."""
         self._name, self._address, self._path, self._talk = name, address, path, talk
+        self._secure = secure
         self._fresh()
 
     def _fresh(self) -> None:
@@ -131,10 +144,14 @@ class KeptStream:
 
     def _one(self) -> str:
         """One stream, from its beginning to its end; why it ended."""
+        try:
+            context = self._secure()
+        except ControlError as error:
+            return str(error)
         with self._guard:
             if self._closing.is_set():
                 return ""
-            connection = self._connection = _Connection(self._address, self._path)
+            connection = self._connection = _Connection(self._address, self._path, context)
         try:
             self._talk.opened()
             connection.run(self._talk)
@@ -156,8 +173,8 @@ class KeptStream:
 class _Connection:
     """One socket, and a pair of sockets that wakes its thread. `wake`, `end`: under the keeper's guard."""
 
-    def __init__(self, address: str, path: str) -> None:
-        self._address, self._path = address, path
+    def __init__(self, address: str, path: str, context: ssl.SSLContext | None) -> None:
+        self._address, self._path, self._context = address, path, context
         self._hear, self._bell = socket.socketpair()
         self._hear.setblocking(False)
         self._bell.setblocking(False)
@@ -183,7 +200,8 @@ class _Connection:
             selector.register(self._hear, _READ)
             self._connect(selector)
             if not self._ending:
-                self._talk(selector, GrpcCall(self._address, self._path), talk)
+                call = GrpcCall(self._address, self._path, secure=self._context is not None)
+                self._talk(selector, call, talk)
 
     def _connect(self, selector: selectors.BaseSelector) -> None:
         host, port = split_authority(self._address, DEFAULT_PORT)
@@ -198,7 +216,9 @@ class _Connection:
                 selector.unregister(connecting)
             if code == 0 or self._ending:
                 connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                selector.register(connecting, _READ)
+                if self._context is not None and not self._ending:
+                    self._encrypt(selector, self._context, connecting)
+                selector.register(self._socket, _READ)
                 return
             connecting.close()
             failed = OSError(code, os.strerror(code))
@@ -215,6 +235,29 @@ class _Connection:
                 return errno.ETIMEDOUT
             self._heard_bell()
         return 0
+
+    def _encrypt(
+        self, selector: selectors.BaseSelector, context: ssl.SSLContext, plain: socket.socket
+    ) -> None:
+        """Shakes hands. OSError: they can't agree, or it takes too long."""
+        made = self._socket = context.wrap_socket(
+            plain, server_hostname=CONTROL_SERVER, do_handshake_on_connect=False
+        )
+        deadline = time.monotonic() + CONNECT
+        while not self._ending:
+            try:
+                made.do_handshake()
+                return
+            except ssl.SSLWantReadError:
+                wanted = _READ
+            except ssl.SSLWantWriteError:
+                wanted = _WRITE
+            selector.register(made, wanted)
+            selector.select(max(0.0, deadline - time.monotonic()))
+            selector.unregister(made)
+            self._heard_bell()
+            if time.monotonic() >= deadline:
+                raise OSError(errno.ETIMEDOUT, "the TLS handshake takes too long")
 
     def _talk(self, selector: selectors.BaseSelector, call: GrpcCall, talk: Talk) -> None:
         assert self._socket is not None  # noqa: S101 - `_connect` came before
@@ -251,16 +294,24 @@ class _Connection:
         while data:
             try:
                 data = data[to.send(data) :]
-            except BlockingIOError:
+            except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
                 break
         return data
 
     def _receive(self, of: socket.socket, call: GrpcCall, talk: Talk) -> None:
-        for message in call.receive(of.recv(_CHUNK)):
-            if not self._ending:
-                talk.take(message)
-        if call.ended is not None:
-            raise call.ended
+        """What is there; of TLS also what its buffer holds, which no selector sees."""
+        while True:
+            try:
+                data = of.recv(_CHUNK)
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            for message in call.receive(data):
+                if not self._ending:
+                    talk.take(message)
+            if call.ended is not None:
+                raise call.ended
+            if not isinstance(of, ssl.SSLSocket) or not of.pending():
+                return
 
     def _heard_bell(self) -> None:
         with contextlib.suppress(BlockingIOError):

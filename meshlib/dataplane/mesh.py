@@ -11,6 +11,7 @@ Rules:
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -18,18 +19,26 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from meshlib.bootstrap import Bootstrap, bootstrap
+from meshlib.core.inbound import Inbound
 from meshlib.core.ledger import Ledger
 from meshlib.core.view import View
 from meshlib.dataplane import fork
 from meshlib.dataplane.ads import Ads, decoders
 from meshlib.dataplane.cache import Cache
+from meshlib.dataplane.grpc_stream import KeptStream, Secure, in_the_clear
+from meshlib.dataplane.telemetry.watch import Telemetry
+from meshlib.dataplane.tls import Contexts
 from meshlib.dataplane.views import Views
 from meshlib.errors import Closed, ControlUnavailable
 from meshlib.xds.kinds import Kind
+from meshlib.xds.names import inbound_listener
 from meshlib.xds.node import Client, Flavour, Locality, to_node
+
+if TYPE_CHECKING:
+    from meshlib.dataplane.certs import Certs
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +85,22 @@ def ads_source(settings: Bootstrap, client: Client, views: Views, changed: Calla
     if settings.state_dir is not None:
         who = (settings.control, client.namespace, client.service_account, repr(client.labels))
         cache = Cache(settings.state_dir, (*who, str(client.locality)))
-    return Ads(settings, to_node(client), views, cache, changed=changed)
+    keep = functools.partial(KeptStream, secure=secure(identity(settings)))
+    return Ads(settings, to_node(client), views, cache, changed=changed, keep=keep)
+
+
+def identity(settings: Bootstrap) -> "Certs | None":
+    """The workload's certificate; None: control runs in this process, or is talked to in plain text."""
+    if settings.local or settings.allow_plaintext:
+        return None
+    from meshlib.dataplane.certs import certs_of  # which loads cryptography
+
+    return certs_of(settings)
+
+
+def secure(certs: "Certs | None") -> Secure:
+    """How connections to the control service are secured: by that certificate, or not at all."""
+    return in_the_clear if certs is None else certs.secure
 
 
 class Mesh:
@@ -102,8 +126,12 @@ class Mesh:
         self._on_close: list[Callable[[], None]] = []
         self._closed = False
         self._told_of_disk = False
+        self._certs = identity(self.bootstrap)
+        if self._certs is not None:
+            self._certs.use()
         self._source: Source = source(self.bootstrap, self._client(), self._views, self._changed)
         self._asked = False
+        self.telemetry = Telemetry(self.bootstrap, lambda: self._view, self._principal)
         fork.watch(self)
 
     def _client(self) -> Client:
@@ -152,6 +180,22 @@ class Mesh:
         return self._source.connected
 
     @property
+    def certs(self) -> "Certs | None":
+        """This workload's certificate; None: control runs in this process, or is talked to in plain text."""
+        return self._certs
+
+    @property
+    def contexts(self) -> Contexts | None:
+        """TLS by this workload's certificate; None: it has none."""
+        certs = self.certs
+        return None if certs is None else certs.contexts
+
+    def _principal(self) -> str:
+        """This workload's `spiffe://…`; empty: it has no certificate (yet)."""
+        certs = self.certs
+        return certs.held.principal if certs is not None and certs.held is not None else ""
+
+    @property
     def ledger(self) -> Ledger:
         """What was learned, one a mesh and process."""
         if self._ledger is None:
@@ -187,6 +231,32 @@ class Mesh:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
                         await changed.wait()
+
+    def want_inbound(self, port: int) -> None:
+        """Asks for the policy of a port that this process serves, and waits for nothing."""
+        if not self._closed:
+            self._asked = True
+            self._source.want(inbound_listener(port))
+
+    def prepare_inbound(self, port: int) -> Inbound:
+        """Waits until it is known what a served port asks of its callers; fails as `prepare` does, and with
+        ControlUnavailable where control knows no policy.
+        """
+        self.prepare(inbound_listener(port))
+        return self._inbound(port)
+
+    async def aprepare_inbound(self, port: int) -> Inbound:
+        """`prepare_inbound` for asyncio."""
+        await self.aprepare(inbound_listener(port))
+        return self._inbound(port)
+
+    def _inbound(self, port: int) -> Inbound:
+        found = self._view.inbound.get(inbound_listener(port))
+        if found is None:
+            raise ControlUnavailable(
+                f"the control service {self.bootstrap.control} has no policy for port {port}"
+            )
+        return found
 
     def _is_known(self, name: str) -> bool:
         target = self._views.targets.get(name)
@@ -256,6 +326,8 @@ class Mesh:
                 del self._waiters[number]
 
     def _published(self, view: View) -> None:
+        if view.roots_pem and view.roots_pem != self._view.roots_pem and (certs := self.certs) is not None:
+            certs.trust(view.roots_pem.decode())
         self._view = view
         if self._ledger is not None:
             self._ledger.prune(view)
@@ -281,6 +353,9 @@ class Mesh:
         for call in self._on_close:
             call()
         self._source.close()
+        self.telemetry.close()
+        if self._certs is not None:
+            self._certs.leave()
         self._changed()
 
     async def aclose(self) -> None:

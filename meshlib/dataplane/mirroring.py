@@ -42,6 +42,7 @@ def as_attempt(mirror: Mirror, now: float) -> Attempt:
         idle_timeout=mirror.idle_timeout,
         max_connections=mirror.max_connections,
         max_pending=0,
+        tls=mirror.tls,
     )
 
 

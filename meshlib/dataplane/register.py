@@ -11,6 +11,7 @@ Rules:
 """
 
 import atexit
+import functools
 import ipaddress
 import logging
 import os
@@ -26,10 +27,11 @@ from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane import fork
 from meshlib.dataplane.ads import backoff
 from meshlib.dataplane.grpc_stream import Kept, KeptStream
+from meshlib.dataplane.mesh import identity, secure
 from meshlib.errors import ConfigError
 from meshlib.xds import pb
 from meshlib.xds.client_stream import ProtocolError
-from meshlib.xds.names import split_authority
+from meshlib.xds.names import MUTUAL, TLS_MODE_LABEL, split_authority
 from meshlib.xds.node import Client, Flavour, Locality, to_node
 
 log = logging.getLogger(__name__)
@@ -45,9 +47,17 @@ class Registration:
     def __init__(
         self,
         settings: Bootstrap,
-        keep: Callable[[str, str, str, "Registration"], Kept] = KeptStream,
+        keep: Callable[[str, str, str, "Registration"], Kept] | None = None,
+        *,
+        mutual_tls: bool = False,
     ) -> None:
-        """Starts at once, and waits for nothing. ConfigError: `ports` is missing, or has no address."""
+        """Starts at once, and waits for nothing; `keep` None: on a stream to the control service.
+
+        `mutual_tls`: whatever listens at `ports` takes Istio's mutual TLS, so clients of the mesh speak it.
+        A plain application server does not.
+
+        ConfigError: `ports` is missing, or has no address.
+        """
         if not settings.ports:
             raise ConfigError(
                 'ports: found nothing; needed is what this process serves, such as {"http": 9080}'
@@ -55,7 +65,7 @@ class Registration:
         self._settings = settings
         self.address = settings.address or ("127.0.0.1" if settings.local else own_address(settings.control))
         """The IP address at which others reach this process."""
-        self._node = _node(settings)
+        self._node = _node(settings, mutual_tls)
         self._lock = threading.RLock()
         self._joined = threading.Event()
         self._left = threading.Event()
@@ -65,6 +75,10 @@ class Registration:
         self._interval = _LONGEST_INTERVAL
         self._attempts = 0
         self._owner = os.getpid()
+        self._certs = identity(settings) if keep is None else None
+        if self._certs is not None:
+            self._certs.use()
+        keep = keep or functools.partial(KeptStream, secure=secure(self._certs))
         self._kept = keep("meshlib-register", settings.control, pb.HDS, self)
         self._kept.start()
         atexit.register(self.close)
@@ -103,6 +117,8 @@ class Registration:
         self._left.set()
         atexit.unregister(self.close)
         self._kept.close()
+        if self._certs is not None:
+            self._certs.leave()
         self._joined.clear()
 
     def __enter__(self) -> "Registration":
@@ -193,12 +209,13 @@ def own_address(control: str) -> str:
     return str(found)
 
 
-def _node(settings: Bootstrap) -> Any:
+def _node(settings: Bootstrap, mutual_tls: bool) -> Any:
+    said = {TLS_MODE_LABEL: MUTUAL} if mutual_tls else {}
     client = Client(
         flavour=Flavour.MESHLIB,
         namespace=settings.namespace,
         service_account=settings.service_account,
-        labels=settings.labels,
+        labels=tuple(sorted({**said, **dict(settings.labels)}.items())),
         locality=Locality.parse(settings.locality),
         # The same after a reconnect, another in every process.
         id=f"meshlib~{os.uname().nodename[:128]}~{os.getpid()}~{uuid.uuid4().hex[:12]}",

@@ -1,6 +1,10 @@
-"""Which targets are in use, and which are to be forgotten: those idle for long, and those too many."""
+"""Which targets are in use, and which are to be forgotten: those idle for long, and those too many.
+
+The ports that this process serves are never forgotten, however idle: their policy must hold at once.
+"""
 
 from meshlib.bootstrap import Bootstrap
+from meshlib.xds.names import inbound_port
 
 SWEEP_SECONDS = 60.0
 
@@ -29,7 +33,7 @@ class Targets:
 
     def excess(self) -> list[str]:
         """Those unused for longest beyond the bound; they are forgotten here."""
-        used = dict(self._used)
+        used = self._outgoing()
         oldest = sorted(used, key=used.__getitem__) if len(used) > self._most else []
         return self._drop(oldest[: len(used) - self._most])
 
@@ -38,7 +42,10 @@ class Targets:
         if now - self._swept < self.pause:
             return []
         self._swept = now
-        return self._drop([name for name, used in dict(self._used).items() if now - used >= self._idle])
+        return self._drop([name for name, used in self._outgoing().items() if now - used >= self._idle])
+
+    def _outgoing(self) -> dict[str, float]:
+        return {name: used for name, used in dict(self._used).items() if inbound_port(name) is None}
 
     def _drop(self, names: list[str]) -> list[str]:
         for name in names:

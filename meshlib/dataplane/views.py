@@ -10,6 +10,9 @@ Rules:
 - A refused resource leaves the last good one of its name in force. If there never was one, a
   cluster or endpoints count as missing; a listener or routes make the target fail with the reason.
 - `needs` follows what is published and what is held back; what nothing needs any more is dropped.
+- A port that this process serves is a target too, by the name of its listener (`xds.names.inbound_listener`).
+- Who is to trust the mesh's roots (a cluster, a served port) is held back until they are there, or known
+  to be missing; they are asked for as soon as somebody is.
 - An update of endpoints alone touches only its entries.
 
 Not thread-safe but for reading `view` and `targets`: the caller holds a lock around all else.
@@ -22,16 +25,19 @@ from typing import Any
 
 from meshlib.core.balance.cluster import Cluster, Resolution
 from meshlib.core.balance.endpoints import EndpointSet
+from meshlib.core.inbound import Inbound
+from meshlib.core.mtls import InboundMode, Trust
 from meshlib.core.route.rule import Forward
 from meshlib.core.route.table import RouteTable
 from meshlib.core.view import View
 from meshlib.dataplane.decode.errors import Refused
-from meshlib.dataplane.decode.listeners import ListenerFacts
 from meshlib.errors import RefusedResource
 from meshlib.xds.kinds import Kind
+from meshlib.xds.names import ROOTS_SECRET
 from meshlib.xds.snapshot import Resource
 
-_KINDS = (Kind.LISTENER, Kind.ROUTES, Kind.CLUSTER, Kind.ENDPOINTS)
+KINDS = (Kind.LISTENER, Kind.ROUTES, Kind.CLUSTER, Kind.ENDPOINTS, Kind.SECRET)
+"""What is asked for."""
 
 
 @dataclass(slots=True)
@@ -57,7 +63,9 @@ class Target:
     """What is known of a target: it is answered when it is published, missing or has failed."""
 
     table: RouteTable | None = None
-    """None: the control service knows no such target."""
+    """Where requests go. Neither this nor `inbound`: the control service knows no such target."""
+    inbound: Inbound | None = None
+    """What a served port asks of its callers."""
     failed: RefusedResource | None = None
 
 
@@ -70,14 +78,15 @@ class Views:
         published: Callable[[View], None] = lambda _: None,
     ) -> None:
         """`decoders` gives for each kind the function from message to core value, raising Refused; a
-        listener's value is the name of its routes or its own RouteTable. `published` is called with
-        each new view, under the caller's lock.
+        listener's value is the name of its routes, its own RouteTable, or an Inbound. `published` is called
+        with each new view, under the caller's lock.
         """
         self._decoders = decoders
         self._published = published
-        self._held: dict[Kind, dict[str, _Held]] = {kind: {} for kind in _KINDS}
+        self._held: dict[Kind, dict[str, _Held]] = {kind: {} for kind in KINDS}
         self._wanted: dict[str, None] = {}
         self._in_force: dict[str, _Routes] = {}
+        self._inbound: dict[str, Inbound] = {}
         self._waiting: set[str] = set()
         self.view = View()
         self.targets: Mapping[str, Target] = {}
@@ -131,7 +140,7 @@ class Views:
 
     def needs(self) -> dict[Kind, set[str]]:
         """The names to be subscribed of each kind, now."""
-        found: dict[Kind, set[str]] = {kind: set() for kind in _KINDS}
+        found: dict[Kind, set[str]] = {kind: set() for kind in KINDS}
         found[Kind.LISTENER] = set(self._wanted)
         for name in self._wanted:
             entry = self._held[Kind.LISTENER].get(name)
@@ -142,20 +151,27 @@ class Views:
                     found[Kind.CLUSTER] |= routes.clusters
         for name in found[Kind.CLUSTER]:
             entry = self._held[Kind.CLUSTER].get(name)
-            if entry is not None and entry.value is not None and _by_discovery(entry.value):
+            if entry is None or entry.value is None:
+                continue
+            if _by_discovery(entry.value):
                 found[Kind.ENDPOINTS].add(entry.value.endpoints_name)
+            if _trusts_mesh(entry.value):
+                found[Kind.SECRET].add(ROOTS_SECRET)
+        served = (self._newest(name) for name in self._wanted)
+        if any(isinstance(one, Inbound) and _takes_tls(one) for one in (*served, *self._inbound.values())):
+            found[Kind.SECRET].add(ROOTS_SECRET)
         return found
 
     def resources(self, target: str) -> tuple[Resource, ...]:
         """What is in force for a published target, as it came; empty while a newer table is held back."""
         routes = self._in_force.get(target)
-        if routes is None or target in self._waiting:
+        if (routes is None and target not in self._inbound) or target in self._waiting:
             return ()
         listener = self._held[Kind.LISTENER].get(target)
-        entries = [listener]
+        entries = [listener, self._held[Kind.SECRET].get(ROOTS_SECRET)]
         if listener is not None and isinstance(listener.value, str):
             entries.append(self._held[Kind.ROUTES].get(listener.value))
-        for name in sorted(routes.clusters):
+        for name in sorted(routes.clusters if routes is not None else ()):
             cluster = self._held[Kind.CLUSTER].get(name)
             entries.append(cluster)
             if cluster is not None and cluster.value is not None:
@@ -165,6 +181,8 @@ class Views:
     def missing(self, target: str) -> frozenset[str]:
         """What a target waits for, in words; empty if it waits for nothing."""
         newest = self._newest(target)
+        if isinstance(newest, Inbound):
+            return frozenset(() if self._can_serve(newest) else {"the mesh's roots"})
         if not isinstance(newest, _Routes):
             listener = self._held[Kind.LISTENER].get(target)
             return frozenset(
@@ -182,20 +200,18 @@ class Views:
         except Exception as error:  # noqa: BLE001 - protobuf's DecodeError, without loading protobuf here
             raise Refused("", f"can't be decoded: {error}") from None
         value = self._decoders[kind](message)
-        if isinstance(value, ListenerFacts):
-            value = value.routes
         if kind is Kind.ROUTES:
             return _Routes(value, clusters_of(value))
         if kind is Kind.LISTENER and isinstance(value, RouteTable):
             return _Routes(value, clusters_of(value))
         return value
 
-    def _newest(self, target: str) -> _Routes | RefusedResource | None:
-        """The newest good table of a target; an error: there never was one; None: it has not come."""
+    def _newest(self, target: str) -> _Routes | Inbound | RefusedResource | None:
+        """The newest good value of a target; an error: there never was one; None: it has not come."""
         listener = self._held[Kind.LISTENER].get(target)
         if listener is None:
             return None
-        if isinstance(listener.value, _Routes):
+        if isinstance(listener.value, _Routes | Inbound):
             return listener.value
         if listener.value is None:
             return RefusedResource(f"listener {target}: {listener.refused}") if listener.refused else None
@@ -220,35 +236,53 @@ class Views:
         entry = self._held[Kind.CLUSTER].get(cluster)
         if entry is None:
             return False
-        if entry.value is None or not _by_discovery(entry.value):
+        if entry.value is None:
             return True
-        return entry.value.endpoints_name in self._held[Kind.ENDPOINTS]
+        if _trusts_mesh(entry.value) and ROOTS_SECRET not in self._held[Kind.SECRET]:
+            return False
+        return not _by_discovery(entry.value) or entry.value.endpoints_name in self._held[Kind.ENDPOINTS]
+
+    def _can_serve(self, inbound: Inbound) -> bool:
+        return not _takes_tls(inbound) or ROOTS_SECRET in self._held[Kind.SECRET]
 
     def _publish(self, version: str) -> None:
         targets: dict[str, Target] = {}
         in_force: dict[str, _Routes] = {}
+        inbound: dict[str, Inbound] = {}
         waiting: set[str] = set()
         for name in self._wanted:
-            newest, old = self._newest(name), self._in_force.get(name)
+            newest, old, served = self._newest(name), self._in_force.get(name), self._inbound.get(name)
             if isinstance(newest, _Routes) and all(map(self._is_here, newest.clusters)):
                 in_force[name] = newest
+            elif isinstance(newest, Inbound) and self._can_serve(newest):
+                inbound[name] = newest
             elif self._missing(name):
                 targets[name] = Target()
             elif old is not None:
                 in_force[name] = old
                 waiting.add(name)
+            elif served is not None:
+                inbound[name] = served
+                waiting.add(name)
             elif isinstance(newest, RefusedResource):
                 targets[name] = Target(failed=newest)
             else:
                 waiting.add(name)
-        self._in_force, self._waiting = in_force, waiting
+        self._in_force, self._inbound, self._waiting = in_force, inbound, waiting
         clusters, endpoints = self._clusters()
         targets.update((name, Target(routes.table)) for name, routes in in_force.items())
+        targets.update((name, Target(inbound=served)) for name, served in inbound.items())
         tables = {name: routes.table for name, routes in in_force.items()}
-        self._set(
-            View(version, MappingProxyType(tables), MappingProxyType(clusters), MappingProxyType(endpoints)),
-            targets,
+        roots = self._held[Kind.SECRET].get(ROOTS_SECRET)
+        view = View(
+            version,
+            MappingProxyType(tables),
+            MappingProxyType(clusters),
+            MappingProxyType(endpoints),
+            MappingProxyType(inbound),
+            roots.value or b"" if roots is not None else b"",
         )
+        self._set(view, targets)
 
     def _clusters(self) -> tuple[dict[str, Cluster], dict[str, EndpointSet]]:
         """Clusters and endpoints that tables in force name, for those held back also what is gone."""
@@ -304,6 +338,16 @@ def clusters_of(table: RouteTable) -> frozenset[str]:
                 found.update(cluster.name for cluster in route.action.clusters)
                 found.update(mirror.cluster for mirror in route.action.mirrors)
     return frozenset(found)
+
+
+def _trusts_mesh(cluster: Cluster) -> bool:
+    """Whether some endpoint of the cluster must be vouched for by the mesh's roots."""
+    asked = (cluster.tls, *(transport.tls for transport in cluster.transports))
+    return any(tls is not None and tls.trust is Trust.MESH for tls in asked)
+
+
+def _takes_tls(inbound: Inbound) -> bool:
+    return inbound.tls.mode is not InboundMode.DISABLE
 
 
 def _by_discovery(cluster: Cluster) -> bool:

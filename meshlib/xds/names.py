@@ -4,6 +4,8 @@
 - route configuration of one service: `outbound|<port>||<fqdn>`
 - route configuration of an Envoy's shared HTTP listener: `<port>`
 - listener that a `meshlib` or `grpc` client asks for: the `host:port` it was given
+- listener of a server's own port: `xds.istio.io/grpc/lds/inbound/<address>:<port>`, as gRPC's servers ask
+- secrets: `default` is the workload's own certificate, `ROOTCA` the roots it trusts
 """
 
 from dataclasses import dataclass
@@ -13,6 +15,21 @@ BLACK_HOLE_CLUSTER = "BlackHoleCluster"
 ALLOW_ANY = "allow_any"
 BLOCK_ALL = "block_all"
 UNKNOWN_SERVICE = "UnknownService"
+
+INBOUND_LISTENER = "xds.istio.io/grpc/lds/inbound/"
+OWN_SECRET = "default"  # noqa: S105 - a name
+ROOTS_SECRET = "ROOTCA"  # noqa: S105 - a name
+
+CONTROL_SERVER = "control.meshlib.internal"
+"""A DNS name in the control service's own certificate. No workload is given one for it."""
+TRUST_ROOTS = "/meshlib.control.v1.Trust/Roots"
+"""The one call that needs no caller: an empty Struct, answered by {"roots": PEM bundle}."""
+
+# Endpoint metadata by which Envoy picks a transport socket, and the label by which a workload says so.
+TRANSPORT_SOCKET_MATCH = "envoy.transport_socket_match"
+TLS_MODE = "tlsMode"
+TLS_MODE_LABEL = "security.istio.io/tlsMode"
+MUTUAL = "istio"
 
 # Filter metadata: `istio` carries what istioctl shows, `meshlib` which line of which file made it.
 ISTIO_METADATA = "istio"
@@ -43,6 +60,19 @@ class ClusterName:
 def cluster_name(port: int, subset: str, host: str) -> str:
     """`outbound|<port>|<subset>|<host>`."""
     return f"outbound|{port}|{subset}|{host}"
+
+
+def inbound_listener(port: int) -> str:
+    """The name of the listener of a server's own port."""
+    return f"{INBOUND_LISTENER}0.0.0.0:{port}"
+
+
+def inbound_port(name: str) -> int | None:
+    """The port in the name of a server's own listener; None: it is the name of something else."""
+    if not name.startswith(INBOUND_LISTENER):
+        return None
+    port = name.rpartition(":")[2]
+    return int(port) if port.isascii() and port.isdecimal() and 0 < int(port) < 65536 else None
 
 
 def split_authority(name: str, default_port: int) -> tuple[str, int]:

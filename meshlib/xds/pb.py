@@ -75,12 +75,20 @@ _SHORT = {
     "LoadStatsResponse": "envoy.service.load_stats.v3.LoadStatsResponse",
     "ClientStatusRequest": "envoy.service.status.v3.ClientStatusRequest",
     "ClientStatusResponse": "envoy.service.status.v3.ClientStatusResponse",
+    "RBAC": "envoy.extensions.filters.http.rbac.v3.RBAC",
+    "JwtAuthentication": "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+    "ExtAuthz": "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+    "CheckRequest": "envoy.service.auth.v3.CheckRequest",
+    "CheckResponse": "envoy.service.auth.v3.CheckResponse",
+    "IstioCertificateRequest": "istio.v1.auth.IstioCertificateRequest",
+    "IstioCertificateResponse": "istio.v1.auth.IstioCertificateResponse",
 }
 
 ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
 DELTA_ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 HDS = "/envoy.service.health.v3.HealthDiscoveryService/StreamHealthCheck"
 LRS = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats"
+CREATE_CERTIFICATE = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 CSDS = "/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus"
 
 

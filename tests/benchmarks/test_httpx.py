@@ -90,7 +90,10 @@ def connected(port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[M
     """A mesh that a control service has told of the server."""
     folder = tmp_path_factory.mktemp("mesh")
     (folder / "hello.yaml").write_text(DOCUMENTS.replace("PORT", str(port)))
-    with control(folder) as served, meshlib.connect(served.address, state_dir="") as mesh:
+    with (
+        control(folder) as served,
+        meshlib.connect(served.address, state_dir="", allow_plaintext=True) as mesh,
+    ):
         mesh.prepare("hello.example:80")
         yield mesh
 

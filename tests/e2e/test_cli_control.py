@@ -44,7 +44,7 @@ def start(folder: Path) -> Iterator[tuple[Served, Callable[[signal.Signals], str
     """A running service, and a call that ends it with a signal and gives all that it printed."""
     address = f"127.0.0.1:{free_port()}"
     process = subprocess.Popen(
-        [*MESHLIB, "control", str(folder), "--listen", address],
+        [*MESHLIB, "control", str(folder), "--listen", address, "--allow-plaintext"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -117,16 +117,23 @@ def test_a_taken_port_is_exit_1(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = meshlib("control", str(tmp_path), "--listen", address)
+        done = meshlib("control", str(tmp_path), "--listen", address, "--state", str(tmp_path / "state"))
     assert done.returncode == 1
     assert f"can't listen on {address}" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_other_machines_are_kept_out_unless_allowed(tmp_path: Path) -> None:
-    done = meshlib("control", str(tmp_path), "--listen", "0.0.0.0:0")
+def test_plaintext_is_told_loudly(tmp_path: Path) -> None:
+    with start(tmp_path) as (_, end):
+        said = end(signal.SIGTERM)
+    assert "PLAINTEXT: no TLS, and nobody is asked who he is" in said
+    assert "MESHLIB_CA_FINGERPRINT" not in said
+
+
+def test_plaintext_has_no_authority(tmp_path: Path) -> None:
+    done = meshlib("control", str(tmp_path), "--allow-plaintext", "--trust-domain", "x.example")
     assert done.returncode == 2
-    assert "--allow-plaintext" in done.stderr
+    assert "there is no authority" in done.stderr
 
 
 def test_the_helper_ends_what_it_starts(tmp_path: Path) -> None:

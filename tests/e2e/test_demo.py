@@ -67,7 +67,7 @@ def test_once_drives_the_scenarios_and_all_is_as_expected() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     verdict = re.search(r"all (\d+) as expected in (\d+) s", done.stdout)
     assert verdict, done.stdout
-    assert int(verdict[1]) == 15
+    assert int(verdict[1]) == 18
     assert int(verdict[2]) < 60
 
 

@@ -4,6 +4,9 @@ Comments of in.yaml say who asks and who serves:
 
     # view <name>: flavour=meshlib namespace=default labels=app=web locality=r/z/s ask=reviews:9080 show=RDS
     # server: labels=app=reviews,version=v1 address=10.0.0.1 ports=http:9080 locality=r/z/s weight=2 draining
+    # (ask=inbound:0.0.0.0:9080 is the listener of a served port)
+    # (refused=<text>: a client in a process refuses the listener, and says so)
+    # (also: account=<service account>; a view with the word `roots` has a mesh with certificates)
 """
 
 import json
@@ -22,19 +25,36 @@ from meshlib.control.istio.problem import Severity
 from meshlib.control.sources.text import documents_in
 from meshlib.dataplane.decode.clusters import decode_cluster
 from meshlib.dataplane.decode.endpoints import decode_endpoints
-from meshlib.dataplane.decode.listeners import decode_listener
+from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.inbound import FILTERS, decode_inbound
+from meshlib.dataplane.decode.listeners import listener_value
+from meshlib.dataplane.decode.mtls import decode_roots
 from meshlib.dataplane.decode.routes import decode_routes
 from meshlib.xds import pb
 from meshlib.xds.kinds import Kind
+from meshlib.xds.names import INBOUND_LISTENER, inbound_port
 from meshlib.xds.node import Client, Flavour, Locality
 
+UNREAD = {
+    pb.type_url(each): lambda _, config: config for each in (pb.RBAC, pb.JwtAuthentication, pb.ExtAuthz)
+}
+
+
+def decode_any_listener(message: Any) -> object:
+    if inbound_port(message.name) is not None:
+        return decode_inbound(message, {**UNREAD, **FILTERS})
+    return listener_value(message)
+
+
 DECODERS: dict[Kind, Callable[[Any], object]] = {
-    Kind.LISTENER: decode_listener,
+    Kind.LISTENER: decode_any_listener,
     Kind.ROUTES: decode_routes,
     Kind.CLUSTER: decode_cluster,
     Kind.ENDPOINTS: decode_endpoints,
+    Kind.SECRET: decode_roots,
 }
 HERE = Path(__file__).parent
+ROOTS = b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"
 VIEW = re.compile(r"^# view (\S+): (.*)$", re.MULTILINE)
 SERVER = re.compile(r"^# server: (.*)$", re.MULTILINE)
 VIEWS = [
@@ -65,8 +85,10 @@ def test_compiles_to(case: Path, name: str, words: str, regold: bool) -> None:
     read = documents_in(text, "in.yaml")
     assert [str(problem) for problem in read.problems if problem.severity is Severity.ERROR] == []
     servers = [server(number, found) for number, found in enumerate(SERVER.findall(text))]
-    compiler = GraphCompiler(build_graph(read.documents, servers), "1")
-    asked = frozenset(said.get("ask", "").split(",")) - {""}
+    compiler = GraphCompiler(
+        build_graph(read.documents, servers), "1", roots_pem=ROOTS if "roots" in said else b""
+    )
+    asked = frozenset(said.get("ask", "").replace("inbound:", INBOUND_LISTENER).split(",")) - {""}
     resources = compiler.resources(client(said), asked)
     assert compiler.resources(client(said), asked) == resources
     shown = said.get("show", "RDS").split(",")
@@ -74,7 +96,11 @@ def test_compiles_to(case: Path, name: str, words: str, regold: bool) -> None:
     for resource in resources:
         message = resource.message()
         if said.get("flavour", "meshlib") == "meshlib":
-            DECODERS[resource.kind](message)
+            if "refused" in said and resource.kind is Kind.LISTENER:
+                with pytest.raises(Refused, match=said["refused"]):
+                    DECODERS[resource.kind](message)
+            else:
+                DECODERS[resource.kind](message)
         if resource.kind.short in found:
             found[resource.kind.short][resource.name] = json.loads(json.dumps(pb.to_dict(message)))
     out = case.parent / f"out.{name}.yaml"

@@ -11,7 +11,17 @@ from pydantic import BaseModel
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/reference/istio-support.md"
 STATES = {"applied", "partly", "compiled", "validated", "n/a"}
-KINDS = ["VirtualService", "DestinationRule", "ServiceEntry", "WorkloadEntry", "WorkloadGroup", "Sidecar"]
+KINDS = [
+    "VirtualService",
+    "DestinationRule",
+    "ServiceEntry",
+    "WorkloadEntry",
+    "WorkloadGroup",
+    "Sidecar",
+    "PeerAuthentication",
+    "AuthorizationPolicy",
+    "RequestAuthentication",
+]
 
 
 def rows(kind: str) -> dict[str, list[str]]:
@@ -57,7 +67,7 @@ def covers(row: str, path: str) -> bool:
 def test_every_field_has_a_row_and_every_row_a_field(kind: str) -> None:
     model = getattr(importlib.import_module(f"meshlib.control.istio.{kind.lower()}"), kind)
     written, known = rows(kind), list(fields(model))
-    assert len(known) > 5
+    assert len(known) >= 3
     assert [path for path in known if not any(covers(row, path) for row in written)] == []
     assert [row for row in written if not any(covers(row, path) for path in known)] == []
 

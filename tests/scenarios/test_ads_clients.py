@@ -113,7 +113,7 @@ async def until(true: Callable[[], Awaitable[bool]], what: str) -> None:
 
 @asynccontextmanager
 async def serving(hub: Hub) -> AsyncIterator[ControlServer]:
-    server = ControlServer(hub, "127.0.0.1:0")
+    server = ControlServer(hub, "127.0.0.1:0", allow_plaintext=True)
     await server.start()
     try:
         yield server

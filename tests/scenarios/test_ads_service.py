@@ -55,7 +55,7 @@ def error(word: str) -> Problem:
     return Problem(Severity.ERROR, "MESH8", word)
 
 
-def build(loaded: Loaded, registrations: tuple[Registration, ...], version: str) -> Built:
+def build(loaded: Loaded, registrations: tuple[Registration, ...], version: str, _: bytes) -> Built:
     word = str(loaded.documents[0])
     if word == "broken":
         raise ValueError("no such word")
@@ -94,7 +94,9 @@ class Peer:
 async def test_edits_and_registrations_reach_clients_at_once() -> None:
     source = Edited("one")
     async with (
-        ControlService(source, build, "127.0.0.1:0", grace=0.01, wall=lambda: 12.5) as service,
+        ControlService(
+            source, build, "127.0.0.1:0", allow_plaintext=True, grace=0.01, wall=lambda: 12.5
+        ) as service,
         grpc.aio.insecure_channel(service.address) as channel,
     ):
         peer = Peer(channel)
@@ -122,7 +124,7 @@ async def test_edits_and_registrations_reach_clients_at_once() -> None:
 async def test_what_cannot_be_built_changes_nothing_and_is_told(caplog: pytest.LogCaptureFixture) -> None:
     source = Edited("one")
     async with (
-        ControlService(source, build, "127.0.0.1:0", wall=lambda: 1) as service,
+        ControlService(source, build, "127.0.0.1:0", allow_plaintext=True, wall=lambda: 1) as service,
         grpc.aio.insecure_channel(service.address) as channel,
     ):
         peer = Peer(channel)
@@ -146,7 +148,7 @@ async def test_what_cannot_be_built_changes_nothing_and_is_told(caplog: pytest.L
 
 async def test_who_comes_back_keeps_what_it_has_until_the_service_is_settled() -> None:
     async with (
-        ControlService(Edited("new"), build, "127.0.0.1:0", settle=0.3) as service,
+        ControlService(Edited("new"), build, "127.0.0.1:0", allow_plaintext=True, settle=0.3) as service,
         grpc.aio.insecure_channel(service.address) as channel,
     ):
         began = time.monotonic()
@@ -157,9 +159,9 @@ async def test_who_comes_back_keeps_what_it_has_until_the_service_is_settled() -
 
 
 async def test_a_port_that_is_taken_leaves_nothing_running() -> None:
-    async with ControlService(Edited("one"), build, "127.0.0.1:0") as service:
+    async with ControlService(Edited("one"), build, "127.0.0.1:0", allow_plaintext=True) as service:
         with pytest.raises(ConfigError, match="already in use"):
-            async with ControlService(Edited("one"), build, service.address):
+            async with ControlService(Edited("one"), build, service.address, allow_plaintext=True):
                 pass
     assert len(asyncio.all_tasks()) == 1
 
@@ -168,11 +170,11 @@ async def test_a_saved_file_reaches_a_client_within_a_fraction_of_a_second(tmp_p
     text = "apiVersion: v1\nkind: Service\nmetadata: {name: %s}\nspec: {ports: [{port: 80}]}\n"
     (tmp_path / "a.yaml").write_text(text % "one")
 
-    def names(loaded: Loaded, _: tuple[Registration, ...], version: str) -> Built:
+    def names(loaded: Loaded, _: tuple[Registration, ...], version: str, __: bytes) -> Built:
         return Built(Word(version, " ".join(document.name for document in loaded.documents)))
 
     async with (
-        ControlService(FileSource(tmp_path), names, "127.0.0.1:0") as service,
+        ControlService(FileSource(tmp_path), names, "127.0.0.1:0", allow_plaintext=True) as service,
         grpc.aio.insecure_channel(service.address) as channel,
     ):
         peer = Peer(channel)
@@ -196,7 +198,9 @@ async def test_what_could_not_be_read_is_read_again_and_told_until_then() -> Non
             return super().load()
 
     source = Failing("one")
-    async with ControlService(source, build, "127.0.0.1:0", wall=lambda: 12.5) as service:
+    async with ControlService(
+        source, build, "127.0.0.1:0", allow_plaintext=True, wall=lambda: 12.5
+    ) as service:
         source.broken = 1
         source.saved.put_nowait("two")
         async with asyncio.timeout(5):

@@ -66,7 +66,7 @@ class Peer:
 
 @asynccontextmanager
 async def serving(hub: Hub, **options: Any) -> AsyncIterator[tuple[ControlServer, grpc.aio.Channel]]:
-    server = ControlServer(hub, "127.0.0.1:0", **options)
+    server = ControlServer(hub, "127.0.0.1:0", allow_plaintext=True, **options)
     await server.start()
     try:
         async with grpc.aio.insecure_channel(server.address) as channel:
@@ -288,7 +288,7 @@ async def test_a_port_that_is_taken_and_a_service_that_is_not_there() -> None:
         with pytest.raises(
             ConfigError, match=r"can't listen on 127\.0\.0\.1:\d+: .*[Aa]ddress already in use"
         ):
-            await ControlServer(Hub(), address).start()
+            await ControlServer(Hub(), address, allow_plaintext=True).start()
     with pytest.raises(ControlUnavailable, match="UNAVAILABLE"):
         await asyncio.to_thread(fetch_status, address, 2)
 

@@ -20,7 +20,7 @@ HEAD = """
 import os, sys, time
 from meshlib.bootstrap import bootstrap
 from meshlib.dataplane.mesh import Mesh
-mesh = Mesh(bootstrap({{}}, control={control!r}, state_dir=""))
+mesh = Mesh(bootstrap({{}}, allow_plaintext=True, control={control!r}, state_dir=""))
 def until_connected():
     end = time.monotonic() + 5
     while not mesh.connected and time.monotonic() < end:

@@ -157,7 +157,7 @@ def test_the_library_goes_on_with_what_it_knew(how: Any) -> None:
     with ExitStack() as stack:
         good, better = (stack.enter_context(named_server(name)) for name in ("good", "better"))
         with Served("5.1", target("svc:80", "c", good)) as served:
-            mesh = stack.enter_context(Mesh(bootstrap({}, control=served.address)))
+            mesh = stack.enter_context(Mesh(bootstrap({}, allow_plaintext=True, control=served.address)))
             client = stack.enter_context(meshlib.Client(mesh=mesh))
             assert client.get("http://svc/").text == "good GET /"
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

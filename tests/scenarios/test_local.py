@@ -85,8 +85,18 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+OTHERS: set[threading.Thread] = set()
+"""Threads that were there before the test."""
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    OTHERS.clear()
+    OTHERS.update(threading.enumerate())
+
+
 def local_threads() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name.startswith("meshlib")]
+    return [t.name for t in set(threading.enumerate()) - OTHERS if t.name.startswith("meshlib")]
 
 
 def test_registers_routes_and_follows_edits(folder: Path, server: Callable[[str], int]) -> None:

@@ -53,7 +53,12 @@ SCRIPTS = {
 
 def run(body: str, address: str, state: Path) -> subprocess.CompletedProcess[str]:
     script = "import meshlib\nmesh = meshlib.connect()\n" + textwrap.dedent(body)
-    environ = {"MESHLIB_CONTROL": address, "MESHLIB_STATE_DIR": str(state), "PYTHONWARNINGS": "error"}
+    environ = {
+        "MESHLIB_CONTROL": address,
+        "MESHLIB_ALLOW_PLAINTEXT": "true",
+        "MESHLIB_STATE_DIR": str(state),
+        "PYTHONWARNINGS": "error",
+    }
     return subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=20, env=environ
     )
@@ -82,13 +87,16 @@ def descriptors() -> int:
 
 def test_close_leaves_no_thread_and_no_descriptor(tmp_path: Path) -> None:
     with Served("5.1", target("a:80", "one")) as served:
-        settings = bootstrap({}, control=served.address, state_dir=tmp_path, ports={"http": 1}, drain=0)
-        counts = []
+        settings = bootstrap(
+            {}, allow_plaintext=True, control=served.address, state_dir=tmp_path, ports={"http": 1}, drain=0
+        )
+        counts, before = [], set(threading.enumerate())
         for _ in range(4):
             with Mesh(settings) as mesh, meshlib.Client(mesh=mesh):
                 mesh.prepare("a:80")
-            meshlib.register(control=served.address, ports={"http": 1}, drain=0).close()
-            assert [t.name for t in threading.enumerate() if t.name.startswith("meshlib")] == []
+            meshlib.register(control=served.address, allow_plaintext=True, ports={"http": 1}, drain=0).close()
+            ours = set(threading.enumerate()) - before
+            assert [t.name for t in ours if t.name.startswith("meshlib")] == []
             counts.append(_settled())
     # The server's ends close a moment later than ours.
     assert counts[-1] <= counts[0]
@@ -105,7 +113,7 @@ def _settled() -> int:
 
 def test_a_closed_mesh_says_so(tmp_path: Path) -> None:
     with Served("5.1", target("a:80", "one")) as served:
-        mesh = Mesh(bootstrap({}, control=served.address, state_dir=tmp_path))
+        mesh = Mesh(bootstrap({}, allow_plaintext=True, control=served.address, state_dir=tmp_path))
         mesh.prepare("a:80")
         mesh.close()
         mesh.close()

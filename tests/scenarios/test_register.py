@@ -16,6 +16,7 @@ def test_joins_drains_and_leaves() -> None:
         Served("5.1") as served,
         meshlib.register(
             control=served.address,
+            allow_plaintext=True,
             service_account="reviews",
             labels={"app": "reviews"},
             ports={"http": 9080, "admin": 9081},
@@ -38,7 +39,9 @@ def test_joins_drains_and_leaves() -> None:
 
 def test_returns_after_a_restart_of_the_control_service() -> None:
     with Served("5.1") as served:
-        joined = Registration(bootstrap({}, control=served.address, ports={"http": 9080}, drain=0))
+        joined = Registration(
+            bootstrap({}, allow_plaintext=True, control=served.address, ports={"http": 9080}, drain=0)
+        )
         assert joined.wait(5)
     with joined, Served("6.1", port=served.port) as again:
         wait_until(lambda: any(again.registrations), 10, "the registration to return")
@@ -48,4 +51,4 @@ def test_returns_after_a_restart_of_the_control_service() -> None:
 
 def test_what_it_needs() -> None:
     with pytest.raises(meshlib.ConfigError, match="ports: found nothing"):
-        Registration(bootstrap({}, control="127.0.0.1:1"))
+        Registration(bootstrap({}, allow_plaintext=True, control="127.0.0.1:1"))

@@ -17,7 +17,9 @@ from meshlib.errors import ControlUnavailable
 
 
 def mesh_of(address: str, state_dir: Path | str, **more: object) -> Mesh:
-    return Mesh(bootstrap({}, control=address, state_dir=state_dir, **more), decode=DECODERS)
+    return Mesh(
+        bootstrap({}, allow_plaintext=True, control=address, state_dir=state_dir, **more), decode=DECODERS
+    )
 
 
 def until(true: Callable[[], bool]) -> None:

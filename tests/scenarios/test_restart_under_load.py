@@ -103,7 +103,9 @@ class AsyncAsker(Asker):
 def joined(name: str, address: str) -> Iterator[None]:
     with named_server(name) as port:
         labels = {"app": "reviews", "version": name}
-        with meshlib.register(control=address, labels=labels, ports={"http": port}, drain=0) as registration:
+        with meshlib.register(
+            control=address, allow_plaintext=True, labels=labels, ports={"http": port}, drain=0
+        ) as registration:
             assert registration.wait(10)
             yield
 
@@ -119,7 +121,7 @@ def test_killed_restarted_and_stopped(tmp_path: Path, asker: type[Asker]) -> Non
         control(folder, address=address) as first,
         joined("v1", address),
         joined("v2", address),
-        meshlib.connect(address, state_dir=tmp_path / "state") as mesh,
+        meshlib.connect(address, state_dir=tmp_path / "state", allow_plaintext=True) as mesh,
     ):
         wait_until(lambda: len(first.status()["registrations"]) == 2, 10, "both servers")
         with asker(mesh) as asking:

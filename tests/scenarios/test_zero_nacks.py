@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.envoy_client import envoy
 from support.mesh_cases import MeshCase, mesh_cases
 from support.node_modules import install
+from support.small_ca import SmallCa
 from support.stage import As, Change, Refusal, Stage
 
 from meshlib import Mesh
@@ -70,7 +72,9 @@ def channels(name: str, address: str, folder: Path) -> Iterator[Channels]:
 class Play:
     """The stage and all who look at it."""
 
-    def __init__(self, stage: Stage, channels: list[Channels]) -> None:
+    def __init__(self, stage: Stage, channels: list[Channels], files: Path) -> None:
+        """`files` is what the cases call /certs: an Envoy refuses a file that is not there."""
+        self.files = files
         self.stage = stage
         self.channels = channels
         self.count = 0
@@ -78,12 +82,13 @@ class Play:
     def refused(self, case: MeshCase, change: Change = lambda found: found) -> list[Refusal]:
         """Serves a case to everybody; every NACK."""
         self.count += 1
+        case = replace(case, text=case.text.replace("/certs/", f"{self.files}/"))
         compiler = GraphCompiler(case.graph(), f"{int(time.time() * 1000)}.{self.count}")
         targets = case.targets()
         self.stage.publish(As(compiler, case.who, change))
         for one in self.channels:
             one.open(targets)
-        with Mesh(bootstrap({}, control=self.stage.address)) as mesh:
+        with Mesh(bootstrap({}, allow_plaintext=True, control=self.stage.address)) as mesh:
             ours = []
             for target in targets:
                 try:
@@ -95,6 +100,16 @@ class Play:
         return [*self.stage.refusals(), *ours]
 
 
+def certificates(folder: Path) -> Path:
+    """A CA, and a certificate and key of it."""
+    ca = SmallCa()
+    issued = ca.issue("spiffe://cluster.local/ns/default/sa/client")
+    (folder / "ca.pem").write_text(ca.pem)
+    (folder / "chain.pem").write_text(issued.pem)
+    (folder / "key.pem").write_bytes(issued.key_pem)
+    return folder
+
+
 @pytest.fixture(scope="module", params=["sotw", "delta"])
 def play(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
     install()
@@ -103,7 +118,7 @@ def play(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         stage = stack.enter_context(Stage())
         open_channels = [stack.enter_context(channels(name, stage.address, folder)) for name in COMMANDS]
         stack.enter_context(envoy(stage.address, delta=request.param == "delta"))
-        yield Play(stage, open_channels)
+        yield Play(stage, open_channels, certificates(folder))
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])

@@ -39,10 +39,12 @@ class Control:
 
     address: str
     process: subprocess.Popen[str]
+    asking: tuple[str, ...] = ("--allow-plaintext",)
+    """Options of `meshlib status`."""
 
     def status(self) -> dict[str, Any]:
         """What `meshlib status --output json` says."""
-        done = meshlib("status", "--control", self.address, "--output", "json")
+        done = meshlib("status", "--control", self.address, "--output", "json", *self.asking)
         assert done.returncode == 0, done.stderr + done.stdout
         return dict(json.loads(done.stdout))
 
@@ -58,10 +60,10 @@ class Control:
 
 @contextmanager
 def control(folder: Path, *options: str, address: str = "") -> Iterator[Control]:
-    """`meshlib control folder` on a free loopback port, until the block ends."""
+    """`meshlib control folder` in plaintext on a free loopback port, until the block ends."""
     address = address or f"127.0.0.1:{free_port()}"
     process = subprocess.Popen(
-        [*MESHLIB, "control", str(folder), "--listen", address, *options],
+        [*MESHLIB, "control", str(folder), "--listen", address, "--allow-plaintext", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

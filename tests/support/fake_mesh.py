@@ -5,11 +5,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from meshlib.bootstrap import Bootstrap
 from meshlib.core.balance.cluster import Cluster, Limits
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
 from meshlib.core.ledger import Ledger
 from meshlib.core.view import View
 from meshlib.dataplane.decode.routes import decode_routes
+from meshlib.dataplane.telemetry.watch import Telemetry
 from meshlib.xds import pb
 
 NO_LIMITS = Limits()
@@ -23,6 +25,7 @@ class FakeMesh:
         self.ledger = Ledger()
         self.clock = time.monotonic
         self.dice = random.Random(1)
+        self.telemetry = Telemetry(Bootstrap(), lambda: self.view)
         self.failure: Exception | None = None
         """What `prepare` raises."""
 

@@ -40,7 +40,8 @@ class MeshCase:
         found = {f"{service.host}:{port.number}" for service in scope.services() for port in service.ports}
         found |= {f"{host}:{HTTP_PORT}" for host, _ in scope.virtual_hosts()}
         for _, words in VIEW.findall(self.text):
-            found.update(parsed(words).get("ask", UNKNOWN).split(","))
+            asked = parsed(words).get("ask", UNKNOWN).split(",")
+            found.update(name for name in asked if not name.startswith("inbound:"))
         return sorted(name for name in found | {UNKNOWN} if "*" not in name and name)
 
 
@@ -85,7 +86,7 @@ def server(number: int, words: str) -> Registration:
     return Registration(
         id=f"server-{number}",
         namespace=said.get("namespace", "default"),
-        service_account="default",
+        service_account=said.get("account", "default"),
         labels=pairs(said["labels"]),
         address=said["address"],
         ports=tuple((name, int(port)) for name, port in pairs(said.get("ports", "http:9080"), ":")),

@@ -55,7 +55,7 @@ async def ask_all(port: int, calls: Sequence[tuple[int, Call]]) -> list[Received
         try:
             for number in todo:
                 writer.write(calls[number][1].encode(calls[number][0]))
-                results[number] = got = await _receive(reader)
+                results[number] = got = await receive(reader)
                 if ("connection", "close") in got.headers:
                     writer.close()
                     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -69,7 +69,8 @@ async def ask_all(port: int, calls: Sequence[tuple[int, Call]]) -> list[Received
     return [result for result in results if result is not None]
 
 
-async def _receive(reader: asyncio.StreamReader) -> Received:
+async def receive(reader: asyncio.StreamReader) -> Received:
+    """One response."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     first, *lines = head[:-4].split("\r\n")
     headers = tuple(

@@ -6,6 +6,7 @@ The path says what it does; see `_Exchange`. It counts connections and keeps wha
 import contextlib
 import json
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -16,7 +17,10 @@ from typing import Any
 class RawServer:
     """Its port, what it saw, and how many connections came."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self.tls = tls
+        self.callers: list[str] = []
+        """The URI name that each connection's certificate shows, with TLS."""
         self.listening = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self.listening.getsockname()[1]
         self.connections = 0
@@ -40,6 +44,16 @@ class RawServer:
             self._threads.append(thread)
 
     def _serve(self, accepted: socket.socket) -> None:
+        if self.tls is not None:
+            try:
+                secured = self.tls.wrap_socket(accepted, server_side=True)
+            except OSError:
+                accepted.close()
+                return
+            accepted = secured
+            shown: Any = secured.getpeercert() or {}
+            self.callers += [name for kind, name in shown.get("subjectAltName", ()) if kind == "URI"]
+            self._open.add(secured)
         with contextlib.suppress(OSError), accepted, accepted.makefile("rwb") as stream:
             while _Exchange(self, accepted, stream).run():
                 pass
@@ -243,9 +257,9 @@ class _Exchange:
 
 
 @contextlib.contextmanager
-def raw_server() -> Iterator[RawServer]:
+def raw_server(tls: ssl.SSLContext | None = None) -> Iterator[RawServer]:
     """Serves while the block runs."""
-    server = RawServer()
+    server = RawServer(tls)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:

@@ -45,7 +45,11 @@ class Served:
         self.hub = Hub()
         self.hub.publish(self._first)
         server = ControlServer(
-            self.hub, f"127.0.0.1:{self._port}", on_registrations=self.registrations.append, grace=0.1
+            self.hub,
+            f"127.0.0.1:{self._port}",
+            on_registrations=self.registrations.append,
+            grace=0.1,
+            allow_plaintext=True,
         )
         await server.start()
         self.address = server.address

@@ -94,7 +94,7 @@ class Stage:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        server = ControlServer(self._hub, "127.0.0.1:0")
+        server = ControlServer(self._hub, "127.0.0.1:0", allow_plaintext=True)
         await server.start()
         self.address = server.address
         self._started.set()

@@ -128,16 +128,16 @@ def test_an_empty_variable_is_not_set() -> None:
 
 @pytest.mark.parametrize("given", ["./mesh", "mesh/", "../x", "~/mesh", "rules.yaml", "rules.yml", "/x"])
 def test_what_is_written_like_a_path_is_one(given: str) -> None:
-    found = bootstrap({}, control=given)
+    found = bootstrap({}, allow_plaintext=True, control=given)
     assert (found.local, found.control) == (True, str(Path(given).expanduser()))
 
 
 def test_a_path_that_exists_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "rules:1").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert bootstrap({}, control="rules:1").local
-    assert bootstrap({}, control=tmp_path).local
-    assert not bootstrap({}, control="rules:2").local
+    assert bootstrap({}, allow_plaintext=True, control="rules:1").local
+    assert bootstrap({}, allow_plaintext=True, control=tmp_path).local
+    assert not bootstrap({}, allow_plaintext=True, control="rules:2").local
 
 
 def test_the_service_names_the_workload() -> None:

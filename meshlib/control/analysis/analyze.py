@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from meshlib.control.analysis import conflicts, delegation, notapplied, references, unreachable
+from meshlib.control.analysis import conflicts, delegation, mtls, notapplied, references, unreachable
 from meshlib.control.analysis.world import SUPPRESS, World
 from meshlib.control.istio.document import AnyDocument
 from meshlib.control.istio.problem import Problem
@@ -10,6 +10,7 @@ from meshlib.control.istio.problem import Problem
 _ANALYSES = (
     references.analyze,
     conflicts.analyze,
+    mtls.analyze,
     unreachable.analyze,
     notapplied.analyze,
 )

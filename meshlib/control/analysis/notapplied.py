@@ -26,7 +26,8 @@ NOT_YET: dict[str, tuple[tuple[str, ...], ...]] = {
             ("subsets", "traffic_policy", "port_level_settings"),
         )
         for name, *rest in (
-            ("tls",),
+            ("tls", "ca_crl"),
+            ("tls", "credential_name"),
             ("load_balancer", "consistent_hash"),
             ("load_balancer", "zone_aware_lb_setting"),
             ("load_balancer", "warmup"),
@@ -41,9 +42,6 @@ NOT_YET: dict[str, tuple[tuple[str, ...], ...]] = {
 
 WHOLE_KINDS = (
     "Gateway",
-    "AuthorizationPolicy",
-    "PeerAuthentication",
-    "RequestAuthentication",
     "Telemetry",
     "ProxyConfig",
 )

@@ -61,9 +61,8 @@ def http_options(
         common.max_requests_per_connection.value = http.max_requests_per_connection
     if tcp and tcp.max_connection_duration:
         common.max_connection_duration.CopyFrom(pb.duration(tcp.max_connection_duration))
-    if http and http.use_client_protocol:
-        made.use_downstream_protocol_config.SetInParent()
-    elif protocol is Protocol.HTTP2 or _upgraded(said, protocol, mesh):
+    speaks = spoken(said, protocol, mesh)
+    if speaks is Protocol.HTTP2:
         options = made.explicit_http_config.http2_protocol_options
         options.SetInParent()
         if http and http.max_concurrent_streams > 0:
@@ -73,12 +72,19 @@ def http_options(
                 options.connection_keepalive.interval.CopyFrom(pb.duration(http.http2_keep_alive.interval))
             if http.http2_keep_alive.timeout:
                 options.connection_keepalive.timeout.CopyFrom(pb.duration(http.http2_keep_alive.timeout))
-    elif protocol is Protocol.SNIFFED:
+    elif speaks is Protocol.SNIFFED:
         made.use_downstream_protocol_config.SetInParent()
     elif made.ByteSize():
         made.explicit_http_config.http_protocol_options.SetInParent()
     if made.ByteSize():
         cluster.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(pb.pack(made))
+
+
+def spoken(said: ConnectionPoolSettings | None, protocol: Protocol, mesh: MeshConfig) -> Protocol:
+    """What a client speaks at a port of that protocol; SNIFFED: what its caller speaks."""
+    if said and said.http and said.http.use_client_protocol:
+        return Protocol.SNIFFED
+    return Protocol.HTTP2 if _upgraded(said, protocol, mesh) else protocol
 
 
 def _upgraded(said: ConnectionPoolSettings | None, protocol: Protocol, mesh: MeshConfig) -> bool:

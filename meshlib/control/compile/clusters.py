@@ -15,6 +15,7 @@ from meshlib.control.compile.balance import balance
 from meshlib.control.compile.breaker import HTTP_OPTIONS, breakers, connection, http_options
 from meshlib.control.compile.endpoints import load_assignment, usable
 from meshlib.control.compile.locality import Group, distributes, groups_of, setting_of
+from meshlib.control.compile.mtls import Secured, apply, secured
 from meshlib.control.compile.outlier import outlier
 from meshlib.control.compile.policy import Policy, policy_of
 from meshlib.control.compile.provenance import config_path, mark_document
@@ -82,7 +83,16 @@ def is_discovered(found: Found) -> bool:
     return found.by_discovery and not _passes_through(found)
 
 
-def cluster(found: Found, scope: Scope, client: Client) -> Any:
+def security_of(found: Found, scope: Scope, client: Client, *, roots: bool) -> Secured | None:
+    """What TLS the client speaks to the cluster; `roots`: the mesh has certificates."""
+    passes = client.flavour is not Flavour.GRPC and _passes_through(found)
+    name, service, port, policy = found.name, found.service, found.port, found.policy
+    return secured(
+        name, service, port, policy, scope.graph, client.flavour, passes_through=passes, roots=roots
+    )
+
+
+def cluster(found: Found, scope: Scope, client: Client, security: Secured | None) -> Any:
     """An envoy.config.cluster.v3.Cluster."""
     mesh = scope.graph.mesh
     name = str(found.name)
@@ -101,6 +111,8 @@ def cluster(found: Found, scope: Scope, client: Client) -> Any:
     outlier(made, found.policy.outlier_detection, flavour)
     if flavour is not Flavour.GRPC:
         http_options(made, found.policy.connection_pool, found.port.protocol, mesh)
+    if security is not None:
+        apply(made, security, flavour)
     _mark(made, found)
     return made
 

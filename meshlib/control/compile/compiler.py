@@ -2,6 +2,7 @@
 
 - Flavours meshlib and grpc: for every listener asked for, its routes, their clusters and endpoints; a
   host that is not known has routes too, which say what becomes of it.
+- The listener of a port that the client itself serves, by its name, says what it asks of its callers.
 - Flavour envoy: for every port that speaks HTTP a listener on the loopback address with routes for all
   hosts, and clusters and endpoints of all services and subsets.
 
@@ -14,8 +15,10 @@ from typing import Any
 from meshlib.control.compile import clusters, listeners
 from meshlib.control.compile.context import Context
 from meshlib.control.compile.endpoints import load_assignment
+from meshlib.control.compile.inbound import inbound_listener
 from meshlib.control.compile.memo import Key, Memo
 from meshlib.control.compile.routes import applies, fill, fill_unknown, routes_for, virtual_host
+from meshlib.control.compile.secrets import roots_secret
 from meshlib.control.graph import Graph
 from meshlib.control.graph.hosts import is_wildcard, spellings
 from meshlib.control.graph.scope import HTTP_PORT, Called, Scope
@@ -28,8 +31,10 @@ from meshlib.xds.names import (
     BLACK_HOLE_CLUSTER,
     BLOCK_ALL,
     PASSTHROUGH_CLUSTER,
+    ROOTS_SECRET,
     ClusterName,
     cluster_name,
+    inbound_port,
     split_authority,
 )
 from meshlib.xds.node import Client, Flavour
@@ -39,26 +44,32 @@ from meshlib.xds.snapshot import Resource
 class GraphCompiler:
     """Compiles one graph for any client. Equal arguments give equal results."""
 
-    def __init__(self, graph: Graph, version: str, before: "GraphCompiler | None" = None) -> None:
-        """`version` names the configuration; `before` is the compiler whose results are taken over."""
+    def __init__(
+        self, graph: Graph, version: str, before: "GraphCompiler | None" = None, roots_pem: bytes = b""
+    ) -> None:
+        """`version` names the configuration; `before` is the compiler whose results are taken over;
+        `roots_pem` are the mesh's roots, without which nobody does mutual TLS.
+        """
         self.version = version
+        self.roots_pem = roots_pem
         self.graph = graph
         self.memo: Memo = Memo(before.memo if before is not None else None)
 
     def resources(self, client: Client, listeners: Iterable[str] = ()) -> tuple[Resource, ...]:
         """Everything for a client: `listeners` are the names asked for, of flavours meshlib and grpc."""
-        compiling = _Compiling(self.graph, self.memo, client)
+        compiling = _Compiling(self.graph, self.memo, client, self.roots_pem)
         if client.flavour is Flavour.ENVOY:
-            return tuple(compiling.whole())
+            return (*compiling.whole(), *compiling.secrets())
         if client.flavour is Flavour.GATEWAY:
-            return ()
-        return tuple(compiling.closure(sorted(listeners)))
+            return tuple(compiling.secrets())
+        return (*compiling.closure(sorted(listeners)), *compiling.secrets())
 
 
 class _Compiling:
     """One call of `resources`."""
 
-    def __init__(self, graph: Graph, memo: Memo, client: Client) -> None:
+    def __init__(self, graph: Graph, memo: Memo, client: Client, roots_pem: bytes) -> None:
+        self.roots_pem = roots_pem
         self.scope: Scope = graph.scope(client)
         self.memo = memo
         self.client = client
@@ -73,6 +84,14 @@ class _Compiling:
         seen: set[str] = set()
         wanted: dict[str, None] = {}
         for name in names:
+            served = inbound_port(name)
+            if served is not None:
+                listener, asked = inbound_listener(
+                    name, served, self.scope.graph, self.client, roots=bool(self.roots_pem)
+                )
+                wanted.update(dict.fromkeys(asked))
+                yield Resource.of(Kind.LISTENER, name, listener)
+                continue
             host, port = split_authority(name, HTTP_PORT)
             called = self._called(host, port)
             routes = cluster_name(port, "", called.host)
@@ -187,10 +206,11 @@ class _Compiling:
             if self.client.flavour is Flavour.GRPC and not parsed.subset and self._is_outside(parsed):
                 yield self._cluster(name, (), lambda: clusters.by_name(parsed, self.scope))
             return
-        inputs: tuple[object, ...] = (found.fingerprint, self.client.locality)
+        security = clusters.security_of(found, self.scope, self.client, roots=bool(self.roots_pem))
+        inputs: tuple[object, ...] = (found.fingerprint, self.client.locality, security)
         if not found.by_discovery:
             inputs = (*inputs, clusters.endpoints_of(found, self.scope, self.client.flavour))
-        yield self._cluster(name, inputs, lambda: clusters.cluster(found, self.scope, self.client))
+        yield self._cluster(name, inputs, lambda: clusters.cluster(found, self.scope, self.client, security))
         if clusters.is_discovered(found) or (found.by_discovery and self.client.flavour is Flavour.GRPC):
             yield self._endpoints(found)
 
@@ -213,6 +233,11 @@ class _Compiling:
             return Resource.of(Kind.ENDPOINTS, name, load_assignment(name, groups))
 
         return self._kept(("endpoints", *self.who, self.client.locality, name), inputs, make)
+
+    def secrets(self) -> Iterator[Resource]:
+        """The mesh's roots, for those who ask for them."""
+        if self.roots_pem and self.client.flavour is not Flavour.GRPC:
+            yield Resource.of(Kind.SECRET, ROOTS_SECRET, roots_secret(self.roots_pem))
 
     # Everything
 

@@ -2,15 +2,17 @@
 
 Rules: a subset takes endpoints that carry all its labels. A server that is about to leave is listed
 as DRAINING. Sockets of the file system are for Envoy alone. Every locality has the weight of its
-endpoints, because gRPC passes over one without.
+endpoints, because gRPC passes over one without. An endpoint that takes mutual TLS says so in its metadata.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
+from meshlib.control.compile import telemetry
 from meshlib.control.compile.locality import Group
 from meshlib.control.registry import Endpoint
 from meshlib.xds import pb
+from meshlib.xds.names import ISTIO_METADATA, MUTUAL, TLS_MODE, TRANSPORT_SOCKET_MATCH
 from meshlib.xds.node import Flavour
 
 _DRAINING = 3
@@ -51,5 +53,10 @@ def _add(made: Any, endpoint: Endpoint) -> None:
         socket.address = endpoint.address
         socket.port_value = endpoint.port
     made.load_balancing_weight.value = endpoint.weight
+    if endpoint.mutual:
+        made.metadata.filter_metadata[TRANSPORT_SOCKET_MATCH].update({TLS_MODE: MUTUAL})
+    workload = telemetry.workload(endpoint)
+    if workload is not None:
+        made.metadata.filter_metadata[ISTIO_METADATA].update(workload)
     if endpoint.draining:
         made.health_status = _DRAINING

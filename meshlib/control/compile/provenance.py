@@ -3,7 +3,7 @@
 `istio` is what istioctl shows; `meshlib` names document, `file:line` and rule.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from meshlib.control.graph.delegates import Rule, Skipped
@@ -44,6 +44,13 @@ def mark_document(message: Any, document: AnyDocument, rule: str, *path: str | i
     message.metadata.filter_metadata[MESHLIB_METADATA].update(
         {"document": document.title, "source": document.source(*path), "rule": rule}
     )
+
+
+def mark_policies(message: Any, sources: Mapping[str, Mapping[str, str]]) -> None:
+    """On a Listener: document, source and rule of each policy that its filters have, by name."""
+    if sources:
+        listed = {name: dict(source) for name, source in sources.items()}
+        message.metadata.filter_metadata[MESHLIB_METADATA].update({"policies": listed})
 
 
 def mark_skipped(message: Any, skipped: Iterable[Skipped]) -> None:

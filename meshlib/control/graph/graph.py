@@ -4,10 +4,12 @@ Building it sorts and indexes; what a client sees of it is worked out when that 
 with other registrations shares everything but the endpoints with the one it comes from.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from meshlib.control.graph.destinationrules import DestinationRules
 from meshlib.control.graph.hosts import DOMAIN, HostIndex, is_wildcard
+from meshlib.control.graph.peerauthentication import PeerAuthentications
+from meshlib.control.graph.policies import KeySource, Policies
 from meshlib.control.graph.scope import Scope
 from meshlib.control.graph.sidecars import Sidecars
 from meshlib.control.graph.virtualservices import VirtualServices
@@ -29,6 +31,8 @@ class Graph:
         virtual_services: VirtualServices,
         destination_rules: DestinationRules,
         sidecars: Sidecars,
+        peer_authentications: PeerAuthentications,
+        policies: Policies,
         domain: str,
     ) -> None:
         """`mesh_fingerprint` changes whenever the mesh's settings do."""
@@ -38,6 +42,10 @@ class Graph:
         self.virtual_services = virtual_services
         self.destination_rules = destination_rules
         self.sidecars = sidecars
+        self.peer_authentications = peer_authentications
+        self.policies = policies
+        self.keys: Mapping[KeySource, str] = {}
+        """The key sets (JWKS) that could be fetched so far."""
         self.domain = domain
         self.hosts: Sequence[str] = sorted(registry.services)
         self.wildcard_services: HostIndex[str] = HostIndex()
@@ -55,6 +63,14 @@ class Graph:
         made = Graph.__new__(Graph)
         made.__dict__.update(self.__dict__)
         made.registry = self.registry.with_registrations(tuple(registrations))
+        made._scopes = {}  # noqa: SLF001 - its own kind
+        return made
+
+    def with_keys(self, keys: Mapping[KeySource, str]) -> "Graph":
+        """The same with other keys of token issuers."""
+        made = Graph.__new__(Graph)
+        made.__dict__.update(self.__dict__)
+        made.keys = keys
         made._scopes = {}  # noqa: SLF001 - its own kind
         return made
 
@@ -80,14 +96,17 @@ def build_graph(
     meshes = sorted(kinds.get("MeshConfig", ()), key=lambda document: document.age)
     mesh: MeshConfig = meshes[0].spec if meshes else MeshConfig()
     root = mesh.root_namespace
+    peers = PeerAuthentications(kinds.get("PeerAuthentication", ()), root)
     return Graph(
         mesh,
         meshes[0].fingerprint if meshes else "",
-        build_registry(documents, tuple(registrations), domain),
+        build_registry(documents, tuple(registrations), domain, peers.takes_mutual_tls),
         VirtualServices(kinds.get("VirtualService", ()), mesh.default_virtual_service_export_to, domain),
         DestinationRules(
             kinds.get("DestinationRule", ()), mesh.default_destination_rule_export_to, root, domain
         ),
         Sidecars(kinds.get("Sidecar", ()), root),
+        peers,
+        Policies(kinds.get("AuthorizationPolicy", ()), kinds.get("RequestAuthentication", ()), root),
         domain,
     )

@@ -55,6 +55,8 @@ OLD = "IST0002"
 """A deprecated spelling."""
 NOT_APPLIED = "MESH0001"
 """Understood and kept, but not acted on by in-process clients."""
+OTHER_TLS = "MESH0002"
+"""Clients are told to speak what their servers refuse."""
 
 
 def shorten(value: object, limit: int = 80) -> str:

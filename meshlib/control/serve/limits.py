@@ -10,6 +10,8 @@ MAX_SENT = 512 * 1024 * 1024
 HOLD_SECONDS = 1.0
 """How long a change waits for a client to ask for what is new or to cancel what is gone."""
 STOP_GRACE_SECONDS = 2.0
+RELOAD_SECONDS = 1.0
+"""How often the authority is asked whether something changed."""
 
 GRPC_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_RECEIVED),
@@ -19,6 +21,9 @@ GRPC_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.server.max_pending_requests_hard_limit", 200_000),
     ("grpc.max_concurrent_streams", 100_000),
     ("grpc.max_metadata_size", 16 * 1024),
+    # Who connects must begin to speak HTTP/2, and go on to a call.
+    ("grpc.server_handshake_timeout_ms", 20_000),
+    ("grpc.max_connection_idle_ms", 300_000),
     # A client that vanished without a word is noticed after 30 + 10 s.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),

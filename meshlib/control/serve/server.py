@@ -1,9 +1,10 @@
-"""The control server: discovery, registration, load reports and status on one gRPC port.
+"""The control server: discovery, registration, certificates, load reports and status on one gRPC port.
 
-Each stream has two tasks: one hears, one sends. A client that breaks the protocol gets a gRPC
-status that says how, and only its own stream ends. When the server stops, every stream is ended with
-UNAVAILABLE first, so that clients read why instead of a lost connection. Without TLS the server
-listens on loopback only, unless it is told to do otherwise.
+It speaks TLS and needs to know who calls; only the roots are for everyone. Without an authority it has to be
+told to serve plaintext, and then asks nobody who he is. Each stream has two tasks: one hears, one sends. A
+client that breaks the protocol gets a gRPC status that says how, and only its own stream ends. When the
+server stops, every stream is ended with UNAVAILABLE first, so that clients read why instead of a lost
+connection.
 """
 
 import asyncio
@@ -11,15 +12,22 @@ import contextlib
 import ipaddress
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
+from meshlib.control.ca.kubernetes import KubernetesTokens
+from meshlib.control.ca.tokens import JoinTokens
 from meshlib.control.registration import Registration
-from meshlib.control.serve.limits import GRPC_OPTIONS, STOP_GRACE_SECONDS
+from meshlib.control.serve.callers import Caller, Callers, Denied, claim, operator, standing
+from meshlib.control.serve.credentials import Authority, Credentials, server_names
+from meshlib.control.serve.front import Front
+from meshlib.control.serve.limits import GRPC_OPTIONS, RELOAD_SECONDS, STOP_GRACE_SECONDS
 from meshlib.control.serve.push import Connection, Hub
 from meshlib.control.serve.registration import (
     REPORT_SECONDS,
@@ -28,15 +36,18 @@ from meshlib.control.serve.registration import (
     RegistrationError,
     specifier,
 )
+from meshlib.control.serve.signing import Signing
 from meshlib.errors import ConfigError
+from meshlib.identity.spiffe import SpiffeId
 from meshlib.xds import pb
+from meshlib.xds.names import TRUST_ROOTS
 from meshlib.xds.server_stream import ProtocolError
 
 log = logging.getLogger(__name__)
 
 STATUS = "/meshlib.control.v1.Status/Get"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Stream: TypeAlias = Callable[[AsyncIterator[Any], Context], Coroutine[Any, Any, None]]
+Stream: TypeAlias = Callable[[AsyncIterator[Any], Context, Caller], Coroutine[Any, Any, None]]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
@@ -60,6 +71,26 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+@dataclass(frozen=True, slots=True)
+class Security:
+    """By whom callers are known, and who signs for them."""
+
+    authority: Authority
+    tokens: JoinTokens | None = None
+    pods: KubernetesTokens | None = None
+    names: Sequence[str] = ()
+    """Host names and addresses by which clients reach the server, besides the one that it listens at."""
+    aliases: Sequence[str] = ()
+    """Trust domains whose certificates are taken besides the authority's."""
+    root_namespace: str = "istio-system"
+    """Its identities are operators."""
+    hosts: Callable[[SpiffeId], Sequence[str]] = lambda _: ()
+    """The DNS names of an identity's certificate."""
+    wall: Callable[[], float] = time.time
+    changed: Callable[[], None] = lambda: None
+    """Called when the authority's roots or issuer changed."""
+
+
 class ControlServer:
     """Serves a hub. `start` and `stop` on the event loop that publishes to the hub."""
 
@@ -71,22 +102,30 @@ class ControlServer:
         on_registrations: Callable[[tuple[Registration, ...]], None] = lambda _: None,
         status: Callable[[], dict[str, Any]] = dict,
         grace: float = 2.0,
+        security: Security | None = None,
         allow_plaintext: bool = False,
     ) -> None:
         """`listen` is `host:port`, port 0 for any; `grace` is in seconds.
 
-        ConfigError: no such address, or not loopback and `allow_plaintext` is not set.
+        ConfigError: no such address; or not exactly one of `security` and `allow_plaintext`.
         """
         self._host, self._port = listen_address(listen)
-        if not is_loopback(self._host):
-            if not allow_plaintext:
-                raise ConfigError(
-                    f"listen address {listen!r} is reachable from other machines and the service has no TLS; "
-                    "listen on 127.0.0.1 or set allow_plaintext"
-                )
+        if security is None and not allow_plaintext:
+            raise ConfigError(
+                f"listen address {listen!r}: there is no TLS without an authority; give one, "
+                "or set allow_plaintext"
+            )
+        if security is not None and allow_plaintext:
+            raise ConfigError("allow_plaintext is for a service without authority; this one has one")
+        if security is None:
             log.warning(
                 "PLAINTEXT on %s: whoever reaches it reads all configuration and may register", listen
             )
+        self._security = security
+        self._front: Front | None = None
+        self._callers: Callers | None = None
+        self._signing: Signing | None = None
+        self._reloading: asyncio.Task[None] | None = None
         self._hub = hub
         self._status = status
         self.registrar = Registrar(on_registrations, grace)
@@ -104,27 +143,76 @@ class ControlServer:
     async def start(self) -> None:
         """Binds and serves. ConfigError: the port is taken or not ours to bind."""
         server = grpc.aio.server(options=GRPC_OPTIONS)
+        if self._security is not None:
+            self._secure(self._security)
         server.add_generic_rpc_handlers(self._handlers())
+        try:
+            if self._front is None:
+                await self._listen_plain(server)
+            else:
+                await self._listen_behind(server, self._front)
+        except BaseException:
+            await server.stop(None)
+            raise
+        self._server = server
+        if self._security is not None:
+            self._reloading = asyncio.create_task(self._reload(self._security))
+        log.info("control service listens on %s", self.address)
+
+    def _secure(self, by: Security) -> None:
+        names = server_names(self._host, by.names)
+        credentials = Credentials(by.authority, names, aliases=by.aliases, wall=by.wall)
+        credentials.context()  # what is wrong is told at the start
+        self._front = Front(self._host, self._port, credentials.context, credentials.identify)
+        self._callers = Callers(
+            self._front.who, by.authority.trust_domain, joined=by.tokens, pods=by.pods, wall=by.wall
+        )
+        self._signing = Signing(by.authority, by.tokens, hosts=by.hosts, wall=by.wall)
+
+    async def _listen_plain(self, server: grpc.aio.Server) -> None:
         wanted = self.address
         try:
             self._port = server.add_insecure_port(wanted)
         except RuntimeError:
             self._port = -1
         if self._port <= 0:
-            await server.stop(None)
             raise ConfigError(f"can't listen on {wanted}: {await _why_not(wanted)}")
         await server.start()
-        self._server = server
-        log.info("control service listens on %s", self.address)
+
+    async def _listen_behind(self, server: grpc.aio.Server, front: Front) -> None:
+        server.add_insecure_port(front.private())
+        await server.start()
+        try:
+            front.start()
+        except OSError as error:
+            await front.stop()
+            raise ConfigError(f"can't listen on {self.address}: {error.strerror or error}") from None
+        self._port = front.port
+
+    async def _reload(self, by: Security) -> None:
+        """Follows what changes at the authority: rotation, renewal, new plug-in files."""
+        while True:
+            await asyncio.sleep(RELOAD_SECONDS)
+            try:
+                if by.authority.reload(by.wall()):
+                    by.changed()
+            except Exception:
+                log.exception("the authority can't be asked what changed; what was in force stays")
 
     async def stop(self) -> None:
         """Ends all streams; clients keep what they have and come back to the next service."""
         self._stopping.set()
+        if self._reloading is not None:
+            self._reloading.cancel()
+        if self._front is not None:
+            self._front.close_port()
         if self._server is not None:
             if self._calls:
                 await asyncio.wait(self._calls, timeout=STOP_GRACE_SECONDS)
             await self._server.stop(STOP_GRACE_SECONDS)
             self._server = None
+        if self._front is not None:
+            await self._front.stop()
         if self._expiry is not None:
             self._expiry.cancel()
 
@@ -136,19 +224,41 @@ class ControlServer:
             pb.DELTA_ADS: _streaming(self._until_stopped(self._delta), pb.DeltaDiscoveryRequest),
             pb.HDS: _streaming(self._until_stopped(self._join), health),
             pb.LRS: _streaming(self._until_stopped(self._drain), pb.LoadStatsRequest),
-            STATUS: grpc.unary_unary_rpc_method_handler(
-                self._get_status, request_deserializer=_reader(struct), response_serializer=_bytes
-            ),
+            STATUS: _unary(self._known_unary(self._get_status), struct),
         }
+        if self._signing is not None:
+            methods[pb.CREATE_CERTIFICATE] = _unary(
+                self._known_unary(self._create_certificate), pb.IstioCertificateRequest
+            )
+            methods[TRUST_ROOTS] = _unary(self._get_roots, struct)
         services: dict[str, dict[str, Any]] = {}
         for path, handler in methods.items():
             _, service, method = path.split("/")
             services.setdefault(service, {})[method] = handler
         return tuple(grpc.method_handlers_generic_handler(name, found) for name, found in services.items())
 
-    def _until_stopped(self, handler: Stream) -> Stream:
+    async def _caller(self, context: Context) -> Caller:
+        """Denied: it is nobody."""
+        if self._callers is None:
+            return Caller(context.peer(), None)
+        return await self._callers.of(context)
+
+    def _known_unary(self, handler: Callable[[Any, Caller], Coroutine[Any, Any, Any]]) -> Any:
+        async def handle(request: Any, context: Context) -> Any:
+            try:
+                return await handler(_understood(request), await self._caller(context))
+            except (Denied, ProtocolError) as error:
+                await context.abort(grpc.StatusCode[error.code], str(error))
+
+        return handle
+
+    def _until_stopped(self, handler: Stream) -> Callable[[AsyncIterator[Any], Context], Any]:
         async def handle(requests: AsyncIterator[Any], context: Context) -> None:
-            talking = asyncio.ensure_future(handler(requests, context))
+            try:
+                caller = standing(await self._caller(context))
+            except Denied as error:
+                await context.abort(grpc.StatusCode[error.code], str(error))
+            talking = asyncio.ensure_future(handler(requests, context, caller))
             stopping = asyncio.ensure_future(self._stopping.wait())
             if (call := asyncio.current_task()) is not None:  # it goes on until the status is sent
                 self._calls.add(call)
@@ -168,20 +278,24 @@ class ControlServer:
 
         return handle
 
-    async def _sotw(self, requests: AsyncIterator[Any], context: Context) -> None:
-        await self._discovery(requests, context, delta=False)
+    async def _sotw(self, requests: AsyncIterator[Any], context: Context, caller: Caller) -> None:
+        await self._discovery(requests, context, caller, delta=False)
 
-    async def _delta(self, requests: AsyncIterator[Any], context: Context) -> None:
-        await self._discovery(requests, context, delta=True)
+    async def _delta(self, requests: AsyncIterator[Any], context: Context, caller: Caller) -> None:
+        await self._discovery(requests, context, caller, delta=True)
 
-    async def _discovery(self, requests: AsyncIterator[Any], context: Context, delta: bool) -> None:
-        connection = self._hub.opened(delta, context.peer())
+    async def _discovery(
+        self, requests: AsyncIterator[Any], context: Context, caller: Caller, delta: bool
+    ) -> None:
+        connection = self._hub.opened(delta, caller.address)
         sending = asyncio.create_task(self._send(connection, context))
         try:
             async for request in requests:
-                self._hub.heard(connection, _understood(request))
-        except ProtocolError as error:
-            log.warning("%s ended: %s", context.peer(), error)
+                if _understood(request).HasField("node"):
+                    claim(caller, request.node)
+                self._hub.heard(connection, request)
+        except (Denied, ProtocolError) as error:
+            log.warning("%s ended: %s", caller.address, error)
             await context.abort(grpc.StatusCode[error.code], str(error))
         finally:
             self._hub.closed(connection)
@@ -201,20 +315,23 @@ class ControlServer:
             log.exception("sending to %s failed", connection.peer)
             await context.abort(grpc.StatusCode.INTERNAL, "the control service failed on this stream")
 
-    async def _join(self, requests: AsyncIterator[Any], context: Context) -> None:
+    async def _join(self, requests: AsyncIterator[Any], context: Context, caller: Caller) -> None:
         stream, joining = next(self._streams), Joining()
         try:
             async for message in requests:
-                said = joining.received(_understood(message))
+                if _understood(message).HasField("health_check_request"):
+                    claim(caller, message.health_check_request.node)
+                said = joining.received(message)
                 if message.HasField("health_check_request"):
                     await context.write(specifier())
                 else:
                     self.registrar.reported(stream, said, self._now())
         except RegistrationError as error:
-            log.warning("registration of %s refused: %s", context.peer(), error)
+            log.warning("registration of %s refused: %s", caller.address, error)
             self.registrar.reported(stream, None, self._now())
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except ProtocolError as error:
+        except (Denied, ProtocolError) as error:
+            log.warning("%s ended: %s", caller.address, error)
             await context.abort(grpc.StatusCode[error.code], str(error))
         finally:
             self.registrar.ended(stream, self._now())
@@ -237,7 +354,7 @@ class ControlServer:
         self.registrar.expire(self._now())
         self._await_expiry()
 
-    async def _drain(self, requests: AsyncIterator[Any], context: Context) -> None:
+    async def _drain(self, requests: AsyncIterator[Any], context: Context, _: Caller) -> None:
         """Load reports are taken and dropped; rarely, so that they cost little."""
         reply = pb.LoadStatsResponse(
             send_all_clusters=True, load_reporting_interval=pb.duration(6 * REPORT_SECONDS)
@@ -248,10 +365,20 @@ class ControlServer:
                 answered = True
                 await context.write(reply)
 
-    async def _get_status(self, _request: Any, _context: Context) -> Any:
+    async def _get_status(self, _: Any, caller: Caller) -> Any:
+        if self._security is not None:
+            operator(standing(caller), self._security.root_namespace)
         reply = pb.Struct()
         reply.update(self._status())
         return reply
+
+    async def _create_certificate(self, request: Any, caller: Caller) -> Any:
+        if self._signing is None:
+            raise Denied("UNIMPLEMENTED", "there is no authority")
+        return await self._signing.create(request, caller)
+
+    async def _get_roots(self, _request: Any, _context: Context) -> Any:
+        return self._signing.roots() if self._signing is not None else pb.Struct()
 
 
 class _Garbage:
@@ -276,6 +403,12 @@ def _understood(request: Any) -> Any:
 
 def _bytes(message: Message) -> bytes:
     return message.SerializeToString()
+
+
+def _unary(handler: Callable[..., Any], request: Any) -> Handler:
+    return grpc.unary_unary_rpc_method_handler(
+        handler, request_deserializer=_reader(request), response_serializer=_bytes
+    )
 
 
 def _streaming(handler: Callable[..., Any], request: Any) -> Handler:

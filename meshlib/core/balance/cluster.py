@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from meshlib.core.balance.endpoints import EndpointSet
+from meshlib.core.mtls import ClientTls, Transport
 
 UNLIMITED = 2**32 - 1
 
@@ -70,3 +71,9 @@ class Cluster:
     """How much requests in flight lower an endpoint's weight under least request with unequal weights."""
     inline: EndpointSet | None = None
     """The endpoints, if the cluster's own resource lists them."""
+    transports: tuple[Transport, ...] = ()
+    """How endpoints are reached, by their metadata; the first that fits counts."""
+    tls: ClientTls | None = None
+    """What is asked of endpoints that no transport fits; None: plain text."""
+    service: tuple[str, str, str] | None = None
+    """Host, name and namespace of the service behind it, for people; None: it does not say."""

@@ -16,6 +16,8 @@ class Endpoint:
     hostname: str = ""
     metadata: tuple[tuple[str, str], ...] = ()
     """Labels and the workload's name, for people."""
+    transport: frozenset[tuple[str, str]] = frozenset()
+    """What it says of how it is reached, for the criteria of the cluster's transports."""
     key: str = field(init=False, default="")
 
     def __post_init__(self) -> None:

@@ -10,7 +10,9 @@ from meshlib.dataplane.decode.balance import decode_balance
 from meshlib.dataplane.decode.breaker import decode_limits
 from meshlib.dataplane.decode.endpoints import decode_endpoints
 from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.mtls import decode_transports
 from meshlib.dataplane.decode.outlier import decode_outlier
+from meshlib.dataplane.decode.telemetry import decode_service
 from meshlib.dataplane.decode.text import decode_seconds
 from meshlib.xds import pb
 
@@ -23,6 +25,7 @@ _RESOLUTIONS = (  # by Cluster.DiscoveryType: STATIC, STRICT_DNS, LOGICAL_DNS, E
     Resolution.ORIGINAL,
 )
 _EDS = 3
+_OPTIONS = f"typed_extension_protocol_options[{HTTP_OPTIONS}]"
 
 
 def decode_cluster(message: Any) -> Cluster:
@@ -36,7 +39,14 @@ def decode_cluster(message: Any) -> Cluster:
     connect = decode_seconds(message, "connect_timeout", 5.0)
     if connect <= 0:
         raise Refused("connect_timeout", "must be longer than nothing")
-    requests, idle = _decode_http(message)
+    options = _options(message)
+    requests, idle = _decode_http(message, options)
+    upstream = options.upstream_http_protocol_options if options is not None else None
+    transports, tls = decode_transports(
+        message,
+        auto_sni=upstream is not None and upstream.auto_sni,
+        verify_host=upstream is not None and upstream.auto_san_validation,
+    )
     return Cluster(
         name=message.name,
         endpoints_name=message.eds_cluster_config.service_name or message.name,
@@ -53,6 +63,9 @@ def decode_cluster(message: Any) -> Cluster:
         panic_threshold=_panic(message.common_lb_config),
         locality_weighted=weighted,
         inline=_decode_inline(message),
+        transports=transports,
+        tls=tls,
+        service=decode_service(message.metadata),
     )
 
 
@@ -70,19 +83,25 @@ def _within(name: str, decode: Any, message: Any) -> Any:
         raise refused.within(name) from None
 
 
-def _decode_http(message: Any) -> tuple[int, float]:
-    """Requests of one connection (0: no limit) and seconds until an idle one is closed."""
-    requests = message.max_requests_per_connection.value
+def _options(message: Any) -> Any:
+    """The HttpProtocolOptions of a Cluster, or None."""
     packed = message.typed_extension_protocol_options
     if HTTP_OPTIONS not in packed:
-        return requests, 3600.0
-    path = f"typed_extension_protocol_options[{HTTP_OPTIONS}]"
+        return None
     try:
-        options = pb.unpack(packed[HTTP_OPTIONS]).common_http_protocol_options
+        return pb.unpack(packed[HTTP_OPTIONS])
     except (DecodeError, KeyError) as error:
-        raise Refused(path, f"can't be decoded: {error}") from None
-    idle = _within(path, lambda inner: decode_seconds(inner, "idle_timeout", 3600.0), options)
-    return options.max_requests_per_connection.value or requests, idle or float("inf")
+        raise Refused(_OPTIONS, f"can't be decoded: {error}") from None
+
+
+def _decode_http(message: Any, options: Any) -> tuple[int, float]:
+    """Requests of one connection (0: no limit) and seconds until an idle one is closed."""
+    requests = message.max_requests_per_connection.value
+    if options is None:
+        return requests, 3600.0
+    common = options.common_http_protocol_options
+    idle = _within(_OPTIONS, lambda inner: decode_seconds(inner, "idle_timeout", 3600.0), common)
+    return common.max_requests_per_connection.value or requests, idle or float("inf")
 
 
 def _panic(message: Any) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
 from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.mtls import decode_transport
 
 MAX_ENDPOINTS = 100_000
 MAX_LOCALITIES = 1_000
@@ -69,6 +70,7 @@ def _decode_endpoint(message: Any) -> Endpoint:
         healthy=message.health_status not in _UNHEALTHY,
         hostname=message.endpoint.hostname,
         metadata=_decode_metadata(message.metadata),
+        transport=decode_transport(message.metadata),
     )
 
 

@@ -8,10 +8,13 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from meshlib.core.inbound import Inbound
 from meshlib.core.route.table import RouteTable
 from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.inbound import decode_inbound
 from meshlib.dataplane.decode.routes import decode_routes
 from meshlib.xds import pb
+from meshlib.xds.names import inbound_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,13 @@ def decode_listener(message: Any) -> ListenerFacts:
     )
     filters = tuple(each.name for each in manager.http_filters)
     return ListenerFacts(message.name, _routes(manager, path), filters, metadata)
+
+
+def listener_value(message: Any) -> str | RouteTable | Inbound:
+    """What a Listener amounts to: of a target its routes' name or the routes, of a served port its policy."""
+    if inbound_port(message.name) is not None:
+        return decode_inbound(message)
+    return decode_listener(message).routes
 
 
 def _manager(message: Any) -> tuple[Any, str]:

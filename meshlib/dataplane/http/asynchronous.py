@@ -14,6 +14,7 @@ from meshlib.dataplane.http.lease import Lease
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, OwnTimeouts
 from meshlib.dataplane.http.pool import SWEEP_SECONDS, Found, Kept, Overflow, Pool
 from meshlib.dataplane.http.quiet import watch
+from meshlib.dataplane.http.secure import MakeContexts, address_of, check, context_for, no_contexts
 
 HIGH_WATER = 256 * 1024
 """Bytes that may wait to be read before the peer is made to wait."""
@@ -176,8 +177,10 @@ class Response:
 class Connections:
     """The pools of a client, by cluster, for one event loop."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], contexts: MakeContexts = no_contexts) -> None:
+        """`contexts` gives those of the workload, for endpoints that ask for TLS."""
         self._clock = clock
+        self._contexts = contexts
         self._pools: dict[str, Pool[Connection]] = {}
         self._closed = False
         self._sweep_at = clock() + SWEEP_SECONDS
@@ -225,10 +228,11 @@ class Connections:
 
     async def _lease(self, attempt: Attempt, limits: Limits) -> Lease[Connection]:
         place = free = None
+        address = address_of(attempt)
         try:
             while True:
                 pool = self._pool(attempt.cluster)
-                found = pool.seek(attempt.address, attempt.max_connections, self._clock(), place)
+                found = pool.seek(address, attempt.max_connections, self._clock(), place)
                 for old in found.closing:
                     old.close()
                 if found.kept is not None or found.room:
@@ -261,7 +265,7 @@ class Connections:
             pool.gone()
             raise
         self._busy.add(made)
-        return Lease(self, pool, Kept(made, attempt.address), attempt, fresh=True)
+        return Lease(self, pool, Kept(made, address_of(attempt)), attempt, fresh=True)
 
     async def _open(self, attempt: Attempt, limits: Limits) -> Connection:
         nearest = limits.left(limits.own.connect)
@@ -270,14 +274,28 @@ class Connections:
         connection = Connection(limits)
         try:
             async with asyncio.timeout(seconds):
-                await self._loop.create_connection(lambda: connection, *attempt.address)
-        except (OSError, UnicodeError) as error:
+                await self._connect(self._loop, connection, attempt)
+        except (OSError, UnicodeError, ValueError) as error:
             connection.close()
             raise Broken(not_connected(error, limits, seconds)) from None
         except BaseException:
             connection.close()
             raise
         return connection
+
+    async def _connect(
+        self, loop: asyncio.AbstractEventLoop, connection: Connection, attempt: Attempt
+    ) -> None:
+        _, tls, name = address_of(attempt)
+        if tls is None:
+            await loop.create_connection(lambda: connection, *attempt.address)
+            return
+        contexts = self._contexts()
+        context = context_for(tls, contexts)
+        transport, _ = await loop.create_connection(
+            lambda: connection, *attempt.address, ssl=context, server_hostname=name
+        )
+        check(tls, contexts, transport.get_extra_info("ssl_object"))
 
     def _pool(self, cluster: str) -> Pool[Connection]:
         if self._closed:

@@ -2,7 +2,9 @@
 
 import contextlib
 import socket
+import ssl
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
@@ -14,6 +16,7 @@ from meshlib.dataplane.http.lease import Lease
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, OwnTimeouts
 from meshlib.dataplane.http.pool import SWEEP_SECONDS, Found, Kept, Overflow, Pool
 from meshlib.dataplane.http.quiet import watch
+from meshlib.dataplane.http.secure import MakeContexts, address_of, check, context_for, no_contexts
 
 CHUNK = 64 * 1024
 
@@ -34,7 +37,8 @@ class Connection:
 
     def usable(self) -> bool:
         """Whether the peer has kept it open and quiet while it was idle."""
-        return self._quiet()
+        held = isinstance(self.socket, ssl.SSLSocket) and self.socket.pending()
+        return not held and self._quiet()
 
     def write(self, data: bytes) -> None:
         """Sends all of it. Broken, TooSlow, OSError."""
@@ -116,8 +120,10 @@ class Response:
 class Connections:
     """The pools of a client, by cluster. Thread-safe."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], contexts: MakeContexts = no_contexts) -> None:
+        """`contexts` gives those of the workload, for endpoints that ask for TLS."""
         self._clock = clock
+        self._contexts = contexts
         self._pools: dict[str, Pool[Connection]] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -165,11 +171,12 @@ class Connections:
 
     def _lease(self, attempt: Attempt, limits: Limits) -> Lease[Connection]:
         place = free = None
+        address = address_of(attempt)
         try:
             while True:
                 with self._lock:
                     pool, closing = self._pool(attempt.cluster)
-                    found = pool.seek(attempt.address, attempt.max_connections, self._clock(), place)
+                    found = pool.seek(address, attempt.max_connections, self._clock(), place)
                     if free is None and found.kept is None and not found.room:
                         free = threading.Event()
                         place = pool.join(attempt.max_pending, free.set)
@@ -202,17 +209,41 @@ class Connections:
                 pool.gone()
             raise
         self._busy.add(made)
-        return Lease(self, pool, Kept(made, attempt.address), attempt, fresh=True)
+        return Lease(self, pool, Kept(made, address_of(attempt)), attempt, fresh=True)
 
     def _open(self, attempt: Attempt, limits: Limits) -> Connection:
         nearest = limits.left(limits.own.connect)
         seconds = attempt.connect_timeout if nearest is None else min(nearest, attempt.connect_timeout)
+        deadline = time.monotonic() + seconds
         try:
             made = socket.create_connection(attempt.address, timeout=max(seconds, 1e-4))
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except (OSError, UnicodeError) as error:
+            if attempt.tls is not None:
+                made = self._encrypt(made, attempt, deadline)
+        except (OSError, UnicodeError, ValueError) as error:
             raise Broken(not_connected(error, limits, seconds)) from None
         return Connection(made, limits)
+
+    def _encrypt(self, plain: socket.socket, attempt: Attempt, deadline: float) -> ssl.SSLSocket:
+        """Shakes hands within the time to connect, and looks who answered."""
+        _, tls, name = address_of(attempt)
+        assert tls is not None  # noqa: S101 - asked before
+        try:
+            contexts = self._contexts()
+            made = context_for(tls, contexts).wrap_socket(
+                plain, server_hostname=name or None, do_handshake_on_connect=False
+            )
+        except BaseException:
+            plain.close()
+            raise
+        try:
+            made.settimeout(max(1e-4, deadline - time.monotonic()))
+            made.do_handshake()
+            check(tls, contexts, made)
+        except BaseException:
+            made.close()
+            raise
+        return made
 
     def _pool(self, cluster: str) -> tuple[Pool[Connection], list[Connection]]:
         """The pool of a cluster, and connections that came to nothing, to be closed. Under the lock."""

@@ -1,9 +1,12 @@
 """What the errors of sockets and of the codec mean for an attempt."""
 
+import ssl
+
 from meshlib.core.actions import Attempt
 from meshlib.core.request import Failed, Failure
 from meshlib.dataplane.http.codec import Malformed
 from meshlib.dataplane.http.limits import Broken, Limits
+from meshlib.dataplane.tls import NotTrusted, words
 
 
 def not_connected(error: Exception, limits: Limits, seconds: float) -> Failed:
@@ -13,6 +16,8 @@ def not_connected(error: Exception, limits: Limits, seconds: float) -> Failed:
         if isinstance(passed, Broken):
             return passed.failed
         return Failed(Failure.CONNECT_TIMED_OUT, f"no connection within {seconds:g} s")
+    if isinstance(error, ssl.SSLError | NotTrusted):
+        return Failed(Failure.CONNECT_FAILED, f"TLS: {words(error)}")
     return Failed(Failure.CONNECT_FAILED, str(error))
 
 

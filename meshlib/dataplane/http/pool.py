@@ -12,7 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-Address = tuple[str, int]
+from meshlib.core.mtls import ClientTls
+
+Address = tuple[tuple[str, int], ClientTls | None, str]
+"""Where a connection leads, how it is secured, and the server name that it asked for."""
 SWEEP_SECONDS = 10.0
 """How often idle connections that are of no use are looked for."""
 

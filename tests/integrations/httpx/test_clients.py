@@ -261,7 +261,17 @@ async def test_a_connection_that_takes_too_long() -> None:
 
 def test_the_integration_loads_little_more_than_httpx() -> None:
     """What httpx itself loads only when it connects stays unloaded; so does all that control needs."""
-    heavy = ("httpcore", "anyio", "grpc", "yaml", "pydantic", "typer", "rich", "cryptography")
+    heavy = (
+        "httpcore",
+        "anyio",
+        "grpc",
+        "yaml",
+        "pydantic",
+        "typer",
+        "rich",
+        "cryptography",
+        "opentelemetry",
+    )
     code = (
         "import sys, httpx\n"
         f"heavy = set({heavy!r}) - set(sys.modules)\n"

@@ -23,7 +23,7 @@ def service(
     """A client of one service whose calls to others are answered by `other`."""
     workload = Workload(name, version)
     workload.client = httpx.AsyncClient(transport=httpx.MockTransport(other))  # type: ignore[assignment]
-    app = workload.application(module.routes(workload), port=1)
+    app = workload.application(module.routes(workload))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop"), workload
 
 

@@ -151,7 +151,7 @@ def test_a_build_is_reported_with_the_problems_of_both() -> None:
     screen = Screen()
     made = Built(compiler=None, problems=(OLD,))  # type: ignore[arg-type]
     build = reported(screen.report, lambda *_: made)
-    assert build(Loaded((document("a"),), (BAD,)), (), "1.1") is made
+    assert build(Loaded((document("a"),), (BAD,)), (), "1.1", b"") is made
     said = screen.text()
     assert said[0].startswith("loaded 1 document in ")
     assert said[1:3] == [f"✗ {BAD}", f"! {OLD}"]
@@ -160,7 +160,7 @@ def test_a_build_is_reported_with_the_problems_of_both() -> None:
 def test_what_the_analyses_find_is_told_when_they_have_found_it() -> None:
     screen = Screen()
     made = Built(compiler=None, analyse=lambda: (BAD,))  # type: ignore[arg-type]
-    built = reported(screen.report, lambda *_: made)(Loaded((document("a"),), (OLD,)), (), "1.1")
+    built = reported(screen.report, lambda *_: made)(Loaded((document("a"),), (OLD,)), (), "1.1", b"")
     assert f"✗ {BAD}" not in screen.text()
     assert built.analyse is not None
     assert built.analyse() == (BAD,)

@@ -5,6 +5,7 @@ import pytest
 from meshlib.control.registration import Registration
 from meshlib.control.registry import Endpoint, Protocol, Registry, build_registry, protocol_of
 from meshlib.control.sources.text import documents_in
+from meshlib.xds.names import TLS_MODE_LABEL
 
 REVIEWS = """
 apiVersion: v1
@@ -206,3 +207,38 @@ endpoints: [{{addresses: [10.0.0.9], conditions: {conditions}}}]
     known = registry(TWO_PORTS + listed)
     service = known.services["reviews.default.svc.cluster.local"][0]
     assert [e.draining for e in known.endpoints(service, service.ports[0])] == draining
+
+
+WRITTEN = """---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: written}
+spec: {address: 10.0.0.9, labels: {app: reviews%s}%s}
+"""
+
+
+@pytest.mark.parametrize(
+    ("label", "account", "identity", "mutual"),
+    [
+        ("", "", None, False),
+        ("", ", serviceAccount: old", ("default", "old"), True),
+        (", security.istio.io/tlsMode: istio", "", None, True),
+        (", security.istio.io/tlsMode: disabled", ", serviceAccount: old", ("default", "old"), False),
+    ],
+)
+def test_a_written_workload_takes_mutual_tls_by_its_label_or_its_account(
+    label: str, account: str, identity: tuple[str, str] | None, mutual: bool
+) -> None:
+    known = registry(REVIEWS % 8080 + WRITTEN % (label, account))
+    service = known.services["reviews.default.svc.cluster.local"][0]
+    (endpoint,) = known.endpoints(service, service.ports[0])
+    assert (endpoint.identity, endpoint.mutual) == (identity, mutual)
+
+
+@pytest.mark.parametrize(("label", "mutual"), [("istio", True), ("disabled", False), (None, False)])
+def test_a_server_takes_mutual_tls_if_it_says_so(label: str | None, mutual: bool) -> None:
+    said = {"app": "reviews", **({TLS_MODE_LABEL: label} if label else {})}
+    known = registry(REVIEWS % 8080, server("10.0.0.1", {"http": 1}, **said))
+    service = known.services["reviews.default.svc.cluster.local"][0]
+    (endpoint,) = known.endpoints(service, service.ports[0])
+    assert (endpoint.identity, endpoint.mutual) == (("default", "default"), mutual)

@@ -45,7 +45,7 @@ class Control:
         self.now = 1000.0
         self.views = Views(DECODERS)
         self.changes = 0
-        found = bootstrap({}, control="control:1", **settings)
+        found = bootstrap({}, allow_plaintext=True, control="control:1", **settings)
         self.ads = Ads(
             found,
             pb.Node(id="me"),

@@ -12,6 +12,7 @@ from meshlib.dataplane.register import Registration, own_address
 from meshlib.errors import ConfigError
 from meshlib.xds import pb
 from meshlib.xds.client_stream import ProtocolError
+from meshlib.xds.names import TLS_MODE_LABEL
 
 HEALTHY, DRAINING = 1, 3
 
@@ -193,3 +194,21 @@ def test_own_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(ConfigError, match=r"^address: none is given, and control:1 says nothing of ours"):
         own_address("control:1")
+
+
+@pytest.mark.parametrize(
+    ("labels", "mutual_tls", "said"),
+    [
+        ({}, False, {}),
+        ({}, True, {TLS_MODE_LABEL: "istio"}),
+        ({TLS_MODE_LABEL: "disabled"}, True, {TLS_MODE_LABEL: "disabled"}),
+        ({TLS_MODE_LABEL: "istio"}, False, {TLS_MODE_LABEL: "istio"}),
+    ],
+)
+def test_it_says_that_it_takes_mutual_tls_only_if_asked(
+    labels: dict[str, str], mutual_tls: bool, said: dict[str, str]
+) -> None:
+    settings = bootstrap({}, labels=labels, ports={"http": 1}, address="127.0.0.1", drain=0)
+    with Registration(settings, Kept, mutual_tls=mutual_tls) as registration:
+        node = heard(registration)[0].health_check_request.node
+        assert dict(node.metadata.fields["LABELS"].struct_value.items()) == said

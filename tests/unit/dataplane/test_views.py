@@ -206,8 +206,10 @@ def test_one_bad_resource_of_an_update_does_not_hurt_the_others() -> None:
 
 def test_a_kind_that_nobody_asked_for() -> None:
     views, _ = views_of("a:80")
-    secret = Resource(Kind.SECRET, "x", "1", b"")
-    assert views.apply(Kind.SECRET, "5.1", {"x": secret}) == {"x": f"{Kind.SECRET.short} was not asked for"}
+    scoped = Resource(Kind.SCOPED_ROUTES, "x", "1", b"")
+    assert views.apply(Kind.SCOPED_ROUTES, "5.1", {"x": scoped}) == {
+        "x": f"{Kind.SCOPED_ROUTES.short} was not asked for"
+    }
 
 
 def test_endpoints_alone_change_only_endpoints() -> None:

@@ -45,6 +45,7 @@ def mesh_config(spec: MeshConfig, to: Report) -> None:
             at.at("name").error("a name that stands twice", repr(given), "each name once")
         else:
             seen.add(given)
+        security.provider(provider, at)
 
 
 def proxy_config(spec: ProxyConfig, to: Report) -> None:

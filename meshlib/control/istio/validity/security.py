@@ -1,8 +1,12 @@
 """AuthorizationPolicy, PeerAuthentication and RequestAuthentication, as Istio's webhook checks them."""
 
 import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
 
 import re2
+from pydantic import ValidationError
 
 from meshlib.control.istio.authorizationpolicy import (
     Action,
@@ -11,11 +15,13 @@ from meshlib.control.istio.authorizationpolicy import (
     Operation,
     Source,
 )
+from meshlib.control.istio.extensionprovider import ExtAuthzHttp, ext_authz
 from meshlib.control.istio.peerauthentication import PeerAuthentication
 from meshlib.control.istio.requestauthentication import JWTRule, RequestAuthentication
 from meshlib.control.istio.telemetry import Telemetry
 from meshlib.control.istio.validity import hosts
 from meshlib.control.istio.validity.report import Report
+from meshlib.control.keysets import has_usable_key
 
 TARGETS = {
     "Gateway": "gateway.networking.k8s.io",
@@ -23,6 +29,8 @@ TARGETS = {
     "Service": "",
     "ServiceEntry": "networking.istio.io",
 }
+MAX_VALUE = 10_000
+"""Longest value of a rule, in characters: patterns are made of some."""
 KEYS = (
     "source.ip",
     "remote.ip",
@@ -37,6 +45,12 @@ KEYS = (
     "destination.port",
     "connection.sni",
 )
+STATUSES = frozenset(str(status.value) for status in HTTPStatus if status.value >= 200) - {
+    "418",
+    "425",
+    "451",
+}
+"""Those that Envoy knows."""
 _INDEXED = re2.compile(
     r"(request\.headers\[[^\[\]]+\]|request\.auth\.claims(\[[^\[\]]+\])+|experimental\.envoy\.filters\.[^\[\]]+\[.+\])"
 )
@@ -92,8 +106,14 @@ def _values(given: Source | Operation, to: Report) -> None:
         if name in given.model_fields_set and not values:
             to.at(name).error("an empty list", "[]", "at least one value, or leave it out")
         for index, value in enumerate(values):
-            if not value:
-                to.at(name, index).error("an empty value", "''", "a value")
+            _value(value, to.at(name, index))
+
+
+def _value(value: str, to: Report) -> None:
+    if not value:
+        to.error("an empty value", "''", "a value")
+    elif len(value) > MAX_VALUE:
+        to.error("too long a value", len(value), f"at most {MAX_VALUE} characters")
 
 
 def _source(source: Source | None, custom: bool, to: Report) -> None:
@@ -154,6 +174,9 @@ def _condition(condition: Condition, custom: bool, to: Report) -> None:
         to.error("no values", "", "values or notValues")
     for name in ("values", "not_values"):
         given = getattr(condition, name)
+        for index, value in enumerate(given):
+            if len(value) > MAX_VALUE:
+                _value(value, to.at(name, index))
         if key in ("source.ip", "remote.ip", "destination.ip"):
             hosts.subnets(given, to.at(name))
         if key == "destination.port":
@@ -198,6 +221,8 @@ def _jwt(rule: JWTRule, to: Report) -> None:
             keys = None
         if not isinstance(keys, dict) or not isinstance(keys.get("keys"), list):
             to.at("jwks").error("not a key set", "", 'JSON with "keys"')
+        elif not has_usable_key(rule.jwks):
+            to.at("jwks").warn("no key that can be used: every token is refused", "", "a key of RSA, EC, …")
     for index, header in enumerate(rule.from_headers):
         hosts.header_name(header.name, to.at("from_headers", index, "name"))
     for name in ("from_params", "from_cookies"):
@@ -214,3 +239,42 @@ def _claims(rule: JWTRule, to: Report) -> None:
         if not claim.claim:
             at.at("claim").error("no claim", "", "the name of a claim")
         hosts.header_name(claim.header, at.at("header"))
+
+
+def provider(given: Mapping[str, Any], to: Report) -> None:
+    """One of MeshConfig.extensionProviders, as far as it decides on requests."""
+    try:
+        found = ext_authz(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        to.error(f"not an authorizer: {first['msg']}", ".".join(map(str, first["loc"])), "see Istio's fields")
+        return
+    if found is None:
+        return
+    if not found.service or found.service.count("/") > 1:
+        to.error("not a service", repr(found.service), "host, or namespace/host")
+    if not 1 <= found.port <= 65535:
+        to.error("not a port", found.port, "1 to 65535")
+    hosts.duration(found.timeout, to)
+    if found.status_on_error and found.status_on_error not in STATUSES:
+        to.error("not a status", repr(found.status_on_error), "'403', '500', '503', …")
+    body = found.include_request_body_in_check
+    if body is not None and not body.max_request_bytes:
+        to.error("no size of the body", body.max_request_bytes, "maxRequestBytes of at least 1")
+    if isinstance(found, ExtAuthzHttp):
+        _asked_over_http(found, to)
+
+
+def _asked_over_http(found: ExtAuthzHttp, to: Report) -> None:
+    if found.path_prefix and not found.path_prefix.startswith("/"):
+        to.error("not the beginning of a path", repr(found.path_prefix), "/…")
+    for name in (
+        "include_headers_in_check",
+        "include_request_headers_in_check",
+        "headers_to_upstream_on_allow",
+        "headers_to_downstream_on_deny",
+        "headers_to_downstream_on_allow",
+    ):
+        for value in getattr(found, name):
+            if value in ("", "*"):
+                to.error("not the name of a header", repr(value), "a name, or one that begins or ends with *")

@@ -121,3 +121,42 @@ def test_a_cycle_of_refused_delegates_is_told_once() -> None:
     assert delegation(text) == [
         ("VirtualService default/a", "a cycle of delegates: default/a -> default/b -> default/a")
     ]
+
+
+PEERS = """
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: peers%s}
+spec: {%smtls: {mode: %s}}
+---
+"""
+RULE = """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: r}
+spec: {host: a, %s}
+"""
+
+
+@pytest.mark.parametrize(
+    ("peers", "rule", "expected"),
+    [
+        (("", "", "STRICT"), "trafficPolicy: {tls: {mode: DISABLE}}", ["spec.trafficPolicy.tls.mode"]),
+        (("", "", "DISABLE"), "trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}", ["spec.trafficPolicy.tls.mode"]),
+        (
+            (", namespace: istio-system", "", "STRICT"),
+            "subsets: [{name: v1, trafficPolicy: {portLevelSettings: [{port: {number: 80}, tls: {}}]}}]",
+            ["spec.subsets[0].trafficPolicy.portLevelSettings[0].tls.mode"],
+        ),
+        (("", "", "PERMISSIVE"), "trafficPolicy: {tls: {mode: DISABLE}}", []),
+        (("", "", "STRICT"), "trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}", []),
+        (("", "", "STRICT"), "trafficPolicy: {loadBalancer: {simple: RANDOM}}", []),
+        (("", "selector: {matchLabels: {x: y}}, ", "STRICT"), "trafficPolicy: {tls: {mode: DISABLE}}", []),
+        ((", namespace: other", "", "STRICT"), "trafficPolicy: {tls: {mode: DISABLE}}", []),
+    ],
+)
+def test_clients_that_speak_what_their_servers_refuse(
+    peers: tuple[str, str, str], rule: str, expected: list[str]
+) -> None:
+    found = [field for code, field in codes(PEERS % peers + RULE % rule) if code == "MESH0002"]
+    assert found == expected

@@ -1,0 +1,172 @@
+"""ASGI middleware: policy, the caller, and what travels on."""
+
+import asyncio
+import re
+from collections.abc import Iterable, MutableMapping
+from typing import Any
+from urllib.parse import quote, unquote
+
+import meshlib
+from meshlib.core.actions import Facts, Reply
+from meshlib.core.caller import Caller
+from meshlib.core.inbound import Admitted
+from meshlib.core.request import Header, RequestHead
+from meshlib.dataplane import context
+from meshlib.dataplane.gate import Gate
+from meshlib.dataplane.telemetry.inbound import Inbound
+from meshlib_asgi.peers import Application, Receive, Scope, Send, peer_of
+from meshlib_asgi.watching import receiving, sending, watch
+
+_SCHEMES = {"ws": "http", "wss": "https"}
+_SLASH = re.compile("%(2[fF]|5[cC])")
+
+
+class MeshMiddleware:
+    """Wraps an ASGI application. Lifespan events pass through, and requests that the mesh let in already."""
+
+    def __init__(self, app: Application, gate: Gate | None = None, *, port: int | None = None) -> None:
+        """`gate` None: of the process's own mesh at `port`; that None: the port that the server says.
+
+        The policies are those of the workload's port, so behind a port mapping `port` must be given.
+        """
+        self.app = app
+        self._gate = gate
+        self._port = port
+        self._gates: dict[int, Gate] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] not in ("http", "websocket") or known(scope) is not None:
+            await self.app(scope, receive, send)
+            return
+        gate = self._gate or self._gate_at(self._port or port_of(scope))
+        await gate.aprepare()
+        head = head_of(scope)
+        peer = peer_of(scope, gate.principal)
+        watched = watch(gate.mesh.telemetry, scope, head, peer, gate.port)
+        why = ambiguous(scope)
+        verdict = unreadable(why) if why else await gate.aadmit(head, peer)
+        if isinstance(verdict, Reply):
+            await refuse(verdict, scope, receive, send)
+            if watched is not None:
+                watched.refused(verdict)
+            return
+        tell(scope, verdict, head)
+        if verdict.response_headers:
+            send = _adding(verdict.response_headers, send)
+        with context.entered(gate.handed(verdict, watched)):
+            if watched is None:
+                await self.app(scope, receive, send)
+            else:
+                await self._watched(scope, receive, send, watched)
+
+    async def _watched(self, scope: Scope, receive: Receive, send: Send, watched: Inbound) -> None:
+        try:
+            await self.app(scope, receiving(receive, watched), sending(send, watched))
+        except asyncio.CancelledError:
+            watched.left()
+            raise
+        finally:
+            # After a whole response this does nothing.
+            watched.broken()
+
+    def _gate_at(self, port: int) -> Gate:
+        if not port:
+            raise meshlib.ConfigError("port: the server does not say at which port it serves; give it")
+        found = self._gates.get(port)
+        return found or self._gates.setdefault(port, Gate(meshlib.default(), port))
+
+
+def head_of(scope: Scope) -> RequestHead:
+    """The request as it came."""
+    authority = ""
+    headers: list[Header] = []
+    for header in scope["headers"]:
+        if header[0] == b"host":
+            authority = header[1].decode("latin-1")
+        else:
+            headers.append(header)
+    raw = scope.get("raw_path")
+    path: str = raw.decode("latin-1") if raw else quote(scope["path"], safe="/%:@!$&'()*+,;=~-._")
+    query = scope.get("query_string")
+    if query and "?" not in path:
+        path = f"{path}?{query.decode('latin-1')}"
+    scheme: str = scope.get("scheme", "http")
+    return RequestHead(scope.get("method", "GET"), _SCHEMES.get(scheme, scheme), authority, path, headers)
+
+
+def known(scope: Scope) -> Caller | None:
+    """Who was let in already, by a middleware around this one; None: nobody yet."""
+    found = (scope.get("state") or {}).get("mesh")
+    return found if isinstance(found, Caller) else None
+
+
+def ambiguous(scope: Scope) -> str:
+    """Why others may read an HTTP/1 request otherwise than the server did; empty: they don't.
+
+    RFC 9112: 3.2 for Host, 6.3 for a message with both lengths. Not every parser looks at it.
+    """
+    if scope.get("http_version") not in ("1.1", "1.0"):
+        return ""
+    names = [name for name, _ in scope["headers"]]
+    coded = [value.strip().lower() for name, value in scope["headers"] if name == b"transfer-encoding"]
+    whole = coded == [b"chunked"] and b"content-length" not in names and scope["http_version"] == "1.1"
+    if coded and not whole:
+        return "ambiguous_length"
+    hosts = names.count(b"host")
+    return "ambiguous_host" if hosts > 1 or (not hosts and scope["http_version"] == "1.1") else ""
+
+
+def unreadable(why: str) -> Reply:
+    """The answer to a request that others may read otherwise."""
+    return Reply(400, Facts(detail=why), ((b"connection", b"close"),))
+
+
+def tell(scope: Scope, admitted: Admitted, head: RequestHead) -> None:
+    """Puts into the scope who calls, and path and headers as they were left by the mesh.
+
+    A slash that was escaped was none to the policies, so it is none to the application: it stays escaped.
+    """
+    scope.setdefault("state", {})["mesh"] = admitted.caller
+    path = admitted.head.path
+    if path != head.path or _SLASH.search(path):
+        bare, _, query = path.partition("?")
+        scope["raw_path"], scope["query_string"] = bare.encode("latin-1"), query.encode("latin-1")
+        scope["path"] = unquote(_SLASH.sub(r"%25\1", bare))
+    if admitted.head is not head:
+        host: list[Header] = [(b"host", admitted.head.authority.encode("latin-1"))] if head.authority else []
+        scope["headers"] = [*host, *_lower(admitted.head.headers)]
+
+
+def _lower(headers: Iterable[Header]) -> list[Header]:
+    return [(name.lower(), value) for name, value in headers]
+
+
+async def refuse(reply: Reply, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers for the application."""
+    headers = [*reply.headers, (b"content-length", str(len(reply.body)).encode())]
+    if scope["type"] == "websocket":
+        await receive()  # websocket.connect
+        if "websocket.http.response" not in (scope.get("extensions") or {}):
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        kind = "websocket.http.response"
+    else:
+        kind = "http.response"
+    await send({"type": f"{kind}.start", "status": reply.status, "headers": headers})
+    await send({"type": f"{kind}.body", "body": reply.body})
+
+
+def port_of(scope: Scope) -> int:
+    """The port at which the request arrived; 0: the server does not say."""
+    server = scope.get("server")
+    return int(server[1] or 0) if server else 0
+
+
+def _adding(headers: Iterable[Header], send: Send) -> Send:
+    async def adding(message: MutableMapping[str, Any]) -> None:
+        if message["type"] in ("http.response.start", "websocket.accept"):
+            message["headers"] = [*message.get("headers", ()), *_lower(headers)]
+        await send(message)
+
+    return adding

@@ -1,0 +1,234 @@
+"""Django's middleware: policy, the caller, and what travels on, for sync and async views."""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from typing import Any
+from urllib.parse import unquote
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase, StreamingHttpResponse
+
+from meshlib.core.actions import Reply
+from meshlib.core.inbound import Admitted
+from meshlib.core.request import Peer, RequestHead
+from meshlib.dataplane import context
+from meshlib.dataplane.context import Handed
+from meshlib.dataplane.gate import Gate
+from meshlib.dataplane.telemetry.inbound import Inbound
+from meshlib_asgi import middleware as asgi
+from meshlib_asgi.peers import peer_of as asgi_peer
+from meshlib_wsgi.environ import head_of, mistrust, write
+from meshlib_wsgi.middleware import Gates
+from meshlib_wsgi.peers import caller_of, peer_of, port_of
+from meshlib_wsgi.watching import watch
+
+GetResponse = Callable[[HttpRequest], Any]
+
+
+class MeshMiddleware:
+    """One class for both kinds of view. A request that the mesh let in already passes through."""
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: GetResponse, gate: Gate | None = None) -> None:
+        """`gate` None: of the process's own mesh, at MESH_PORT or the port that the server says."""
+        self._next = get_response
+        self._gates = Gates(gate, getattr(settings, "MESH_PORT", None))
+        self._async = iscoroutinefunction(get_response)
+        if self._async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        """Django asks one of both, as it found `get_response`."""
+        return self._acall(request) if self._async else self._call(request)
+
+    def _call(self, request: HttpRequest) -> HttpResponseBase:
+        if _known(request):
+            return _response(self._next(request))
+        gate = self._gates.at(_port(request))
+        gate.prepare()
+        head = _head(request)
+        peer = _peer(request, gate)
+        watched = _watch(request, gate, head, peer)
+        verdict = gate.admit(head, peer)
+        if isinstance(verdict, Reply):
+            if watched is not None:
+                watched.refused(verdict)
+            return _refuse(verdict)
+        _tell(request, verdict, head)
+        handed = gate.handed(verdict, watched)
+        with _breaking(watched), context.entered(handed):
+            response = _response(self._next(request))
+        return _finish(response, verdict, handed, watched)
+
+    async def _acall(self, request: HttpRequest) -> HttpResponseBase:
+        if _known(request):
+            return _response(await self._next(request))
+        gate = self._gates.at(_port(request))
+        await gate.aprepare()
+        head = _head(request)
+        peer = _peer(request, gate)
+        watched = _watch(request, gate, head, peer)
+        verdict = await gate.aadmit(head, peer)
+        if isinstance(verdict, Reply):
+            if watched is not None:
+                watched.refused(verdict)
+            return _refuse(verdict)
+        _tell(request, verdict, head)
+        handed = gate.handed(verdict, watched)
+        with _breaking(watched), context.entered(handed):
+            response = _response(await self._next(request))
+        return _finish(response, verdict, handed, watched)
+
+
+def _response(found: Any) -> HttpResponseBase:
+    assert isinstance(found, HttpResponseBase)  # noqa: S101 - Django's contract
+    return found
+
+
+def _scope(request: HttpRequest) -> Any:
+    """ASGI's scope; None: the server speaks WSGI."""
+    return getattr(request, "scope", None)
+
+
+def _known(request: HttpRequest) -> bool:
+    """Whether a middleware around Django has let it in; then `request.mesh` says whom."""
+    scope = _scope(request)
+    known = caller_of(request.META) if scope is None else asgi.known(scope)
+    if known is None:
+        return False
+    request.mesh = known
+    return True
+
+
+def _port(request: HttpRequest) -> int:
+    scope = _scope(request)
+    return port_of(request.META) if scope is None else asgi.port_of(scope)
+
+
+def _head(request: HttpRequest) -> RequestHead:
+    scope = _scope(request)
+    if scope is not None:
+        return asgi.head_of(scope)
+    if mistrust(request.META):
+        request.path_info = request.META["PATH_INFO"].encode("latin-1").decode(errors="replace")
+    return head_of(request.META)
+
+
+def _peer(request: HttpRequest, gate: Gate) -> Peer:
+    scope = _scope(request)
+    return peer_of(request.META, gate.principal) if scope is None else asgi_peer(scope, gate.principal)
+
+
+def _watch(request: HttpRequest, gate: Gate, head: RequestHead, peer: Peer) -> Inbound | None:
+    """What watches the request; None: nobody wants to be told."""
+    scope = _scope(request)
+    environ = (
+        request.META
+        if scope is None
+        else {**request.META, "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}"}
+    )
+    return watch(gate.mesh.telemetry, environ, head, peer, gate.port)
+
+
+@contextlib.contextmanager
+def _breaking(watched: Inbound | None) -> Iterator[None]:
+    """What the views raise ends the request, also for who watches it."""
+    try:
+        yield
+    except BaseException:
+        if watched is not None:
+            watched.broken()
+        raise
+
+
+def _refuse(reply: Reply) -> HttpResponse:
+    response = HttpResponse(reply.body, status=reply.status)
+    del response["Content-Type"]
+    for name, value in reply.headers:
+        response[name.decode("latin-1")] = value.decode("latin-1")
+    return response
+
+
+def _tell(request: HttpRequest, admitted: Admitted, head: RequestHead) -> None:
+    request.mesh = admitted.caller
+    write(request.META, admitted.head, head)
+    request.__dict__.pop("headers", None)  # made of META at the first look
+    scope = _scope(request)
+    if scope is not None:
+        asgi.tell(scope, admitted, head)
+    if admitted.head.path != head.path:
+        path = unquote(admitted.head.path.partition("?")[0])
+        request.path = path
+        request.path_info = path.removeprefix(str(request.META.get("SCRIPT_NAME", "")))
+
+
+def _finish(
+    response: HttpResponseBase, admitted: Admitted, handed: Handed, watched: Inbound | None
+) -> HttpResponseBase:
+    for name, value in admitted.response_headers:
+        response.headers[name.decode("latin-1")] = value.decode("latin-1")
+    if watched is not None:
+        _answered(response, watched)
+    if isinstance(response, StreamingHttpResponse) and not getattr(response, "file_to_stream", None):
+        # Setting it again would forget who is to be closed: so what it iterates is replaced, in its place.
+        chunks: Any = response.streaming_content
+        response.streaming_content = (
+            _astream(chunks, handed, watched) if response.is_async else _stream(chunks, handed, watched)
+        )
+    return response
+
+
+def _answered(response: HttpResponseBase, watched: Inbound) -> None:
+    """Tells of the response; a body that is whole, or a file that the server sends, ends the request."""
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
+    watched.answered(response.status_code, headers)
+    if isinstance(response, HttpResponse):
+        watched.sent = len(response.content)
+        watched.end()
+    elif getattr(response, "file_to_stream", None):
+        watched.sent = watched.announced
+        watched.end()
+
+
+def _stream(chunks: Iterable[bytes], handed: Handed, watched: Inbound | None) -> Iterator[bytes]:
+    """A body whose code runs as part of the request."""
+    steps = iter(chunks)
+    with _ending(watched), contextlib.suppress(StopIteration):
+        while True:
+            with context.entered(handed):
+                chunk = next(steps)
+            if watched is not None:
+                watched.sent += len(chunk)
+            yield chunk
+
+
+async def _astream(chunks: Any, handed: Handed, watched: Inbound | None) -> AsyncIterator[bytes]:
+    steps = aiter(chunks)
+    with _ending(watched), contextlib.suppress(StopAsyncIteration):
+        while True:
+            with context.entered(handed):
+                chunk = await anext(steps)
+            if watched is not None:
+                watched.sent += len(chunk)
+            yield chunk
+
+
+@contextlib.contextmanager
+def _ending(watched: Inbound | None) -> Iterator[None]:
+    """The end of a body is the end of the request, for who watches it, too."""
+    try:
+        yield
+    except GeneratorExit:
+        if watched is not None:
+            watched.left()
+        raise
+    except BaseException:
+        if watched is not None:
+            watched.broken()
+        raise
+    if watched is not None:
+        watched.end()

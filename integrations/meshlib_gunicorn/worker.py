@@ -1,0 +1,33 @@
+"""What all of gunicorn's workers have in common in the mesh.
+
+Nothing is served before it is known what is asked of callers: without a policy the worker does not boot, and
+gunicorn ends with the reason.
+"""
+
+from typing import Any
+
+import meshlib
+from meshlib.dataplane.gate import Gate
+from meshlib_gunicorn.presence import listening, present
+
+
+class Meshed:
+    """Stands before gunicorn's class among the bases."""
+
+    sockets: Any
+    cfg: Any
+    gate: Gate
+    """Of the port; in the worker only."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        """In the arbiter, before the fork."""
+        super().__init__(*args, **named)
+        self.presence = present(self.sockets)
+
+    def load_wsgi(self) -> None:
+        """In the worker: the policy first, then the application."""
+        if self.cfg.is_ssl:
+            raise meshlib.ConfigError("certfile, keyfile: the mesh secures the port; leave them out")
+        self.gate = Gate(meshlib.default(), listening(self.sockets).getsockname()[1])
+        self.gate.prepare()
+        super().load_wsgi()  # type: ignore[misc]

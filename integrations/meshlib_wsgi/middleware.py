@@ -1,0 +1,154 @@
+"""WSGI middleware: policy, the caller, and what travels on."""
+
+import http
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import meshlib
+from meshlib.core.actions import Reply
+from meshlib.core.request import Header
+from meshlib.dataplane import context
+from meshlib.dataplane.context import Handed
+from meshlib.dataplane.gate import Gate
+from meshlib.dataplane.telemetry.inbound import Inbound
+from meshlib_wsgi.environ import head_of, mistrust, write
+from meshlib_wsgi.peers import CALLER, Environ, caller_of, peer_of, port_of
+from meshlib_wsgi.watching import starting, watch, whole
+
+StartResponse = Callable[..., Any]
+Application = Callable[[Any, Any], Iterable[bytes]]
+
+
+class MeshMiddleware:
+    """Wraps a WSGI application. A request that the mesh let in already passes through."""
+
+    def __init__(self, app: Application, gate: Gate | None = None, *, port: int | None = None) -> None:
+        """`gate` None: of the process's own mesh at `port`; that None: the port that the server says.
+
+        The policies are those of the workload's port, so behind a port mapping, or at a socket of the file
+        system, `port` must be given.
+        """
+        self.app = app
+        self.gates = Gates(gate, port)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """WSGI."""
+        known = caller_of(environ)
+        if known is not None:
+            environ[CALLER] = known
+            return self.app(environ, start_response)
+        gate = self.gates.at(port_of(environ))
+        gate.prepare()
+        mistrust(environ)
+        head = head_of(environ)
+        peer = peer_of(environ, gate.principal)
+        watched = watch(gate.mesh.telemetry, environ, head, peer, gate.port)
+        verdict = gate.admit(head, peer)
+        if isinstance(verdict, Reply):
+            if watched is not None:
+                watched.refused(verdict)
+            return refuse(verdict, start_response)
+        environ[CALLER] = verdict.caller
+        write(environ, verdict.head, head)
+        if verdict.response_headers:
+            start_response = _adding(verdict.response_headers, start_response)
+        if watched is not None:
+            start_response = starting(start_response, watched)
+        handed = gate.handed(verdict, watched)
+        try:
+            with context.entered(handed):
+                body = self.app(environ, start_response)
+        except BaseException:
+            if watched is not None:
+                watched.broken()
+            raise
+        # No code of the application runs while these are read; and servers send their files by themselves.
+        if isinstance(body, (list, tuple, environ.get("wsgi.file_wrapper") or ())):
+            if watched is not None:
+                whole(body, watched)
+            return body
+        return _Body(body, handed, watched)
+
+
+class Gates:
+    """One gate, or one for each port at which requests arrive."""
+
+    def __init__(self, gate: Gate | None, port: int | None) -> None:
+        self._gate = gate
+        self._port = port
+        self._gates: dict[int, Gate] = {}
+
+    def at(self, port: int) -> Gate:
+        """The gate of a request that arrived at `port`. ConfigError: it is not known, and was not given."""
+        if self._gate is not None:
+            return self._gate
+        port = self._port or port
+        if not port:
+            raise meshlib.ConfigError("port: the server does not say at which port it serves; give it")
+        found = self._gates.get(port)
+        return found or self._gates.setdefault(port, Gate(meshlib.default(), port))
+
+
+class _Body:
+    """A response's body, whose code runs as part of the request."""
+
+    def __init__(self, body: Iterable[bytes], handed: Handed, watched: Inbound | None) -> None:
+        self._body = body
+        self._handed = handed
+        self._watched = watched
+        self._chunks: Iterator[bytes] | None = None
+
+    def __iter__(self) -> "_Body":
+        return self
+
+    def __next__(self) -> bytes:
+        watched = self._watched
+        try:
+            with context.entered(self._handed):
+                if self._chunks is None:
+                    self._chunks = iter(self._body)
+                chunk = next(self._chunks)
+        except StopIteration:
+            if watched is not None:
+                watched.end()
+            raise
+        except BaseException:
+            if watched is not None:
+                watched.broken()
+            raise
+        if watched is not None:
+            watched.sent += len(chunk)
+        return chunk
+
+    def close(self) -> None:
+        """The response is over."""
+        close = getattr(self._body, "close", None)
+        if close is not None:
+            with context.entered(self._handed):
+                close()
+        if self._watched is not None:
+            self._watched.left()
+
+
+def refuse(reply: Reply, start_response: StartResponse) -> Iterable[bytes]:
+    """Answers for the application."""
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in reply.headers]
+    start_response(status_line(reply.status), [*headers, ("content-length", str(len(reply.body)))])
+    return [reply.body]
+
+
+def status_line(status: int) -> str:
+    """Such as `403 Forbidden`."""
+    try:
+        return f"{status} {http.HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"{status} Status"
+
+
+def _adding(headers: Iterable[Header], start_response: StartResponse) -> StartResponse:
+    added = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+
+    def start(status: str, given: list[tuple[str, str]], *rest: Any) -> Any:
+        return start_response(status, [*given, *added], *rest)
+
+    return start

@@ -1,0 +1,120 @@
+"""`meshlib ca status|rotate-root|token`: the certificate authority of a state folder.
+
+Both work on the folder itself; a control service that runs on it notices within seconds. A command is a
+function below, in the order of the help.
+"""
+
+import json
+import os
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from meshlib.cli.ca_token import token
+from meshlib.control.ca.store import default_folder
+
+app = typer.Typer(
+    name="ca",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="The certificate authority of the mesh: its roots, and how one is replaced.",
+)
+
+State = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        metavar="DIR",
+        help="The state folder of the control service. Without it: the one that `meshlib control` takes.",
+    ),
+]
+
+
+class Output(StrEnum):
+    """How to print."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@app.command()
+def status(
+    state: State = None,
+    plugin: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Look at Istio's plug-in CA files in this folder instead, and check them."
+        ),
+    ] = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="text or json.")] = Output.TEXT,
+) -> None:
+    """Which roots are trusted, which one issues, and until when."""
+    from meshlib.cli.render_ca import show_ca
+    from meshlib.control.ca.authority import Authority
+    from meshlib.control.ca.plugin import read_plugin
+    from meshlib.control.ca.report import report
+
+    now = time.time()
+    if plugin is not None:
+        found = report(read_plugin(plugin, now), "", now)
+    else:
+        found = Authority.existing(folder_of(state), now=now).status(now)
+    if output is Output.JSON:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        show_ca(found, now)
+
+
+@app.command("rotate-root")
+def rotate_root(
+    state: State = None,
+    overlap: Annotated[
+        str,
+        typer.Option(
+            metavar="DURATION", help="How long both roots are trusted before the new one issues, such as 24h."
+        ),
+    ] = "24h",
+    keep: Annotated[
+        str,
+        typer.Option(
+            metavar="DURATION",
+            help="How long the old root is trusted after that: the longest life of a certificate in use.",
+        ),
+    ] = "2160h",
+) -> None:
+    """Make a new root that takes the place of the old one, step by step, with no restart anywhere."""
+    from meshlib.cli.render_ca import show_ca
+    from meshlib.control.ca.authority import Authority
+
+    times = {name: _seconds(text, name) for name, text in (("--overlap", overlap), ("--keep", keep))}
+    now = time.time()
+    authority = Authority.existing(folder_of(state), now=now)
+    authority.rotate_root(now, overlap_s=times["--overlap"], keep_s=times["--keep"])
+    show_ca(authority.status(now), now)
+
+
+app.command("token")(token)
+
+
+def folder_of(state: Path | None) -> Path:
+    """The state folder that was given, or that `meshlib control` takes. BadParameter: there is no home."""
+    found = state if state is not None else default_folder(os.environ)
+    if found is None:
+        raise typer.BadParameter("there is no home folder; give one", param_hint="--state")
+    return found
+
+
+def _seconds(text: str, option: str) -> float:
+    from meshlib.control.istio.duration import seconds
+
+    try:
+        found = seconds(text)
+    except ValueError:
+        found = -1.0
+    if found < 0:
+        raise typer.BadParameter(f"{text!r} is no duration such as 24h or 30m", param_hint=option)
+    return found

@@ -1,0 +1,56 @@
+"""Where certificates come from, on the wire: secrets of the same stream, files, or gRPC's own providers.
+
+- `default` is the workload's own certificate. The control service never has its key: whoever runs the
+  client serves it beside the stream (this library by itself).
+- `ROOTCA` are the mesh's roots, which the control service serves to whoever asks.
+- gRPC's clients have both from the provider `default` of their bootstrap.
+"""
+
+from typing import Any
+
+from meshlib.xds import pb
+from meshlib.xds.names import OWN_SECRET, ROOTS_SECRET
+
+PROVIDER = "default"
+TLS_SOCKET = "envoy.transport_sockets.tls"
+
+
+def roots_secret(roots_pem: bytes) -> Any:
+    """The envoy.extensions.transport_sockets.tls.v3.Secret `ROOTCA`."""
+    made = pb.Secret(name=ROOTS_SECRET)
+    made.validation_context.trusted_ca.inline_bytes = roots_pem
+    return made
+
+
+def show_own(common: Any, *, grpc: bool) -> None:
+    """Puts the workload's own certificate on a CommonTlsContext."""
+    if grpc:
+        common.tls_certificate_provider_instance.instance_name = PROVIDER
+        common.tls_certificate_provider_instance.certificate_name = OWN_SECRET
+    else:
+        _by_ads(common.tls_certificate_sds_secret_configs.add(), OWN_SECRET)
+
+
+def trust_mesh(common: Any, *, grpc: bool) -> Any:
+    """Puts the mesh's roots on a CommonTlsContext; gives the CertificateValidationContext for the rest."""
+    if grpc:
+        context = common.validation_context
+        context.ca_certificate_provider_instance.instance_name = PROVIDER
+        context.ca_certificate_provider_instance.certificate_name = ROOTS_SECRET
+        return context
+    combined = common.combined_validation_context
+    combined.default_validation_context.SetInParent()
+    _by_ads(combined.validation_context_sds_secret_config, ROOTS_SECRET)
+    return combined.default_validation_context
+
+
+def put_socket(socket: Any, context: Any) -> None:
+    """Puts a TLS context on an envoy.config.core.v3.TransportSocket."""
+    socket.name = TLS_SOCKET
+    socket.typed_config.CopyFrom(pb.pack(context))
+
+
+def _by_ads(config: Any, name: str) -> None:
+    config.name = name
+    config.sds_config.ads.SetInParent()
+    config.sds_config.resource_api_version = "V3"

@@ -1,0 +1,1 @@
+"""May it: who may send which request to a port of this process (Envoy's RBAC and ext_authz)."""

@@ -1,0 +1,138 @@
+"""What a path is before policies look at it: dot segments resolved, slashes merged (Envoy's HCM).
+
+Rules, in this order (Envoy's codec, HCM and googleurl; each is compared with a real Envoy in the tests):
+
+1. `http://host/path` is `/path` at that host. What does not begin with a slash then, is refused, as is a
+   path with a byte that is not printable ASCII, and one with a fragment.
+2. Escaped slashes (%2F, %5C) stay, are refused, or become slashes; then the request goes on, or the client is
+   sent there.
+3. `.;x` and `..;x` are `.` and `..`. Dot segments are resolved, %2e counts as a dot, a backslash is a
+   slash, escaped letters, digits, `-`, `_`, `~` are written plainly, what must not stand in a path is
+   escaped. A percent sign that escapes nothing stays, unless it would then escape something. A path that
+   holds NUL is refused.
+4. Several slashes become one; a path of nothing but slashes keeps two.
+
+The query stays as it is. An application is given the path that was decided on: otherwise `/a/../b` would
+be one thing to the policy and another to the application.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import re2
+
+from meshlib.core.route.match import bare_path
+
+
+class EscapedSlashes(Enum):
+    """What is done with %2F and %5C."""
+
+    KEEP = "keep"
+    REJECT = "reject"
+    REDIRECT = "unescape and redirect"
+    FORWARD = "unescape and go on"
+
+
+@dataclass(frozen=True, slots=True)
+class PathOptions:
+    """How paths are normalised. The default is what Istio compiles."""
+
+    normalize: bool = True
+    merge_slashes: bool = False
+    escaped_slashes: EscapedSlashes = EscapedSlashes.KEEP
+
+
+GO_ON, REDIRECT, REFUSE, NOT_FOUND = 0, 307, 400, 404
+"""What becomes of a request: it goes on, or it is answered with that status."""
+
+_ESCAPED = re2.compile(r"%(2[fF]|5[cC])")
+_SLASHES = re2.compile("//+")
+_ABSOLUTE = re2.compile(r"(?is)https?://(?:[^/@]*@)?([^/@?]+)(.*)")
+_DOTS = re2.compile(r"/(\.\.?);[^/]*")
+_ODD = re2.compile(r"[^!-~]|#")
+_PLAIN = re2.compile(
+    r"(?:(?:/[A-Za-z0-9_~!$&'()*+,;:@=\[\]-][A-Za-z0-9_~!$&'()*+,;:@=.\[\]-]*)+/?|/)"
+    r"(?:\?[!\"$-~]*)?"
+)
+"""Paths in which there is nothing to do: no empty segment, none that begins with a dot, no escape."""
+_UNESCAPED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_~.")
+_MUST_ESCAPE = frozenset('"<>?`{}^|')
+_HEX = frozenset("0123456789abcdefABCDEF")
+
+
+def origin_form(authority: str, path: str) -> tuple[str, str]:
+    """Authority and path of a request, of which one that is a whole URL holds both."""
+    if path.startswith("/"):
+        return authority, path
+    found = _ABSOLUTE.fullmatch(path)
+    return (found[1], found[2] or "/") if found else (authority, path)
+
+
+def normalize(path: str, options: PathOptions) -> tuple[int, str]:
+    """What becomes of a request for `path` (with its query), and the path that it then has."""
+    if _PLAIN.fullmatch(path):
+        return GO_ON, path
+    if _ODD.search(path):
+        return REFUSE, path
+    if not path.startswith("/"):
+        return NOT_FOUND if path == "*" else REFUSE, path
+    bare = bare_path(path)
+    query = path[len(bare) :]
+    step = GO_ON
+    if options.escaped_slashes is not EscapedSlashes.KEEP and _ESCAPED.search(bare):
+        if options.escaped_slashes is EscapedSlashes.REJECT:
+            return REFUSE, path
+        bare = _ESCAPED.sub(lambda found: "/" if found[1][0] == "2" else "\\", bare)
+        if options.escaped_slashes is EscapedSlashes.REDIRECT:
+            step = REDIRECT
+    if options.normalize:
+        canonical = _canonical(bare)
+        if canonical is None:
+            return REFUSE, path
+        bare = canonical
+    if options.merge_slashes:
+        bare = _SLASHES.sub("/", bare) if bare.strip("/") else bare[:2]
+    return step, bare + query
+
+
+def _canonical(path: str) -> str | None:
+    """None: it can't be normalised."""
+    written = _written(_DOTS.sub(r"/\1", path))
+    if written is None:
+        return None
+    made: list[str] = []
+    parts = written[1:].split("/")
+    last = len(parts) - 1
+    for number, part in enumerate(parts):
+        if part not in (".", ".."):
+            made.append(part)
+            continue
+        if part == ".." and made:
+            made.pop()
+        if number == last:
+            made.append("")
+    return "/" + "/".join(made)
+
+
+def _written(path: str) -> str | None:
+    """Each character as it is written in a canonical path; None: one must not stand there."""
+    made: list[str] = []
+    loose: list[int] = []
+    place = 0
+    while place < len(path):
+        mark, two = path[place], path[place + 1 : place + 3]
+        place += 1
+        if mark == "%" and len(two) == 2 and _HEX.issuperset(two):
+            value = chr(int(two, 16))
+            if value == "\0":
+                return None
+            made.append(value if value in _UNESCAPED else "%" + two)
+            place += 2
+            continue
+        if mark == "%":
+            loose.append(len(made))
+        made.append("/" if mark == "\\" else f"%{ord(mark):02X}" if mark in _MUST_ESCAPE else mark)
+    for at in loose:
+        if len(made) > at + 2 and made[at + 1] in _HEX and made[at + 2] in _HEX:
+            made[at] = "%25"
+    return "".join(made)

@@ -1,0 +1,53 @@
+"""What a policy may ask about: one request, the connection it came on, and what filters before said of it.
+
+Rules (Envoy):
+
+- The path is looked at as it was normalised, without its query.
+- An address that is none (a socket of the file system) is in no range.
+- IPv4 addresses that are written as IPv6 (`::ffff:1.2.3.4`) count as IPv4.
+"""
+
+import functools
+import ipaddress
+from typing import Any
+
+from meshlib.core.request import Peer, RequestHead
+from meshlib.core.route.match import bare_path
+
+Ip = tuple[int, int]
+"""Version and number of an IP address; version 0: it is none."""
+NO_IP: Ip = (0, 0)
+
+
+class Question:
+    """One request. `metadata` grows while filters pass: filter name, then key, then a JSON-like value."""
+
+    __slots__ = ("head", "metadata", "names", "path", "peer", "remote")
+
+    def __init__(self, head: RequestHead, peer: Peer, remote: str = "") -> None:
+        """`head` with its path normalised; `remote`: the client's IP as headers say it, empty: the peer's."""
+        self.head = head
+        self.peer = peer
+        self.remote = remote or peer.address[0]
+        self.path = bare_path(head.path).encode("latin-1", "replace")
+        self.names = _names(peer)
+        """By which the peer's certificate names it, the URI first; none: plain text."""
+        self.metadata: dict[str, dict[str, Any]] = {}
+
+
+def _names(peer: Peer) -> tuple[bytes, ...]:
+    if not peer.principal:
+        return ()
+    return (peer.principal.encode(), *(name.encode() for name in peer.dns), peer.subject.encode())
+
+
+@functools.lru_cache(maxsize=4096)
+def parse_ip(text: str) -> Ip:
+    """The address in `text`, without a zone; NO_IP if it is none."""
+    try:
+        found = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return NO_IP
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    plain = mapped or found
+    return plain.version, int(plain)

@@ -1,0 +1,101 @@
+"""RBAC: which policy takes a request, and whether that lets it in.
+
+Rules (Envoy):
+
+- Policies are tried in the order of their names; the first that matches is the one that is told.
+- ALLOW lets in what a policy matches, and nothing if there is none. DENY keeps out what a policy matches.
+  LOG keeps out nothing.
+- Shadow rules decide nothing. What they would have done is left in the metadata of the request, for filters
+  that follow and for telemetry.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from meshlib.core.authz.conditions import Condition
+from meshlib.core.authz.question import Question
+
+SPACE = "envoy.filters.http.rbac"
+"""Where in the metadata the results of shadow rules are."""
+NO_POLICY = "none"
+
+
+class Verb(Enum):
+    """What a match means."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    LOG = "log"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One rule of one document."""
+
+    name: str
+    """`ns[<namespace>]-policy[<name>]-rule[<number>]`."""
+    holds: Condition = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Policies with one meaning; they are in the order of their names."""
+
+    verb: Verb
+    policies: tuple[Policy, ...]
+
+    def match(self, question: Question) -> Policy | None:
+        """The first policy that matches."""
+        for policy in self.policies:
+            if policy.holds(question):
+                return policy
+        return None
+
+    def lets_in(self, matched: Policy | None) -> bool:
+        """What a match, or none, means."""
+        if self.verb is Verb.ALLOW:
+            return matched is not None
+        return self.verb is Verb.LOG or matched is None
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """A request that is kept out, and by which policy; None: no policy lets it in."""
+
+    policy: Policy | None
+
+    @property
+    def detail(self) -> str:
+        """Envoy's words for it."""
+        name = self.policy.name if self.policy else NO_POLICY
+        return f"rbac_access_denied_matched_policy[{'_'.join(name.split())}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Rbac:
+    """One filter."""
+
+    name: str = SPACE
+    rules: Rules | None = None
+    """None: everything passes."""
+    shadow: Rules | None = None
+    shadow_prefix: str = ""
+    """Before the keys of the shadow's results."""
+
+    def judge(self, question: Question) -> Denied | None:
+        """None: the request passes."""
+        if self.shadow is not None:
+            self._leave(self.shadow, question)
+        rules = self.rules
+        if rules is None:
+            return None
+        matched = rules.match(question)
+        return None if rules.lets_in(matched) else Denied(matched)
+
+    def _leave(self, shadow: Rules, question: Question) -> None:
+        matched = shadow.match(question)
+        left = question.metadata.setdefault(SPACE, {})
+        if matched is not None:
+            left[f"{self.shadow_prefix}shadow_effective_policy_id"] = matched.name
+        result = "allowed" if shadow.lets_in(matched) else "denied"
+        left[f"{self.shadow_prefix}shadow_engine_result"] = result

@@ -1,0 +1,189 @@
+"""One inbound request, step by step, in order.
+
+  STRICT? ─► path ─► what outsiders may not say ─► each filter: CUSTOM, tokens, AUDIT, DENY, ALLOW ─► admitted
+
+`arrive` decides; only a `Check` needs somebody else, and a driver asks. The order of the filters is that of
+the configuration (Istio's), each as a sidecar has it. STRICT is asked of connections, where the port is ours;
+here once more, for one that is older than the policy, and for a port that somebody else's server holds.
+"""
+
+import functools
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from meshlib.core import outsiders
+from meshlib.core.actions import Facts, Reply
+from meshlib.core.authn import PAYLOAD, JwtAuthn
+from meshlib.core.authn import SPACE as CLAIMS
+from meshlib.core.authz.external import (
+    FAILED_OPEN,
+    Blocked,
+    Check,
+    ExtAuthz,
+    NoAnswer,
+    Opinion,
+    Passed,
+    changed,
+)
+from meshlib.core.authz.path import REDIRECT, PathOptions, normalize, origin_form
+from meshlib.core.authz.question import NO_IP, Question, parse_ip
+from meshlib.core.authz.rbac import SPACE as SHADOWS
+from meshlib.core.authz.rbac import Denied, Rbac
+from meshlib.core.caller import Caller
+from meshlib.core.mtls import InboundMode, ServerTls
+from meshlib.core.request import Header, Peer, RequestHead
+from meshlib.core.route.rule import Origin
+
+_DEFAULT = Origin()
+_NOTHING: Mapping[str, Origin] = MappingProxyType({})
+_PATHS = PathOptions()
+_TEXT = (b"content-type", b"text/plain")
+_ATTEMPT = b"x-envoy-attempt-count"
+Filter = Rbac | JwtAuthn | ExtAuthz
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """The policy of one port that this process serves."""
+
+    name: str
+    """Of the listener: `xds.istio.io/grpc/lds/inbound/<address>:<port>`."""
+    tls: ServerTls
+    filters: tuple[object, ...] = ()
+    """What each HTTP filter became (`Filter`), in the order in which they see a request."""
+    origin: Origin = _DEFAULT
+    """Which YAML decided `tls.mode`; empty: none, it is the default."""
+    paths: PathOptions = field(default=_PATHS)
+    """What a path is before it is looked at."""
+    policies: Mapping[str, Origin] = field(default_factory=lambda: _NOTHING, compare=False)
+    """Which YAML made a policy, by its name in the filters."""
+
+    def source_of(self, policy: str) -> Origin:
+        """Which YAML made a policy; its name may have a word before `ns[` and after the last `]`."""
+        begin, end = policy.find("ns["), policy.rfind("]")
+        plain = policy[begin : end + 1] if 0 <= begin < end else policy
+        return self.policies.get(plain, _DEFAULT)
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request that may be served."""
+
+    caller: Caller
+    head: RequestHead
+    """What the application is given: path normalised, headers that outsiders may not set removed."""
+    response_headers: tuple[Header, ...] = ()
+    """What an external authority adds to the response."""
+
+
+Arrival = Generator[Check, Opinion, Admitted | Reply]
+_ASKED_BY = "istio_ext_authz_shadow_effective_policy_id"
+
+
+def arrive(
+    inbound: Inbound, head: RequestHead, peer: Peer, own: str, now: float, version: str = ""
+) -> Arrival:
+    """The request `head` from `peer`. `own`: this workload's `spiffe://…`; `now`: seconds since 1970."""
+    if inbound.tls.mode is InboundMode.STRICT and not peer.principal:
+        return _in_the_clear(inbound, version)
+    authority, asked = origin_form(head.authority, head.path)
+    status, path = normalize(asked, inbound.paths)
+    if status:
+        return _not_normal(status, path, version)
+    if path != head.path:
+        head = RequestHead(head.method, head.scheme, authority, path, head.headers)
+    head = outsiders.told(head, peer, own)
+    remote = outsiders.client_address(head)
+    question = Question(head, peer, remote if remote and parse_ip(remote) != NO_IP else "")
+    to_client: tuple[Header, ...] = ()
+    for one in inbound.filters:
+        match one:
+            case Rbac():
+                denied = one.judge(question)
+                if denied is not None:
+                    return _denied(inbound, denied, version)
+            case JwtAuthn():
+                refusal = one.judge(question, now)
+                if refusal is not None:
+                    facts = Facts(detail=refusal.detail, route=one.name, config_version=version)
+                    return Reply(refusal.fault.status, facts, refusal.headers, refusal.body)
+            case ExtAuthz():
+                if one.wanted(question):
+                    opinion = yield Check(one, question)
+                    refused = _hear(inbound, one, opinion, question, version)
+                    if refused is not None:
+                        return refused
+                    to_client += opinion.to_client if isinstance(opinion, Passed) else ()
+            case _:
+                raise TypeError(f"{one!r} is no filter")
+    return Admitted(_caller(question), question.head, to_client)
+
+
+def _in_the_clear(inbound: Inbound, version: str) -> Reply:
+    origin = inbound.origin
+    facts = Facts("", origin.document, origin.source, detail="strict_mutual_tls", config_version=version)
+    return Reply(403, facts, (_TEXT,), b"mutual TLS is required")
+
+
+def _not_normal(status: int, path: str, version: str) -> Reply:
+    facts = Facts(detail="path_normalization_failed", config_version=version)
+    headers = ((b"location", path.encode("latin-1", "replace")),) if status == REDIRECT else ()
+    return Reply(status, facts, headers)
+
+
+def _facts(inbound: Inbound, policy: str, detail: str, version: str, flag: str = "-") -> Facts:
+    origin = inbound.source_of(policy)
+    return Facts(policy, origin.document, origin.source, flag=flag, detail=detail, config_version=version)
+
+
+def _denied(inbound: Inbound, denied: Denied, version: str) -> Reply:
+    name = denied.policy.name if denied.policy else ""
+    facts = _facts(inbound, name, denied.detail, version)
+    return Reply(403, facts, (_TEXT,), b"RBAC: access denied")
+
+
+def _hear(
+    inbound: Inbound, filter_: ExtAuthz, opinion: Opinion, question: Question, version: str
+) -> Reply | None:
+    """None: the request passes, changed as the opinion says."""
+    policy = question.metadata.get(SHADOWS, {}).get(_ASKED_BY, "")
+    match opinion:
+        case Passed():
+            question.head = changed(question.head, opinion)
+            return None
+        case Blocked(status, headers, body):
+            facts = _facts(inbound, policy, "ext_authz_denied", version, "UAEX")
+            return Reply(status, facts, headers, body)
+        case NoAnswer(detail):
+            if filter_.fail_open:
+                if filter_.mark_failed_open:
+                    question.head = changed(question.head, Passed(set=(FAILED_OPEN,)))
+                return None
+            facts = _facts(inbound, policy, f"ext_authz_error: {detail}", version, "UAEX")
+            return Reply(filter_.status_on_error, facts)
+
+
+def _caller(question: Question) -> Caller:
+    peer, said = question.peer, question.metadata.get(CLAIMS)
+    attempt = question.head.header(_ATTEMPT) if peer.principal else None
+    if said is None and attempt is None:
+        return _plain_caller(peer)
+    domain, namespace, account = _parts(peer.principal)
+    claims: Mapping[str, Any] = (said or {}).get(PAYLOAD) or {}
+    user = f"{claims.get('iss', '')}/{claims.get('sub', '')}" if claims else ""
+    number = int(attempt) if attempt and attempt.isdigit() and len(attempt) < 6 else 1
+    return Caller(peer, peer.principal, namespace, account, domain, claims, user, max(1, number))
+
+
+@functools.lru_cache(maxsize=1024)
+def _plain_caller(peer: Peer) -> Caller:
+    domain, namespace, account = _parts(peer.principal)
+    return Caller(peer, peer.principal, namespace, account, domain)
+
+
+def _parts(principal: str) -> tuple[str, str, str]:
+    """Trust domain, namespace and account of a principal that was checked; all empty for none."""
+    parts = principal.split("/")
+    return (parts[2], parts[4], parts[6]) if len(parts) == 7 else ("", "", "")

@@ -1,0 +1,462 @@
+"""The workload's own certificate: got when it is first needed, renewed at half its life, kept on disk.
+
+    roots      a file, or what the control service names and a fingerprint vouches for
+    first      a token proves who this is (`istio.v1.auth`, CreateCertificate)
+    later      the certificate in force does; the token again, if that is not taken any more
+
+Rules:
+
+- One `Certs` for each identity and control service in a process, whoever uses it (`certs_of`).
+- Nothing starts before the first need; then a daemon thread renews. A certificate that can't be
+  renewed serves to its end, and says so louder the nearer that is.
+- What is on disk is one file, 0600, replaced whole. It is used only if it is still good, for the same
+  identity and the same fingerprint.
+- A new root is learned from the control service, over a connection that the old one vouches for.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import random
+import ssl
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from meshlib.bootstrap import Bootstrap
+from meshlib.dataplane import fork
+from meshlib.dataplane.grpc_call import CallEnded
+from meshlib.dataplane.grpc_unary import Untrusted, call_once
+from meshlib.dataplane.tls import Contexts, Held, control_context, stranger_context
+from meshlib.errors import ControlUnavailable
+from meshlib.identity import renewal
+from meshlib.identity.chain import BadCertificate, Purpose, Reason, check_peer, verify_chain
+from meshlib.identity.keys import load_key, make_csr, make_key, same_key
+from meshlib.identity.pem import fingerprint, join_pem, split_pem, to_der
+from meshlib.xds import pb
+from meshlib.xds.names import CONTROL_SERVER, TRUST_ROOTS
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 10.0
+"""Seconds for one call of the control service."""
+FAREWELL = 1.0
+"""Seconds that a close waits for a call that is under way."""
+SHORTEST_WAIT = 0.05
+"""Seconds between two looks at the least, whatever the clock on the wall does."""
+_MOST_STATE = 1024 * 1024
+_MAY_BE_REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED", "UNAVAILABLE")
+"""Statuses of a call by certificate after which a token may still do."""
+_known: dict[tuple[Any, ...], "Certs"] = {}
+
+
+def certs_of(settings: Bootstrap) -> "Certs":
+    """The certificates of that workload in this process."""
+    who = (settings.control, settings.namespace, settings.service_account, settings.ca_fingerprint)
+    key = (
+        *who,
+        settings.ca_file,
+        settings.allow_plaintext,
+        settings.token,
+        settings.token_file,
+        settings.state_dir,
+    )
+    found = _known.get(key)
+    # No lock, for a fork to find held: of several threads one wins, and nothing starts before it is asked.
+    return found or _known.setdefault(key, Certs(settings))
+
+
+class Certs:
+    """One identity's certificate. Thread-safe; survives forks."""
+
+    def __init__(
+        self,
+        settings: Bootstrap,
+        *,
+        call: Callable[..., bytes] = call_once,
+        wall: Callable[[], float] = time.time,
+        dice: random.Random | None = None,
+    ) -> None:
+        """Starts nothing."""
+        self._settings = settings
+        self._call = call
+        self._wall = wall
+        self._dice = dice or random.SystemRandom()
+        self._lock = threading.RLock()
+        """Held while a certificate is got: one at a time."""
+        self._swap = threading.Lock()
+        self._users = 0
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._pinned = ""
+        """Roots that are trusted before there is a certificate."""
+        self.held: Held | None = None
+        """The certificate in force."""
+        self.failure = ""
+        """Why there is none, or why it was not renewed; empty: all is well."""
+        self.contexts = Contexts(lambda: self.held, wall)
+        self._for_control: tuple[Held | None, str, ssl.SSLContext] | None = None
+        fork.watch(self)
+
+    def __repr__(self) -> str:
+        held = self.held
+        until = "" if held is None else f" until {time.strftime('%FT%TZ', time.gmtime(held.not_after))}"
+        return f"<Certs {held.principal if held else 'none yet'}{until}>"
+
+    @property
+    def health(self) -> renewal.Health | None:
+        """How the certificate in force is; None: there is none."""
+        held = self.held
+        return None if held is None else renewal.health(_term(held), self._wall())
+
+    def secure(self) -> ssl.SSLContext | None:
+        """The TLS context for a connection to the control service; gets a certificate first, if need be.
+
+        None: plain text was asked for. ControlUnavailable: no certificate can be had, and why.
+        """
+        if self._settings.allow_plaintext:
+            return None
+        held = self.ensure()
+        last = self._for_control
+        if last is None or last[0] is not held:
+            last = self._for_control = (held, held.roots_pem, control_context(held, held.roots_pem))
+        return last[2]
+
+    def ensure(self) -> Held:
+        """A certificate that is good now: the one in force, the one on disk, or a new one.
+
+        ControlUnavailable: none can be had. It may wait as long as a call of the control service.
+        """
+        held = self.held
+        if held is not None and self._wall() < held.not_after:
+            return held
+        with self._lock:
+            held = self.held
+            if held is None or self._wall() >= held.not_after:
+                held = self._installed(self._saved() or self._renewed(), held)
+            self._start()
+            return held
+
+    def trust(self, roots_pem: str) -> None:
+        """The control service says which roots are trusted now. Waits for no network."""
+        with self._swap:
+            held = self.held
+            if held is None or set(split_pem(roots_pem)) in (set(), set(split_pem(held.roots_pem))):
+                return
+            self._adopt(replace(held, roots_pem=roots_pem))
+
+    def renew(self) -> Held:
+        """A new certificate, now. ControlUnavailable: it can't be had; the one in force stays."""
+        with self._lock:
+            before = self.held
+            return self._installed(self._renewed(), before)
+
+    def use(self) -> None:
+        """Somebody needs it from now on, until `leave`."""
+        with self._swap:
+            self._users += 1
+
+    def leave(self) -> None:
+        """Somebody needs it no more; with the last one renewal ends."""
+        with self._swap:
+            self._users -= 1
+            last = self._users <= 0
+        if last:
+            self.close()
+
+    def close(self) -> None:
+        """Renewal ends; what is held stays, and a later need starts it again."""
+        self._wake.set()
+        thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(FAREWELL)
+
+    # Getting one
+
+    def _renewed(self) -> Held:
+        held = self.held
+        try:
+            roots = self._roots(held)
+            key = make_key()
+            request = pb.IstioCertificateRequest(csr=make_csr(key, None).decode())
+            answer = self._create(request.SerializeToString(), held, roots)
+            chain = list(pb.IstioCertificateResponse.FromString(answer).cert_chain)
+            # The last is the root, which a peer has or does not trust.
+            made = self._held(join_pem(chain[:-1]), key, self._newest_roots(roots))
+        except CallEnded as error:
+            if isinstance(error, Untrusted):
+                self._pinned = ""  # another root may be in its place, and be vouched for
+            raise self._failed(str(error)) from error
+        except (BadCertificate, DecodeError, ValueError, OSError) as error:
+            raise self._failed(f"what it gave can't be used: {error}") from error
+        if self.failure:
+            log.warning("this workload has a certificate again: %s", made.principal)
+        self.failure = ""
+        return made
+
+    def _installed(self, made: Held, before: Held | None) -> Held:
+        """In force now; the roots that came while `before` was replaced are newer than its own."""
+        with self._swap:
+            now = self.held
+            if now is not None and before is not None and now.roots_pem != before.roots_pem:
+                made = replace(made, roots_pem=now.roots_pem)
+            self._adopt(made)
+            return made
+
+    def _failed(self, why: str) -> ControlUnavailable:
+        self.failure = why
+        return ControlUnavailable(f"no certificate from the control service {self._settings.control}: {why}")
+
+    def _adopt(self, held: Held) -> None:
+        self.held = held
+        self._save(held)
+
+    def _create(self, request: bytes, held: Held | None, roots: str) -> bytes:
+        """Proves who this is by the certificate in force, else by a token."""
+        refused: CallEnded | None = None
+        if held is not None and self._wall() < held.not_after:
+            try:
+                return self._ask(pb.CREATE_CERTIFICATE, request, control_context(held, roots))
+            except Untrusted:
+                raise
+            except CallEnded as error:
+                # A refusal in the handshake can look like a lost connection.
+                if error.code not in _MAY_BE_REFUSED:
+                    raise
+                refused = error
+        token = self._token()
+        if not token:
+            if refused is not None:
+                raise refused
+            raise CallEnded(
+                "UNAUTHENTICATED",
+                "there is nothing that proves who this is: MESHLIB_TOKEN or MESHLIB_TOKEN_FILE is needed "
+                "(`meshlib ca token` makes one)",
+            )
+        bearer = [("authorization", f"Bearer {token}")]
+        try:
+            return self._ask(pb.CREATE_CERTIFICATE, request, control_context(None, roots), bearer)
+        except CallEnded as error:
+            if refused is None or error.code == "UNAVAILABLE":
+                raise
+            raise CallEnded(error.code, f"by token: {error.details}; by certificate: {refused}") from error
+
+    def _ask(
+        self,
+        path: str,
+        request: bytes,
+        context: ssl.SSLContext,
+        metadata: list[tuple[str, str]] | None = None,
+    ) -> bytes:
+        return self._call(
+            self._settings.control,
+            path,
+            request,
+            context=context,
+            server_name=CONTROL_SERVER,
+            metadata=metadata or [],
+            timeout=PATIENCE,
+        )
+
+    def _token(self) -> str:
+        path = self._settings.token_file
+        if path is None:
+            return self._settings.token
+        try:
+            token = path.read_text(encoding="ascii").strip()
+        except (OSError, ValueError) as error:
+            raise CallEnded("UNAUTHENTICATED", f"the token file {path} can't be read: {error}") from None
+        return token
+
+    # Roots
+
+    def _roots(self, held: Held | None) -> str:
+        """The roots by which the control service is trusted."""
+        settings = self._settings
+        if held is not None:
+            return held.roots_pem
+        if settings.ca_file is not None:
+            return settings.ca_file.read_text(encoding="ascii")
+        if self._pinned:
+            return self._pinned
+        if not settings.ca_fingerprint:
+            raise CallEnded(
+                "UNAVAILABLE",
+                "it is not known which certificate authority to trust: set MESHLIB_CA_FINGERPRINT as "
+                "`meshlib control` prints it, or MESHLIB_CA_FILE; or MESHLIB_ALLOW_PLAINTEXT=true, if it "
+                "serves without TLS",
+            )
+        found = self._ask_roots(stranger_context())
+        vouched = [one for one in split_pem(found) if fingerprint(to_der(one)[0]) == settings.ca_fingerprint]
+        if not vouched:
+            raise CallEnded(
+                "UNAVAILABLE",
+                f"its certificate authority is another one than {settings.ca_fingerprint}: it is not trusted",
+            )
+        self._pinned = vouched[0]
+        return self._pinned
+
+    def _newest_roots(self, roots: str) -> str:
+        """All roots that are trusted now, by word of a control service that is trusted already."""
+        return self._ask_roots(control_context(None, roots)) or roots
+
+    def _ask_roots(self, context: ssl.SSLContext) -> str:
+        reply = pb.Struct.FromString(self._ask(TRUST_ROOTS, b"", context))
+        return str(reply.fields["roots"].string_value) if "roots" in reply.fields else ""
+
+    # Disk
+
+    @property
+    def _path(self) -> Path | None:
+        """Where it is kept: one file for an identity, a control service and a fingerprint."""
+        settings = self._settings
+        if settings.state_dir is None:
+            return None
+        anchor = settings.ca_fingerprint or (str(settings.ca_file) if settings.ca_file else "")
+        who = json.dumps([settings.control, settings.namespace, settings.service_account, anchor])
+        return settings.state_dir / "identity" / f"{hashlib.sha256(who.encode()).hexdigest()[:32]}.json"
+
+    def _saved(self) -> Held | None:
+        """What is on disk, if it is good now."""
+        path = self._path
+        if path is None or self._settings.allow_plaintext:
+            return None
+        try:
+            if why := _unfit(path.stat()):
+                log.warning("%s %s: it is not used", path, why)
+                return None
+            said = json.loads(path.read_text(encoding="ascii"))
+            key, roots = str(said["key"]).encode(), str(said["roots"])
+            ours = self._settings.ca_file
+            if ours is not None and not set(split_pem(roots)) & set(split_pem(ours.read_text("ascii"))):
+                log.info("the certificate in %s is not used: it is of another authority than %s", path, ours)
+                return None
+            found = self._held(str(said["chain"]), key, roots)
+            # What is shown to others has no grace.
+            return found if self._wall() < found.not_after else None
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, BadCertificate) as error:
+            log.info("the certificate in %s is not used: %s", path, error)
+            return None
+
+    def _save(self, held: Held) -> None:
+        path = self._path
+        if path is None:
+            return
+        said = {"chain": held.chain_pem, "key": held.key_pem.decode(), "roots": held.roots_pem}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # 0600
+            try:
+                with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                    json.dump(said, file)
+                Path(name).replace(path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    Path(name).unlink()
+                raise
+        except OSError as error:
+            log.warning("the certificate can't be kept in %s: %s", path, error)
+
+    def _held(self, chain: str, key: bytes, roots: str) -> Held:
+        """A chain without its root, checked. BadCertificate, ValueError: it is not good."""
+        now, shown = self._wall(), to_der(chain)
+        identity = check_peer(shown, trust_domains=(), now=now, purpose=Purpose.SERVER)
+        leaf = verify_chain(shown, roots, now, purpose=Purpose.CLIENT)[0]
+        if not same_key(load_key(key).public_key(), leaf.public_key()):
+            raise BadCertificate(Reason.MALFORMED, "it is not of the key that was made for it")
+        term = renewal.Term.of(leaf)
+        return Held(chain, key, roots, str(identity), term.begin, term.end)
+
+    # Renewal, on a thread of its own
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._wake = threading.Event()
+            self._thread = threading.Thread(target=self._run, name="meshlib-certs", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        wake = self._wake
+        for seconds in self.kept_fresh():
+            if wake.wait(seconds):
+                return
+
+    def kept_fresh(self) -> Iterator[float]:
+        """Renews whenever that is due, without end; yields how many seconds to wait before the next look."""
+        failures, jitter, told = 0, self._jitter(), renewal.Health.OK
+        while True:
+            yield self._pause(failures, jitter)
+            if self.held is None or not renewal.is_due(_term(self.held), self._wall(), jitter):
+                failures = 0
+                continue
+            try:
+                self.renew()
+                failures, jitter, told = 0, self._jitter(), renewal.Health.OK
+            except ControlUnavailable as error:
+                failures += 1
+                told = self._alarm(told, error)
+
+    def _pause(self, failures: int, jitter: float) -> float:
+        """Seconds until the next look."""
+        assert self.held is not None  # noqa: S101 - the thread starts with one
+        term, now = _term(self.held), self._wall()
+        if failures:
+            return renewal.pause(term, now, failures, self._jitter())
+        return max(SHORTEST_WAIT, renewal.wait(term, now, jitter))
+
+    def _jitter(self) -> float:
+        return 2 * self._dice.random() - 1
+
+    def _alarm(self, told: renewal.Health, error: ControlUnavailable) -> renewal.Health:
+        """Says each stage once."""
+        now = self.health
+        if now is None or now is told:
+            return told
+        level = logging.WARNING if now is renewal.Health.LATE else logging.ERROR
+        log.log(
+            level,
+            "the certificate of %s %s; a new one can't be had: %s",
+            self.held and self.held.principal,
+            now.value,
+            error,
+        )
+        return now
+
+    # Fork
+
+    def before_fork(self) -> None:
+        """Nothing changes during a fork."""
+        self._swap.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Goes on."""
+        self._swap.release()
+
+    def after_fork_in_child(self) -> None:
+        """The certificate stays; the child renews for itself, from its first need on."""
+        self._lock, self._swap = threading.RLock(), threading.Lock()
+        self._wake = threading.Event()
+        self._thread = None
+
+
+def _term(held: Held) -> renewal.Term:
+    return renewal.Term(held.not_before, held.not_after)
+
+
+def _unfit(about: os.stat_result) -> str:
+    """Why a file can't hold our key; empty: it can."""
+    if about.st_mode & 0o077:
+        return "can be read by others"
+    if os.geteuid() != 0 and about.st_uid not in (os.geteuid(), 0):
+        return "belongs to somebody else"
+    return "is too large" if about.st_size > _MOST_STATE else ""

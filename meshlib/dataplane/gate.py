@@ -1,0 +1,128 @@
+"""The gate of one port that this process serves: what is asked of its callers, and who is let in.
+
+Two drivers, for threads and for tasks, run `core.inbound.arrive`; there is no other twin.
+
+Rules:
+
+- Nobody is let in before the policy of the port is known: `prepare` waits for it, and fails as a first
+  call does. One that was known stays in force while the control service is lost.
+- A request is decided by the policy of the moment in which it arrives.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from meshlib.core.actions import Reply
+from meshlib.core.authz.external import Check, Opinion
+from meshlib.core.inbound import Admitted, Arrival, Inbound, arrive
+from meshlib.core.mtls import ServerTls
+from meshlib.core.request import Peer, RequestHead
+from meshlib.dataplane import context
+from meshlib.dataplane.checks import AsyncChecks, Checks
+from meshlib.dataplane.context import Attachable, Handed
+from meshlib.dataplane.mesh import Mesh
+from meshlib.dataplane.tls import Contexts
+from meshlib.xds.names import inbound_listener
+
+
+class Asking(Protocol):
+    """Asks an external authority, on a thread."""
+
+    def __call__(self, check: Check) -> Opinion:
+        """Its opinion; NoAnswer if it has none."""
+        ...
+
+
+class AsyncAsking(Protocol):
+    """Asks an external authority, in a task."""
+
+    def __call__(self, check: Check) -> Awaitable[Opinion]:
+        """Its opinion; NoAnswer if it has none."""
+        ...
+
+
+class Gate:
+    """One served port. Thread-safe."""
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        port: int,
+        *,
+        ask: Asking | None = None,
+        aask: AsyncAsking | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """`port` is the workload's own. `ask`, `aask` None: through the mesh."""
+        self.mesh = mesh
+        self.port = port
+        self._name = inbound_listener(port)
+        self._ask = ask or Checks(mesh)
+        self._aask = aask or AsyncChecks(mesh)
+        self._wall = wall
+        self._forward = frozenset(name.encode() for name in mesh.bootstrap.forward_headers)
+
+    def __repr__(self) -> str:
+        known = self.mesh.view.inbound.get(self._name)
+        return f"<Gate of port {self.port}: {known.tls.mode.name if known else 'no policy yet'}>"
+
+    def prepare(self) -> Inbound:
+        """Waits until the policy is known, at once if it is. ControlUnavailable, RefusedResource, Closed."""
+        return self.mesh.prepare_inbound(self.port)
+
+    async def aprepare(self) -> Inbound:
+        """`prepare` for asyncio."""
+        return await self.mesh.aprepare_inbound(self.port)
+
+    @property
+    def policy(self) -> Inbound:
+        """The policy now. LookupError: it is not known."""
+        return self.mesh.view.inbound[self._name]
+
+    @property
+    def tls(self) -> ServerTls:
+        """What is asked of connections now."""
+        return self.policy.tls
+
+    @property
+    def contexts(self) -> Contexts | None:
+        """The workload's certificate; None: it has none."""
+        return self.mesh.contexts
+
+    def principal(self, chain_pem: str) -> str:
+        """The `spiffe://…` of a chain that another server took; empty: the mesh does not vouch for it."""
+        contexts = self.contexts
+        return "" if contexts is None else contexts.vouched(self.tls, chain_pem)
+
+    def admit(self, head: RequestHead, peer: Peer) -> Admitted | Reply:
+        """Whether a request may be served, and by whom it was sent; or what to answer instead."""
+        arrival = self._arrive(head, peer)
+        try:
+            check = next(arrival)
+            while True:
+                check = arrival.send(self._ask(check))
+        except StopIteration as end:
+            found: Admitted | Reply = end.value
+            return found
+
+    async def aadmit(self, head: RequestHead, peer: Peer) -> Admitted | Reply:
+        """`admit` for asyncio."""
+        arrival = self._arrive(head, peer)
+        try:
+            check = next(arrival)
+            while True:
+                check = arrival.send(await self._aask(check))
+        except StopIteration as end:
+            found: Admitted | Reply = end.value
+            return found
+
+    def handed(self, admitted: Admitted, watched: Attachable | None = None) -> Handed:
+        """What the request hands on to the calls that are made for it; `watched`: who has its span."""
+        return context.handed(admitted.head, admitted.caller, self._forward, within=watched)
+
+    def _arrive(self, head: RequestHead, peer: Peer) -> Arrival:
+        view = self.mesh.view
+        certs = self.mesh.certs
+        own = certs.held.principal if certs is not None and certs.held is not None else ""
+        return arrive(view.inbound[self._name], head, peer, own, self._wall(), view.version)

@@ -1,0 +1,1 @@
+"""What is told of requests: metrics, spans and the access log, by Istio's names."""

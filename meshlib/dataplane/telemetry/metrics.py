@@ -1,0 +1,192 @@
+"""Istio's four request metrics, as OpenTelemetry instruments, at a cost that a request does not feel.
+
+Rules:
+
+- A request's measurement is put into a queue: one append. Whoever collects takes the queue's content first,
+  and a thread of its own takes it in between: recording 25 attributes in three histograms costs the SDK
+  a hundred microseconds, which are not the request's.
+- A series is one set of attributes. It is made once, at the first request that has it, and bound by whoever
+  knows the request's ends. There are `MOST_SERIES` at most; what comes later is one series that says so
+  (as the SDK's own limit does).
+- One set of instruments a provider, however many meshes there are in the process.
+- A fork starts with nothing: the parent tells of its own requests.
+"""
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from meshlib.dataplane import fork
+from meshlib.dataplane.telemetry.labels import NAMES, End, Ends
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+
+SCOPE = "meshlib"
+MOST_SERIES = 2000
+MOST_WAITING = 50_000
+"""Measurements in the queue; a request beyond waits for none and is not measured in the histograms."""
+EVERY_SECONDS = 0.5
+DURATIONS = (
+    *(0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000),
+    *(30000, 60000, 300000, 600000, 1800000, 3600000),
+)
+"""Envoy's bounds, which Istio leaves as they are; those of bytes are the same."""
+_OVERFLOW = {"otel.metric.overflow": True}
+
+
+class Series:
+    """One set of attributes, and how many requests had it."""
+
+    __slots__ = ("attributes", "count")
+
+    def __init__(self, attributes: dict[str, str | bool]) -> None:
+        self.attributes = attributes
+        self.count = 0
+
+
+Measurement = tuple[Series, float, int, int]
+"""Of one request: its series, milliseconds, bytes of the request and of the response."""
+
+
+class Instruments:
+    """The metrics of one provider. Thread-safe."""
+
+    def __init__(self, provider: "MeterProvider") -> None:
+        meter = provider.get_meter(SCOPE)
+        bounds: Sequence[float] = DURATIONS
+        self._duration = meter.create_histogram(
+            "istio_request_duration_milliseconds",
+            "ms",
+            "Duration of requests",
+            explicit_bucket_boundaries_advisory=bounds,
+        )
+        self._sent = meter.create_histogram(
+            "istio_request_bytes",
+            "By",
+            "Bytes of requests, heads and bodies",
+            explicit_bucket_boundaries_advisory=bounds,
+        )
+        self._received = meter.create_histogram(
+            "istio_response_bytes",
+            "By",
+            "Bytes of responses, heads and bodies",
+            explicit_bucket_boundaries_advisory=bounds,
+        )
+        self._series: dict[tuple[Ends, End], Series] = {}
+        self._waiting: deque[Measurement] = deque()
+        self._guard = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._rest = threading.Event()
+        self._counter = meter.create_observable_counter(
+            "istio_requests_total", [self._observe], "{request}", "Requests"
+        )
+        fork.watch(self)
+
+    def __repr__(self) -> str:
+        return f"<Instruments {len(self._series)} series, {len(self._waiting)} measurements to record>"
+
+    def series(self, ends: Ends, end: End) -> Series:
+        """The series of these labels."""
+        found = self._series.get((ends, end))
+        if found is None:
+            with self._guard:
+                found = self._series.get((ends, end)) or self._made(ends, end)
+        return found
+
+    def _made(self, ends: Ends, end: End) -> Series:
+        if len(self._series) >= MOST_SERIES:
+            ends, end = (), ("", "", "", "")
+            found = self._series.get((ends, end))
+            if found is None:
+                found = self._series[ends, end] = Series(dict(_OVERFLOW))
+            return found
+        made = self._series[ends, end] = Series(dict(zip(NAMES, ends + end, strict=True)))
+        return made
+
+    def add(self, measured: Measurement) -> None:
+        """One request has ended."""
+        self._waiting.append(measured)
+        if self._thread is None:
+            self._start()
+
+    def _start(self) -> None:
+        with self._guard:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="meshlib-metrics", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        """Until nothing waits any more."""
+        while True:
+            self._rest.wait(EVERY_SECONDS)
+            self.record()
+            with self._guard:
+                if not self._waiting:
+                    self._thread = None
+                    self._rest.clear()
+                    return
+
+    def rest(self) -> None:
+        """Records what waits, now, and ends the thread; the next measurement starts it again."""
+        thread = self._thread
+        self.record()
+        if thread is not None:
+            self._rest.set()
+            thread.join(EVERY_SECONDS)
+
+    def record(self) -> None:
+        """Gives the SDK what waits."""
+        waiting, now = self._waiting, len(self._waiting)
+        with self._guard:
+            for _ in range(now):
+                try:
+                    series, duration, sent, received = waiting.popleft()
+                except IndexError:  # another thread was faster
+                    return
+                series.count += 1
+                if len(waiting) > MOST_WAITING:
+                    continue
+                attributes = series.attributes
+                self._duration.record(duration, attributes)
+                self._sent.record(sent, attributes)
+                self._received.record(received, attributes)
+
+    def _observe(self, _options: "CallbackOptions") -> "Iterable[Observation]":
+        """What is collected now; the histograms are brought up to date before they are read."""
+        from opentelemetry.metrics import Observation
+
+        self.record()
+        with self._guard:
+            return [Observation(one.count, one.attributes) for one in self._series.values() if one.count]
+
+    def before_fork(self) -> None:
+        """Nothing changes during a fork."""
+        self._guard.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Goes on."""
+        self._guard.release()
+
+    def after_fork_in_child(self) -> None:
+        """Counts from nothing."""
+        self._guard, self._rest = threading.Lock(), threading.Event()
+        self._thread = None
+        self._waiting.clear()
+        for one in self._series.values():
+            one.count = 0
+
+
+_instruments: "weakref.WeakKeyDictionary[MeterProvider, Instruments]" = weakref.WeakKeyDictionary()
+_making = threading.Lock()
+
+
+def instruments(provider: "MeterProvider") -> Instruments:
+    """Those of a provider."""
+    with _making:
+        found = _instruments.get(provider)
+        if found is None:
+            found = _instruments[provider] = Instruments(provider)
+        return found

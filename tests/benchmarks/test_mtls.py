@@ -1,0 +1,270 @@
+"""What mutual TLS and the gate cost: paired, interleaved, in the same run.
+
+    pytest tests/benchmarks/test_mtls.py --benchmark-enable -s
+
+- A warm request over mutual TLS against one in plain text, by the same client (goal: at most 10 us more): its
+  connections alone, and the whole way to a served application. Servers are processes of their own.
+- Handshakes a second, both ends in this process on one core.
+- The ASGI middleware with authorisation on against the bare application (goal: at most 40 us).
+
+Without --benchmark-enable one short round only checks that everything works.
+"""
+
+import ssl
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.secure_mesh import URL, SecureMesh, secure_mesh
+from support.small_ca import SmallCa
+
+import meshlib
+from meshlib.core.actions import Attempt, Failed
+from meshlib.core.mtls import ClientTls, InboundMode, ServerTls
+from meshlib.core.request import Peer, RequestHead
+from meshlib.dataplane.gate import Gate
+from meshlib.dataplane.http import blocking
+from meshlib.dataplane.tls import Contexts
+from meshlib_asgi import MeshMiddleware
+
+DOCUMENTS = """
+apiVersion: v1
+kind: Service
+metadata: {name: plain}
+spec:
+  selector: {app: reviews}
+  ports: [{name: http, port: 9080, targetPort: http}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: plain}
+spec:
+  host: plain
+  trafficPolicy: {tls: {mode: DISABLE}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-admin}
+spec:
+  action: DENY
+  rules: [{to: [{operation: {paths: ["/admin", "/admin/*"]}}]}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: readers}
+spec:
+  rules:
+  - from: [{source: {principals: ["cluster.local/ns/default/sa/productpage"]}}]
+    to: [{operation: {methods: [GET, HEAD]}}]
+  - from: [{source: {namespaces: [batch]}}]
+  - to: [{operation: {methods: [GET]}}]
+    when: [{key: "request.headers[x-user]", values: [anybody]}]
+"""
+PAGE = "spiffe://cluster.local/ns/default/sa/productpage"
+REVIEWS = "spiffe://cluster.local/ns/default/sa/reviews"
+
+
+@pytest.fixture(scope="module")
+def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureMesh]:
+    with secure_mesh(tmp_path_factory.mktemp("mesh"), DOCUMENTS) as made:
+        yield made
+
+
+@pytest.fixture
+def rounds(request: pytest.FixtureRequest) -> int:
+    """How often each side is timed."""
+    return 3000 if request.config.getoption("--benchmark-enable") else 50
+
+
+def interleaved(count: int, *calls: Callable[[], object]) -> list[list[float]]:
+    """Seconds of each call of each kind, one after the other, in alternating order."""
+    times: list[list[float]] = [[] for _ in calls]
+    for number in range(count):
+        order = list(enumerate(calls))
+        for which, call in order if number % 2 else reversed(order):
+            begun = time.perf_counter()
+            call()
+            times[which].append(time.perf_counter() - begun)
+    return times
+
+
+def p50(times: list[float]) -> float:
+    """Microseconds."""
+    return statistics.median(times) * 1e6
+
+
+SERVER = """
+import socket, ssl, sys, threading
+def serve(made):
+    while made.recv(65536):
+        made.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\n\\r\\nhello")
+def accept(listening, context):
+    while True:
+        made, _ = listening.accept()
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        made = context.wrap_socket(made, server_side=True) if context else made
+        threading.Thread(target=serve, args=(made,), daemon=True).start()
+secured = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+secured.load_cert_chain(sys.argv[1])
+secured.load_verify_locations(sys.argv[2])
+secured.verify_mode = ssl.CERT_REQUIRED
+for context in (None, secured):
+    listening = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=accept, args=(listening, context), daemon=True).start()
+    print(listening.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+def test_warm_connection(rounds: int, tmp_path: Path) -> None:
+    """The client's connections alone, against a blocking server that does next to nothing."""
+    ca = SmallCa()
+    ours, theirs = ca.held(PAGE), ca.held(REVIEWS)
+    pem, roots = tmp_path / "server.pem", tmp_path / "roots.pem"
+    pem.write_bytes(theirs.key_pem + theirs.chain_pem.encode())
+    roots.write_text(ca.pem)
+    connections = blocking.Connections(time.monotonic, lambda: Contexts(lambda: ours))
+    tls = ClientTls()
+
+    def ask(port: int, policy: ClientTls | None) -> None:
+        head = RequestHead("GET", "http", "reviews:9080", "/x")
+        asked = Attempt("c", ("127.0.0.1", port), head, 2.0, None, time.monotonic() + 5, tls=policy)
+        sent = connections.send(asked, b"")
+        assert not isinstance(sent, Failed)
+        assert b"".join(sent) == b"hello"
+
+    command = [sys.executable, "-c", SERVER, str(pem), str(roots)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        plain, secured = int(server.stdout.readline()), int(server.stdout.readline())
+        with_tls, without = interleaved(rounds, lambda: ask(secured, tls), lambda: ask(plain, None))
+        connections.close()
+        server.communicate("")
+    difference = p50(with_tls) - p50(without)
+    print(f"\nwarm connection: plain {p50(without):.0f} us, mTLS {p50(with_tls):.0f} us", end="")
+    print(f" ({difference:+.0f} us for both ends)")
+    if rounds >= 1000:
+        assert difference < 100
+
+
+def test_warm_request(control: SecureMesh, rounds: int) -> None:
+    """The same client, server and handler; only the second host's DestinationRule says DISABLE.
+
+    The server's end is in it, with asyncio's TLS, and that it tells the application who calls.
+    """
+    with (
+        control.served("h11"),
+        control.joined("productpage") as mesh,
+        meshlib.Client(mesh=mesh) as client,
+    ):
+        plain = URL.replace("reviews", "plain")
+        headers = {"x-user": "anybody"}
+        assert client.get(f"{URL}/x").json()["principal"] == PAGE
+        assert client.get(f"{plain}/x", headers=headers).json()["principal"] == ""
+        secured, clear = interleaved(
+            rounds,
+            lambda: client.get(f"{URL}/x", headers=headers),
+            lambda: client.get(f"{plain}/x", headers=headers),
+        )
+    difference, ratio = p50(secured) - p50(clear), p50(secured) / p50(clear)
+    print(f"\nwarm request: plain {p50(clear):.0f} us, mTLS {p50(secured):.0f} us", end="")
+    print(f" ({difference:+.0f} us, ratio {ratio:.2f})")
+    if rounds >= 1000:
+        assert ratio < 1.5
+
+
+async def test_middleware(control: SecureMesh, rounds: int) -> None:
+    with control.joined("reviews", service="reviews") as mesh:
+        gate = Gate(mesh, 9080)
+        inbound = await gate.aprepare()
+        assert len(inbound.filters) >= 2
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"hello"})
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b""}
+
+        statuses = []
+
+        async def send(event: dict[str, Any]) -> None:
+            if "status" in event:
+                statuses.append(event["status"])
+
+        peer = Peer(
+            ("10.0.0.1", 4000), ("10.0.0.2", 9080), PAGE, "outbound_.9080_._.reviews", True, "ab" * 32
+        )
+        guarded = MeshMiddleware(app, gate)
+
+        def scope() -> dict[str, Any]:
+            names = (
+                "accept",
+                "user-agent",
+                "x-request-id",
+                "traceparent",
+                "end-user",
+                "x-user",
+                "accept-encoding",
+            )
+            return {
+                "type": "http",
+                "http_version": "1.1",
+                "method": "GET",
+                "scheme": "https",
+                "path": "/reviews/7",
+                "raw_path": b"/reviews/7",
+                "query_string": b"page=1",
+                "headers": [(b"host", b"reviews:9080"), *((name.encode(), b"some value") for name in names)],
+                "extensions": {"meshlib": {"peer": peer}},
+                "state": {},
+            }
+
+        times: list[list[float]] = [[], []]
+        for number in range(rounds * 3):
+            for which in (0, 1) if number % 2 else (1, 0):
+                asked, call = scope(), (app, guarded)[which]
+                begun = time.perf_counter()
+                await call(asked, receive, send)
+                times[which].append(time.perf_counter() - begun)
+    assert set(statuses) == {200}
+    bare, on = map(p50, times)
+    print(f"\nASGI middleware: bare {bare:.1f} us, with authorisation {on:.1f} us ({on - bare:+.1f} us)")
+    if rounds >= 1000:
+        assert on - bare < 80  # the goal is 40 on a machine of its own
+
+
+def test_handshakes(rounds: int) -> None:
+    """Both ends in memory, no network: what a core does."""
+    ca = SmallCa()
+    ours, theirs = ca.held(REVIEWS), ca.held(PAGE)
+    server, client = Contexts(lambda: ours), Contexts(lambda: theirs)
+    policy, asked = ServerTls(InboundMode.STRICT, ("cluster.local",)), ClientTls(alpn=("istio",))
+    count = max(20, rounds // 10)
+    begun = time.perf_counter()
+    for _ in range(count):
+        assert shake_hands(server, client, policy, asked) == (PAGE, REVIEWS)
+    took = time.perf_counter() - begun
+    print(
+        f"\nhandshakes, both ends on one core: {count / took:.0f} a second ({took / count * 1e6:.0f} us each)"
+    )
+    if rounds >= 1000:
+        assert count / took > 100
+
+
+def shake_hands(server: Contexts, client: Contexts, policy: ServerTls, asked: ClientTls) -> tuple[str, str]:
+    """Who each end takes the other for."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asking = client.client(asked).wrap_bio(to_client, to_server, server_hostname="reviews")
+    answering = server.server(policy).wrap_bio(to_server, to_client, server_side=True)
+    for end in (asking, answering, asking, answering):
+        try:
+            end.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+    return server.caller(policy, answering), client.check(asked, asking)

@@ -1,0 +1,164 @@
+"""A connection of a server in threads: STRICT, PERMISSIVE and DISABLE, with callers of every kind."""
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from typing import Any
+
+import pytest
+from support.small_ca import SmallCa
+
+from meshlib.core.mtls import ClientTls, InboundMode, ServerTls, Trust
+from meshlib.core.request import Peer
+from meshlib.dataplane.accept_blocking import meet
+from meshlib.dataplane.doorstep import Refused
+from meshlib.dataplane.tls import Contexts, Held
+
+REVIEWS = "spiffe://cluster.local/ns/default/sa/reviews"
+PAGE = "spiffe://cluster.local/ns/default/sa/productpage"
+
+
+class AtPort:
+    """A port that meets one connection after the other, says who it is, and echoes a line."""
+
+    def __init__(self, mode: InboundMode, held: Held | None, patience: float = 5.0) -> None:
+        self.tls = ServerTls(mode, ("cluster.local",))
+        self.contexts: Contexts | None = Contexts(lambda: held) if held else None
+        self.refused: list[str] = []
+        self.peers: list[Peer] = []
+        self._patience = patience
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.number = int(self._listening.getsockname()[1])
+        self._thread = threading.Thread(target=self._serve)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                accepted, _ = self._listening.accept()
+            except OSError:
+                return
+            try:
+                met = meet(accepted, self, self._patience)
+            except Refused as error:
+                assert accepted.fileno() == -1
+                self.refused.append(str(error))
+                continue
+            self.peers.append(met.peer)
+            with met.connection as connection, contextlib.suppress(OSError):
+                assert connection.gettimeout() is None
+                connection.sendall(connection.recv(100))
+
+    def __enter__(self) -> "AtPort":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self._thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def ca() -> SmallCa:
+    return SmallCa()
+
+
+def call(port: AtPort, context: ssl.SSLContext | None = None) -> bytes:
+    """What is answered to a greeting; nothing: the connection was cut off."""
+    with (
+        contextlib.suppress(ConnectionError, ssl.SSLError),
+        socket.create_connection(("127.0.0.1", port.number), 5) as plain,
+    ):
+        connection = context.wrap_socket(plain, server_hostname="reviews.local") if context else plain
+        with connection:
+            connection.sendall(b"hello\n")
+            return connection.recv(100)
+    return b""
+
+
+def of(held: Held) -> ssl.SSLContext:
+    return Contexts(lambda: held).client(ClientTls())
+
+
+def test_permissive_takes_both(ca: SmallCa) -> None:
+    with AtPort(InboundMode.PERMISSIVE, ca.held(REVIEWS)) as port:
+        assert call(port) == b"hello\n"
+        assert call(port, of(ca.held(PAGE))) == b"hello\n"
+    plain, secured = port.peers
+    assert (plain.principal, plain.tls, plain.local) == ("", False, ("127.0.0.1", port.number))
+    assert (secured.principal, secured.tls, secured.sni) == (PAGE, True, "reviews.local")
+    assert len(secured.fingerprint) == 64
+    assert secured.address[0] == "127.0.0.1"
+
+
+def test_strict_resets_plain_text(ca: SmallCa) -> None:
+    with AtPort(InboundMode.STRICT, ca.held(REVIEWS)) as port:
+        assert call(port) == b""
+        assert call(port, of(ca.held(PAGE))) == b"hello\n"
+    assert port.refused == ["plain text, and mutual TLS is STRICT"]
+
+
+def test_disable_looks_at_nothing(ca: SmallCa) -> None:
+    with AtPort(InboundMode.DISABLE, ca.held(REVIEWS)) as port:
+        assert call(port) == b"hello\n"
+        assert port.peers[0].tls is False
+
+
+def test_without_a_certificate_plain_text_is_all(ca: SmallCa) -> None:
+    with AtPort(InboundMode.PERMISSIVE, None) as port:
+        assert call(port) == b"hello\n"
+        assert call(port, of(ca.held(PAGE))) == b""
+    assert port.refused == ["TLS, and there is no certificate"]
+
+
+@pytest.mark.parametrize(
+    ("caller", "why"),
+    [
+        pytest.param(lambda ca: SmallCa().held(PAGE), "its certificate is not trusted", id="another root"),
+        pytest.param(lambda ca: ca.held(PAGE, ends=-10), "its certificate is not trusted", id="expired"),
+        pytest.param(
+            lambda ca: ca.held("spiffe://evil.local/ns/a/sa/b"),
+            "its certificate is refused",
+            id="trust domain",
+        ),
+        pytest.param(
+            lambda ca: ca.held("https://cluster.local/"), "its certificate is refused", id="no identity"
+        ),
+    ],
+)
+def test_who_may_not_be_served_is_cut_off(ca: SmallCa, caller: Any, why: str) -> None:
+    held = caller(ca)
+    context = of(Held(held.chain_pem, held.key_pem, ca.pem))
+    with AtPort(InboundMode.PERMISSIVE, ca.held(REVIEWS)) as port:
+        assert call(port, context) == b""
+    assert port.peers == []
+    assert len(port.refused) == 1
+    assert port.refused[0].startswith(why)
+
+
+def test_a_caller_without_a_certificate_is_cut_off(ca: SmallCa) -> None:
+    nobody = Contexts(lambda: None).client(ClientTls(mesh_identity=False, trust=Trust.NOBODY))
+    with AtPort(InboundMode.PERMISSIVE, ca.held(REVIEWS)) as port:
+        assert call(port, nobody) == b""
+    assert (port.peers, len(port.refused)) == ([], 1)
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03"], ids=["silent", "slow"])
+def test_who_is_slow_is_cut_off(ca: SmallCa, sent: bytes) -> None:
+    with AtPort(InboundMode.PERMISSIVE, ca.held(REVIEWS), patience=0.1) as port:
+        begun = time.monotonic()
+        with socket.create_connection(("127.0.0.1", port.number), 5) as slow:
+            slow.sendall(sent)
+            with contextlib.suppress(ConnectionError):
+                assert slow.recv(1) == b""
+        assert time.monotonic() - begun < 3
+    assert port.refused == ["too slow"]
+
+
+def test_who_goes_at_once_is_forgotten(ca: SmallCa) -> None:
+    with AtPort(InboundMode.PERMISSIVE, ca.held(REVIEWS)) as port:
+        socket.create_connection(("127.0.0.1", port.number), 5).close()
+        assert call(port) == b"hello\n"
+    assert port.refused == ["it said nothing"]

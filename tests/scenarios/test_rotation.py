@@ -1,0 +1,179 @@
+"""Leafs, the issuing key and the root are replaced while clients ask: nothing fails, nothing is restarted.
+
+Lives are seconds instead of days. The first workloads join with a token that ends soon, so what follows is
+by certificate; the processes are the same from start to end.
+"""
+
+import socket
+import ssl
+import time
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from support.commands import wait_until
+from support.secure_mesh import SecureMesh, Served, asked, failures, more, secure_mesh
+
+from meshlib.control.ca import issuer
+from meshlib.control.serve import server
+from meshlib.identity.pem import fingerprint, load_bundle, split_pem
+from meshlib.xds.names import CONTROL_SERVER
+
+LIFE = 4
+PAGE = "spiffe://cluster.local/ns/default/sa/productpage"
+STRICT = """
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: istio-system}
+spec: {mtls: {mode: STRICT}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The authority is looked at often."""
+    monkeypatch.setattr(server, "RELOAD_SECONDS", 0.1)
+
+
+def shown(port: int, roots: str, name: str = "") -> x509.Certificate | None:
+    """The certificate that a server shows to a client that trusts these roots; None: it can't be trusted."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.maximum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(cadata=roots)
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port), 5) as plain,
+            context.wrap_socket(plain, server_hostname=name or None) as made,
+        ):
+            der = made.getpeercert(binary_form=True)
+    except ssl.SSLCertVerificationError:
+        return None
+    assert der is not None
+    return x509.load_der_x509_certificate(der)
+
+
+def control_port(control: SecureMesh) -> int:
+    return int(control.address.rpartition(":")[2])
+
+
+def serial(control: SecureMesh, app: Served) -> int:
+    """Of the certificate that the application shows now."""
+    found = shown(app.port, control.authority.roots_pem)
+    assert found is not None
+    return found.serial_number
+
+
+def test_leafs(tmp_path: Path) -> None:
+    with (
+        secure_mesh(tmp_path, STRICT, max_ttl_s=LIFE) as control,
+        control.served() as app,
+        control.joined("productpage") as mesh,
+        asked(mesh) as asking,
+    ):
+        assert mesh.certs is not None
+        more(asking)
+        servers, clients = set(), set()
+        until = time.time() + 2.5 * LIFE
+        while time.time() < until and not failures(asking):
+            servers.add(serial(control, app))
+            clients.add(mesh.certs.ensure().not_after)
+            more(asking, 5)
+        assert app.process.poll() is None
+    assert failures(asking) == []
+    assert (len(servers) >= 4, len(clients) >= 4) == (True, True)
+    assert [one.principals for one in asking] == [{PAGE}] * 4
+
+
+def test_the_issuing_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(issuer, "ISSUER_LIFE_S", 3 * LIFE)
+    with (
+        secure_mesh(tmp_path, STRICT, max_ttl_s=LIFE) as control,
+        control.served() as app,
+        control.joined("productpage") as mesh,
+        asked(mesh) as asking,
+    ):
+        roots, issuers = control.authority.roots_pem, set()
+        certs = mesh.certs
+        assert certs is not None
+        more(asking)
+        until = time.time() + 4 * LIFE
+        while time.time() < until and not failures(asking):
+            issuers.add(load_bundle(split_pem(certs.ensure().chain_pem)[1])[0].serial_number)
+            assert shown(app.port, roots) is not None
+            more(asking, 5)
+        assert control.authority.roots_pem == roots
+        assert app.process.poll() is None
+    assert failures(asking) == []
+    assert len(issuers) >= 3
+
+
+def test_the_root(tmp_path: Path) -> None:
+    with (
+        secure_mesh(tmp_path, STRICT, max_ttl_s=LIFE) as control,
+        control.served() as app,
+        control.joined("productpage") as mesh,
+        asked(mesh) as asking,
+    ):
+        authority, certs = control.authority, mesh.certs
+        assert certs is not None
+        more(asking)
+        (old,) = split_pem(authority.roots_pem)
+        assert shown(control_port(control), old, CONTROL_SERVER) is not None
+        begun = time.time()
+        control.rotate_root(overlap_s=LIFE, keep_s=2 * LIFE)
+
+        # Announced: both are trusted, everybody has heard of it by the stream, the old one signs.
+        wait_until(lambda: len(split_pem(authority.roots_pem)) == 2, 5, "the new root")
+        old, new = split_pem(authority.roots_pem)
+        wait_until(lambda: len(split_pem(certs.ensure().roots_pem)) == 2, 5, "the client to trust both")
+        assert mesh.view.roots_pem.decode() == authority.roots_pem
+        assert time.time() - begun < LIFE / 2
+        assert shown(app.port, old) is not None
+        more(asking)
+
+        # Issuing: the new one signs; control, server and clients show it, both are trusted still.
+        wait_until(lambda: shown(control_port(control), new, CONTROL_SERVER) is not None, 2 * LIFE, "control")
+        assert authority.fingerprint == fingerprint(load_bundle(new)[0])
+        wait_until(lambda: shown(app.port, new) is not None, LIFE, "the server's new certificate")
+        more(asking)
+        assert len(split_pem(authority.roots_pem)) == 2
+
+        # Settled: the new one alone.
+        wait_until(lambda: split_pem(authority.roots_pem) == (new,), 4 * LIFE, "the end of the old root")
+        wait_until(lambda: split_pem(certs.ensure().roots_pem) == (new,), 5, "the client to forget it")
+        more(asking)
+        assert shown(app.port, old) is None
+
+        # Who comes now knows only the new one.
+        with control.joined("ratings") as late, asked(late) as newcomers:
+            more(newcomers)
+        assert failures(newcomers) == []
+        assert app.process.poll() is None
+    assert failures(asking) == []
+    assert [one.principals for one in asking] == [{PAGE}] * 4
+
+
+def test_control_is_down_for_longer_than_half_a_life(tmp_path: Path) -> None:
+    """What is held serves to its end, and is renewed in time once control is back."""
+    with (
+        secure_mesh(tmp_path, STRICT, max_ttl_s=2 * LIFE) as control,
+        control.served() as app,
+        control.joined("productpage") as mesh,
+        asked(mesh) as asking,
+    ):
+        certs = mesh.certs
+        assert certs is not None
+        more(asking)
+        certs.renew()
+        held = certs.ensure()
+        with control.down():
+            wait_until(lambda: time.time() > held.not_after - LIFE * 0.5, 3 * LIFE, "the second half")
+            assert certs.ensure() is held
+            assert certs.failure.startswith("UNAVAILABLE")
+            more(asking)
+        wait_until(lambda: certs.ensure() is not held, LIFE, "a new certificate")
+        more(asking)
+        assert certs.failure == ""
+        assert app.process.poll() is None
+    assert failures(asking) == []

@@ -1,0 +1,93 @@
+"""Series, what waits to be recorded, and forks; with a real SDK."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from support.telemetry import Told
+
+from meshlib.dataplane.telemetry import metrics
+from meshlib.dataplane.telemetry.labels import Ends, end_of, outbound
+from meshlib.dataplane.telemetry.metrics import Instruments, instruments
+from meshlib.xds.workload import NOBODY, Workload
+
+OK = end_of(200, "-", grpc=False)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
+    monkeypatch.setattr(metrics, "EVERY_SECONDS", 3600.0)
+    made = Told()
+    yield made
+    made.close()
+
+
+def ends(name: str) -> Ends:
+    return outbound(Workload(name), NOBODY, ("", "", ""), ("", ""))
+
+
+def test_a_series_is_made_once(told: Told) -> None:
+    made = Instruments(told.meters)
+    assert made.series(ends("a"), OK) is made.series(ends("a"), OK)
+    assert made.series(ends("a"), OK) is not made.series(ends("b"), OK)
+    assert made.series(ends("a"), OK) is not made.series(ends("a"), end_of(500, "-", grpc=False))
+
+
+def test_collecting_takes_what_waits(told: Told) -> None:
+    made = instruments(told.meters)
+    assert instruments(told.meters) is made
+    series = made.series(ends("a"), OK)
+    for _ in range(3):
+        made.add((series, 2.0, 100, 200))
+    assert series.count == 0
+    assert [count for count, _ in told.requests()] == [3]
+    (duration,) = told.metrics()["istio_request_duration_milliseconds"]
+    assert (duration.count, duration.sum) == (3, 6.0)
+    made.add((series, 2.0, 100, 200))
+    assert [count for count, _ in told.requests()] == [4]
+
+
+def test_a_series_without_requests_is_not_told(told: Told) -> None:
+    instruments(told.meters).series(ends("a"), OK)
+    assert told.requests() == []
+
+
+def test_there_are_not_more_series_than_the_sdk_takes(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "MOST_SERIES", 2)
+    made = instruments(told.meters)
+    for name in ("a", "b", "c", "d", "a"):
+        made.add((made.series(ends(name), OK), 1.0, 1, 1))
+    found = [(count, labels.get("source_workload", "overflow")) for count, labels in told.requests()]
+    assert sorted(found) == [(1, "b"), (2, "a"), (2, "overflow")]
+
+
+def test_too_many_that_wait_are_counted_all_the_same(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "MOST_WAITING", 5)
+    made = instruments(told.meters)
+    series = made.series(ends("a"), OK)
+    for _ in range(8):
+        made.add((series, 1.0, 1, 1))
+    assert [count for count, _ in told.requests()] == [8]
+    (duration,) = told.metrics()["istio_request_duration_milliseconds"]
+    assert duration.count == 6
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_tells_of_its_own_requests_only(told: Told) -> None:
+    made = instruments(told.meters)
+    series = made.series(ends("a"), OK)
+    made.add((series, 1.0, 1, 1))
+    made.record()
+    made.add((series, 1.0, 1, 1))
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        made.add((series, 1.0, 1, 1))
+        made.record()
+        os.write(writing, str(series.count).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reading, 10) == b"1"
+    os.close(reading)
+    os.close(writing)
+    assert [count for count, _ in told.requests()] == [2]

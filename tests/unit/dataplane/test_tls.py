@@ -1,0 +1,155 @@
+"""TLS contexts: made once for a policy and a certificate, and what is checked after a handshake."""
+
+import ssl
+from pathlib import Path
+
+import pytest
+from support.small_ca import SmallCa
+
+from meshlib.core.mtls import ClientTls, InboundMode, SanMatch, ServerTls, Trust
+from meshlib.dataplane.tls import Contexts, Held, NotTrusted, asked_name, control_context, stranger_context
+
+REVIEWS = "spiffe://cluster.local/ns/default/sa/reviews"
+PAGE = "spiffe://cluster.local/ns/default/sa/productpage"
+STRICT = ServerTls(InboundMode.STRICT, ("cluster.local",))
+
+
+@pytest.fixture(scope="module")
+def ca() -> SmallCa:
+    return SmallCa()
+
+
+def shaken(
+    server: ssl.SSLContext, client: ssl.SSLContext, name: str | None = "reviews"
+) -> tuple[ssl.SSLObject, ssl.SSLObject]:
+    """Server's and client's end after a handshake in memory."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asking = client.wrap_bio(to_client, to_server, server_hostname=name)
+    answering = server.wrap_bio(to_server, to_client, server_side=True)
+    for end in (asking, answering, asking, answering):
+        try:
+            end.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+    return answering, asking
+
+
+def test_a_context_is_made_once_for_a_policy_and_a_certificate(ca: SmallCa) -> None:
+    held = [ca.held(PAGE)]
+    contexts = Contexts(lambda: held[0])
+    first, other = contexts.client(ClientTls()), contexts.client(ClientTls(sni="x"))
+    assert contexts.client(ClientTls()) is first
+    assert other is not first
+    serving = contexts.server(STRICT)
+    held[0] = ca.held(PAGE)
+    assert contexts.client(ClientTls()) is not first
+    assert contexts.server(STRICT) is not serving
+
+
+def test_contexts_do_not_pile_up(ca: SmallCa) -> None:
+    held = ca.held(PAGE)
+    contexts = Contexts(lambda: held)
+    for number in range(300):
+        contexts.client(ClientTls(trust=Trust.NOBODY, mesh_identity=False, sni=str(number)))
+    assert len(contexts._made) <= 256
+
+
+def test_both_ends_are_known(ca: SmallCa) -> None:
+    ours, theirs = ca.held(REVIEWS), ca.held(PAGE)
+    server, client = Contexts(lambda: ours), Contexts(lambda: theirs)
+    answering, asking = shaken(server.server(STRICT), client.client(ClientTls()))
+    assert server.caller(STRICT, answering) == PAGE
+    assert client.check(ClientTls(), asking) == REVIEWS
+    assert asked_name(answering) == "reviews"
+    assert asked_name(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("how", "wanted", "good"),
+    [
+        (SanMatch.EXACT, REVIEWS, True),
+        (SanMatch.EXACT, REVIEWS + "2", False),
+        (SanMatch.EXACT, REVIEWS.upper(), False),
+        (SanMatch.PREFIX, "spiffe://cluster.local/ns/default/", True),
+        (SanMatch.PREFIX, "cluster.local", False),
+        (SanMatch.SUFFIX, "/sa/reviews", True),
+        (SanMatch.SUFFIX, "/sa/review", False),
+        (SanMatch.CONTAINS, "/ns/default/", True),
+        (SanMatch.CONTAINS, "/ns/other/", False),
+        (SanMatch.EXACT, "reviews.default.svc", True),
+    ],
+)
+def test_secure_naming(ca: SmallCa, how: SanMatch, wanted: str, good: bool) -> None:
+    ours, theirs = ca.held(REVIEWS, dns=["reviews.default.svc"]), ca.held(PAGE)
+    client = Contexts(lambda: theirs)
+    policy = ClientTls(sans=((how, wanted),))
+    _, asking = shaken(Contexts(lambda: ours).server(STRICT), client.client(policy))
+    if good:
+        assert client.check(policy, asking) == REVIEWS
+    else:
+        with pytest.raises(NotTrusted, match=r"its certificate is for spiffe:.*; allowed is "):
+            client.check(policy, asking)
+
+
+def test_a_caller_of_another_trust_domain_is_not_served(ca: SmallCa) -> None:
+    ours, theirs = ca.held(REVIEWS), ca.held("spiffe://other/ns/default/sa/productpage")
+    server = Contexts(lambda: ours)
+    answering, _ = shaken(server.server(STRICT), Contexts(lambda: theirs).client(ClientTls()))
+    with pytest.raises(NotTrusted, match="its trust domain is not taken"):
+        server.caller(STRICT, answering)
+    assert server.caller(ServerTls(InboundMode.STRICT), answering).startswith("spiffe://other/")
+
+
+def test_without_a_certificate_there_is_no_mesh(ca: SmallCa) -> None:
+    contexts = Contexts(lambda: None)
+    for make in (lambda: contexts.client(ClientTls()), lambda: contexts.server(STRICT)):
+        with pytest.raises(OSError, match="this process has no certificate of the mesh"):
+            make()
+    assert (
+        contexts.client(ClientTls(trust=Trust.SYSTEM, mesh_identity=False)).verify_mode is ssl.CERT_REQUIRED
+    )
+
+
+def test_versions_and_protocols(ca: SmallCa) -> None:
+    held = ca.held(PAGE)
+    contexts = Contexts(lambda: held)
+    assert contexts.client(ClientTls()).minimum_version is ssl.TLSVersion.TLSv1_2
+    assert contexts.client(ClientTls(min_version="TLSv1_3")).minimum_version is ssl.TLSVersion.TLSv1_3
+    server = contexts.server(ServerTls(InboundMode.STRICT, min_version="TLSv1_3", alpn=("http/1.1",)))
+    assert server.minimum_version is ssl.TLSVersion.TLSv1_3
+    answering, _ = shaken(server, contexts.client(ClientTls(alpn=("h2", "http/1.1"))))
+    assert (answering.version(), answering.selected_alpn_protocol()) == ("TLSv1.3", "http/1.1")
+
+
+def test_only_strangers_are_not_verified(ca: SmallCa) -> None:
+    known = control_context(None, ca.pem)
+    assert (known.verify_mode, known.check_hostname) == (ssl.CERT_REQUIRED, True)
+    stranger = stranger_context()
+    assert (stranger.verify_mode, stranger.check_hostname) == (ssl.CERT_NONE, False)
+
+
+def test_a_chain_that_another_server_took_is_checked_once_more(ca: SmallCa) -> None:
+    held = ca.held(REVIEWS)
+    contexts = Contexts(lambda: held)
+    assert contexts.vouched(STRICT, ca.held(PAGE).chain_pem) == PAGE
+    for chain in (
+        "",
+        "no certificate",
+        SmallCa().held(PAGE).chain_pem,
+        ca.held(PAGE, ends=-100.0).chain_pem,
+        ca.held("spiffe://other/ns/a/sa/b").chain_pem,
+        ca.held(PAGE, authority=True).chain_pem,
+        ca.issue(dns=["page"]).pem,
+    ):
+        assert contexts.vouched(STRICT, chain) == ""
+    assert Contexts(lambda: None).vouched(STRICT, ca.held(PAGE).chain_pem) == ""
+
+
+def test_no_key_is_shown_or_left_behind(ca: SmallCa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = ca.held(PAGE)
+    assert "PRIVATE" not in repr(held)
+    assert "CERTIFICATE" not in repr(Held("", b"secret", "-----BEGIN CERTIFICATE-----"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delattr("os.memfd_create")
+    Contexts(lambda: held).client(ClientTls())
+    assert list(tmp_path.iterdir()) == []
