@@ -18,6 +18,8 @@ from meshlib_asgi.peers import Application, Receive, Scope, Send, peer_of
 from meshlib_asgi.watching import receiving, sending, watch
 
 _SCHEMES = {"ws": "http", "wss": "https"}
+CALLER = "meshlib.caller"
+"""Where in the scope it is known who was let in."""
 _SLASH = re.compile("%(2[fF]|5[cC])")
 
 
@@ -97,7 +99,7 @@ def head_of(scope: Scope) -> RequestHead:
 
 def known(scope: Scope) -> Caller | None:
     """Who was let in already, by a middleware around this one; None: nobody yet."""
-    found = (scope.get("state") or {}).get("mesh")
+    found = scope.get(CALLER)
     return found if isinstance(found, Caller) else None
 
 
@@ -127,7 +129,9 @@ def tell(scope: Scope, admitted: Admitted, head: RequestHead) -> None:
 
     A slash that was escaped was none to the policies, so it is none to the application: it stays escaped.
     """
-    scope.setdefault("state", {})["mesh"] = admitted.caller
+    scope[CALLER] = admitted.caller
+    # A state of its own: not every server makes one for each request.
+    scope["state"] = {**(scope.get("state") or {}), "mesh": admitted.caller}
     path = admitted.head.path
     if path != head.path or _SLASH.search(path):
         bare, _, query = path.partition("?")

@@ -60,7 +60,7 @@ def caller_of(environ: Environ) -> Caller | None:
     """Who was let in already: by this middleware, or by the ASGI one around a2wsgi; None: nobody yet."""
     found = environ.get(CALLER)
     if found is None:
-        found = (environ.get("asgi.scope") or {}).get("state", {}).get("mesh")
+        found = (environ.get("asgi.scope") or {}).get(CALLER)
     return found if isinstance(found, Caller) else None
 
 
