@@ -45,13 +45,15 @@ class RawServer:
 
     def _serve(self, accepted: socket.socket) -> None:
         if self.tls is not None:
+            secured = accepted
             try:
                 secured = self.tls.wrap_socket(accepted, server_side=True)
-            except OSError:
+                shown: Any = secured.getpeercert() or {}
+            except OSError:  # the peer may be gone in the middle of it
+                secured.close()
                 accepted.close()
                 return
             accepted = secured
-            shown: Any = secured.getpeercert() or {}
             self.callers += [name for kind, name in shown.get("subjectAltName", ()) if kind == "URI"]
             self._open.add(secured)
         with contextlib.suppress(OSError), accepted, accepted.makefile("rwb") as stream:
