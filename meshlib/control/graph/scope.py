@@ -94,6 +94,8 @@ class Scope:
                 virtual = self._virtual.exact(name)
                 if virtual is not None and self._sees_virtual(virtual, name) and not self.service(name):
                     yield Called(name, None, virtual)
+        if host.endswith("."):  # in Envoy's domains only a full name is spelled with its dot
+            return
         wide = [*self._endpoint_of(names[0], port), *self._covering(names[0], port)]
         for _, called in sorted(wide, key=lambda entry: closeness(entry[0])):
             yield called
