@@ -92,9 +92,19 @@ CREATE_CERTIFICATE = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 CSDS = "/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus"
 
 
-@functools.cache
+_pools: dict[str, descriptor_pool.DescriptorPool] = {}
+
+
 def pool() -> descriptor_pool.DescriptorPool:
-    """The private pool with every message of the contract (5 ms, at first use)."""
+    """The private pool with every message of the contract (5 ms, at first use).
+
+    There is one, also if several threads ask first: a message of one pool is none of another. No lock,
+    for a fork to find held: each may build one, and the first that is put down is everybody's.
+    """
+    return _pools.get("") or _pools.setdefault("", _built())
+
+
+def _built() -> descriptor_pool.DescriptorPool:
     packed = resources.files("meshlib.xds").joinpath("descriptors.binpb.gz").read_bytes()
     files = descriptor_pb2.FileDescriptorSet.FromString(gzip.decompress(packed))
     made = descriptor_pool.DescriptorPool()
