@@ -12,7 +12,7 @@ from meshlib.core.caller import Caller
 from meshlib.core.inbound import Admitted
 from meshlib.core.request import Header, RequestHead
 from meshlib.dataplane import context
-from meshlib.dataplane.gate import Gate
+from meshlib.dataplane.gate import Gate, Gates
 from meshlib.dataplane.telemetry.inbound import Inbound
 from meshlib_asgi.peers import Application, Receive, Scope, Send, peer_of
 from meshlib_asgi.watching import receiving, sending, watch
@@ -32,16 +32,14 @@ class MeshMiddleware:
         The policies are those of the workload's port, so behind a port mapping `port` must be given.
         """
         self.app = app
-        self._gate = gate
-        self._port = port
-        self._gates: dict[int, Gate] = {}
+        self._gates = Gates(gate, port, meshlib.default)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] not in ("http", "websocket") or known(scope) is not None:
             await self.app(scope, receive, send)
             return
-        gate = self._gate or self._gate_at(self._port or port_of(scope))
+        gate = self._gates.at(port_of(scope))
         await gate.aprepare()
         head = head_of(scope)
         peer = peer_of(scope, gate.principal)
@@ -71,12 +69,6 @@ class MeshMiddleware:
         finally:
             # After a whole response this does nothing.
             watched.broken()
-
-    def _gate_at(self, port: int) -> Gate:
-        if not port:
-            raise meshlib.ConfigError("port: the server does not say at which port it serves; give it")
-        found = self._gates.get(port)
-        return found or self._gates.setdefault(port, Gate(meshlib.default(), port))
 
 
 def head_of(scope: Scope) -> RequestHead:

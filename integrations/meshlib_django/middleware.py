@@ -10,17 +10,17 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase, StreamingHttpResponse
 
+import meshlib
 from meshlib.core.actions import Reply
 from meshlib.core.inbound import Admitted
 from meshlib.core.request import Peer, RequestHead
 from meshlib.dataplane import context
 from meshlib.dataplane.context import Handed
-from meshlib.dataplane.gate import Gate
+from meshlib.dataplane.gate import Gate, Gates
 from meshlib.dataplane.telemetry.inbound import Inbound
 from meshlib_asgi import middleware as asgi
 from meshlib_asgi.peers import peer_of as asgi_peer
 from meshlib_wsgi.environ import head_of, mistrust, write
-from meshlib_wsgi.middleware import Gates
 from meshlib_wsgi.peers import caller_of, peer_of, port_of
 from meshlib_wsgi.watching import watch
 
@@ -36,7 +36,7 @@ class MeshMiddleware:
     def __init__(self, get_response: GetResponse, gate: Gate | None = None) -> None:
         """`gate` None: of the process's own mesh, at MESH_PORT or the port that the server says."""
         self._next = get_response
-        self._gates = Gates(gate, getattr(settings, "MESH_PORT", None))
+        self._gates = Gates(gate, getattr(settings, "MESH_PORT", None), meshlib.default)
         self._async = iscoroutinefunction(get_response)
         if self._async:
             markcoroutinefunction(self)

@@ -9,7 +9,7 @@ from meshlib.core.actions import Reply
 from meshlib.core.request import Header
 from meshlib.dataplane import context
 from meshlib.dataplane.context import Handed
-from meshlib.dataplane.gate import Gate
+from meshlib.dataplane.gate import Gate, Gates
 from meshlib.dataplane.telemetry.inbound import Inbound
 from meshlib_wsgi.environ import head_of, mistrust, write
 from meshlib_wsgi.peers import CALLER, Environ, caller_of, peer_of, port_of
@@ -29,7 +29,7 @@ class MeshMiddleware:
         system, `port` must be given.
         """
         self.app = app
-        self.gates = Gates(gate, port)
+        self.gates = Gates(gate, port, meshlib.default)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """WSGI."""
@@ -68,25 +68,6 @@ class MeshMiddleware:
                 whole(body, watched)
             return body
         return _Body(body, handed, watched)
-
-
-class Gates:
-    """One gate, or one for each port at which requests arrive."""
-
-    def __init__(self, gate: Gate | None, port: int | None) -> None:
-        self._gate = gate
-        self._port = port
-        self._gates: dict[int, Gate] = {}
-
-    def at(self, port: int) -> Gate:
-        """The gate of a request that arrived at `port`. ConfigError: it is not known, and was not given."""
-        if self._gate is not None:
-            return self._gate
-        port = self._port or port
-        if not port:
-            raise meshlib.ConfigError("port: the server does not say at which port it serves; give it")
-        found = self._gates.get(port)
-        return found or self._gates.setdefault(port, Gate(meshlib.default(), port))
 
 
 class _Body:

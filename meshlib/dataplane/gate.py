@@ -23,6 +23,7 @@ from meshlib.dataplane.checks import AsyncChecks, Checks
 from meshlib.dataplane.context import Attachable, Handed
 from meshlib.dataplane.mesh import Mesh
 from meshlib.dataplane.tls import Contexts
+from meshlib.errors import ConfigError
 from meshlib.xds.names import inbound_listener
 
 
@@ -126,3 +127,24 @@ class Gate:
         certs = self.mesh.certs
         own = certs.held.principal if certs is not None and certs.held is not None else ""
         return arrive(view.inbound[self._name], head, peer, own, self._wall(), view.version)
+
+
+class Gates:
+    """One gate, or one for each port at which requests arrive: what a middleware stands at."""
+
+    def __init__(self, gate: Gate | None, port: int | None, mesh: Callable[[], Mesh]) -> None:
+        """`gate` None: of `mesh()` at `port`; that None: the port that the server says."""
+        self._gate = gate
+        self._port = port
+        self._mesh = mesh
+        self._gates: dict[int, Gate] = {}
+
+    def at(self, port: int) -> Gate:
+        """The gate of a request that arrived at `port`. ConfigError: it is not known, and was not given."""
+        if self._gate is not None:
+            return self._gate
+        port = self._port or port
+        if not port:
+            raise ConfigError("port: the server does not say at which port it serves; give it")
+        found = self._gates.get(port)
+        return found or self._gates.setdefault(port, Gate(self._mesh(), port))
