@@ -38,10 +38,7 @@ class UvicornWorker(Meshed, Worker):  # type: ignore[misc]
         asyncio.get_running_loop().add_signal_handler(
             signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None
         )
-        serving = asyncio.ensure_future(server.serve([one.sock for one in self.sockets]))
-        opened = asyncio.ensure_future(server.opened.wait())
-        await asyncio.wait({opened, serving}, return_when=asyncio.FIRST_COMPLETED)
-        opened.cancel()
+        serving = await server.begin([one.sock for one in self.sockets])
         if not serving.done():
             self.presence.booted()
         await serving

@@ -43,6 +43,14 @@ class Server(uvicorn.Server):
         self.opened = asyncio.Event()
         """Set once connections are taken."""
 
+    async def begin(self, sockets: Sequence[socket.socket]) -> "asyncio.Task[None]":
+        """Starts to serve, and waits until connections are taken; the task, which is done if they never are."""
+        serving = asyncio.create_task(self.serve(list(sockets)))
+        opened = asyncio.create_task(self.opened.wait())
+        await asyncio.wait({opened, serving}, return_when=asyncio.FIRST_COMPLETED)
+        opened.cancel()
+        return serving
+
     async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
         """Starts the application, then takes connections at `sockets`, which are needed."""
         self._loop = asyncio.get_running_loop()

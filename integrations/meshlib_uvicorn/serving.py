@@ -55,11 +55,8 @@ async def serve(
             await asyncio.to_thread(registration.drain)
 
     server = Server(config, gate, leave)
-    serving = asyncio.ensure_future(server.serve([listening]))
+    serving = await server.begin([listening])
     try:
-        opened = asyncio.ensure_future(server.opened.wait())
-        await asyncio.wait({opened, serving}, return_when=asyncio.FIRST_COMPLETED)
-        opened.cancel()
         if not serving.done():
             if register is not None:
                 registration = await asyncio.to_thread(register)
