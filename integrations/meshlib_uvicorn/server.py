@@ -44,7 +44,7 @@ class Server(uvicorn.Server):
         """Set once connections are taken."""
 
     async def begin(self, sockets: Sequence[socket.socket]) -> "asyncio.Task[None]":
-        """Starts to serve, and waits until connections are taken; the task, which is done if they never are."""
+        """Starts to serve and waits until connections are taken; the task, done if they never are."""
         serving = asyncio.create_task(self.serve(list(sockets)))
         opened = asyncio.create_task(self.opened.wait())
         await asyncio.wait({opened, serving}, return_when=asyncio.FIRST_COMPLETED)

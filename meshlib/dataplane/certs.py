@@ -14,25 +14,20 @@ Rules:
 - A new root is learned from the control service, over a connection that the old one vouches for.
 """
 
-import contextlib
-import hashlib
-import json
 import logging
-import os
 import random
 import ssl
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane import fork
+from meshlib.dataplane.certfile import CertFile
 from meshlib.dataplane.grpc_call import CallEnded
 from meshlib.dataplane.grpc_unary import Untrusted, call_once
 from meshlib.dataplane.tls import Contexts, Held, control_context, stranger_context
@@ -52,7 +47,6 @@ FAREWELL = 1.0
 """Seconds that a close waits for a call that is under way."""
 SHORTEST_WAIT = 0.05
 """Seconds between two looks at the least, whatever the clock on the wall does."""
-_MOST_STATE = 1024 * 1024
 _MAY_BE_REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED", "UNAVAILABLE")
 """Statuses of a call by certificate after which a token may still do."""
 _known: dict[tuple[Any, ...], "Certs"] = {}
@@ -87,6 +81,7 @@ class Certs:
     ) -> None:
         """Starts nothing."""
         self._settings = settings
+        self._file = CertFile(settings)
         self._call = call
         self._wall = wall
         self._dice = dice or random.SystemRandom()
@@ -103,7 +98,7 @@ class Certs:
         self.failure = ""
         """Why there is none, or why it was not renewed; empty: all is well."""
         self.contexts = Contexts(lambda: self.held, wall)
-        self._for_control: tuple[Held | None, str, ssl.SSLContext] | None = None
+        self._for_control: tuple[Held, ssl.SSLContext] | None = None
         fork.watch(self)
 
     def __repr__(self) -> str:
@@ -127,8 +122,8 @@ class Certs:
         held = self.ensure()
         last = self._for_control
         if last is None or last[0] is not held:
-            last = self._for_control = (held, held.roots_pem, control_context(held, held.roots_pem))
-        return last[2]
+            last = self._for_control = (held, control_context(held, held.roots_pem))
+        return last[1]
 
     def ensure(self) -> Held:
         """A certificate that is good now: the one in force, the one on disk, or a new one.
@@ -217,7 +212,7 @@ class Certs:
 
     def _adopt(self, held: Held) -> None:
         self.held = held
-        self._save(held)
+        self._file.write(held)
 
     def _create(self, request: bytes, held: Held | None, roots: str) -> bytes:
         """Proves who this is by the certificate in force, else by a token."""
@@ -312,60 +307,20 @@ class Certs:
         reply = pb.Struct.FromString(self._ask(TRUST_ROOTS, b"", context))
         return str(reply.fields["roots"].string_value) if "roots" in reply.fields else ""
 
-    # Disk
-
-    @property
-    def _path(self) -> Path | None:
-        """Where it is kept: one file for an identity, a control service and a fingerprint."""
-        settings = self._settings
-        if settings.state_dir is None:
-            return None
-        anchor = settings.ca_fingerprint or (str(settings.ca_file) if settings.ca_file else "")
-        who = json.dumps([settings.control, settings.namespace, settings.service_account, anchor])
-        return settings.state_dir / "identity" / f"{hashlib.sha256(who.encode()).hexdigest()[:32]}.json"
-
     def _saved(self) -> Held | None:
         """What is on disk, if it is good now."""
-        path = self._path
-        if path is None or self._settings.allow_plaintext:
+        if self._settings.allow_plaintext:
             return None
         try:
-            if why := _unfit(path.stat()):
-                log.warning("%s %s: it is not used", path, why)
-                return None
-            said = json.loads(path.read_text(encoding="ascii"))
-            key, roots = str(said["key"]).encode(), str(said["roots"])
-            ours = self._settings.ca_file
-            if ours is not None and not set(split_pem(roots)) & set(split_pem(ours.read_text("ascii"))):
-                log.info("the certificate in %s is not used: it is of another authority than %s", path, ours)
-                return None
-            found = self._held(str(said["chain"]), key, roots)
-            # What is shown to others has no grace.
-            return found if self._wall() < found.not_after else None
+            said = self._file.read()
+            found = None if said is None else self._held(*said)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, BadCertificate) as error:
-            log.info("the certificate in %s is not used: %s", path, error)
+            log.info("the certificate in %s is not used: %s", self._file.path, error)
             return None
-
-    def _save(self, held: Held) -> None:
-        path = self._path
-        if path is None:
-            return
-        said = {"chain": held.chain_pem, "key": held.key_pem.decode(), "roots": held.roots_pem}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # 0600
-            try:
-                with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                    json.dump(said, file)
-                Path(name).replace(path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    Path(name).unlink()
-                raise
-        except OSError as error:
-            log.warning("the certificate can't be kept in %s: %s", path, error)
+        # What is shown to others has no grace.
+        return found if found is not None and self._wall() < found.not_after else None
 
     def _held(self, chain: str, key: bytes, roots: str) -> Held:
         """A chain without its root, checked. BadCertificate, ValueError: it is not good."""
@@ -451,12 +406,3 @@ class Certs:
 
 def _term(held: Held) -> renewal.Term:
     return renewal.Term(held.not_before, held.not_after)
-
-
-def _unfit(about: os.stat_result) -> str:
-    """Why a file can't hold our key; empty: it can."""
-    if about.st_mode & 0o077:
-        return "can be read by others"
-    if os.geteuid() != 0 and about.st_uid not in (os.geteuid(), 0):
-        return "belongs to somebody else"
-    return "is too large" if about.st_size > _MOST_STATE else ""
