@@ -15,7 +15,7 @@ _CLAIMS = "@request.auth.claims"
 
 def analyze(world: World) -> Iterator[Problem]:
     """Every reference."""
-    subsets = _subsets(world)
+    subsets = _Subsets(world)
     for service in world.virtual_services:
         for path, destination in destinations(service.spec):
             yield from _destination(world, service, path, destination, subsets)
@@ -40,12 +40,20 @@ def destinations(spec: VirtualService) -> Iterator[tuple[FieldPath, Destination]
                 yield ("spec", "http", index, "mirrors", position, "destination"), mirror.destination
 
 
-def _subsets(world: World) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
-    for rule in world.destination_rules:
-        names = found.setdefault(full(rule.spec.host, rule.namespace), set())
-        names.update(subset.name for subset in rule.spec.subsets)
-    return found
+class _Subsets:
+    """The names of the subsets of a host, of the rules of wildcards around it too."""
+
+    def __init__(self, world: World) -> None:
+        self._exact: dict[str, set[str]] = {}
+        self._wild: dict[str, set[str]] = {}
+        for rule in world.destination_rules:
+            host = full(rule.spec.host, rule.namespace)
+            found = self._wild if host.startswith("*") else self._exact
+            found.setdefault(host, set()).update(subset.name for subset in rule.spec.subsets)
+
+    def of(self, host: str) -> set[str]:
+        wild = (names for around, names in self._wild.items() if covers(around, host))
+        return self._exact.get(host, set()).union(*wild)
 
 
 def _destination(
@@ -53,7 +61,7 @@ def _destination(
     service: Document[VirtualService],
     path: FieldPath,
     destination: Destination,
-    subsets: dict[str, set[str]],
+    subsets: _Subsets,
 ) -> Iterator[Problem]:
     host = full(destination.host, service.namespace)
     known = world.known(host)
@@ -62,9 +70,7 @@ def _destination(
         yield problem(ERROR, "IST0101", service, (*path, "host"), message, repr(host))
         return
     if destination.subset:
-        names = subsets.get(host, set()).union(
-            *(given for name, given in subsets.items() if name.startswith("*") and covers(name, host))
-        )
+        names = subsets.of(host)
         if destination.subset not in names:
             message = f"no DestinationRule of {host} has this subset; requests to it are answered with 503"
             allowed = ", ".join(sorted(names)) or "a subset of a DestinationRule"

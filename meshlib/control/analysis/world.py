@@ -124,5 +124,5 @@ def place(document: AnyDocument, path: FieldPath) -> tuple[int, FieldPath]:
         )
         step = next(((*written, name) for name in choices if (*written, name) in document.lines), None)
         written = step or (*written, camel(part) if isinstance(part, str) else part)
-        line = document.lines.get(written, line)
+        line = document.line_of(written) or line
     return line, written

@@ -28,7 +28,10 @@ class Document(Generic[S]):
     """The path as the user would recognise it: relative to the folder that is served."""
     line: int = 0
     lines: Mapping[FieldPath, int] = field(default_factory=dict)
-    """The line of every key and list item, by its path as written, e.g. ("spec", "http", 0, "match")."""
+    """The line of every key and list item, by its path as written, e.g. ("spec", "http", 0, "match"); where
+    the document stood when it was read, see `line_of`."""
+    moved: int = 0
+    """How many lines further down it stands by now."""
     fingerprint: str = ""
     """A hash of the content, so that an unchanged document is known without comparing it."""
 
@@ -47,11 +50,15 @@ class Document(Generic[S]):
         """Sorts as Istio does: oldest first, then by name, then by namespace."""
         return self.created, self.name, self.namespace
 
+    def line_of(self, path: FieldPath) -> int | None:
+        """The line of what was written at a path; None: nothing was."""
+        line = self.lines.get(path)
+        return None if line is None else line + self.moved
+
     def source(self, *path: str | int) -> str:
         """`file:line` of a field, or of the nearest field around it that was written."""
         for end in range(len(path), -1, -1):
-            line = self.lines.get(tuple(path[:end]))
-            if line:
+            if line := self.line_of(path[:end]):
                 return f"{self.file}:{line}"
         return f"{self.file}:{self.line}"
 

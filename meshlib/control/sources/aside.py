@@ -2,7 +2,7 @@
 
 Rules:
 - One at a time, and it makes room often: whoever else wants to run does not wait for a switch.
-- A reading that nobody wants any more ends within one document.
+- A reading that nobody wants any more ends within one document; what it read stays known.
 """
 
 import threading
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from meshlib.control.sources.pieces import Known
 from meshlib.control.sources.text import TextRead, documents_in
 
 ROOM_EVERY_SECONDS = 0.002
@@ -22,11 +23,13 @@ class _AbandonedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What is read: a text, its file's name, and the namespace of documents that name none."""
+    """What is read: a text, its file's name, the namespace of documents that name none, and what is known of
+    the file."""
 
     text: str
     file: str
     namespace: str
+    known: Known
 
 
 class Reading:
@@ -49,7 +52,7 @@ class Reading:
         try:
             with self._turn:
                 of = self._of
-                self.result = documents_in(of.text, of.file, of.namespace, self._make_room)
+                self.result = documents_in(of.text, of.file, of.namespace, self._make_room, of.known)
         except _AbandonedError:
             return
         self._done()

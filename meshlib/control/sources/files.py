@@ -1,19 +1,21 @@
 """Documents from a folder of YAML files, or from one file, and the watch over them.
 
 Rules:
-- Every *.yaml and *.yml below the folder counts; hidden files and folders and links in a circle do not.
 - A file that did not change is not read again.
 - A broken edit takes nothing away: the last good state of what it broke stays, until the file goes.
-- A big file that changes while it is watched is read aside; its last good state stays meanwhile.
-- A file that is emptied or goes while it is watched counts as such after a grace: some editors empty a
-  file, or take it away, before they write it. What another file holds by then is taken from there.
+- A big file that changes while it is watched is read aside, and of it only the documents that changed; its
+  last good state stays meanwhile.
+- A file that is still being written while it is watched counts as it was, until it is closed, or nothing was
+  written for a while.
+- A document that goes while its file is watched counts as gone after a grace: some editors empty a file, or
+  take it away, before they write it, and some write it in parts. What another file holds by then is taken
+  from there.
 - The same document in two files: the first, by path, is taken; the other is an error.
 """
 
 import asyncio
 import contextlib
 import os
-import stat
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -25,25 +27,55 @@ import watchfiles
 from meshlib.control.istio.document import AnyDocument
 from meshlib.control.istio.problem import BROKEN, Problem, Severity
 from meshlib.control.sources.aside import Reading, Text
-from meshlib.control.sources.reader import MAX_BYTES, UnreadableError, decode
+from meshlib.control.sources.folder import (
+    Stamp,
+    bytes_of,
+    files_below,
+    is_being_written,
+    stamp,
+    stamp_of,
+)
+from meshlib.control.sources.pieces import Known
+from meshlib.control.sources.reader import UnreadableError, decode
 from meshlib.control.sources.source import Loaded, keep_last_good
-from meshlib.control.sources.text import documents_in, refused
+from meshlib.control.sources.text import TextRead, documents_in, refused
 
 DEBOUNCE_MS = 50
 GRACE_SECONDS = 0.5
 ASIDE_CHARACTERS = 256 * 1024
-_SUFFIXES = (".yaml", ".yml")
+LONGEST_GRACE_SECONDS = 5.0
+"""For a file that is written again and again, and for one that is open and not written."""
+LOOK_AGAIN_SECONDS = 0.05
+GONE: Stamp = (0, 0, 0)
 
-Stamp = tuple[int, int, int]
-"""Modification time, size and inode: an editor that renames a copy into place changes the last."""
+
+@dataclass(frozen=True, slots=True)
+class _Grace:
+    """What a file comes to once documents that it does not hold any more are given up."""
+
+    then: Loaded
+    since: float
+    until: float
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
     stamp: Stamp | None
     loaded: Loaded
-    until: float | None = None
-    """Emptied or gone: until then it counts as it was."""
+    grace: _Grace | None = None
+
+    @property
+    def firm(self) -> Loaded:
+        """Without what is only there for its grace."""
+        return self.loaded if self.grace is None else self.grace.then
+
+
+@dataclass(slots=True)
+class _Open:
+    """A file that somebody writes: since when it stands like this."""
+
+    stamp: Stamp
+    since: float
 
 
 class _Bell:
@@ -77,6 +109,8 @@ class FileSource:
         self._bell: _Bell | None = None
         """While somebody watches."""
         self._aside: dict[str, tuple[Stamp, Reading]] = {}
+        self._known: dict[str, Known] = {}
+        self._open: dict[str, _Open] = {}
         self._turn = threading.Lock()
 
     def load(self) -> Loaded:
@@ -90,16 +124,18 @@ class FileSource:
                 now[name] = file
         there = {name for name, _ in found}
         for name in self._files.keys() - there:
-            if bell is not None and (file := self._without(None, self._files[name], bell)).until is not None:
+            if (file := self._settled(GONE, Loaded(), self._files[name], bell)).grace is not None:
                 now[name] = file
         for name in self._aside.keys() - there:
             self._forget(name)
+        for name in self._known.keys() - there:
+            del self._known[name]
         self._files = dict(sorted(now.items()))
         return _joined(self._files)
 
     def look(self) -> tuple[tuple[str, Stamp | None], ...]:
         """The files and their stamps, unread: equal as long as `load` would read nothing anew."""
-        return tuple((name, _stamp_of(path)) for name, path in self._paths())
+        return tuple((name, stamp_of(path)) for name, path in self._paths())
 
     async def watch(self) -> AsyncIterator[None]:
         """Yields after a file changed, came or went, or a big one is read; what comes within 50 ms is one."""
@@ -136,113 +172,112 @@ class FileSource:
         if self._single:
             yield self._root.name, self._root
             return
-        yield from sorted((str(path.relative_to(self._root)), path) for path in _below(self._root))
+        yield from sorted((str(path.relative_to(self._root)), path) for path in files_below(self._root))
 
     def _read(self, name: str, path: Path, before: _File | None, bell: _Bell | None) -> _File | None:
-        """The file now; None: it is new and still being read."""
-        good = before.loaded.documents if before else ()
+        """The file now; None: it is new and still being written or read."""
         try:
             found = path.stat()
-            stamp = _stamp(found)
-            if before is not None and before.stamp == stamp:
+            now = stamp(found)
+            if before is not None and before.stamp == now:
                 self._forget(name)
-                return before if before.until is None else self._without(stamp, before, bell)
-            if (ready := self._ready(name, stamp, before)) is not None:
-                return ready
-            if name in self._aside:
+                return self._after_grace(before, bell)
+            if (ready := self._ready(name, now)) is not None:
+                return self._taken(now, ready, before, bell)
+            if name in self._aside or (bell is not None and self._is_open(name, path, now, bell)):
                 return before
-            text = decode(_bytes(path, found))
+            text = decode(bytes_of(path, found))
         except (UnreadableError, OSError) as error:
             unreadable = (
                 error
                 if isinstance(error, UnreadableError)
                 else UnreadableError(0, f"can't be read: {error.strerror}", "a readable file")
             )
-            return _File(None, keep_last_good(good, (), None, refused(unreadable, name).problems))
-        if bell is not None and len(text) > ASIDE_CHARACTERS:
-            of = Text(text, name, self._namespace)
-            self._aside[name] = stamp, Reading(of, self._turn, lambda: self._bell is bell, bell.ring)
+            return self._taken(None, refused(unreadable, name), before, bell)
+        if len(text) <= ASIDE_CHARACTERS:
+            return self._taken(now, documents_in(text, name, self._namespace), before, bell)
+        known = self._known.setdefault(name, Known())
+        if bell is not None:
+            of = Text(text, name, self._namespace, known)
+            self._aside[name] = now, Reading(of, self._turn, lambda: self._bell is bell, bell.ring)
             return before
-        read = documents_in(text, name, self._namespace)
-        if good and before is not None and not read.documents and not read.problems:
-            return self._without(stamp, replace(before, until=None), bell)
-        return _File(stamp, keep_last_good(good, read.documents, read.lost, read.problems))
+        with self._turn:  # a reading that nobody wants any more may know the same pieces
+            read = documents_in(text, name, self._namespace, known=known)
+        return self._taken(now, read, before, bell)
 
-    def _ready(self, name: str, stamp: Stamp, before: _File | None) -> _File | None:
+    def _is_open(self, name: str, path: Path, now: Stamp, bell: _Bell) -> bool:
+        """Whether somebody still writes the file, as far as one waits for that."""
+        if not is_being_written(path):
+            self._open.pop(name, None)
+            return False
+        at = self._clock()
+        last = self._open.get(name)
+        if last is None or last.stamp != now:
+            last = self._open[name] = _Open(now, at)
+        if at - last.since >= LONGEST_GRACE_SECONDS:
+            return False
+        bell.ring(LOOK_AGAIN_SECONDS)
+        return True
+
+    def _ready(self, name: str, now: Stamp) -> TextRead | None:
         """What was read aside, if that is the file as it stands; another one's reading is ended."""
         if name not in self._aside:
             return None
         begun, reading = self._aside[name]
-        if begun != stamp or self._bell is None:
+        if begun != now or self._bell is None:
             self._forget(name)
-            return None
-        if (read := reading.result) is None:
-            return None
-        del self._aside[name]
-        good = before.loaded.documents if before else ()
-        return _File(stamp, keep_last_good(good, read.documents, read.lost, read.problems))
+        elif reading.result is not None:
+            del self._aside[name]
+        return reading.result if begun == now else None
 
     def _forget(self, name: str) -> None:
         _, reading = self._aside.pop(name, (None, None))
         if reading is not None:
             reading.abandoned = True
 
-    def _without(self, stamp: Stamp | None, before: _File, bell: _Bell | None) -> _File:
-        """A file that holds nothing, or is gone: as it was until its grace is over."""
-        now = self._clock()
-        until = now + GRACE_SECONDS if before.until is None else before.until
-        if bell is None or now >= until or not before.loaded.documents:
-            return _File(stamp, Loaded())
-        bell.ring(until - now)
-        return _File(stamp, before.loaded, until)
+    def _taken(self, now: Stamp | None, read: TextRead, before: _File | None, bell: _Bell | None) -> _File:
+        good = before.loaded.documents if before else ()
+        loaded = keep_last_good(good, read.documents, read.lost, read.problems)
+        return self._settled(now, loaded, before, bell)
 
+    def _settled(self, now: Stamp | None, loaded: Loaded, before: _File | None, bell: _Bell | None) -> _File:
+        """A file that holds this now. What it does not hold any more stays for a grace."""
+        if before is None or bell is None:
+            return _File(now, loaded)
+        if now == GONE and before.stamp == GONE:
+            return self._after_grace(before, bell)
+        held = {document.key for document in loaded.documents}
+        leaving = [document for document in before.loaded.documents if document.key not in held]
+        at = self._clock()
+        since = at if before.grace is None else before.grace.since
+        until = min(at + GRACE_SECONDS, since + LONGEST_GRACE_SECONDS)
+        if not leaving or at >= until:
+            return _File(now, loaded)
+        bell.ring(until - at)
+        kept = Loaded((*loaded.documents, *leaving), loaded.problems)
+        return _File(now, kept, _Grace(loaded, since, until))
 
-def _stamp(found: os.stat_result) -> Stamp:
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def _stamp_of(path: Path) -> Stamp | None:
-    try:
-        return _stamp(path.stat())
-    except OSError:
-        return None
-
-
-def _bytes(path: Path, found: os.stat_result) -> bytes:
-    if not stat.S_ISREG(found.st_mode):
-        raise UnreadableError(0, "no regular file", "a file of YAML")
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        size = max(found.st_size, len(data))
-        raise UnreadableError(1, f"a file of {size} bytes", f"at most {MAX_BYTES} bytes; split the file")
-    return data
-
-
-def _below(root: Path) -> Iterator[Path]:
-    """The YAML files below a folder. A folder that is reached twice, by a link, is walked once."""
-    seen: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if name.lower().endswith(_SUFFIXES) and not name.startswith("."):
-                yield Path(folder, name)
+    def _after_grace(self, file: _File, bell: _Bell | None) -> _File:
+        """A file that did not change, without what had a grace, if that is over."""
+        if file.grace is None:
+            return file
+        left = file.grace.until - self._clock()
+        if bell is None or left <= 0:
+            return _File(file.stamp, file.grace.then)
+        bell.ring(left)
+        return file
 
 
 def _joined(files: dict[str, _File]) -> Loaded:
     documents: dict[tuple[str, str, str], AnyDocument] = {}
     problems: list[Problem] = []
-    there = {d.key for file in files.values() if file.until is None for d in file.loaded.documents}
+    firm = {document.key for file in files.values() for document in file.firm.documents}
     for file in files.values():
         problems.extend(file.loaded.problems)
+        own = {document.key for document in file.firm.documents}
         for document in file.loaded.documents:
-            if file.until is not None and document.key in there:
-                continue
+            if document.key in firm and document.key not in own:
+                continue  # it moved to another file
             first = documents.setdefault(document.key, document)
             if first is not document:
                 problem = Problem(Severity.ERROR, BROKEN, "the document stands in two files", document.title)

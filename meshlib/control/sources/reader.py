@@ -38,12 +38,23 @@ class UnreadableError(ValueError):
 
 @dataclass(slots=True)
 class Raw:
-    """One YAML document. `faults` are (line, path, message) that make it unusable."""
+    """One YAML document. `twice` are the keys that stand twice, which makes it unusable: the line of the
+    second, its path, the line of the first."""
 
     value: Any = None
     line: int = 1
     lines: dict[Path, int] = field(default_factory=dict)
-    faults: list[tuple[int, Path, str]] = field(default_factory=list)
+    twice: list[tuple[int, Path, int]] = field(default_factory=list)
+    nodes: int = 0
+    """How many values it holds, aliases written out."""
+
+    def down(self, lines: int) -> "Raw":
+        """The same, that many lines further down."""
+        if lines == 0:
+            return self
+        moved = {path: line + lines for path, line in self.lines.items()}
+        twice = [(line + lines, path, first + lines) for line, path, first in self.twice]
+        return Raw(self.value, self.line + lines, moved, twice, self.nodes)
 
 
 @dataclass(slots=True)
@@ -73,30 +84,30 @@ def decode(data: bytes) -> str:
 def read(text: str) -> Iterator[Raw]:
     """The documents of a YAML text, empty ones left out. Raises UnreadableError, also half-way."""
     if len(text) > MAX_BYTES:
-        raise UnreadableError(1, f"a text of {len(text)} characters", f"at most {MAX_BYTES}; split the file")
+        raise too_long(text)
     try:
         loader = yaml.CSafeLoader(text)
     except (yaml.YAMLError, ValueError) as error:
         raise _unreadable(error) from None
     try:
-        left = MAX_NODES_IN_FILE
         while True:
             event = _next(loader)
             if isinstance(event, events.StreamEndEvent):
                 return
             if not isinstance(event, events.DocumentStartEvent):
                 continue
-            builder = _Builder(loader)
-            raw = builder.build()
-            left -= builder.nodes
-            if left < 0:
-                raise UnreadableError(raw.line, "too many values in one file", f"at most {MAX_NODES_IN_FILE}")
+            raw = _Builder(loader).build()
             if raw.value is not None:
                 yield raw
     except UnreadableError as error:
         raise _tab(text, error) from None
     finally:
         loader.dispose()
+
+
+def too_long(text: str) -> UnreadableError:
+    """The error for a text that is longer than what is taken."""
+    return UnreadableError(1, f"a text of {len(text)} characters", f"at most {MAX_BYTES}; split the file")
 
 
 def _tab(text: str, error: UnreadableError) -> UnreadableError:
@@ -143,6 +154,7 @@ class _Builder:
             event = _next(self.loader)
             line = event.start_mark.line + 1 if event.start_mark else 1
             if isinstance(event, events.DocumentEndEvent):
+                self.raw.nodes = self.nodes
                 return self.raw
             if not self.begun:
                 self.begun = True
@@ -220,7 +232,7 @@ class _Builder:
         path = (*parent.path, key)
         if key in parent.value:
             first = self.raw.lines.get(path, parent.line)
-            self.raw.faults.append((line, path, f"the key stands twice, first in line {first}"))
+            self.raw.twice.append((line, path, first))
         else:
             self.raw.lines[path] = line
 

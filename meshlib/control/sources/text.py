@@ -1,6 +1,6 @@
 """A YAML text to documents, with everything that is wrong in it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -9,7 +9,15 @@ from meshlib.control.istio.document import AnyDocument, FieldPath
 from meshlib.control.istio.meshconfig import MeshConfig
 from meshlib.control.istio.parse import Key, Origin, items, parse, spell
 from meshlib.control.istio.problem import BROKEN, Problem, Severity
-from meshlib.control.sources.reader import Raw, UnreadableError, read
+from meshlib.control.sources.pieces import Found, Known, Piece, split
+from meshlib.control.sources.reader import (
+    MAX_BYTES,
+    MAX_NODES_IN_FILE,
+    Raw,
+    UnreadableError,
+    read,
+    too_long,
+)
 
 MESH_FILES = ("mesh.yaml", "mesh.yml", "meshconfig.yaml", "meshconfig.yml")
 """A file of this name may hold the plain keys of MeshConfig."""
@@ -30,24 +38,39 @@ class TextRead:
 
 
 def documents_in(
-    text: str, file: str, default_namespace: str = "default", between: Callable[[], None] = lambda: None
+    text: str,
+    file: str,
+    default_namespace: str = "default",
+    between: Callable[[], None] = lambda: None,
+    known: Known | None = None,
 ) -> TextRead:
     """Read a text. A text that is no YAML yields no documents at all. Never raises for its content.
 
-    `between` is called between documents; what it raises ends the reading.
+    `between` is called between documents; what it raises ends the reading. `known` holds what stood in the
+    same file before, and afterwards what stands there now: what did not change is not read again.
     """
-    raws = []
+    if len(text) > MAX_BYTES:
+        return refused(too_long(text), file)
+    known = Known() if known is None else known
+    standing = list(split(text))
+    known.keep_only({piece: None for _, piece in standing})
+    pieces: list[Piece] = []
+    values = 0
     try:
-        for raw in read(text):
-            raws.append(raw)
-            between()
+        for line, piece in standing:
+            read_before = known.at(piece, line)
+            if read_before is None:
+                read_before = _Reading(file, default_namespace, line).read(piece, between)
+                known.add(piece, read_before)
+            else:
+                between()
+            values += read_before.nodes
+            if values > MAX_NODES_IN_FILE:
+                raise UnreadableError(line, "too many values in one file", f"at most {MAX_NODES_IN_FILE}")
+            pieces.append(read_before)
     except UnreadableError as error:
         return refused(error, file)
-    reading = _Reading(file, default_namespace)
-    for raw in raws:
-        reading.take(raw)
-        between()
-    return TextRead(tuple(reading.documents.values()), tuple(reading.problems), reading.lost())
+    return _joined(found for piece in pieces for found in piece.found)
 
 
 def refused(error: UnreadableError, file: str) -> TextRead:
@@ -58,63 +81,93 @@ def refused(error: UnreadableError, file: str) -> TextRead:
     return TextRead((), (problem,), None)
 
 
+def _joined(every: Iterable[Found]) -> TextRead:
+    documents: dict[Key, AnyDocument] = {}
+    problems: list[Problem] = []
+    lost: set[Key] = set()
+    nameless = False
+    for found in every:
+        problems.extend(found.problems)
+        if found.broken:
+            nameless = nameless or found.key is None
+            lost.update(() if found.key is None else (found.key,))
+        elif (document := found.document) is not None:
+            first = documents.setdefault(document.key, document)
+            if first is not document:
+                problems.append(_twice(document, first))
+    return TextRead(tuple(documents.values()), tuple(problems), None if nameless else frozenset(lost))
+
+
+def _twice(document: AnyDocument, first: AnyDocument) -> Problem:
+    message, allowed = "the document stands twice", f"once; first in {first.source()}"
+    return Problem(
+        Severity.ERROR,
+        BROKEN,
+        message,
+        document.title,
+        document.file,
+        document.line,
+        "metadata.name",
+        allowed=allowed,
+    )
+
+
 class _Reading:
-    def __init__(self, file: str, default_namespace: str) -> None:
+    """Reads one piece, which begins in that line of its file."""
+
+    def __init__(self, file: str, default_namespace: str, line: int) -> None:
         self.file = file
         self.namespace = default_namespace
-        self.documents: dict[Key, AnyDocument] = {}
-        self.problems: list[Problem] = []
-        self._lost: set[Key] = set()
-        self._nameless = False
+        self.line = line
+        self.found: list[Found] = []
 
-    def lost(self) -> frozenset[Key] | None:
-        return None if self._nameless else frozenset(self._lost)
+    def read(self, text: str, between: Callable[[], None]) -> Piece:
+        """The objects of a piece. Raises UnreadableError."""
+        nodes = 0
+        try:
+            for raw in read(text):
+                nodes += raw.nodes
+                self._take(raw.down(self.line - 1))
+                between()
+        except UnreadableError as error:
+            raise UnreadableError(error.line + self.line - 1, error.message, error.allowed) from None
+        return Piece(self.line, nodes, tuple(self.found))
 
-    def take(self, raw: Raw) -> None:
+    def _take(self, raw: Raw) -> None:
         value = raw.value
         if _is_plain_mesh_config(value, self.file):
             value = {"apiVersion": "mesh.istio.io/v1alpha1", "kind": "MeshConfig", **value}
         for item, line, lines in items(value, raw.line, raw.lines):
-            faults = _faults_of(raw, line, lines)
+            twice = _twice_in(raw, line, lines)
             if (inner := _mesh_in_config_map(item)) is not None:
                 self._config_map(inner, lines.get(("data", "mesh"), line), item)
             else:
-                self._object(item, line, lines, faults)
+                self._object(item, line, lines, twice)
 
     def _object(
-        self, value: Any, line: int, lines: Mapping[FieldPath, int], faults: list[tuple[int, FieldPath, str]]
+        self, value: Any, line: int, lines: Mapping[FieldPath, int], twice: list[tuple[int, FieldPath, int]]
     ) -> None:
         if _is_mesh_config_elsewhere(value):
-            self._nameless = True
             self._error(line, "plain keys of MeshConfig, without a kind", "", "kind", MESH_CONFIG_FORMS)
             return
         parsed = parse(value, Origin(self.file, line, lines, self.namespace))
         if parsed.skipped:
             return
         title = f"{parsed.key[0]} {parsed.key[1]}/{parsed.key[2]}" if parsed.key else ""
-        for at, path, message in faults:
-            self._error(at, message, title, spell(path), "each key once")
-        self.problems.extend(parsed.problems)
-        broken = faults or any(problem.severity is Severity.ERROR for problem in parsed.problems)
-        if parsed.document is None or broken:
-            if broken and parsed.key is None:
-                self._nameless = True
-            elif parsed.key and broken:
-                self._lost.add(parsed.key)
-            return
-        document = parsed.document
-        if first := self.documents.get(document.key):
-            message = "the document stands twice"
-            self._error(line, message, document.title, "metadata.name", f"once; first in {first.source()}")
-            return
-        self.documents[document.key] = document
+        problems = [
+            self._problem(
+                at, f"the key stands twice, first in line {first}", title, spell(path), "each key once"
+            )
+            for at, path, first in twice
+        ]
+        problems.extend(parsed.problems)
+        self.found.append(Found(None if twice else parsed.document, tuple(problems), parsed.key))
 
     def _config_map(self, text: str, line: int, config_map: Mapping[str, Any]) -> None:
         """MeshConfig as Istio keeps it: YAML in the key `mesh` of the ConfigMap `istio`."""
         try:
             raws = list(read(text))
         except UnreadableError as error:
-            self._nameless = True
             self._error(line + error.line, error.message, "ConfigMap istio", "data.mesh", error.allowed)
             return
         metadata = config_map.get("metadata")
@@ -126,21 +179,23 @@ class _Reading:
                 "metadata": metadata,
                 **body,
             }
-            lines = {path: line + at for path, at in raw.lines.items()}
-            self._object(value, line, lines, [(line + at, path, text) for at, path, text in raw.faults])
+            inner = raw.down(line)
+            self._object(value, line, inner.lines, inner.twice)
 
     def _error(self, line: int, message: str, title: str, field: str, allowed: str) -> None:
-        self.problems.append(
-            Problem(Severity.ERROR, BROKEN, message, title, self.file, line, field, allowed=allowed)
-        )
+        """An object whose identity can't be read."""
+        self.found.append(Found(None, (self._problem(line, message, title, field, allowed),), None))
+
+    def _problem(self, line: int, message: str, title: str, field: str, allowed: str) -> Problem:
+        return Problem(Severity.ERROR, BROKEN, message, title, self.file, line, field, allowed=allowed)
 
 
-def _faults_of(raw: Raw, line: int, lines: Mapping[FieldPath, int]) -> list[tuple[int, FieldPath, str]]:
-    """The faults that stand in one object of a document."""
+def _twice_in(raw: Raw, line: int, lines: Mapping[FieldPath, int]) -> list[tuple[int, FieldPath, int]]:
+    """The keys that stand twice in one object of a document."""
     if lines is raw.lines:
-        return raw.faults
+        return raw.twice
     last = max(lines.values(), default=line)
-    return [fault for fault in raw.faults if line <= fault[0] <= last + 1]
+    return [one for one in raw.twice if line <= one[0] <= last + 1]
 
 
 def _is_plain_mesh_config(value: Any, file: str) -> bool:

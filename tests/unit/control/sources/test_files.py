@@ -1,12 +1,14 @@
 """Folders: what is found, what stays when an edit breaks it, and that changes are noticed."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from meshlib.control.istio.document import AnyDocument
 from meshlib.control.sources.files import FileSource
 from meshlib.control.sources.source import MemorySource
 
@@ -141,7 +143,8 @@ async def ended(changes: AsyncIterator[None], waiting: "asyncio.Task[None]") -> 
 
 async def test_a_small_edit_does_not_wait_for_a_big_file(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(entry("a"))
-    source = FileSource(tmp_path)
+    now = 0.0
+    source = FileSource(tmp_path, clock=lambda: now)
     assert kinds(source) == (0, {"a": "10.0.0.1"})
     changes, waiting = await begun(source)
     (tmp_path / "big.yaml").write_text(BIG)
@@ -155,6 +158,8 @@ async def test_a_small_edit_does_not_wait_for_a_big_file(tmp_path: Path) -> None
     (tmp_path / "big.yaml").write_text(BIG + "---\n" + entry("c"))
     assert kinds(source) == (4000, {"a": "10.0.0.2"})
     (tmp_path / "big.yaml").write_text(entry("c", "10.0.0.3"))
+    assert kinds(source) == (4000, {"a": "10.0.0.2", "c": "10.0.0.3"})
+    now = 0.5
     assert kinds(source) == (0, {"a": "10.0.0.2", "c": "10.0.0.3"})
     (tmp_path / "big.yaml").write_text(BIG)
     assert kinds(source) == (0, {"a": "10.0.0.2", "c": "10.0.0.3"})
@@ -188,6 +193,114 @@ async def test_a_file_emptied_or_gone_for_a_moment_loses_nothing(tmp_path: Path,
     assert state(source) == {"a": "10.0.0.2"}
     now = 1.0
     assert state(source) == {}
+    await ended(changes, waiting)
+
+
+async def test_a_document_that_goes_while_its_file_is_written_in_parts_stays_for_a_moment(
+    tmp_path: Path,
+) -> None:
+    now = 0.0
+    file = tmp_path / "a.yaml"
+    file.write_text(entry("a") + "---\n" + entry("b"))
+    source = FileSource(tmp_path, clock=lambda: now)
+    both = source.load().documents
+    changes, waiting = await begun(source)
+    file.write_text(entry("a", "10.0.0.2"))
+    assert state(source) == {"a": "10.0.0.2", "b": "10.0.0.1"}
+    assert source.load().documents[1] is both[1]
+    now = 0.4
+    file.write_text(entry("a", "10.0.0.3"))  # something is still written: the grace begins again
+    now = 0.6
+    assert state(source) == {"a": "10.0.0.3", "b": "10.0.0.1"}
+    (tmp_path / "b.yaml").write_text(entry("b", "10.0.0.9"))
+    assert state(source) == {"a": "10.0.0.3", "b": "10.0.0.9"}
+    now = 0.9
+    assert state(source) == {"a": "10.0.0.3", "b": "10.0.0.9"}
+    assert source.load().problems == ()
+    await ended(changes, waiting)
+
+
+async def test_a_file_that_is_written_again_and_again_gives_up_what_went(tmp_path: Path) -> None:
+    now = 0.0
+    file = tmp_path / "a.yaml"
+    file.write_text(entry("a") + "---\n" + entry("b"))
+    source = FileSource(tmp_path, clock=lambda: now)
+    source.load()
+    changes, waiting = await begun(source)
+    seen = []
+    for number in range(13):
+        now = number * 0.4
+        file.write_text(entry("a", f"10.0.0.{number}"))
+        seen.append("b" in state(source))
+    assert seen == [True] * 13
+    now = 5.0
+    file.write_text(entry("a", "10.0.0.99"))
+    assert state(source) == {"a": "10.0.0.99"}
+    await ended(changes, waiting)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who has a file open")
+async def test_a_file_counts_as_it_was_while_somebody_has_it_open_for_writing(tmp_path: Path) -> None:
+    now = 0.0
+    file = tmp_path / "a.yaml"
+    file.write_text(entry("a") + "---\n" + entry("b"))
+    source = FileSource(tmp_path, clock=lambda: now)
+    assert state(source) == {"a": "10.0.0.1", "b": "10.0.0.1"}
+    changes, waiting = await begun(source)
+    with file.open("w") as writing, (tmp_path / "new.yaml").open("w") as new:
+        writing.write(entry("a", "10.0.0.2"))
+        writing.flush()
+        new.write(entry("c"))
+        new.flush()
+        assert state(source) == {"a": "10.0.0.1", "b": "10.0.0.1"}
+        now = 4.9
+        assert state(source) == {"a": "10.0.0.1", "b": "10.0.0.1"}
+        writing.write("---\n")
+        writing.flush()
+        assert state(source) == {"a": "10.0.0.1", "b": "10.0.0.1"}
+        now = 5.1  # nobody wrote to the new file for five seconds, though it is open
+        assert state(source) == {"a": "10.0.0.1", "b": "10.0.0.1", "c": "10.0.0.1"}
+        writing.write(entry("b", "10.0.0.2"))
+    async with asyncio.timeout(5):
+        await waiting  # closing it is noticed
+    waiting = asyncio.ensure_future(anext(changes))
+    assert state(source) == {"a": "10.0.0.2", "b": "10.0.0.2", "c": "10.0.0.1"}
+    await ended(changes, waiting)
+
+
+def test_a_file_that_is_open_when_nobody_watches_is_read_as_it_is(tmp_path: Path) -> None:
+    with (tmp_path / "a.yaml").open("w") as writing:
+        writing.write(entry("a"))
+        writing.flush()
+        assert state(FileSource(tmp_path)) == {"a": "10.0.0.1"}
+
+
+async def test_of_a_big_file_only_what_changed_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "big.yaml"
+    file.write_text(BIG)
+    source = FileSource(tmp_path)
+    changes, waiting = await begun(source)
+
+    async def read(text: str) -> dict[str, AnyDocument]:
+        """What the file comes to, once it has been read."""
+        nonlocal waiting
+        file.write_text(text)
+        before = source.load().documents
+        async with asyncio.timeout(20):
+            while source.load().documents == before:
+                await waiting
+                waiting = asyncio.ensure_future(anext(changes))
+        return {document.name: document for document in source.load().documents}
+
+    first = await read(BIG)
+    # In the middle, with a line more: what stands before is the same, what comes after moved.
+    edited = BIG.replace(entry("big-2000"), "# a comment\n" + entry("big-2000", "10.0.0.2"))
+    second = await read(edited)
+    assert second["big-1999"] is first["big-1999"]
+    assert second["big-2000"].spec.address == "10.0.0.2"
+    assert second["big-3999"].spec is first["big-3999"].spec
+    assert second["big-3999"].line == first["big-3999"].line + 1
+    assert second["big-3999"].source("spec", "address") == f"big.yaml:{edited.count(chr(10))}"
     await ended(changes, waiting)
 
 

@@ -64,7 +64,7 @@ def test_what_is_refused(text: str, line: int, message: str) -> None:
 
 def test_a_key_that_stands_twice() -> None:
     (raw,) = read("a:\n  b: 1\n  b: 2")
-    assert raw.faults == [(3, ("a", "b"), "the key stands twice, first in line 2")]
+    assert raw.twice == [(3, ("a", "b"), 2)]
 
 
 def test_a_file_that_is_too_big_or_no_text() -> None:
