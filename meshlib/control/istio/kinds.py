@@ -16,7 +16,7 @@ from meshlib.control.istio.requestauthentication import RequestAuthentication
 from meshlib.control.istio.serviceentry import ServiceEntry
 from meshlib.control.istio.sidecar import Sidecar
 from meshlib.control.istio.telemetry import Telemetry
-from meshlib.control.istio.validity import endpoints, mesh, rules, security, services
+from meshlib.control.istio.validity import endpoints, mesh, rules, security, service, services
 from meshlib.control.istio.validity.report import Report
 from meshlib.control.istio.virtualservice import VirtualService
 from meshlib.control.istio.workloadentry import WorkloadEntry
@@ -60,7 +60,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("RequestAuthentication", *_SEC, RequestAuthentication, security.request_authentication),
         Kind("Telemetry", "telemetry.istio.io", ("v1", "v1alpha1"), Telemetry, mesh.telemetry),
         Kind("MeshConfig", "mesh.istio.io", ("v1alpha1",), MeshConfig, mesh.mesh_config, root=True),
-        Kind("Service", "", ("v1",), Service),
+        Kind("Service", "", ("v1",), Service, service.service),
         Kind("Endpoints", "", ("v1",), Endpoints, endpoints.endpoints, root=True),
         Kind(
             "EndpointSlice",

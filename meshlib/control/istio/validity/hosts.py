@@ -13,7 +13,7 @@ _LABEL = re2.compile(r"[a-zA-Z0-9_]([-a-zA-Z0-9_]*[a-zA-Z0-9])?")
 _WILD = re2.compile(r"\*(-?[-a-zA-Z0-9]*[a-zA-Z0-9])?")
 _DNS_LABEL = re2.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _TOKEN = re2.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_KEY = re2.compile(r"([a-zA-Z0-9.-]+/)?[a-zA-Z0-9]([-a-zA-Z0-9_.]{0,61}[a-zA-Z0-9])?")
+_KEY = re2.compile(r"[a-zA-Z0-9]([-a-zA-Z0-9_.]{0,61}[a-zA-Z0-9])?")
 _VALUE = re2.compile(r"([a-zA-Z0-9]([-a-zA-Z0-9_.]{0,61}[a-zA-Z0-9])?)?")
 _TEMPLATE = re2.compile(r"(?s)([^%]|%%|%[A-Z0-9_]+(\([^)]*\))?(:[0-9]+)?%)*")
 _ESCAPE = re2.compile(r"(?s)\\(.|$)")
@@ -24,6 +24,8 @@ PROTOCOLS = ("HTTP", "HTTPS", "GRPC", "GRPC-WEB", "HTTP2", "MONGO", "REDIS", "MY
 MAX_SECONDS = 290 * 365 * 86_400
 """What a duration can hold, here as in Istio."""
 HOST = "a DNS name, such as reviews or reviews.default.svc.cluster.local"
+DNS_LABEL = "up to 63 lower case letters, digits and -"
+LABEL_KEY = "[DNS name/]up to 63 letters, digits, -, _ and ."
 WILDCARD = HOST + "; * only at its beginning"
 
 
@@ -170,11 +172,17 @@ def percent(value: float, to: Report) -> None:
         to.error("not a percentage", value, "0 to 100")
 
 
+def label_key(text: str) -> bool:
+    """Whether this is the name of a label: a name, with the DNS name of who gave it and a / before it."""
+    prefix, slash, name = text.rpartition("/")
+    return _KEY.fullmatch(name) is not None and (not slash or dns_name(prefix))
+
+
 def labels(given: Mapping[str, str], to: Report) -> None:
     """Labels that Kubernetes would take."""
     for key, value in given.items():
-        if _KEY.fullmatch(key) is None:
-            to.at(key).error("not the name of a label", repr(key), "[prefix/]letters, digits, -, _ and .")
+        if not label_key(key):
+            to.at(key).error("not the name of a label", repr(key), LABEL_KEY)
         if _VALUE.fullmatch(value) is None:
             to.at(key).error("not the value of a label", repr(value), "up to 63 letters, digits, -, _ and .")
 
@@ -198,6 +206,11 @@ def subnets(given: Iterable[str], to: Report) -> None:
 def dns_label(text: str) -> bool:
     """Whether this is a DNS label as Kubernetes has it: up to 63 lower case letters, digits and -."""
     return _DNS_LABEL.fullmatch(text) is not None
+
+
+def dns_name(text: str) -> bool:
+    """Whether this is a name of DNS labels, as Kubernetes has it: up to 253 characters, lower case."""
+    return 0 < len(text) <= 253 and all(map(dns_label, text.split(".")))
 
 
 def namespace(text: str) -> bool:
