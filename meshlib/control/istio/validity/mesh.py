@@ -3,7 +3,7 @@
 from meshlib.control.istio.meshconfig import MeshConfig
 from meshlib.control.istio.proxyconfig import ProxyConfig
 from meshlib.control.istio.telemetry import TagOperation, Telemetry
-from meshlib.control.istio.validity import hosts, rules, security, traffic
+from meshlib.control.istio.validity import hosts, locality, rules, security, traffic
 from meshlib.control.istio.validity.report import Report
 
 
@@ -29,7 +29,7 @@ def mesh_config(spec: MeshConfig, to: Report) -> None:
         if policy := getattr(spec, name):
             rules.retries(policy, to.at(name))
     if spec.locality_lb_setting:
-        traffic.locality(spec.locality_lb_setting, True, to.at("locality_lb_setting"))
+        locality.setting(spec.locality_lb_setting, True, to.at("locality_lb_setting"))
     if policy := spec.default_traffic_policy:
         at = to.at("default_traffic_policy")
         if policy.connection_pool:

@@ -38,7 +38,7 @@ def errors(read: TextRead) -> list[Problem]:
 
 
 GOOD = {
-    "VirtualService": "hosts: [a]\nhttp: [{route: [{destination: {host: b}}], timeout: 0s}]",
+    "VirtualService": "hosts: [a]\nhttp: [{route: [{destination: {host: b}}], timeout: 1ms}]",
     "DestinationRule": "host: '*.example.com'\ntrafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}",
     "Gateway": "servers: [{port: {number: 80, name: h, protocol: HTTP}, hosts: ['*']}]",
     "ServiceEntry": "hosts: [x.com]\nports: [{number: 80, name: http, protocol: HTTP}]\nresolution: DNS",
