@@ -16,7 +16,16 @@ from meshlib.control.istio.requestauthentication import RequestAuthentication
 from meshlib.control.istio.serviceentry import ServiceEntry
 from meshlib.control.istio.sidecar import Sidecar
 from meshlib.control.istio.telemetry import Telemetry
-from meshlib.control.istio.validity import endpoints, mesh, rules, security, service, services
+from meshlib.control.istio.validity import (
+    endpoints,
+    gateway,
+    mesh,
+    rules,
+    security,
+    service,
+    services,
+    sidecar,
+)
 from meshlib.control.istio.validity.report import Report
 from meshlib.control.istio.virtualservice import VirtualService
 from meshlib.control.istio.workloadentry import WorkloadEntry
@@ -49,9 +58,9 @@ KINDS: Mapping[str, Kind] = {
     for kind in (
         Kind("VirtualService", *_NET, VirtualService, rules.virtual_service),
         Kind("DestinationRule", *_NET, DestinationRule, rules.destination_rule),
-        Kind("Gateway", *_NET, Gateway, services.gateway),
+        Kind("Gateway", *_NET, Gateway, gateway.gateway),
         Kind("ServiceEntry", *_NET, ServiceEntry, services.service_entry),
-        Kind("Sidecar", *_NET, Sidecar, services.sidecar),
+        Kind("Sidecar", *_NET, Sidecar, sidecar.sidecar),
         Kind("WorkloadEntry", *_NET, WorkloadEntry, services.workload_entry),
         Kind("WorkloadGroup", *_NET, WorkloadGroup, services.workload_group),
         Kind("ProxyConfig", "networking.istio.io", ("v1beta1",), ProxyConfig, mesh.proxy_config),

@@ -27,7 +27,7 @@ def _delay(delay: Delay, to: Report) -> None:
     if delay.exponential_delay is not None:
         to.at("exponential_delay").error("Istio does not support it", "", "fixedDelay")
     elif delay.fixed_delay is None:
-        to.error("no fixedDelay", "", "fixedDelay of at least 1ms")
+        to.warn("no fixedDelay, so that nothing is delayed", "", "fixedDelay of at least 1ms")
     hosts.duration(delay.fixed_delay, to.at("fixed_delay"))
 
 
@@ -43,4 +43,4 @@ def _abort(abort: Abort, to: Report) -> None:
             "Istio does not support it", repr(abort.http2_error), "httpStatus, grpcStatus"
         )
     if abort.http_status is None and abort.grpc_status is None and abort.http2_error is None:
-        to.error("nothing is answered", "", "httpStatus or grpcStatus")
+        to.warn("nothing is answered, so that nothing is aborted", "", "httpStatus or grpcStatus")

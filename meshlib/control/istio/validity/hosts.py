@@ -39,6 +39,7 @@ MAX_PATTERN = 1024
 MAX_SECONDS = 290 * 365 * 86_400
 """What a duration can hold, here as in Istio."""
 HOST = "a DNS name, such as reviews or reviews.default.svc.cluster.local"
+FULL = "a DNS name with a dot in it; * alone or as its first label"
 LABEL = "up to 63 letters, digits and -"
 DNS_LABEL = "up to 63 lower case letters, digits and -"
 LABEL_KEY = "[DNS name/]up to 63 letters, digits, -, _ and ."
@@ -98,6 +99,34 @@ def host(text: str, to: Report, wildcard: bool = False, ip: bool = False) -> Non
     """A host that something is sent to; an IP address is one in some places only."""
     if not is_host(text, wildcard) and not (ip and is_ip(text)):
         to.error("not a host", repr(text), WILDCARD if wildcard else HOST)
+
+
+def is_full(text: str) -> bool:
+    """Whether this is `*`, a DNS name with a dot in it, or one whose first label is `*`."""
+    if text == "*":
+        return True
+    return "." in text and is_host(text, wildcard=True) and ("*" not in text or text.startswith("*."))
+
+
+def protocol(text: str, to: Report) -> None:
+    """The protocol of a port."""
+    if text.upper() not in PROTOCOLS:
+        to.error("unknown protocol", repr(text), ", ".join(PROTOCOLS))
+
+
+def socket(text: str, to: Report) -> None:
+    """The address of a Unix socket."""
+    path = text.removeprefix("unix://")
+    if not path.startswith("@") and (not path.startswith("/") or path.endswith("/")):
+        to.error("not the path of a socket", repr(text), "unix:///an/absolute/path or unix://@name")
+
+
+def bind(text: str, to: Report, unix: bool = False) -> None:
+    """The address that a listener is bound to, if any."""
+    if unix and text.startswith("unix://"):
+        socket(text, to)
+    elif text and not is_ip(text):
+        to.error("not an IP address", repr(text), "an IP address" + (" or unix:///path" if unix else ""))
 
 
 def port(number: int, to: Report) -> None:

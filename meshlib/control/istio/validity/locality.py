@@ -53,6 +53,11 @@ def valid(text: str) -> bool:
     return all(parts) and len(parts) <= 3 and "*" not in text.removesuffix("*")
 
 
+def plain(text: str) -> bool:
+    """Whether this is where a server may stand: a locality without a wildcard."""
+    return valid(text) and "*" not in text
+
+
 def _apart(given: Iterable[tuple[str, Report]]) -> None:
     seen: list[str] = []
     for text, at in given:
