@@ -19,12 +19,14 @@ from meshlib.control.istio.telemetry import Telemetry
 from meshlib.control.istio.validity import (
     endpoints,
     gateway,
+    jwt,
     mesh,
     rules,
     security,
     service,
     services,
     sidecar,
+    telemetry,
 )
 from meshlib.control.istio.validity.report import Report
 from meshlib.control.istio.virtualservice import VirtualService
@@ -80,8 +82,8 @@ KINDS: Mapping[str, Kind] = {
             deciding=("action",),
         ),
         Kind("PeerAuthentication", *_SEC, PeerAuthentication, security.peer_authentication),
-        Kind("RequestAuthentication", *_SEC, RequestAuthentication, security.request_authentication),
-        Kind("Telemetry", "telemetry.istio.io", ("v1", "v1alpha1"), Telemetry, mesh.telemetry),
+        Kind("RequestAuthentication", *_SEC, RequestAuthentication, jwt.request_authentication),
+        Kind("Telemetry", "telemetry.istio.io", ("v1", "v1alpha1"), Telemetry, telemetry.telemetry),
         Kind("MeshConfig", "mesh.istio.io", ("v1alpha1",), MeshConfig, mesh.mesh_config, root=True),
         Kind("Service", "", ("v1",), Service, service.service, deciding=("type", "clusterIP")),
         Kind("Endpoints", "", ("v1",), Endpoints, endpoints.endpoints, root=True),
