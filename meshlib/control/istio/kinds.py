@@ -16,7 +16,18 @@ from meshlib.control.istio.requestauthentication import RequestAuthentication
 from meshlib.control.istio.serviceentry import ServiceEntry
 from meshlib.control.istio.sidecar import Sidecar
 from meshlib.control.istio.telemetry import Telemetry
-from meshlib.control.istio.validity import endpoints, mesh, rules, security, services
+from meshlib.control.istio.validity import (
+    endpoints,
+    gateway,
+    jwt,
+    mesh,
+    rules,
+    security,
+    service,
+    services,
+    sidecar,
+    telemetry,
+)
 from meshlib.control.istio.validity.report import Report
 from meshlib.control.istio.virtualservice import VirtualService
 from meshlib.control.istio.workloadentry import WorkloadEntry
@@ -34,6 +45,8 @@ class Kind:
     check: Callable[[Any, Report], None] = lambda spec, to: None
     root: bool = False
     """Its fields stand beside `metadata`, not in `spec`."""
+    deciding: tuple[str, ...] = ()
+    """Fields that others are judged by, however deep these lie."""
 
     @property
     def api_versions(self) -> tuple[str, ...]:
@@ -47,20 +60,32 @@ _SEC = ("security.istio.io", ("v1", "v1beta1"))
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("VirtualService", *_NET, VirtualService, rules.virtual_service),
+        Kind("VirtualService", *_NET, VirtualService, rules.virtual_service, deciding=("hosts", "gateways")),
         Kind("DestinationRule", *_NET, DestinationRule, rules.destination_rule),
-        Kind("Gateway", *_NET, Gateway, services.gateway),
-        Kind("ServiceEntry", *_NET, ServiceEntry, services.service_entry),
-        Kind("Sidecar", *_NET, Sidecar, services.sidecar),
+        Kind("Gateway", *_NET, Gateway, gateway.gateway),
+        Kind(
+            "ServiceEntry",
+            *_NET,
+            ServiceEntry,
+            services.service_entry,
+            deciding=("hosts", "ports", "resolution"),
+        ),
+        Kind("Sidecar", *_NET, Sidecar, sidecar.sidecar),
         Kind("WorkloadEntry", *_NET, WorkloadEntry, services.workload_entry),
         Kind("WorkloadGroup", *_NET, WorkloadGroup, services.workload_group),
         Kind("ProxyConfig", "networking.istio.io", ("v1beta1",), ProxyConfig, mesh.proxy_config),
-        Kind("AuthorizationPolicy", *_SEC, AuthorizationPolicy, security.authorization_policy),
+        Kind(
+            "AuthorizationPolicy",
+            *_SEC,
+            AuthorizationPolicy,
+            security.authorization_policy,
+            deciding=("action",),
+        ),
         Kind("PeerAuthentication", *_SEC, PeerAuthentication, security.peer_authentication),
-        Kind("RequestAuthentication", *_SEC, RequestAuthentication, security.request_authentication),
-        Kind("Telemetry", "telemetry.istio.io", ("v1", "v1alpha1"), Telemetry, mesh.telemetry),
+        Kind("RequestAuthentication", *_SEC, RequestAuthentication, jwt.request_authentication),
+        Kind("Telemetry", "telemetry.istio.io", ("v1", "v1alpha1"), Telemetry, telemetry.telemetry),
         Kind("MeshConfig", "mesh.istio.io", ("v1alpha1",), MeshConfig, mesh.mesh_config, root=True),
-        Kind("Service", "", ("v1",), Service),
+        Kind("Service", "", ("v1",), Service, service.service, deciding=("type", "clusterIP")),
         Kind("Endpoints", "", ("v1",), Endpoints, endpoints.endpoints, root=True),
         Kind(
             "EndpointSlice",
@@ -69,6 +94,7 @@ KINDS: Mapping[str, Kind] = {
             EndpointSlice,
             endpoints.endpoint_slice,
             root=True,
+            deciding=("addressType",),
         ),
     )
 }

@@ -2,6 +2,7 @@
 
 Rules:
 - A document with any error is refused as a whole; warnings let it pass.
+- What has the wrong form does not hide what else is wrong: `partial` says how far the rest is judged.
 - Every problem names the line and the field as it was written, what was found, what is allowed.
 - Kinds of Kubernetes and of other projects are passed over; unknown kinds of Istio are errors.
 """
@@ -9,19 +10,20 @@ Rules:
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import re2
 from pydantic import ValidationError
 
+from meshlib.control.istio import partial
 from meshlib.control.istio.document import AnyDocument, Document, FieldPath
-from meshlib.control.istio.fields import camel
 from meshlib.control.istio.kinds import ISTIO_GROUPS, KINDS, REMOVED, UNUSED, Kind, passed_over
 from meshlib.control.istio.problem import BROKEN, NOT_APPLIED, Problem, Severity, shorten
-from meshlib.control.istio.validity.report import Report
-from meshlib.control.istio.wording import explain, known_spelling
+from meshlib.control.istio.validity.metadata import metadata as metadata_rules
+from meshlib.control.istio.validity.report import Finding, Report
+from meshlib.control.istio.wording import as_written, explain
 
 Key = tuple[str, str, str]
 
@@ -70,24 +72,6 @@ def spell(path: FieldPath) -> str:
     return text
 
 
-def as_written(value: Any, path: FieldPath) -> FieldPath:
-    """A path of attribute or JSON names in the spelling that the value uses, as far as it goes."""
-    found: list[str | int] = []
-    for part in path:
-        if isinstance(value, Mapping):
-            name = known_spelling(value, part)
-            if name is None:
-                return (*found, camel(part)) if isinstance(part, str) else tuple(found)
-            found.append(name)
-            value = value[name]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            found.append(part)
-            value = value[part]
-        else:
-            break
-    return tuple(found)
-
-
 class _Parser:
     def __init__(self, value: Any, origin: Origin) -> None:
         self.value = value
@@ -106,10 +90,9 @@ class _Parser:
             return self.result
         metadata = self._metadata(kind)
         spec = self._body(kind)
-        if metadata is None or spec is None or self._broken:
-            return self.result
-        self._semantics(kind, spec)
-        if not self._broken:
+        if spec is not None:
+            self._semantics(kind, spec, self._spec(kind))
+        if metadata is not None and spec is not None and not self._broken:
             self._document(kind, metadata, spec)
         return self.result
 
@@ -207,6 +190,10 @@ class _Parser:
         self.result.key = (kind.name, str(namespace), str(name))
         for group in ("labels", "annotations"):
             self._texts(metadata.get(group), ("metadata", group))
+        report = Report(("metadata",))
+        metadata_rules(kind.name, name, namespace, metadata, report)
+        for found in report:
+            self.add(found.severity, found.code, found.path, found.message, found.found, found.allowed)
         return metadata
 
     def _texts(self, given: Any, path: FieldPath) -> None:
@@ -221,15 +208,18 @@ class _Parser:
 
     def _body(self, kind: Kind) -> Any:
         if kind.root:
-            body = {key: v for key, v in self.value.items() if key not in ("apiVersion", "kind", "metadata")}
-            return self._model(kind, body, ())
+            return self._model(kind, self._spec(kind), ())
         for key in self.value:
             if key not in _TOP:
                 self.error((key,), "unknown field beside spec", shorten(key), ", ".join(_TOP))
+        return self._model(kind, self._spec(kind), ("spec",))
+
+    def _spec(self, kind: Kind) -> Any:
+        """The value that is read by the kind's model."""
+        if kind.root:
+            return {key: v for key, v in self.value.items() if key not in ("apiVersion", "kind", "metadata")}
         spec = self.value.get("spec")
-        if spec is None:
-            spec = {}
-        return self._model(kind, spec, ("spec",))
+        return {} if spec is None else spec
 
     def _model(self, kind: Kind, body: Any, prefix: FieldPath) -> Any:
         if not isinstance(body, dict):
@@ -238,18 +228,23 @@ class _Parser:
         try:
             return kind.model.model_validate(body)
         except ValidationError as invalid:
+            places = []
             for error in invalid.errors(include_url=False):
                 place = as_written(body, error["loc"])
+                places.append(place)
                 message, found, allowed = explain(error, kind.model)
                 self.error((*prefix, *place), message, found, allowed)
+            self._tell(kind, partial.judge(kind, body, places), body)
             return None
 
-    def _semantics(self, kind: Kind, spec: Any) -> None:
-        prefix: FieldPath = () if kind.root else ("spec",)
-        body = self.value if kind.root else self.value.get("spec") or {}
+    def _semantics(self, kind: Kind, spec: Any, body: Any) -> None:
         report = Report()
         kind.check(spec, report)
-        for found in report:
+        self._tell(kind, report, body)
+
+    def _tell(self, kind: Kind, findings: Iterable[Finding], body: Any) -> None:
+        prefix: FieldPath = () if kind.root else ("spec",)
+        for found in findings:
             path = (*prefix, *as_written(body, found.path))
             self.add(found.severity, found.code, path, found.message, found.found, found.allowed)
 

@@ -7,6 +7,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from meshlib.control.istio.document import FieldPath
 from meshlib.control.istio.fields import camel, fields_of
 from meshlib.control.istio.problem import shorten
 
@@ -40,6 +41,24 @@ def known_spelling(value: Mapping[str, Any], name: str | int) -> str | None:
     text = str(name)
     plain = text.rstrip("_")
     return next((key for key in (text, camel(text), plain) if key in value), None)
+
+
+def as_written(value: Any, path: FieldPath) -> FieldPath:
+    """A path of attribute or JSON names in the spelling that the value uses, as far as it goes."""
+    found: list[str | int] = []
+    for part in path:
+        if isinstance(value, Mapping):
+            name = known_spelling(value, part)
+            if name is None:
+                return (*found, camel(part)) if isinstance(part, str) else tuple(found)
+            found.append(name)
+            value = value[name]
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            found.append(part)
+            value = value[part]
+        else:
+            break
+    return tuple(found)
 
 
 def explain(error: ErrorDetails, model: type[BaseModel]) -> tuple[str, str, str]:

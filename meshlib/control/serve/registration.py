@@ -8,7 +8,8 @@ its endpoints, all at one address, HEALTHY or DRAINING. Rules:
 - It lives as long as a stream reports it, and a grace longer: who comes back in time never left.
   Who said DRAINING before its stream ended, left.
 - UNHEALTHY or TIMEOUT takes it out at once; its stream may bring it back.
-- What is wrong is refused with the reason; the stream ends and nothing of it is kept.
+- What is wrong is refused with the reason; the stream ends and nothing of it is kept. Labels, names,
+  localities and addresses are held to the rules of documents: they end in the same resources.
 """
 
 import ipaddress
@@ -16,6 +17,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from meshlib.control.istio.validity import endpoints, hosts
+from meshlib.control.istio.validity import locality as localities
+from meshlib.control.istio.validity.report import Report
 from meshlib.control.registration import Registration
 from meshlib.errors import ControlError
 from meshlib.xds import pb
@@ -28,7 +32,6 @@ MAX_WEIGHT = 128 * 1024
 REPORT_SECONDS = 10.0
 
 _UNKNOWN, _HEALTHY, _UNHEALTHY, _DRAINING, _TIMEOUT, _DEGRADED = range(6)
-_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-._")
 
 
 class RegistrationError(ControlError):
@@ -137,17 +140,14 @@ def identity(node: Any) -> Registration:
         raise RegistrationError(f"metadata has more than {MAX_LABELS} fields")
     metadata = {name: value for name, value in node.metadata.fields.items() if name in _FIELDS}
     ports = _numbers(metadata.get("PORTS"))
-    locality = Locality(node.locality.region, node.locality.zone, node.locality.sub_zone)
-    if "LOCALITY" in metadata:
-        locality = Locality.parse(_text("LOCALITY", metadata["LOCALITY"]))
     return Registration(
         id=node.id,
-        namespace=_name("NAMESPACE", metadata.get("NAMESPACE")),
-        service_account=_name("SERVICE_ACCOUNT", metadata.get("SERVICE_ACCOUNT")),
+        namespace=_name("NAMESPACE", metadata.get("NAMESPACE"), hosts.namespace),
+        service_account=_name("SERVICE_ACCOUNT", metadata.get("SERVICE_ACCOUNT"), hosts.dns_name),
         labels=_labels(metadata.get("LABELS")),
         address="",
         ports=ports,
-        locality=locality,
+        locality=_locality(node.locality, metadata.get("LOCALITY")),
         weight=_number("WEIGHT", metadata["WEIGHT"], MAX_WEIGHT) if "WEIGHT" in metadata else 1,
     )
 
@@ -174,13 +174,31 @@ def _located(who: Registration, response: Any) -> Registration | None:
 
 
 def _address(socket: Any) -> str:
-    try:
-        found = ipaddress.ip_address(socket.address)
-    except ValueError:
-        raise RegistrationError(f"address {socket.address[:80]!r} is no IP address") from None
-    if found.is_unspecified or found.is_multicast:
+    report = Report()
+    endpoints.ip(socket.address, report)
+    for finding in report:
+        text = socket.address[:80]
+        raise RegistrationError(f"address {text!r} is {finding.message}; {finding.allowed} is allowed")
+    found = ipaddress.ip_address(socket.address)
+    if found.is_multicast:
         raise RegistrationError(f"address {found} is not the address of a server")
     return str(found)
+
+
+def _locality(given: Any, metadata: Any) -> Locality:
+    """From metadata, else from the node; a part is left out only at the end."""
+    parts = [given.region, given.zone, given.sub_zone]
+    if metadata is not None:
+        text = _text("LOCALITY", metadata)
+    else:
+        text = "/".join(parts).rstrip("/") if any(parts) else ""
+        if any("/" in part for part in parts):
+            raise RegistrationError(f"locality {text[:80]!r} has a / in one of its parts")
+    if not text:
+        return Locality()
+    if len(text) > MAX_TEXT or not text.isprintable() or not localities.plain(text):
+        raise RegistrationError(f"locality {text[:80]!r} is not region, region/zone or region/zone/subzone")
+    return Locality.parse(text)
 
 
 def _text(name: str, value: Any) -> str:
@@ -192,13 +210,17 @@ def _text(name: str, value: Any) -> str:
     return text
 
 
-def _name(name: str, value: Any) -> str:
-    text = _text(name, value) if value is not None else ""
-    if not _PLAIN.issuperset(text):
-        raise RegistrationError(
-            f"metadata {name} is {text[:80]!r}; lower-case letters, digits, '-' and '.' are allowed"
-        )
-    return text or "default"
+def _name(name: str, value: Any, allowed: Callable[[str], bool]) -> str:
+    text = (_text(name, value) if value is not None else "") or "default"
+    if not allowed(text):
+        raise RegistrationError(f"metadata {name} is {text[:80]!r}; {_SAID[allowed]} are allowed")
+    return text
+
+
+_SAID: Mapping[Callable[[str], bool], str] = {
+    hosts.namespace: hosts.DNS_LABEL,
+    hosts.dns_name: "lower case letters, digits, - and .",
+}
 
 
 def _struct(name: str, value: Any, limit: int) -> Mapping[str, Any]:
@@ -217,7 +239,14 @@ def _labels(value: Any) -> tuple[tuple[str, str], ...]:
     for name in found:
         if not name or len(name) > 2 * MAX_TEXT:
             raise RegistrationError(f"metadata LABELS has a name of {len(name)} characters")
-    return tuple(sorted((name, _text(f"LABELS.{name}", text)) for name, text in found.items()))
+    labels = {name: _text(f"LABELS.{name}", text) for name, text in found.items()}
+    report = Report()
+    hosts.labels(labels, report)
+    for finding in report:
+        raise RegistrationError(
+            f"metadata LABELS: {finding.message}, found {finding.found}; allowed: {finding.allowed}"
+        )
+    return tuple(sorted(labels.items()))
 
 
 def _numbers(value: Any) -> tuple[tuple[str, int], ...]:
@@ -226,15 +255,12 @@ def _numbers(value: Any) -> tuple[tuple[str, int], ...]:
     found = _struct("PORTS", value, MAX_PORTS)
     if not found:
         raise RegistrationError("metadata PORTS is empty; {name: number} is needed")
-    return tuple(
-        sorted(
-            (_name("PORTS", _as_text(name)), _number(f"PORTS.{name}", n, 65535)) for name, n in found.items()
-        )
-    )
-
-
-def _as_text(text: str) -> Any:
-    return pb.message("google.protobuf.Value")(string_value=text)
+    ports: list[tuple[str, int]] = []
+    for name, number in found.items():
+        if not hosts.is_label(name):
+            raise RegistrationError(f"metadata PORTS has {name[:80]!r}; {hosts.LABEL} are allowed")
+        ports.append((name, _number(f"PORTS.{name}", number, 65535)))
+    return tuple(sorted(ports))
 
 
 def _number(name: str, value: Any, most: int) -> int:

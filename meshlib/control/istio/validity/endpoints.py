@@ -19,8 +19,7 @@ MAX_ADDRESSES = 100
 """Of one endpoint of an EndpointSlice."""
 _VERSIONS = {"IPv4": 4, "IPv6": 6}
 _TYPES = (*_VERSIONS, "FQDN")
-_PROTOCOLS = ("TCP", "UDP", "SCTP")
-_LABEL = "up to 63 lower case letters, digits and -"
+PROTOCOLS = ("TCP", "UDP", "SCTP")
 
 
 def endpoints(spec: Endpoints, to: Report) -> None:
@@ -35,7 +34,7 @@ def _subset(subset: EndpointSubset, to: Report) -> None:
     for name in ("addresses", "not_ready_addresses"):
         for index, address in enumerate(getattr(subset, name)):
             at = to.at(name, index)
-            _ip(address.ip, at.at("ip"))
+            ip(address.ip, at.at("ip"))
             _label(address.hostname, "a host name", at.at("hostname"))
     for index, port in enumerate(subset.ports):
         at = to.at("ports", index)
@@ -75,11 +74,12 @@ def _endpoint(endpoint: Endpoint, kind: str, to: Report) -> None:
         if kind == "FQDN":
             _full_name(address, at)
         elif kind in _VERSIONS:
-            _ip(address, at, _VERSIONS[kind])
+            ip(address, at, _VERSIONS[kind])
     _label(endpoint.hostname, "a host name", to.at("hostname"))
 
 
-def _ip(text: str, to: Report, version: int | None = None) -> None:
+def ip(text: str, to: Report, version: int | None = None) -> None:
+    """The address of one server."""
     allowed = f"an IPv{version} address" if version else "an IP address"
     try:
         address = ipaddress.ip_address(text)
@@ -109,10 +109,10 @@ def _full_name(text: str, to: Report) -> None:
 
 def _label(text: str, what: str, to: Report) -> None:
     if text and not hosts.dns_label(text):
-        to.error(f"not {what}", repr(text), _LABEL)
+        to.error(f"not {what}", repr(text), hosts.DNS_LABEL)
 
 
 def _port(port: EndpointPort, to: Report) -> None:
     _label(port.name, "the name of a port", to.at("name"))
-    if port.protocol not in _PROTOCOLS:
-        to.at("protocol").error("unknown protocol", repr(port.protocol), ", ".join(_PROTOCOLS))
+    if port.protocol not in PROTOCOLS:
+        to.at("protocol").error("unknown protocol", repr(port.protocol), ", ".join(PROTOCOLS))

@@ -23,17 +23,17 @@ def _delay(delay: Delay, to: Report) -> None:
             "deprecated; a whole percentage here and in today's Istio. percentage replaces it"
         )
     if delay.percentage:
-        hosts.percent(delay.percentage.value, to.at("percentage", "value"))
+        hosts.share(delay.percentage.value, to.at("percentage", "value"))
     if delay.exponential_delay is not None:
-        to.at("exponential_delay").warn("it has no effect in Istio", "", "fixedDelay")
+        to.at("exponential_delay").error("Istio does not support it", "", "fixedDelay")
     elif delay.fixed_delay is None:
-        to.error("no fixedDelay", "", "fixedDelay of at least 1ms")
+        to.warn("no fixedDelay, so that nothing is delayed", "", "fixedDelay of at least 1ms")
     hosts.duration(delay.fixed_delay, to.at("fixed_delay"))
 
 
 def _abort(abort: Abort, to: Report) -> None:
     if abort.percentage:
-        hosts.percent(abort.percentage.value, to.at("percentage", "value"))
+        hosts.share(abort.percentage.value, to.at("percentage", "value"))
     if abort.http_status is not None and not 200 <= abort.http_status <= 599:
         to.at("http_status").error("not a status", abort.http_status, "200 to 599")
     if abort.grpc_status is not None and abort.grpc_status not in STATUSES:
@@ -43,4 +43,4 @@ def _abort(abort: Abort, to: Report) -> None:
             "Istio does not support it", repr(abort.http2_error), "httpStatus, grpcStatus"
         )
     if abort.http_status is None and abort.grpc_status is None and abort.http2_error is None:
-        to.error("nothing is answered", "", "httpStatus or grpcStatus")
+        to.warn("nothing is answered, so that nothing is aborted", "", "httpStatus or grpcStatus")

@@ -6,24 +6,43 @@ from collections.abc import Iterable, Mapping
 import re2
 
 from meshlib.control.istio.duration import spell
-from meshlib.control.istio.fields import StringMatch
+from meshlib.control.istio.fields import LabelSelector, StringMatch, WorkloadSelector, camel
 from meshlib.control.istio.validity.report import Report
 
-_LABEL = re2.compile(r"[a-zA-Z0-9_]([-a-zA-Z0-9_]*[a-zA-Z0-9])?")
+_LABEL = re2.compile(r"[a-zA-Z0-9]([-a-zA-Z0-9]{0,61}[a-zA-Z0-9])?")
 _WILD = re2.compile(r"\*(-?[-a-zA-Z0-9]*[a-zA-Z0-9])?")
 _DNS_LABEL = re2.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _TOKEN = re2.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_KEY = re2.compile(r"([a-zA-Z0-9.-]+/)?[a-zA-Z0-9]([-a-zA-Z0-9_.]{0,61}[a-zA-Z0-9])?")
+_KEY = re2.compile(r"[a-zA-Z0-9]([-a-zA-Z0-9_.]{0,61}[a-zA-Z0-9])?")
 _VALUE = re2.compile(r"([a-zA-Z0-9]([-a-zA-Z0-9_.]{0,61}[a-zA-Z0-9])?)?")
 _TEMPLATE = re2.compile(r"(?s)([^%]|%%|%[A-Z0-9_]+(\([^)]*\))?(:[0-9]+)?%)*")
 _ESCAPE = re2.compile(r"(?s)\\(.|$)")
 _QUIET = re2.Options()
 _QUIET.log_errors = False
 
-PROTOCOLS = ("HTTP", "HTTPS", "GRPC", "GRPC-WEB", "HTTP2", "MONGO", "REDIS", "MYSQL", "TCP", "TLS", "UDP")
+PROTOCOLS = (
+    "HTTP",
+    "HTTP_PROXY",
+    "HTTPS",
+    "GRPC",
+    "GRPC-WEB",
+    "HTTP2",
+    "MONGO",
+    "REDIS",
+    "MYSQL",
+    "TCP",
+    "TLS",
+    "UDP",
+)
+MAX_PATTERN = 1024
+"""Bytes of a pattern, as in Istio."""
 MAX_SECONDS = 290 * 365 * 86_400
 """What a duration can hold, here as in Istio."""
 HOST = "a DNS name, such as reviews or reviews.default.svc.cluster.local"
+FULL = "a DNS name with a dot in it; * alone or as its first label"
+LABEL = "up to 63 letters, digits and -"
+DNS_LABEL = "up to 63 lower case letters, digits and -"
+LABEL_KEY = "[DNS name/]up to 63 letters, digits, -, _ and ."
 WILDCARD = HOST + "; * only at its beginning"
 
 
@@ -46,12 +65,18 @@ def is_subnet(text: str) -> bool:
 
 
 def is_host(text: str, wildcard: bool = False) -> bool:
-    """Whether this is a DNS name; a trailing dot is none."""
+    """Whether this is a DNS name; one that ends with a dot or a number is none."""
     if not text or len(text) > 255:
         return False
     first, *rest = text.split(".")
-    head = _LABEL.fullmatch(first) or (wildcard and _WILD.fullmatch(first))
-    return bool(head) and len(first) <= 63 and all(len(r) <= 63 and _LABEL.fullmatch(r) for r in rest)
+    if not is_label(first) and not (wildcard and len(first) <= 63 and _WILD.fullmatch(first)):
+        return False
+    return all(map(is_label, rest)) and not (rest[-1] if rest else "").isdecimal()
+
+
+def is_label(text: str) -> bool:
+    """Whether this is a label as Istio has it: up to 63 letters of either case, digits and -."""
+    return _LABEL.fullmatch(text) is not None
 
 
 def overlap(one: str, two: str) -> bool:
@@ -70,10 +95,38 @@ def covers(wide: str, narrow: str) -> bool:
     return narrow.endswith(wide[1:]) if wide.startswith("*") else wide == narrow
 
 
-def host(text: str, to: Report, wildcard: bool = False) -> None:
-    """A host that something is sent to."""
-    if not is_host(text, wildcard) and not is_ip(text):
+def host(text: str, to: Report, wildcard: bool = False, ip: bool = False) -> None:
+    """A host that something is sent to; an IP address is one in some places only."""
+    if not is_host(text, wildcard) and not (ip and is_ip(text)):
         to.error("not a host", repr(text), WILDCARD if wildcard else HOST)
+
+
+def is_full(text: str) -> bool:
+    """Whether this is `*`, a DNS name with a dot in it, or one whose first label is `*`."""
+    if text == "*":
+        return True
+    return "." in text and is_host(text, wildcard=True) and ("*" not in text or text.startswith("*."))
+
+
+def protocol(text: str, to: Report) -> None:
+    """The protocol of a port."""
+    if text.upper() not in PROTOCOLS:
+        to.error("unknown protocol", repr(text), ", ".join(PROTOCOLS))
+
+
+def socket(text: str, to: Report) -> None:
+    """The address of a Unix socket."""
+    path = text.removeprefix("unix://")
+    if not path.startswith("@") and (not path.startswith("/") or path.endswith("/")):
+        to.error("not the path of a socket", repr(text), "unix:///an/absolute/path or unix://@name")
+
+
+def bind(text: str, to: Report, unix: bool = False) -> None:
+    """The address that a listener is bound to, if any."""
+    if unix and text.startswith("unix://"):
+        socket(text, to)
+    elif text and not is_ip(text):
+        to.error("not an IP address", repr(text), "an IP address" + (" or unix:///path" if unix else ""))
 
 
 def port(number: int, to: Report) -> None:
@@ -84,8 +137,11 @@ def port(number: int, to: Report) -> None:
 
 def regex(pattern: str, to: Report) -> None:
     """An RE2 pattern."""
-    if len(pattern) > 10_000:
-        to.error("a pattern that is too long", len(pattern), "at most 10000 characters")
+    if not pattern:
+        to.error("an empty pattern", "''", "a pattern")
+        return
+    if len(pattern.encode("utf-8", "replace")) > MAX_PATTERN:
+        to.error("a pattern that is too long", len(pattern), f"at most {MAX_PATTERN} bytes")
         return
     try:
         re2.compile(pattern, _QUIET)
@@ -111,23 +167,28 @@ def substitution(pattern: str, text: str, to: Report) -> None:
             to.error("no group of the pattern", repr(found.group()), f"\\0 to \\{min(groups, 9)}, or \\\\")
 
 
-def text_match(match: StringMatch | None, to: Report, empty: bool = True) -> None:
-    """A StringMatch; some places want something in it."""
-    if match is None:
+def text_match(
+    match: StringMatch | None, to: Report, empty: bool = True, star: bool = False, prefix: bool = False
+) -> None:
+    """A StringMatch; some places want something in it, some take an empty prefix or `*` as a pattern."""
+    if match is None or (prefix and match.prefix == ""):
         return
-    # Of headers and parameters * means: present. Elsewhere it is a pattern like any other, and none.
-    if match.regex is not None and (match.regex != "*" or not empty):
+    # Of withoutHeaders * means: present. Elsewhere it is a pattern like any other, and none.
+    if match.regex is not None and not (star and match.regex == "*"):
         regex(match.regex, to.at("regex"))
-    if not empty and not (match.exact or match.prefix or match.regex):
+        return
+    if match.prefix == "":
+        to.at("prefix").error("an empty prefix", "''", "a text, or {} for any value")
+    elif not empty and not (match.exact or match.prefix or match.regex):
         to.error("nothing to match", "nothing", "exact, prefix or regex with a text")
 
 
-def matches(given: Mapping[str, StringMatch], to: Report) -> None:
+def matches(given: Mapping[str, StringMatch], to: Report, star: bool = False) -> None:
     """StringMatches by the name of what they match."""
     for name, match in given.items():
         if not name:
             to.error("an empty name", "''", "a name")
-        text_match(match, to.at(name))
+        text_match(match, to.at(name), star=star)
 
 
 def header_name(name: str, to: Report) -> None:
@@ -138,8 +199,8 @@ def header_name(name: str, to: Report) -> None:
 
 def template(value: str, to: Report) -> None:
     """The value of a header, in which Envoy fills in what stands between two %."""
-    if any(char in value for char in "\r\n\0"):
-        to.error("a line break in a header", repr(value), "one line")
+    if any((char < " " and char != "\t") or char == "\x7f" for char in value):
+        to.error("a control character in a header", repr(value), "one line of text")
     elif _TEMPLATE.fullmatch(value) is None:
         to.error("a % that stands for nothing", repr(value), "%NAME%, %NAME(text)%, or %% for a percent sign")
 
@@ -170,13 +231,40 @@ def percent(value: float, to: Report) -> None:
         to.error("not a percentage", value, "0 to 100")
 
 
+def share(value: float, to: Report) -> None:
+    """A percentage of requests, as fine as Envoy can draw it."""
+    if 0 < value < 0.0001:
+        to.error("too small a percentage", value, "0, or 0.0001 to 100")
+    percent(value, to)
+
+
+def label_key(text: str) -> bool:
+    """Whether this is the name of a label: a name, with the DNS name of who gave it and a / before it."""
+    prefix, slash, name = text.rpartition("/")
+    return _KEY.fullmatch(name) is not None and (not slash or dns_name(prefix))
+
+
 def labels(given: Mapping[str, str], to: Report) -> None:
     """Labels that Kubernetes would take."""
     for key, value in given.items():
-        if _KEY.fullmatch(key) is None:
-            to.at(key).error("not the name of a label", repr(key), "[prefix/]letters, digits, -, _ and .")
+        if not label_key(key):
+            to.at(key).error("not the name of a label", repr(key), LABEL_KEY)
         if _VALUE.fullmatch(value) is None:
             to.at(key).error("not the value of a label", repr(value), "up to 63 letters, digits, -, _ and .")
+
+
+def selecting(given: WorkloadSelector | LabelSelector | None, to: Report) -> None:
+    """A selector of workloads, if there is one; its labels are in the field that its kind has."""
+    if given is None:
+        return
+    name, found = (
+        ("labels", given.labels)
+        if isinstance(given, WorkloadSelector)
+        else ("match_labels", given.match_labels)
+    )
+    if not found:
+        to.warn("a selector without labels selects all workloads", "", f"{camel(name)}, or no selector")
+    selector(found, to.at(name))
 
 
 def selector(given: Mapping[str, str], to: Report) -> None:
@@ -186,6 +274,8 @@ def selector(given: Mapping[str, str], to: Report) -> None:
             to.at(key).error("a selector with a wildcard", repr(value), "the label's whole value")
         if not key:
             to.error("an empty label", repr(key), "the name of a label")
+        if len(value) > 63:
+            to.at(key).error("too long a value of a label", len(value), "at most 63 characters")
 
 
 def subnets(given: Iterable[str], to: Report) -> None:
@@ -198,6 +288,11 @@ def subnets(given: Iterable[str], to: Report) -> None:
 def dns_label(text: str) -> bool:
     """Whether this is a DNS label as Kubernetes has it: up to 63 lower case letters, digits and -."""
     return _DNS_LABEL.fullmatch(text) is not None
+
+
+def dns_name(text: str) -> bool:
+    """Whether this is a name of DNS labels, as Kubernetes has it: up to 253 characters, lower case."""
+    return 0 < len(text) <= 253 and all(map(dns_label, text.split(".")))
 
 
 def namespace(text: str) -> bool:

@@ -1,19 +1,23 @@
 """VirtualService and its http rules, as Istio's webhook checks them; DestinationRule is in `traffic`."""
 
-from meshlib.control.istio.validity import hosts
+from http import HTTPStatus
+
+from meshlib.control.istio.duration import spell
+from meshlib.control.istio.validity import headers, hosts
 from meshlib.control.istio.validity.fault import fault
 from meshlib.control.istio.validity.report import Report
 from meshlib.control.istio.validity.traffic import destination_rule
 from meshlib.control.istio.virtualservice import (
     CorsPolicy,
     Destination,
-    Headers,
     HTTPMatchRequest,
     HTTPRetry,
     HTTPRoute,
     HTTPRouteDestination,
+    L4MatchAttributes,
     RouteDestination,
     TCPRoute,
+    TLSMatchAttributes,
     TLSRoute,
     VirtualService,
 )
@@ -38,6 +42,9 @@ RETRY_ON = (
     "resource-exhausted",
     "unavailable",
 )
+_STATUSES = frozenset(str(status.value) for status in HTTPStatus)
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", "*")
+"""What a policy for cross-origin requests may allow."""
 MAX_ATTEMPTS = 1_000
 DELEGATES_FURTHER = "a delegate of a delegate"
 """Found is then the delegate, as `name` or `namespace/name`."""
@@ -75,7 +82,7 @@ def _hosts(given: tuple[str, ...], mesh: bool, to: Report) -> None:
         at = to.at(index)
         if name == "*" and mesh:
             at.error("* is for gateways only", "'*'", "hosts of the mesh; or gateways without mesh")
-        hosts.host(name, at, wildcard=True)
+        hosts.host(name, at, wildcard=True, ip=True)
         for other in given[:index]:
             if hosts.overlap(name, other):
                 at.error(
@@ -85,7 +92,7 @@ def _hosts(given: tuple[str, ...], mesh: bool, to: Report) -> None:
 
 def _gateway(name: str, to: Report) -> None:
     space, slash, plain = name.rpartition("/")
-    if (slash and not (hosts.namespace(space) or space == ".")) or not hosts.is_host(plain):
+    if (slash and not (hosts.namespace(space) and hosts.is_label(plain))) or not hosts.is_host(plain):
         to.error("not a gateway", repr(name), "mesh, name or namespace/name")
     elif not slash and "." in name:
         to.old(
@@ -99,9 +106,10 @@ def _http(rule: HTTPRoute, to: Report, mesh: bool, delegate: bool) -> None:
         _match(match, to.at("match", index), mesh)
     _weights(rule.route, to.at("route"))
     for index, target in enumerate(rule.route):
-        headers(target.headers, to.at("route", index, "headers"))
-    headers(rule.headers, to.at("headers"))
-    hosts.duration(rule.timeout, to.at("timeout"), zero=True)
+        headers.edits(target.headers, to.at("route", index, "headers"))
+    headers.edits(rule.headers, to.at("headers"))
+    headers.authority(rule, to)
+    hosts.duration(rule.timeout, to.at("timeout"))
     if rule.retries:
         retries(rule.retries, to.at("retries"))
     if rule.fault:
@@ -130,16 +138,16 @@ def _action(rule: HTTPRoute, to: Report, delegate: bool) -> None:
     for name in ("fault", "rewrite"):
         if rule.redirect and getattr(rule, name):
             to.at(name).error("not with redirect", "", "a rule that routes")
-    if rule.direct_response and rule.rewrite:
-        to.at("rewrite").error("not with directResponse", "", "a rule that routes")
+        if rule.direct_response and getattr(rule, name):
+            to.at(name).error("not with directResponse", "", "a rule that routes")
 
 
 def _match(match: HTTPMatchRequest, to: Report, mesh: bool) -> None:
     for name in ("uri", "scheme", "method", "authority"):
-        hosts.text_match(getattr(match, name), to.at(name), empty=False)
+        hosts.text_match(getattr(match, name), to.at(name), empty=False, prefix=name == "uri")
     for name in ("headers", "without_headers"):
         given = getattr(match, name)
-        hosts.matches(given, to.at(name))
+        hosts.matches(given, to.at(name), star=name == "without_headers")
         for header in given:
             if header.startswith(_CLAIMS):
                 if mesh:
@@ -149,6 +157,10 @@ def _match(match: HTTPMatchRequest, to: Report, mesh: bool) -> None:
             elif header:
                 hosts.header_name(header, to.at(name, header))
     hosts.matches(match.query_params, to.at("query_params"))
+    _origin(match, to)
+
+
+def _origin(match: HTTPMatchRequest | TLSMatchAttributes | L4MatchAttributes, to: Report) -> None:
     hosts.labels(match.source_labels, to.at("source_labels"))
     if match.port:
         hosts.port(match.port, to.at("port"))
@@ -177,22 +189,8 @@ def destination(given: Destination | None, to: Report) -> None:
     hosts.host(given.host, to.at("host"))
     if given.port:
         hosts.port(given.port.number, to.at("port", "number"))
-    if given.subset and not hosts.is_host(given.subset):
-        to.at("subset").error("not the name of a subset", repr(given.subset), "letters, digits and -")
-
-
-def headers(given: Headers | None, to: Report) -> None:
-    """Header edits."""
-    for side in ("request", "response"):
-        edits = getattr(given, side, None)
-        if edits is None:
-            continue
-        for verb in ("set", "add"):
-            for name, value in getattr(edits, verb).items():
-                hosts.header_name(name, to.at(side, verb, name))
-                hosts.template(value, to.at(side, verb, name))
-        for index, name in enumerate(edits.remove):
-            hosts.header_name(name, to.at(side, "remove", index))
+    if given.subset and not hosts.is_label(given.subset):
+        to.at("subset").error("not the name of a subset", repr(given.subset), hosts.LABEL)
 
 
 def retries(given: HTTPRetry, to: Report) -> None:
@@ -203,14 +201,12 @@ def retries(given: HTTPRetry, to: Report) -> None:
         to.at("attempts").error("too many", given.attempts, f"at most {MAX_ATTEMPTS}")
     if given.attempts == 0:
         for name in ("per_try_timeout", "retry_on", "retry_remote_localities"):
-            if getattr(given, name):
+            if getattr(given, name) not in (None, ""):
                 to.at(name).error("there are no attempts", "attempts: 0", "attempts of at least 1")
-    hosts.duration(given.per_try_timeout, to.at("per_try_timeout"), zero=True)
+    hosts.duration(given.per_try_timeout, to.at("per_try_timeout"))
     hosts.duration(given.backoff, to.at("backoff"))
     for part in given.retry_on.split(",") if given.retry_on else ():
-        if part in RETRY_ON:
-            continue
-        if not (part.isascii() and part.isdecimal() and len(part) == 3 and 100 <= int(part) <= 599):
+        if part not in RETRY_ON and part not in _STATUSES:
             allowed = "a list with , and no spaces of a status code or " + ", ".join(RETRY_ON)
             to.at("retry_on").error("unknown condition", repr(part), allowed)
 
@@ -242,6 +238,10 @@ def _answers(rule: HTTPRoute, to: Report) -> None:
             at.error(
                 "nothing to redirect to", "", "uri, prefixRewrite, authority, scheme, port or derivePort"
             )
+        # A path that is a whole or a pattern has no beginning that could be replaced.
+        matched = [match.uri for match in rule.match if match.uri]
+        if redirect.prefix_rewrite and any(uri.exact is not None or uri.regex is not None for uri in matched):
+            at.at("prefix_rewrite").error("matches no prefix", repr(redirect.prefix_rewrite), "uri.prefix")
         for name in ("uri", "prefix_rewrite", "authority"):
             hosts.one_line(getattr(redirect, name), at.at(name))
         if redirect.redirect_code and not 300 <= redirect.redirect_code <= 399:
@@ -296,9 +296,15 @@ def _cors(cors: CorsPolicy, to: Report) -> None:
     for index, origin in enumerate(cors.allow_origins):
         hosts.text_match(origin, to.at("allow_origins", index), empty=False)
     for index, method in enumerate(cors.allow_methods):
-        if not (method == "*" or (method.isupper() and method.isalpha())):
-            to.at("allow_methods", index).error("not a method", repr(method), "such as GET or POST")
+        if method not in METHODS:
+            to.at("allow_methods", index).error("not a method", repr(method), ", ".join(METHODS))
+    for name in ("allow_headers", "expose_headers"):
+        for index, header in enumerate(getattr(cors, name)):
+            if header != "*":
+                hosts.header_name(header, to.at(name, index))
     hosts.duration(cors.max_age, to.at("max_age"))
+    if cors.max_age is not None and cors.max_age >= 0.001 and cors.max_age != int(cors.max_age):
+        to.at("max_age").error("a duration finer than a second", spell(cors.max_age), "whole seconds")
 
 
 def _tls(rule: TLSRoute, names: tuple[str, ...], to: Report) -> None:
@@ -309,17 +315,21 @@ def _tls(rule: TLSRoute, names: tuple[str, ...], to: Report) -> None:
         if not match.sni_hosts:
             at.error("no sniHosts", "", "at least one")
         for position, sni in enumerate(match.sni_hosts):
-            if not hosts.is_host(sni, wildcard=True):
+            if hosts.is_ip(sni):
+                at.at("sni_hosts", position).warn("most clients send no IP address", repr(sni), "a DNS name")
+            elif not hosts.is_host(sni, wildcard=True):
                 at.at("sni_hosts", position).error("not a host", repr(sni), hosts.WILDCARD)
             elif not any(hosts.covers(name, sni) for name in names):
                 at.at("sni_hosts", position).error("not among the hosts", repr(sni), ", ".join(names))
         hosts.subnets(match.destination_subnets, at.at("destination_subnets"))
+        _origin(match, at)
     _connections(rule.route, to)
 
 
 def _tcp(rule: TCPRoute, to: Report) -> None:
     for index, match in enumerate(rule.match):
         hosts.subnets(match.destination_subnets, to.at("match", index, "destination_subnets"))
+        _origin(match, to.at("match", index))
     _connections(rule.route, to)
 
 

@@ -1,27 +1,20 @@
-"""AuthorizationPolicy, PeerAuthentication and RequestAuthentication, as Istio's webhook checks them."""
-
-import json
-from collections.abc import Mapping
-from http import HTTPStatus
-from typing import Any
+"""AuthorizationPolicy and PeerAuthentication, as Istio's webhook checks them."""
 
 import re2
-from pydantic import ValidationError
 
 from meshlib.control.istio.authorizationpolicy import (
     Action,
     AuthorizationPolicy,
     Condition,
     Operation,
+    Rule,
     Source,
 )
-from meshlib.control.istio.extensionprovider import ExtAuthzHttp, ext_authz
 from meshlib.control.istio.peerauthentication import PeerAuthentication
-from meshlib.control.istio.requestauthentication import JWTRule, RequestAuthentication
+from meshlib.control.istio.requestauthentication import RequestAuthentication
 from meshlib.control.istio.telemetry import Telemetry
 from meshlib.control.istio.validity import hosts
 from meshlib.control.istio.validity.report import Report
-from meshlib.control.keysets import has_usable_key
 
 TARGETS = {
     "Gateway": "gateway.networking.k8s.io",
@@ -45,15 +38,18 @@ KEYS = (
     "destination.port",
     "connection.sni",
 )
-STATUSES = frozenset(str(status.value) for status in HTTPStatus if status.value >= 200) - {
-    "418",
-    "425",
-    "451",
-}
-"""Those that Envoy knows."""
 _INDEXED = re2.compile(
     r"(request\.headers\[[^\[\]]+\]|request\.auth\.claims(\[[^\[\]]+\])+|experimental\.envoy\.filters\.[^\[\]]+\[.+\])"
 )
+_LITERAL = re2.compile(r"[-a-zA-Z0-9._~%!$&'()+,;:@=]+")
+"""A segment of a path beside templates."""
+_NAMES = ("principals", "namespaces")
+_OF_CONNECTIONS = tuple(
+    prefix + name
+    for prefix in ("", "not_")
+    for name in ("principals", "namespaces", "service_accounts", "ip_blocks", "remote_ip_blocks")
+)
+"""What a source has without HTTP."""
 _IDENTITY = ("principals", "request_principals", "namespaces", "service_accounts", "trust_domains")
 
 
@@ -61,8 +57,7 @@ def target(spec: AuthorizationPolicy | RequestAuthentication | Telemetry, to: Re
     """Which workloads a policy is for."""
     if sum(map(bool, (spec.selector, spec.target_ref, spec.target_refs))) > 1:
         to.error("more than one of a choice is set", "", "one of selector, targetRef, targetRefs")
-    if spec.selector:
-        hosts.selector(spec.selector.match_labels, to.at("selector", "match_labels"))
+    hosts.selecting(spec.selector, to.at("selector"))
     listed = [(("target_refs", index), ref) for index, ref in enumerate(spec.target_refs)]
     for path, ref in ([(("target_ref",), spec.target_ref)] if spec.target_ref else []) + listed:
         if ref.kind not in TARGETS or ref.group not in (TARGETS[ref.kind], "core"):
@@ -98,6 +93,19 @@ def authorization_policy(spec: AuthorizationPolicy, to: Report) -> None:
             _operation(goal.operation, at.at("to", position, "operation"))
         for position, condition in enumerate(rule.when):
             _condition(condition, custom, at.at("when", position))
+        if spec.action is Action.DENY and _http_alone(rule):
+            at.warn("denies all of TCP too: nothing of it is known there", "", "ports beside what is of HTTP")
+
+
+def _http_alone(rule: Rule) -> bool:
+    """Whether a rule speaks of nothing that a connection has by itself."""
+    sources = [origin.source for origin in rule.from_ if origin.source]
+    operations = [goal.operation for goal in rule.to if goal.operation]
+    plain_source = any(getattr(source, name) for source in sources for name in _OF_CONNECTIONS)
+    plain_operation = any(operation.ports or operation.not_ports for operation in operations)
+    if operations:
+        return not plain_operation
+    return bool(sources) and not plain_source
 
 
 def _values(given: Source | Operation, to: Report) -> None:
@@ -124,18 +132,35 @@ def _source(source: Source | None, custom: bool, to: Report) -> None:
     for name in ("ip_blocks", "not_ip_blocks", "remote_ip_blocks", "not_remote_ip_blocks"):
         hosts.subnets(getattr(source, name), to.at(name))
     for name in ("service_accounts", "not_service_accounts"):
-        accounts = getattr(source, name)
-        if len(accounts) > 16:
-            to.at(name).error("too many", len(accounts), "at most 16")
-        for index, account in enumerate(accounts):
-            if "*" in account or account.count("/") > 1:
-                to.at(name, index).error("not a service account", repr(account), "name or namespace/name")
-    if source.service_accounts and (source.principals or source.namespaces):
-        to.at("service_accounts").error("stands with principals or namespaces", "", "one of them")
+        _accounts(getattr(source, name), to.at(name))
+    for name in ("trust_domains", "not_trust_domains"):
+        for index, domain in enumerate(getattr(source, name)):
+            if "/" in domain:
+                to.at(name, index).error("not a trust domain", repr(domain), "a name without /")
+        _wildcards(getattr(source, name), to.at(name))
+    named = any(getattr(source, prefix + name) for prefix in ("", "not_") for name in _NAMES)
+    if (source.service_accounts or source.not_service_accounts) and named:
+        name = "service_accounts" if source.service_accounts else "not_service_accounts"
+        to.at(name).error("stands with principals or namespaces", "", "one of them")
     for name in _IDENTITY if custom else ():
         for spelling in (name, f"not_{name}"):
             if getattr(source, spelling):
                 to.at(spelling).error("not with CUSTOM", "", "ipBlocks, remoteIpBlocks, to, or when")
+
+
+def _accounts(given: tuple[str, ...], to: Report) -> None:
+    if len(given) > 16:
+        to.error("too many", len(given), "at most 16")
+    for index, account in enumerate(given):
+        parts = account.split("/")
+        if account and ("*" in account or len(account) > 320 or len(parts) > 2 or not all(parts)):
+            to.at(index).error("not a service account", repr(account), "name or namespace/name")
+
+
+def _wildcards(given: tuple[str, ...], to: Report) -> None:
+    for index, text in enumerate(given):
+        if text.count("*") > 1 or "*" in text[1:-1]:
+            to.at(index).error("a wildcard in the middle", repr(text), "one * at the beginning or the end")
 
 
 def _operation(operation: Operation | None, to: Report) -> None:
@@ -161,6 +186,8 @@ def _template(path: str, to: Report) -> None:
         to.error("not a path template", repr(path), "{*} or {**} as whole segments, without other *")
     elif parts.count("{**}") > 1 or ("{**}" in parts and "{*}" in parts[parts.index("{**}") :]):
         to.error("not a path template", repr(path), "{**} once, as the last operator")
+    elif any(_LITERAL.fullmatch(part) is None for part in path.strip("/").split("/") if "{" not in part):
+        to.error("not a path template", repr(path), "segments of what may stand in a path")
 
 
 def _condition(condition: Condition, custom: bool, to: Report) -> None:
@@ -175,10 +202,13 @@ def _condition(condition: Condition, custom: bool, to: Report) -> None:
     for name in ("values", "not_values"):
         given = getattr(condition, name)
         for index, value in enumerate(given):
-            if len(value) > MAX_VALUE:
-                _value(value, to.at(name, index))
+            _value(value, to.at(name, index))
         if key in ("source.ip", "remote.ip", "destination.ip"):
             hosts.subnets(given, to.at(name))
+        if key == "source.serviceAccount":
+            _accounts(given, to.at(name))
+        if key == "source.trustDomain":
+            _wildcards(given, to.at(name))
         if key == "destination.port":
             for index, text in enumerate(given):
                 if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= 65535):
@@ -187,94 +217,10 @@ def _condition(condition: Condition, custom: bool, to: Report) -> None:
 
 def peer_authentication(spec: PeerAuthentication, to: Report) -> None:
     """The whole spec."""
-    if spec.selector:
-        hosts.selector(spec.selector.match_labels, to.at("selector", "match_labels"))
+    hosts.selecting(spec.selector, to.at("selector"))
     if spec.port_level_mtls and not (spec.selector and spec.selector.match_labels):
         to.at("port_level_mtls").error("no selector", "", "a selector with matchLabels")
     if "port_level_mtls" in spec.model_fields_set and not spec.port_level_mtls:
         to.at("port_level_mtls").error("an empty mapping", "", "at least one port, or leave it out")
     for number in spec.port_level_mtls:
         hosts.port(number, to.at("port_level_mtls", str(number)))
-
-
-def request_authentication(spec: RequestAuthentication, to: Report) -> None:
-    """The whole spec."""
-    target(spec, to)
-    for index, rule in enumerate(spec.jwt_rules):
-        _jwt(rule, to.at("jwt_rules", index))
-
-
-def _jwt(rule: JWTRule, to: Report) -> None:
-    if not rule.issuer:
-        to.at("issuer").error("no issuer", "", "the iss of the tokens")
-    for index, audience in enumerate(rule.audiences):
-        if not audience:
-            to.at("audiences", index).error("an empty audience", "''", "the aud of the tokens")
-    if rule.jwks and rule.jwks_uri:
-        to.at("jwks").error("stands with jwksUri", "", "jwks or jwksUri")
-    if rule.jwks_uri and not rule.jwks_uri.startswith(("http://", "https://")):
-        to.at("jwks_uri").error("not a URI", repr(rule.jwks_uri), "http://… or https://…")
-    if rule.jwks:
-        try:
-            keys = json.loads(rule.jwks)
-        except (ValueError, RecursionError):
-            keys = None
-        if not isinstance(keys, dict) or not isinstance(keys.get("keys"), list):
-            to.at("jwks").error("not a key set", "", 'JSON with "keys"')
-        elif not has_usable_key(rule.jwks):
-            to.at("jwks").warn("no key that can be used: every token is refused", "", "a key of RSA, EC, …")
-    for index, header in enumerate(rule.from_headers):
-        hosts.header_name(header.name, to.at("from_headers", index, "name"))
-    for name in ("from_params", "from_cookies"):
-        for index, text in enumerate(getattr(rule, name)):
-            if not text:
-                to.at(name, index).error("an empty name", "''", "a name")
-    hosts.duration(rule.timeout, to.at("timeout"))
-    _claims(rule, to)
-
-
-def _claims(rule: JWTRule, to: Report) -> None:
-    for index, claim in enumerate(rule.output_claim_to_headers):
-        at = to.at("output_claim_to_headers", index)
-        if not claim.claim:
-            at.at("claim").error("no claim", "", "the name of a claim")
-        hosts.header_name(claim.header, at.at("header"))
-
-
-def provider(given: Mapping[str, Any], to: Report) -> None:
-    """One of MeshConfig.extensionProviders, as far as it decides on requests."""
-    try:
-        found = ext_authz(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        to.error(f"not an authorizer: {first['msg']}", ".".join(map(str, first["loc"])), "see Istio's fields")
-        return
-    if found is None:
-        return
-    if not found.service or found.service.count("/") > 1:
-        to.error("not a service", repr(found.service), "host, or namespace/host")
-    if not 1 <= found.port <= 65535:
-        to.error("not a port", found.port, "1 to 65535")
-    hosts.duration(found.timeout, to)
-    if found.status_on_error and found.status_on_error not in STATUSES:
-        to.error("not a status", repr(found.status_on_error), "'403', '500', '503', …")
-    body = found.include_request_body_in_check
-    if body is not None and not body.max_request_bytes:
-        to.error("no size of the body", body.max_request_bytes, "maxRequestBytes of at least 1")
-    if isinstance(found, ExtAuthzHttp):
-        _asked_over_http(found, to)
-
-
-def _asked_over_http(found: ExtAuthzHttp, to: Report) -> None:
-    if found.path_prefix and not found.path_prefix.startswith("/"):
-        to.error("not the beginning of a path", repr(found.path_prefix), "/…")
-    for name in (
-        "include_headers_in_check",
-        "include_request_headers_in_check",
-        "headers_to_upstream_on_allow",
-        "headers_to_downstream_on_deny",
-        "headers_to_downstream_on_allow",
-    ):
-        for value in getattr(found, name):
-            if value in ("", "*"):
-                to.error("not the name of a header", repr(value), "a name, or one that begins or ends with *")

@@ -1,89 +1,14 @@
-"""Gateway, ServiceEntry, Sidecar, WorkloadEntry and WorkloadGroup, as Istio's webhook checks them."""
+"""ServiceEntry, WorkloadEntry and WorkloadGroup, as Istio's webhook checks them."""
 
-from meshlib.control.istio.gateway import Gateway, Server, ServerTLSMode, ServerTLSSettings
 from meshlib.control.istio.serviceentry import Resolution, ServiceEntry
-from meshlib.control.istio.sidecar import IstioEgressListener, IstioIngressListener, Sidecar
-from meshlib.control.istio.validity import hosts, traffic
+from meshlib.control.istio.validity import hosts, locality
 from meshlib.control.istio.validity.report import Report
 from meshlib.control.istio.workloadentry import WorkloadEntry
-from meshlib.control.istio.workloadgroup import WorkloadGroup
+from meshlib.control.istio.workloadgroup import ReadinessProbe, WorkloadGroup
 
-
-def gateway(spec: Gateway, to: Report) -> None:
-    """The whole spec."""
-    if not spec.servers:
-        to.error("no servers", "", "at least one")
-    hosts.selector(spec.selector, to.at("selector"))
-    names: set[str] = set()
-    for index, server in enumerate(spec.servers):
-        at = to.at("servers", index)
-        _server(server, at)
-        name = server.port.name if server.port else ""
-        if name and name in names:
-            at.at("port", "name").error("a port name that stands twice", repr(name), "each name once")
-        names.add(name)
-
-
-def _server(server: Server, to: Report) -> None:
-    if server.port is None:
-        to.error("no port", "", "port with number, name and protocol")
-    else:
-        hosts.port(server.port.number, to.at("port", "number"))
-        protocol(server.port.protocol, to.at("port", "protocol"))
-        if not server.port.name:
-            to.at("port", "name").error("no name", "", "a name")
-    if not server.hosts:
-        to.at("hosts").error("no hosts", "", "at least one, * is all")
-    for index, name in enumerate(server.hosts):
-        space, slash, plain = name.rpartition("/")
-        if (slash and space not in ("*", ".") and not hosts.namespace(space)) or not (
-            hosts.is_host(plain, wildcard=True) or hosts.is_ip(plain)
-        ):
-            to.at("hosts", index).error("not a host", repr(name), "[namespace/]host, * only at its beginning")
-    _server_tls(server, to)
-
-
-def _server_tls(server: Server, to: Report) -> None:
-    upper = server.port.protocol.upper() if server.port else ""
-    if upper in ("HTTPS", "TLS") and server.tls is None:
-        to.at("tls").error(f"{upper} without tls", "", "tls with a mode")
-    if server.tls is None:
-        return
-    if upper not in ("HTTPS", "TLS", "") and server.tls.model_fields_set - {"https_redirect"}:
-        to.at("tls").error(f"tls on a port of {upper}", "", "httpsRedirect only, or protocol HTTPS or TLS")
-        return
-    if upper in ("HTTPS", "TLS") and server.tls.https_redirect:
-        to.at("tls", "https_redirect").error("a redirect from TLS to TLS", "true", "an HTTP server")
-    _certificates(server.tls, to.at("tls"))
-
-
-def _certificates(tls: ServerTLSSettings, to: Report) -> None:
-    named = bool(tls.credential_name or tls.credential_names or tls.tls_certificates)
-    if tls.mode in (ServerTLSMode.SIMPLE, ServerTLSMode.MUTUAL, ServerTLSMode.OPTIONAL_MUTUAL) and not named:
-        for name in ("server_certificate", "private_key"):
-            if not getattr(tls, name):
-                to.at(name).error(f"{tls.mode.value} needs it", "", "a file, or credentialName")
-        if tls.mode is not ServerTLSMode.SIMPLE and not (tls.ca_certificates or tls.ca_cert_credential_name):
-            to.at("ca_certificates").error(f"{tls.mode.value} needs it", "", "a file, or credentialName")
-    if tls.mode is ServerTLSMode.ISTIO_MUTUAL and (named or tls.server_certificate or tls.private_key):
-        to.error("ISTIO_MUTUAL uses the mesh's certificates", "", "no certificates")
-    if tls.credential_name and tls.credential_names:
-        to.at("credential_names").error("stands with credentialName", "", "one of them")
-    for name in ("credential_names", "tls_certificates"):
-        if len(getattr(tls, name)) > 2:
-            to.at(name).error("too many", len(getattr(tls, name)), "at most 2")
-    order = ("TLS_AUTO", "TLSV1_0", "TLSV1_1", "TLSV1_2", "TLSV1_3")
-    low, high = order.index(tls.min_protocol_version.value), order.index(tls.max_protocol_version.value)
-    if low > high > 0:
-        to.at("max_protocol_version").error(
-            "below minProtocolVersion", tls.max_protocol_version.value, order[low]
-        )
-
-
-def protocol(text: str, to: Report) -> None:
-    """The protocol of a port."""
-    if text.upper() not in hosts.PROTOCOLS:
-        to.error("unknown protocol", repr(text), ", ".join(hosts.PROTOCOLS))
+_TOLD_APART = ("HTTP", "HTTP2", "HTTP_PROXY", "GRPC", "GRPC-WEB", "HTTPS", "TLS")
+"""Protocols of which a message names the host it is for."""
+_WILD = (Resolution.DYNAMIC_DNS,)
 
 
 def service_entry(spec: ServiceEntry, to: Report) -> None:
@@ -97,6 +22,8 @@ def service_entry(spec: ServiceEntry, to: Report) -> None:
             )
         else:
             hosts.host(name, to.at("hosts", index), wildcard=True)
+            if name.startswith("*") and not name.startswith("*.") and spec.resolution not in _WILD:
+                to.at("hosts", index).warn("a part of a label as a wildcard", repr(name), "*.example.com")
     for index, address in enumerate(spec.addresses):
         at = to.at("addresses", index)
         if not hosts.is_subnet(address):
@@ -111,8 +38,7 @@ def service_entry(spec: ServiceEntry, to: Report) -> None:
     _resolution(spec, to)
     for index, endpoint in enumerate(spec.endpoints):
         _endpoint(endpoint, spec, to.at("endpoints", index))
-    if spec.workload_selector:
-        hosts.selector(spec.workload_selector.labels, to.at("workload_selector", "labels"))
+    hosts.selecting(spec.workload_selector, to.at("workload_selector"))
     hosts.export_to(spec.export_to, to.at("export_to"), none=True)
 
 
@@ -127,15 +53,19 @@ def _ports(spec: ServiceEntry, to: Report) -> None:
         if given.target_port:
             hosts.port(given.target_port, at.at("target_port"))
         if given.protocol:
-            protocol(given.protocol, at.at("protocol"))
-        if not hosts.is_host(given.name):
-            at.at("name").error("not the name of a port", repr(given.name), "letters, digits and -")
+            hosts.protocol(given.protocol, at.at("protocol"))
+        if not hosts.is_label(given.name):
+            at.at("name").error("not the name of a port", repr(given.name), hosts.LABEL)
         if given.name in names:
             at.at("name").error("a port name that stands twice", repr(given.name), "each name once")
         if given.number in numbers:
             at.at("number").error("a port that stands twice", given.number, "each port once")
         names.add(given.name)
         numbers.add(given.number)
+    plain = next((p for p in spec.ports if p.protocol and p.protocol.upper() not in _TOLD_APART), None)
+    if spec.resolution is not Resolution.NONE and len(spec.hosts) > 1 and plain:
+        found = f"{len(spec.hosts)} hosts, a port of {plain.protocol}"
+        to.at("hosts").error("several hosts that can't be told apart", found, "HTTP or TLS, or one host")
 
 
 def _resolution(spec: ServiceEntry, to: Report) -> None:
@@ -144,23 +74,39 @@ def _resolution(spec: ServiceEntry, to: Report) -> None:
     if mode is Resolution.NONE and spec.endpoints:
         to.at("endpoints").error("endpoints with resolution NONE", "", "resolution STATIC or DNS")
     if mode is Resolution.STATIC and not spec.endpoints and not spec.workload_selector:
-        at.error("STATIC without endpoints", "STATIC", "endpoints or workloadSelector")
-    if mode is Resolution.DNS and wild and not spec.endpoints:
+        at.warn("STATIC without endpoints", "STATIC", "endpoints or workloadSelector")
+    if mode in (Resolution.DNS, Resolution.DNS_ROUND_ROBIN) and wild and not spec.endpoints:
         to.at("hosts").error("a wildcard can't be looked up", repr(wild[0]), "endpoints, or resolution NONE")
     if mode in (Resolution.DNS, Resolution.DNS_ROUND_ROBIN) and spec.workload_selector:
         to.at("workload_selector").warn(f"with resolution {mode.value}, entries need names", "", "STATIC")
     if mode is Resolution.DNS_ROUND_ROBIN and len(spec.endpoints) > 1:
         to.at("endpoints").error("too many for DNS_ROUND_ROBIN", len(spec.endpoints), "at most 1")
+    if mode is Resolution.NONE and spec.workload_selector:
+        to.at("workload_selector").warn("with resolution NONE nothing is selected", "", "resolution STATIC")
     if mode is Resolution.DYNAMIC_DNS:
+        _dynamic(spec, to)
         for name in ("addresses", "endpoints", "workload_selector"):
             if getattr(spec, name):
                 to.at(name).error("not with DYNAMIC_DNS", "", "leave it out")
 
 
+def _dynamic(spec: ServiceEntry, to: Report) -> None:
+    for index, name in enumerate(spec.hosts):
+        if not name.startswith("*"):
+            to.at("hosts", index).error("no wildcard", repr(name), "*.example.com, with DYNAMIC_DNS")
+    for index, port in enumerate(spec.ports):
+        if port.protocol.upper() not in ("HTTP", "TLS", "GRPC", "HTTP2"):
+            to.at("ports", index, "protocol").error(
+                "not with DYNAMIC_DNS", repr(port.protocol), "HTTP, HTTP2, GRPC, TLS"
+            )
+
+
 def _endpoint(endpoint: WorkloadEntry, spec: ServiceEntry, to: Report) -> None:
     address = endpoint.address
     if address.startswith("unix://"):
-        if len(spec.ports) != 1:
+        if spec.resolution is not Resolution.STATIC:
+            to.at("address").error("a Unix socket", repr(address), "an address, or resolution STATIC")
+        elif len(spec.ports) != 1:
             to.at("address").error("a Unix socket for several ports", repr(address), "a service of one port")
     elif spec.resolution is Resolution.STATIC and address and not hosts.is_ip(address):
         to.at("address").error("not an IP address", repr(address), "an IP address, with resolution STATIC")
@@ -177,9 +123,10 @@ def workload_entry(spec: WorkloadEntry, to: Report) -> None:
     address = spec.address
     if not address and not spec.network:
         to.at("address").error("no address", "", "an IP address, a DNS name or unix:///path")
+    elif not address:
+        to.at("address").warn(f"no address in network {spec.network}", "", "an IP address")
     elif address.startswith("unix://"):
-        if not address.removeprefix("unix://").startswith(("/", "@")):
-            to.at("address").error("not the path of a socket", repr(address), "unix:///an/absolute/path")
+        hosts.socket(address, to.at("address"))
         if spec.ports:
             to.at("ports").error("ports of a Unix socket", "", "leave it out")
     elif address and not hosts.is_ip(address) and not hosts.is_host(address):
@@ -188,9 +135,11 @@ def workload_entry(spec: WorkloadEntry, to: Report) -> None:
 
 def _template(spec: WorkloadEntry, to: Report) -> None:
     for name, number in spec.ports.items():
+        if not hosts.is_label(name):
+            to.at("ports", name).error("not the name of a port", repr(name), hosts.LABEL)
         hosts.port(number, to.at("ports", name))
     hosts.labels(spec.labels, to.at("labels"))
-    if spec.locality and (len(spec.locality.split("/")) > 3 or not all(spec.locality.split("/"))):
+    if spec.locality and not locality.plain(spec.locality):
         to.at("locality").error("not a locality", repr(spec.locality), "region/zone/subzone")
 
 
@@ -209,62 +158,23 @@ def workload_group(spec: WorkloadGroup, to: Report) -> None:
         for name in ("http_get", "tcp_socket", "grpc"):
             if given := getattr(probe, name):
                 hosts.port(given.port, at.at(name, "port"))
-        for name in ("initial_delay_seconds", "timeout_seconds", "period_seconds"):
-            if getattr(probe, name) < 0:
-                at.at(name).error("a negative time", getattr(probe, name), "0 or more seconds")
+        _probe(probe, at)
 
 
-def sidecar(spec: Sidecar, to: Report) -> None:
-    """The whole spec."""
-    if not spec.model_fields_set:
-        to.error("an empty Sidecar", "", "egress, ingress, inboundConnectionPool or outboundTrafficPolicy")
-    if spec.workload_selector:
-        hosts.selector(spec.workload_selector.labels, to.at("workload_selector", "labels"))
-    seen: set[int] = set()
-    for index, ingress in enumerate(spec.ingress):
-        at = to.at("ingress", index)
-        _ingress(ingress, at)
-        number = ingress.port.number if ingress.port else 0
-        if number and number in seen:
-            at.at("port", "number").error("a port that stands twice", number, "each port once")
-        seen.add(number)
-    open_ended = 0
-    for index, egress in enumerate(spec.egress):
-        open_ended += egress.port is None
-        _egress(egress, to.at("egress", index))
-        if egress.port is None and open_ended > 1:
-            to.at("egress", index).error("a second listener without a port", "", "at most one")
-    if spec.inbound_connection_pool:
-        traffic.connection_pool(spec.inbound_connection_pool, to.at("inbound_connection_pool"))
-
-
-def _ingress(listener: IstioIngressListener, to: Report) -> None:
-    if listener.port is None:
-        to.error("no port", "", "port with a number and a protocol")
-    else:
-        hosts.port(listener.port.number, to.at("port", "number"))
-        protocol(listener.port.protocol, to.at("port", "protocol"))
-    end = listener.default_endpoint
-    if end and not end.startswith(("unix:///", "unix://@")):
-        address, _, number = end.rpartition(":")
-        local = address in ("127.0.0.1", "0.0.0.0", "[::1]", "[::]")  # noqa: S104 - compared, not bound
-        if not local or not number.isdecimal() or not 1 <= int(number[:6]) <= 65535:
-            to.at("default_endpoint").error(
-                "not an endpoint", repr(end), "127.0.0.1:port, 0.0.0.0:port, unix:///path"
+def _probe(probe: ReadinessProbe, to: Report) -> None:
+    for name in (
+        "initial_delay_seconds",
+        "timeout_seconds",
+        "period_seconds",
+        "success_threshold",
+        "failure_threshold",
+    ):
+        if getattr(probe, name) < 0:
+            to.at(name).error("a negative number", getattr(probe, name), "0 or more")
+    if probe.exec and not probe.exec.command:
+        to.at("exec", "command").error("no command", "", "a command")
+    for index, header in enumerate(probe.http_get.http_headers if probe.http_get else ()):
+        if not header.name or not header.name.replace("-", "a").isalnum() or not header.name.isascii():
+            to.at("http_get", "http_headers", index, "name").error(
+                "not the name of a header", repr(header.name), "letters, digits and -"
             )
-    if listener.connection_pool:
-        traffic.connection_pool(listener.connection_pool, to.at("connection_pool"))
-
-
-def _egress(listener: IstioEgressListener, to: Report) -> None:
-    if not listener.hosts:
-        to.at("hosts").error("no hosts", "", "namespace/host, such as ./* or */*")
-    for index, name in enumerate(listener.hosts):
-        space, slash, plain = name.partition("/")
-        space_ok = space in ("*", ".", "~") or hosts.namespace(space.removeprefix("~"))
-        if not slash or not space_ok or not hosts.is_host(plain, wildcard=True):
-            to.at("hosts", index).error(
-                "not namespace/host", repr(name), "such as ./*, istio-system/* or */host"
-            )
-    if listener.port and listener.port.number:
-        hosts.port(listener.port.number, to.at("port", "number"))

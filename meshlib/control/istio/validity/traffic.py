@@ -7,15 +7,16 @@ from meshlib.control.istio.destinationrule import (
     ConsistentHashLB,
     DestinationRule,
     LoadBalancerSettings,
-    LocalityLoadBalancerSetting,
     OutlierDetection,
     PortTrafficPolicy,
     SimpleLB,
     TrafficPolicy,
 )
-from meshlib.control.istio.validity import hosts
+from meshlib.control.istio.fields import camel
+from meshlib.control.istio.validity import hosts, locality
 from meshlib.control.istio.validity.report import Report
 
+_BLOCKS = tuple(name for name in PortTrafficPolicy.model_fields if name != "port")
 _FILES = ("client_certificate", "private_key", "ca_certificates")
 
 
@@ -27,8 +28,8 @@ def destination_rule(spec: DestinationRule, to: Report) -> None:
     seen: set[str] = set()
     for index, subset in enumerate(spec.subsets):
         at = to.at("subsets", index)
-        if not hosts.is_host(subset.name) or "." in subset.name:
-            at.at("name").error("not the name of a subset", repr(subset.name), "letters, digits and -")
+        if not hosts.is_label(subset.name):
+            at.at("name").error("not the name of a subset", repr(subset.name), hosts.LABEL)
         if subset.name in seen:
             at.at("name").error("a subset that stands twice", repr(subset.name), "each name once")
         seen.add(subset.name)
@@ -36,11 +37,20 @@ def destination_rule(spec: DestinationRule, to: Report) -> None:
         if subset.traffic_policy:
             _policy(subset.traffic_policy, at.at("traffic_policy"))
     hosts.export_to(spec.export_to, to.at("export_to"))
-    if spec.workload_selector:
-        hosts.selector(spec.workload_selector.match_labels, to.at("workload_selector", "match_labels"))
+    hosts.selecting(spec.workload_selector, to.at("workload_selector"))
+    if spec.workload_selector and len(spec.export_to) > 1:
+        to.at("export_to").error(
+            "several with workloadSelector", ", ".join(spec.export_to), "the rule's own namespace"
+        )
+    elif spec.workload_selector and "*" in spec.export_to:
+        to.at("export_to").error("all namespaces with workloadSelector", "*", "the rule's own namespace")
 
 
 def _policy(policy: TrafficPolicy, to: Report) -> None:
+    if not policy.model_fields_set:
+        to.error("an empty policy", "", ", ".join(sorted(map(camel, TrafficPolicy.model_fields))))
+    if policy.tunnel and policy.proxy_protocol:
+        to.at("proxy_protocol").error("stands with tunnel", "", "tunnel or proxyProtocol")
     _blocks(policy, to)
     seen: set[int] = set()
     for index, level in enumerate(policy.port_level_settings):
@@ -52,6 +62,8 @@ def _policy(policy: TrafficPolicy, to: Report) -> None:
             if level.port.number in seen:
                 at.at("port", "number").error("a port that stands twice", level.port.number, "each port once")
             seen.add(level.port.number)
+        if not level.model_fields_set - {"port"}:
+            at.error("an empty policy", "", ", ".join(map(camel, _BLOCKS)))
         _blocks(level, at)
     if policy.retry_budget and policy.retry_budget.percent is not None:
         hosts.percent(policy.retry_budget.percent, to.at("retry_budget", "percent"))
@@ -59,7 +71,7 @@ def _policy(policy: TrafficPolicy, to: Report) -> None:
         at = to.at("tunnel")
         if tunnel.protocol not in ("", "CONNECT", "POST"):
             at.at("protocol").error("not a tunnel's protocol", repr(tunnel.protocol), "CONNECT, POST")
-        hosts.host(tunnel.target_host, at.at("target_host"))
+        hosts.host(tunnel.target_host, at.at("target_host"), ip=True)
         hosts.port(tunnel.target_port, at.at("target_port"))
 
 
@@ -83,6 +95,8 @@ def _balancer(balancer: LoadBalancerSettings, ejects: bool, to: Report) -> None:
         )
         hosts.duration(balancer.warmup_duration_secs, to.at("warmup_duration_secs"))
     if balancer.warmup:
+        if balancer.warmup.duration is None:
+            to.at("warmup").error("no duration", "", "duration of at least 1ms")
         hosts.duration(balancer.warmup.duration, to.at("warmup", "duration"))
         if balancer.warmup.minimum_percent is not None:
             hosts.percent(balancer.warmup.minimum_percent, to.at("warmup", "minimum_percent"))
@@ -91,7 +105,11 @@ def _balancer(balancer: LoadBalancerSettings, ejects: bool, to: Report) -> None:
     if balancer.consistent_hash:
         _hash(balancer.consistent_hash, to.at("consistent_hash"))
     if balancer.locality_lb_setting:
-        locality(balancer.locality_lb_setting, ejects, to.at("locality_lb_setting"))
+        locality.setting(balancer.locality_lb_setting, ejects, to.at("locality_lb_setting"))
+    if balancer.zone_aware_lb_setting:
+        locality.zone_aware(balancer.zone_aware_lb_setting, ejects, to.at("zone_aware_lb_setting"))
+        if balancer.locality_lb_setting:
+            to.at("zone_aware_lb_setting").error("stands with localityLbSetting", "", "one of them")
 
 
 def _hash(given: ConsistentHashLB, to: Report) -> None:
@@ -101,6 +119,12 @@ def _hash(given: ConsistentHashLB, to: Report) -> None:
         to.error("nothing to hash", "", "httpHeaderName, httpCookie, useSourceIp or httpQueryParameterName")
     if given.http_cookie and not given.http_cookie.name:
         to.at("http_cookie", "name").error("no name", "", "the name of a cookie")
+    names: set[str] = set()
+    for index, attribute in enumerate(given.http_cookie.attributes if given.http_cookie else ()):
+        at = to.at("http_cookie", "attributes", index, "name")
+        if not attribute.name or attribute.name in names:
+            at.error("no name of its own", repr(attribute.name), "a name, each once")
+        names.add(attribute.name)
     if given.minimum_ring_size is not None:
         to.at("minimum_ring_size").old(
             "deprecated; today's Istio takes it as ringHash.minimumRingSize; "
@@ -108,44 +132,14 @@ def _hash(given: ConsistentHashLB, to: Report) -> None:
         )
         if given.ring_hash or given.maglev:
             to.at("minimum_ring_size").error("stands with ringHash or maglev", "", "one of them")
-    if given.maglev and given.maglev.table_size is not None and not _is_prime(given.maglev.table_size):
-        to.at("maglev", "table_size").error(
-            "not a table size", given.maglev.table_size, "a prime below 5000011"
-        )
+    if given.maglev and not _is_prime(size := given.maglev.table_size or 0):
+        to.at("maglev", "table_size").error("not a table size", size, "a prime below 5000011")
 
 
 def _is_prime(number: int) -> bool:
-    if not 2 <= number <= 5_000_011:
+    if not 2 <= number < 5_000_011:
         return False
     return all(number % divisor for divisor in range(2, int(number**0.5) + 1))
-
-
-def locality(setting: LocalityLoadBalancerSetting, ejects: bool, to: Report) -> None:
-    """Balancing by locality."""
-    if setting.distribute and (setting.failover or setting.failover_priority):
-        to.at("distribute").error("stands with failover", "", "distribute or failover")
-    for index, share in enumerate(setting.distribute):
-        at = to.at("distribute", index, "to")
-        if any(not 1 <= weight <= 100 for weight in share.to.values()) or sum(share.to.values()) != 100:
-            at.error(
-                "the shares are not 100", sum(share.to.values()), "shares of 1 to 100 that add up to 100"
-            )
-    for index, over in enumerate(setting.failover):
-        at = to.at("failover", index)
-        for name, region in (("from_", over.from_), ("to", over.to)):
-            if not region or "/" in region or "*" in region:
-                at.at(name).error("not a region", repr(region), "a region without zone and wildcard")
-        if over.from_ == over.to:
-            at.error("a region that fails over to itself", repr(over.to), "two regions")
-    regional = ("topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone")
-    if setting.failover and any(label.split("=")[0] in regional for label in setting.failover_priority):
-        to.at("failover_priority").error(
-            "names localities beside failover", "", "other labels, or no failover"
-        )
-    if (setting.failover or setting.failover_priority) and not ejects:
-        to.warn(
-            "failover works only together with outlierDetection", "", "outlierDetection in the same policy"
-        )
 
 
 def connection_pool(pool: ConnectionPoolSettings, to: Report) -> None:
@@ -158,6 +152,9 @@ def connection_pool(pool: ConnectionPoolSettings, to: Report) -> None:
         hosts.duration(tcp.connect_timeout, at.at("connect_timeout"))
         hosts.duration(tcp.max_connection_duration, at.at("max_connection_duration"))
         hosts.duration(tcp.idle_timeout, at.at("idle_timeout"), zero=True)
+        if tcp.tcp_keepalive:
+            for name in ("time", "interval"):
+                hosts.duration(getattr(tcp.tcp_keepalive, name), at.at("tcp_keepalive", name))
     if http := pool.http:
         at = to.at("http")
         for name in (
@@ -168,7 +165,12 @@ def connection_pool(pool: ConnectionPoolSettings, to: Report) -> None:
             "max_concurrent_streams",
         ):
             _positive(getattr(http, name), at.at(name))
-        hosts.duration(http.idle_timeout, at.at("idle_timeout"), zero=True)
+        hosts.duration(http.idle_timeout, at.at("idle_timeout"))
+        if keep := http.http2_keep_alive:
+            for name in ("interval", "timeout"):
+                if getattr(keep, name) is None:
+                    at.at("http2_keep_alive").error(f"no {name}", "", f"{name} of at least 1ms")
+                hosts.duration(getattr(keep, name), at.at("http2_keep_alive", name))
         if http.use_client_protocol and http.h2_upgrade_policy.value == "UPGRADE":
             at.at("use_client_protocol").error("stands with h2UpgradePolicy: UPGRADE", "true", "one of them")
 
@@ -208,10 +210,16 @@ def _tls(tls: ClientTLSSettings, to: Report) -> None:
     if tls.mode is ClientTLSMode.ISTIO_MUTUAL:
         for name in (*_FILES, "credential_name"):
             if getattr(tls, name):
-                to.at(name).error(
+                to.at(name).warn(
                     "ISTIO_MUTUAL uses the mesh's certificates", getattr(tls, name), "leave it out"
                 )
-    if tls.credential_name and any(getattr(tls, name) for name in _FILES):
+    if tls.mode not in (ClientTLSMode.SIMPLE, ClientTLSMode.MUTUAL):
+        return
+    if tls.credential_name and any(getattr(tls, name) for name in (*_FILES, "ca_crl")):
         to.at("credential_name").error("stands with files", repr(tls.credential_name), "one of them")
-    if tls.insecure_skip_verify and tls.ca_certificates:
-        to.at("insecure_skip_verify").error("stands with caCertificates", "true", "one of them")
+    if tls.insecure_skip_verify:
+        checked = ("ca_certificates", "subject_alt_names")
+        # With MUTUAL the credential may hold the client's certificate alone.
+        for name in (*checked, "credential_name") if tls.mode is ClientTLSMode.SIMPLE else checked:
+            if getattr(tls, name):
+                to.at("insecure_skip_verify").error(f"stands with {camel(name)}", "true", "one of them")

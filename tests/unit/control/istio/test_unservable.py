@@ -68,7 +68,10 @@ def test_what_nobody_can_do(rule: str, field: str, message: str) -> None:
     assert problems(rule) == [(f"spec.http[0].{field}", message)]
 
 
-def test_a_star_means_present_for_headers_and_is_no_pattern_elsewhere() -> None:
-    assert problems(f"match: [{{headers: {{x: {{regex: '*'}}}}}}], {TO}") == []
-    ((field, message),) = problems(f"match: [{{uri: {{regex: '*'}}}}], {TO}")
-    assert (field, message[:18]) == ("spec.http[0].match[0].uri.regex", "not an RE2 pattern")
+def test_a_star_means_present_for_without_headers_and_is_no_pattern_elsewhere() -> None:
+    assert problems(f"match: [{{withoutHeaders: {{x: {{regex: '*'}}}}}}], {TO}") == []
+    for place in ("uri", "headers.x", "queryParams.x"):
+        outer, _, inner = place.partition(".")
+        given = f"{{{inner}: {{regex: '*'}}}}" if inner else "{regex: '*'}"
+        ((field, message),) = problems(f"match: [{{{outer}: {given}}}], {TO}")
+        assert (field, message[:18]) == (f"spec.http[0].match[0].{place}.regex", "not an RE2 pattern")

@@ -154,11 +154,21 @@ def test_what_a_report_amounts_to(states: list[str], expected: bool | None) -> N
     ("metadata", "text"),
     [
         ({"NAMESPACE": 7}, "metadata NAMESPACE is not a text"),
-        ({"NAMESPACE": "a b"}, "metadata NAMESPACE is 'a b'; lower-case letters"),
+        ({"NAMESPACE": "a b"}, "metadata NAMESPACE is 'a b'; up to 63 lower case letters"),
+        ({"NAMESPACE": "a.b"}, "metadata NAMESPACE is 'a.b'; up to 63 lower case letters"),
+        ({"SERVICE_ACCOUNT": "A/b"}, "metadata SERVICE_ACCOUNT is 'A/b'; lower case letters, digits"),
         ({"SERVICE_ACCOUNT": "x" * 300}, "at most 253 printable characters"),
         ({"LABELS": ["app"]}, "metadata LABELS is not an object"),
         ({"LABELS": {"app": 1}}, "metadata LABELS.app is not a text"),
         ({"LABELS": {"app": "a\nb"}}, "printable"),
+        ({"LABELS": {"app": "a b"}}, "LABELS: not the value of a label, found 'a b'; allowed: up to 63"),
+        ({"LABELS": {"a b": "x"}}, "LABELS: not the name of a label, found 'a b'; allowed: [DNS name/]up"),
+        ({"LABELS": {"app": "x" * 64}}, "LABELS: not the value of a label"),
+        ({"PORTS": {"a b": 1}}, "metadata PORTS has 'a b'; up to 63 letters, digits and - are allowed"),
+        ({"PORTS": {"": 1}}, "metadata PORTS has ''"),
+        ({"LOCALITY": "a//b"}, "locality 'a//b' is not region, region/zone or region/zone/subzone"),
+        ({"LOCALITY": "a/*"}, "locality 'a/*' is not"),
+        ({"LOCALITY": "a/b/c/d"}, "locality 'a/b/c/d' is not"),
         ({"LABELS": {str(n): "" for n in range(3000)}}, "metadata LABELS has 3000 fields; at most 256"),
         ({"PORTS": {}}, "metadata PORTS is empty"),
         ({"PORTS": {str(n): 1 for n in range(1000)}}, "metadata PORTS has 1000 fields; at most 64"),
@@ -180,9 +190,10 @@ def test_metadata_that_is_no_good(metadata: dict[str, Any], text: str) -> None:
 @pytest.mark.parametrize(
     ("addresses", "text"),
     [
-        (["ratings.local"], "address 'ratings.local' is no IP address"),
-        ([""], "address '' is no IP address"),
-        (["0.0.0.0"], "address 0.0.0.0 is not the address of a server"),
+        (["ratings.local"], "address 'ratings.local' is not an IP address; an IP address is allowed"),
+        ([""], "address '' is not an IP address"),
+        (["fe80::1%eth0"], "address 'fe80::1%eth0' is an IP address with a zone"),
+        (["0.0.0.0"], "address '0.0.0.0' is not the address of a server"),
         (["224.0.0.1"], "is not the address of a server"),
         (["10.0.0.1", "10.0.0.2"], "endpoints at several addresses: 10.0.0.1, 10.0.0.2"),
         (["10.0.0.1"] * 65, "65 endpoints; at most 64"),
@@ -205,3 +216,15 @@ def test_endpoints_of_nobody_and_a_node_without_an_id() -> None:
 
 def test_the_reply_asks_for_a_report_every_ten_seconds() -> None:
     assert pb.seconds(specifier().interval) == 10.0
+
+
+def test_the_locality_of_the_node_itself() -> None:
+    made = node()
+    made.locality.region, made.locality.zone = "r1", "z1"
+    assert identity(made).locality == Locality("r1", "z1")
+    made.locality.zone = "z/1"
+    with pytest.raises(RegistrationError, match="has a / in one of its parts"):
+        identity(made)
+    made.locality.region, made.locality.zone = "", "z1"
+    with pytest.raises(RegistrationError, match="locality '/z1' is not region"):
+        identity(made)
