@@ -53,7 +53,7 @@ def mistrust(environ: Environ) -> bool:
 
 
 def write(environ: Environ, admitted: RequestHead, came: RequestHead) -> bool:
-    """Puts into the environ what the mesh has changed of the request; False: the path left the application."""
+    """Puts into the environ what the mesh has changed of a request; False: the path left the application."""
     if admitted.headers != came.headers or admitted.authority != came.authority:
         write_headers(environ, admitted)
     if admitted.path == came.path and "%" not in came.path:

@@ -15,8 +15,8 @@ Rules, in this order (Envoy's codec, HCM and googleurl; each is compared with a 
 The query stays as it is. An application is given the path that was decided on: otherwise `/a/../b` would
 be one thing to the policy and another to the application.
 
-It is given it decoded, as ASGI and WSGI want it (`given`): `/a%3Ab` is `/a:b` to it. Only slashes stay as they
-were escaped, for they were none to the policies. So policies look at both readings (core/authz/rbac.py).
+It is given it decoded, as ASGI and WSGI want it (`given`): `/a%3Ab` is `/a:b` to it. Only escaped slashes
+stay so, for they were none to the policies. So policies look at both readings (core/authz/rbac.py).
 """
 
 from dataclasses import dataclass
@@ -114,7 +114,8 @@ def plain(path: str) -> bytes:
         value = chr(int(escape[1:], 16))
         return value if value in _CAN_STAND else escape.upper()
 
-    return _ESCAPE.sub(lambda found: written(found[0]), path).encode("latin-1", "replace")
+    shortest: str = _ESCAPE.sub(lambda found: written(found[0]), path)
+    return shortest.encode("latin-1", "replace")
 
 
 def beneath(path: str, root: str) -> bool:

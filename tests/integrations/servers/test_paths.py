@@ -1,4 +1,4 @@
-"""No spelling of a path gets by a policy: what the application is given is what was judged, by real servers."""
+"""No spelling of a path gets by a policy: what an application is given is what was judged."""
 
 import asyncio
 import json
