@@ -3,7 +3,8 @@
 Rules:
 
 - A byte of a request is read only after the peer was checked.
-- Who says nothing, or shakes hands slowly, is cut off: the thread waits for `patience` seconds at most.
+- Who says nothing, or shakes hands slowly, is cut off: the thread waits for `patience` seconds at most, for
+  the first byte and the handshake together.
 """
 
 import contextlib
