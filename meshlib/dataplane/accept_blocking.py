@@ -10,6 +10,7 @@ Rules:
 import contextlib
 import socket
 import ssl
+import time
 from dataclasses import dataclass
 
 from meshlib.core.request import Peer
@@ -32,6 +33,7 @@ def meet(accepted: socket.socket, port: Port, patience: float = PATIENCE) -> Met
     """Secures a connection. Refused: it is cut off and closed; neither its socket nor another is left."""
     connection = accepted
     try:
+        until = time.monotonic() + patience
         connection.settimeout(patience)
         with contextlib.suppress(OSError):  # a socket of the file system
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -41,6 +43,7 @@ def meet(accepted: socket.socket, port: Port, patience: float = PATIENCE) -> Met
             connection = secured = context.wrap_socket(
                 connection, server_side=True, do_handshake_on_connect=False
             )
+            secured.settimeout(max(until - time.monotonic(), 0.001))
             secured.do_handshake()
             principal = terms.principal(secured)
         remote, local = connection.getpeername(), connection.getsockname()
