@@ -1,13 +1,13 @@
 """ASGI middleware: policy, the caller, and what travels on."""
 
 import asyncio
-import re
 from collections.abc import Iterable, MutableMapping
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import meshlib
 from meshlib.core.actions import Facts, Reply
+from meshlib.core.authz.path import beneath, given
 from meshlib.core.caller import Caller
 from meshlib.core.inbound import Admitted
 from meshlib.core.request import Header, RequestHead
@@ -20,7 +20,6 @@ from meshlib_asgi.watching import receiving, sending, watch
 _SCHEMES = {"ws": "http", "wss": "https"}
 CALLER = "meshlib.caller"
 """Where in the scope it is known who was let in."""
-_SLASH = re.compile("%(2[fF]|5[cC])")
 
 
 class MeshMiddleware:
@@ -35,10 +34,15 @@ class MeshMiddleware:
         self._gates = Gates(gate, port, meshlib.default)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        if scope["type"] not in ("http", "websocket") or known(scope) is not None:
+        """ASGI. ValueError: a kind of scope that the mesh has no policies for."""
+        kind = scope["type"]
+        if kind == "lifespan" or known(scope) is not None:
             await self.app(scope, receive, send)
             return
+        if kind not in ("http", "websocket"):
+            raise ValueError(
+                f"scope type {kind!r}: the mesh judges http and websocket, and lets in nothing else"
+            )
         gate = self._gates.at(port_of(scope))
         await gate.aprepare()
         head = head_of(scope)
@@ -51,7 +55,12 @@ class MeshMiddleware:
             if watched is not None:
                 watched.refused(verdict)
             return
-        tell(scope, verdict, head)
+        if not tell(scope, verdict, head):
+            outside = Reply(404, Facts(detail="path_outside_of_application"))
+            await refuse(outside, scope, receive, send)
+            if watched is not None:
+                watched.refused(outside)
+            return
         if verdict.response_headers:
             send = _adding(verdict.response_headers, send)
         with context.entered(gate.handed(verdict, watched)):
@@ -81,7 +90,7 @@ def head_of(scope: Scope) -> RequestHead:
         else:
             headers.append(header)
     raw = scope.get("raw_path")
-    path: str = raw.decode("latin-1") if raw else quote(scope["path"], safe="/%:@!$&'()*+,;=~-._")
+    path: str = raw.decode("latin-1") if raw else quote(scope["path"], safe="/:@!$&'()*+,;=~-._")
     query = scope.get("query_string")
     if query and "?" not in path:
         path = f"{path}?{query.decode('latin-1')}"
@@ -116,22 +125,30 @@ def unreadable(why: str) -> Reply:
     return Reply(400, Facts(detail=why), ((b"connection", b"close"),))
 
 
-def tell(scope: Scope, admitted: Admitted, head: RequestHead) -> None:
+def tell(scope: Scope, admitted: Admitted, head: RequestHead) -> bool:
     """Puts into the scope who calls, and path and headers as they were left by the mesh.
 
     A slash that was escaped was none to the policies, so it is none to the application: it stays escaped.
+    False: the path led out of the application's own part of the server, as `/app/../admin` does.
     """
     scope[CALLER] = admitted.caller
     # A state of its own: not every server makes one for each request.
     scope["state"] = {**(scope.get("state") or {}), "mesh": admitted.caller}
-    path = admitted.head.path
-    if path != head.path or _SLASH.search(path):
-        bare, _, query = path.partition("?")
-        scope["raw_path"], scope["query_string"] = bare.encode("latin-1"), query.encode("latin-1")
-        scope["path"] = unquote(_SLASH.sub(r"%25\1", bare))
     if admitted.head is not head:
         host: list[Header] = [(b"host", admitted.head.authority.encode("latin-1"))] if head.authority else []
         scope["headers"] = [*host, *_lower(admitted.head.headers)]
+    path = admitted.head.path
+    if path == head.path and "%" not in path:
+        return True
+    bare, _, query = path.partition("?")
+    scope["raw_path"], scope["query_string"] = bare.encode("latin-1"), query.encode("latin-1")
+    scope["path"] = _readable(bare)
+    root = scope.get("root_path") or ""
+    return beneath(scope["path"], root) or not beneath(_readable(head.path.partition("?")[0]), root)
+
+
+def _readable(path: str) -> str:
+    return given(path).decode("utf-8", "replace")
 
 
 def _lower(headers: Iterable[Header]) -> list[Header]:

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any
-from urllib.parse import unquote
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings
@@ -20,10 +19,12 @@ from meshlib.dataplane.gate import Gate, Gates
 from meshlib.dataplane.telemetry.inbound import Inbound
 from meshlib_asgi import middleware as asgi
 from meshlib_asgi.peers import peer_of as asgi_peer
-from meshlib_wsgi.environ import head_of, mistrust, write
+from meshlib_wsgi.environ import head_of, mistrust, write, write_headers
+from meshlib_wsgi.middleware import elsewhere
 from meshlib_wsgi.peers import caller_of, peer_of, port_of
 from meshlib_wsgi.watching import watch
 
+_PATHS = ("SCRIPT_NAME", "PATH_INFO")
 GetResponse = Callable[[HttpRequest], Any]
 
 
@@ -58,7 +59,8 @@ class MeshMiddleware:
             if watched is not None:
                 watched.refused(verdict)
             return _refuse(verdict)
-        _tell(request, verdict, head)
+        if not _tell(request, verdict, head):
+            return _gone(watched)
         handed = gate.handed(verdict, watched)
         with _breaking(watched), context.entered(handed):
             response = _response(self._next(request))
@@ -77,7 +79,8 @@ class MeshMiddleware:
             if watched is not None:
                 watched.refused(verdict)
             return _refuse(verdict)
-        _tell(request, verdict, head)
+        if not _tell(request, verdict, head):
+            return _gone(watched)
         handed = gate.handed(verdict, watched)
         with _breaking(watched), context.entered(handed):
             response = _response(await self._next(request))
@@ -113,9 +116,11 @@ def _head(request: HttpRequest) -> RequestHead:
     scope = _scope(request)
     if scope is not None:
         return asgi.head_of(scope)
-    if mistrust(request.META):
-        request.path_info = request.META["PATH_INFO"].encode("latin-1").decode(errors="replace")
-    return head_of(request.META)
+    meta = request.META
+    for key in _PATHS:  # Django has made text of them
+        meta[key] = str(meta.get(key, "")).encode().decode("latin-1")
+    mistrust(meta)
+    return head_of(meta)
 
 
 def _peer(request: HttpRequest, gate: Gate) -> Peer:
@@ -153,17 +158,34 @@ def _refuse(reply: Reply) -> HttpResponse:
     return response
 
 
-def _tell(request: HttpRequest, admitted: Admitted, head: RequestHead) -> None:
+def _gone(watched: Inbound | None) -> HttpResponse:
+    verdict = elsewhere()
+    if watched is not None:
+        watched.refused(verdict)
+    return _refuse(verdict)
+
+
+def _tell(request: HttpRequest, admitted: Admitted, head: RequestHead) -> bool:
+    """Whether the request is still one for this project."""
     request.mesh = admitted.caller
-    write(request.META, admitted.head, head)
-    request.__dict__.pop("headers", None)  # made of META at the first look
     scope = _scope(request)
-    if scope is not None:
-        asgi.tell(scope, admitted, head)
-    if admitted.head.path != head.path:
-        path = unquote(admitted.head.path.partition("?")[0])
-        request.path = path
-        request.path_info = path.removeprefix(str(request.META.get("SCRIPT_NAME", "")))
+    meta = request.META
+    if scope is None:
+        stays = write(meta, admitted.head, head)
+        for key in _PATHS:
+            meta[key] = meta[key].encode("latin-1").decode(errors="replace")
+        request.path_info = meta["PATH_INFO"] or "/"
+    else:
+        stays = asgi.tell(scope, admitted, head)
+        script = str(meta.get("SCRIPT_NAME", ""))
+        meta["QUERY_STRING"] = scope.get("query_string", b"").decode("latin-1")
+        meta["PATH_INFO"] = request.path_info = scope["path"].removeprefix(script)
+        if admitted.head.headers != head.headers or admitted.head.authority != head.authority:
+            write_headers(meta, admitted.head)
+    request.path = f"{str(meta['SCRIPT_NAME']).rstrip('/')}/{request.path_info.removeprefix('/')}"
+    for made in ("headers", "GET", "COOKIES"):  # of META, or of the scope, at the first look
+        request.__dict__.pop(made, None)
+    return stays
 
 
 def _finish(

@@ -8,6 +8,8 @@ Rules:
 - Others hear that the server leaves before it stops taking requests: the first SIGTERM waits for that,
   on a thread; then gunicorn is told. A second one does not wait.
 - gunicorn makes its workers in the arbiter, before it forks: that is where this begins.
+- The arbiter forks at any time, also while the thread registers. A module that is being loaded then is
+  locked for ever in the child; so all that the thread needs is loaded before there is one.
 """
 
 import os
@@ -18,7 +20,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import meshlib
+import meshlib.dataplane.certs
+import meshlib.dataplane.register
 from meshlib.bootstrap import Bootstrap, bootstrap
+from meshlib.xds import pb
 
 _ANYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 _present: "dict[int, Presence]" = {}
@@ -35,6 +40,7 @@ class Presence:
         self._leaving = False
         self._before: Any = None
         self._reader, self._writer = os.pipe()
+        pb.pool()  # loads the last modules
         threading.Thread(target=self._register, name="meshlib-gunicorn", daemon=True).start()
 
     def booted(self) -> None:

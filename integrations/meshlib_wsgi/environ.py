@@ -4,16 +4,19 @@ Rules:
 
 - The path that is judged is the one that was sent, as far as the server keeps it; else the decoded one is
   encoded again.
-- The application is given the path that was judged: one that was made normal replaces the one that was sent.
+- The application is given the path that was judged: one that was made normal replaces the one that was sent,
+  an escaped slash stays escaped, and what the mesh took from the query is gone from each of its places.
+- A path that leads out of the application's own part of the server (`/app/../admin`) is none of its paths.
 - Where the application begins is the server's word, never the caller's: gunicorn believes a header
   SCRIPT_NAME of callers on the same host, by which `/public/admin` becomes the application's `/admin`.
-- Headers are joined by the server, a name once; the mesh's changes are written back the same way. A name with
-  an underscore, which can't be told there from one with a dash, is never written.
+- Headers are joined by the server, a name once, cookies with semicolons; the mesh's changes are written back
+  the same way. A name with an underscore, which can't be told there from one with a dash, is never written.
 """
 
 import os
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote
 
+from meshlib.core.authz.path import beneath, given
 from meshlib.core.request import Header, RequestHead
 from meshlib_wsgi.peers import Environ
 
@@ -49,14 +52,13 @@ def mistrust(environ: Environ) -> bool:
     return True
 
 
-def write(environ: Environ, admitted: RequestHead, came: RequestHead) -> None:
-    """Puts into the environ what the mesh has changed of the request."""
-    if admitted is came:
-        return
+def write(environ: Environ, admitted: RequestHead, came: RequestHead) -> bool:
+    """Puts into the environ what the mesh has changed of a request; False: the path left the application."""
     if admitted.headers != came.headers or admitted.authority != came.authority:
-        _write_headers(environ, admitted)
-    if admitted.path != came.path:
-        _write_path(environ, admitted.path)
+        write_headers(environ, admitted)
+    if admitted.path == came.path and "%" not in came.path:
+        return True
+    return _write_path(environ, admitted.path, came.path)
 
 
 def key_of(name: bytes) -> str:
@@ -65,7 +67,8 @@ def key_of(name: bytes) -> str:
     return _KEYS.get(lower) or "HTTP_" + lower.decode("latin-1").upper().replace("-", "_")
 
 
-def _write_headers(environ: Environ, head: RequestHead) -> None:
+def write_headers(environ: Environ, head: RequestHead) -> None:
+    """Puts the headers into the environ in place of those that are there."""
     for key in [key for key in environ if key.startswith("HTTP_")]:
         del environ[key]
     if head.authority:
@@ -74,18 +77,25 @@ def _write_headers(environ: Environ, head: RequestHead) -> None:
         if b"_" in name:
             continue
         environ[key_of(name)] = value.decode("latin-1")
+    cookies = [value for name, value in head.headers if name.lower() == b"cookie"]
+    if len(cookies) > 1:
+        environ["HTTP_COOKIE"] = b"; ".join(cookies).decode("latin-1")
 
 
-def _write_path(environ: Environ, target: str) -> None:
-    path, _, _ = target.partition("?")
+def _write_path(environ: Environ, target: str, came: str) -> bool:
     for key in _RAW:
         if key in environ:
             environ[key] = target
-    decoded = unquote_to_bytes(path).decode("latin-1")
-    script = str(environ.get("SCRIPT_NAME", ""))
-    if script and decoded.startswith(script):
-        decoded = decoded[len(script) :]
+    path, _, query = target.partition("?")
+    if query != came.partition("?")[2]:
+        environ["QUERY_STRING"] = query
+    decoded = given(path).decode("latin-1")
+    script = str(environ.get("SCRIPT_NAME", "")).rstrip("/")
+    if beneath(decoded, script):
+        environ["PATH_INFO"] = decoded[len(script) :]
+        return True
     environ["PATH_INFO"] = decoded
+    return not beneath(given(came.partition("?")[0]).decode("latin-1"), script)
 
 
 def _target(environ: Environ) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import meshlib
-from meshlib.core.actions import Reply
+from meshlib.core.actions import Facts, Reply
 from meshlib.core.request import Header
 from meshlib.dataplane import context
 from meshlib.dataplane.context import Handed
@@ -48,8 +48,12 @@ class MeshMiddleware:
             if watched is not None:
                 watched.refused(verdict)
             return refuse(verdict, start_response)
+        if not write(environ, verdict.head, head):
+            verdict = elsewhere()
+            if watched is not None:
+                watched.refused(verdict)
+            return refuse(verdict, start_response)
         environ[CALLER] = verdict.caller
-        write(environ, verdict.head, head)
         if verdict.response_headers:
             start_response = _adding(verdict.response_headers, start_response)
         if watched is not None:
@@ -109,6 +113,11 @@ class _Body:
                 close()
         if self._watched is not None:
             self._watched.left()
+
+
+def elsewhere() -> Reply:
+    """The answer to a request whose path led out of the application."""
+    return Reply(404, Facts(detail="path_outside_of_application"))
 
 
 def refuse(reply: Reply, start_response: StartResponse) -> Iterable[bytes]:

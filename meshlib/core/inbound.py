@@ -26,6 +26,7 @@ from meshlib.core.authz.external import (
     Opinion,
     Passed,
     changed,
+    checked,
 )
 from meshlib.core.authz.path import REDIRECT, PathOptions, normalize, origin_form
 from meshlib.core.authz.question import NO_IP, Question, parse_ip
@@ -111,7 +112,7 @@ def arrive(
                     return Reply(refusal.fault.status, facts, refusal.headers, refusal.body)
             case ExtAuthz():
                 if one.wanted(question):
-                    opinion = yield Check(one, question)
+                    opinion = checked((yield Check(one, question)))
                     refused = _hear(inbound, one, opinion, question, version)
                     if refused is not None:
                         return refused

@@ -13,6 +13,7 @@ Rules (Envoy, jwt_verify_lib):
 import base64
 import binascii
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -152,7 +153,9 @@ def decoded(part: str, fault: Fault) -> bytes:
 def _object(part: str, base64_fault: Fault, json_fault: Fault) -> dict[str, Any]:
     data = decoded(part, base64_fault)
     try:
-        found = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+        found = json.loads(
+            data.decode("utf-8"), parse_constant=_no_constant, parse_float=_number, parse_int=_whole
+        )
     except (ValueError, RecursionError):
         raise _Faulty(json_fault) from None
     if not isinstance(found, dict):
@@ -162,6 +165,19 @@ def _object(part: str, base64_fault: Fault, json_fault: Fault) -> dict[str, Any]
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
+
+
+def _number(text: str) -> float:
+    """A number that is one, as Envoy reads it: `1e400` is none."""
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:20]} is too large")
+    return number
+
+
+def _whole(text: str) -> int:
+    _number(text)
+    return int(text)
 
 
 def _text(found: Mapping[str, Any], name: str, fault: Fault) -> str:

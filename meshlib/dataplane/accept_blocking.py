@@ -3,12 +3,14 @@
 Rules:
 
 - A byte of a request is read only after the peer was checked.
-- Who says nothing, or shakes hands slowly, is cut off: the thread waits for `patience` seconds at most.
+- Who says nothing, or shakes hands slowly, is cut off: the thread waits for `patience` seconds at most, for
+  the first byte and the handshake together.
 """
 
 import contextlib
 import socket
 import ssl
+import time
 from dataclasses import dataclass
 
 from meshlib.core.request import Peer
@@ -31,6 +33,7 @@ def meet(accepted: socket.socket, port: Port, patience: float = PATIENCE) -> Met
     """Secures a connection. Refused: it is cut off and closed; neither its socket nor another is left."""
     connection = accepted
     try:
+        until = time.monotonic() + patience
         connection.settimeout(patience)
         with contextlib.suppress(OSError):  # a socket of the file system
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -40,6 +43,7 @@ def meet(accepted: socket.socket, port: Port, patience: float = PATIENCE) -> Met
             connection = secured = context.wrap_socket(
                 connection, server_side=True, do_handshake_on_connect=False
             )
+            secured.settimeout(max(until - time.monotonic(), 0.001))
             secured.do_handshake()
             principal = terms.principal(secured)
         remote, local = connection.getpeername(), connection.getsockname()

@@ -131,8 +131,11 @@ class Certs:
         ControlUnavailable: none can be had. It may wait as long as a call of the control service.
         """
         held = self.held
-        if held is not None and self._wall() < held.not_after:
-            return held
+        if held is not None:
+            # Also of one that a fork inherited, or that was held when renewal ended.
+            self._start()
+            if self._wall() < held.not_after:
+                return held
         with self._lock:
             held = self.held
             if held is None or self._wall() >= held.not_after:
@@ -169,8 +172,9 @@ class Certs:
 
     def close(self) -> None:
         """Renewal ends; what is held stays, and a later need starts it again."""
-        self._wake.set()
-        thread, self._thread = self._thread, None
+        with self._swap:
+            self._wake.set()
+            thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             thread.join(FAREWELL)
 
@@ -335,10 +339,14 @@ class Certs:
     # Renewal, on a thread of its own
 
     def _start(self) -> None:
-        if self._thread is None:
-            self._wake = threading.Event()
-            self._thread = threading.Thread(target=self._run, name="meshlib-certs", daemon=True)
-            self._thread.start()
+        if self._thread is not None:
+            return
+        with self._swap:  # so that no fork comes between
+            if self._thread is None:
+                self._wake = threading.Event()
+                thread = threading.Thread(target=self._run, name="meshlib-certs", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def _run(self) -> None:
         wake = self._wake
@@ -360,6 +368,11 @@ class Certs:
             except ControlUnavailable as error:
                 failures += 1
                 told = self._alarm(told, error)
+            except Exception as error:
+                # Nobody else would hear of it, and without renewal the workload is lost.
+                failures += 1
+                log.exception("the certificate of %s was not renewed; it is tried again", self.held.principal)
+                told = self._alarm(told, error)
 
     def _pause(self, failures: int, jitter: float) -> float:
         """Seconds until the next look."""
@@ -372,7 +385,7 @@ class Certs:
     def _jitter(self) -> float:
         return 2 * self._dice.random() - 1
 
-    def _alarm(self, told: renewal.Health, error: ControlUnavailable) -> renewal.Health:
+    def _alarm(self, told: renewal.Health, error: Exception) -> renewal.Health:
         """Says each stage once."""
         now = self.health
         if now is None or now is told:

@@ -6,8 +6,8 @@ Rules:
   time is the filter's, from the first byte of the connection to the last of the answer.
 - Whatever goes wrong is no answer; what that means, core decides.
 - A gRPC authority is asked over a connection of its own, on a thread where there is an event loop.
-- Each event loop, and the threads of a process, have connections of their own; a child of a fork has new
-  ones.
+- Each event loop, and the threads of a process, have connections of their own; those of a loop go when it is
+  closed. A child of a fork has new ones.
 """
 
 import asyncio
@@ -15,7 +15,9 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+from google.protobuf.message import DecodeError
 
 from meshlib.core.actions import Attempt
 from meshlib.core.authz.external import (
@@ -46,8 +48,9 @@ from meshlib.xds import pb
 from meshlib.xds.names import ClusterName
 
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
-_UNANSWERED = (MeshError, Broken, OSError, ValueError)
+_UNANSWERED = (MeshError, Broken, OSError, ValueError, DecodeError)
 _FORBIDDEN = 403
+Owner = TypeVar("Owner")
 
 
 class Checks:
@@ -55,7 +58,9 @@ class Checks:
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
-        self._own = _PerOwner(lambda: blocking.Connections(time.monotonic, lambda: mesh.contexts))
+        self._own = _PerOwner[int](
+            lambda: blocking.Connections(time.monotonic, lambda: mesh.contexts), _is_another_process
+        )
         mesh.on_close(self._own.close)
 
     def __call__(self, check: Check) -> Opinion:
@@ -85,7 +90,10 @@ class AsyncChecks:
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
-        self._own = _PerOwner(lambda: asynchronous.Connections(time.monotonic, lambda: mesh.contexts))
+        self._own = _PerOwner[asyncio.AbstractEventLoop](
+            lambda: asynchronous.Connections(time.monotonic, lambda: mesh.contexts),
+            lambda loop: loop.is_closed(),
+        )
         mesh.on_close(self._own.close)
 
     async def __call__(self, check: Check) -> Opinion:
@@ -110,23 +118,33 @@ class AsyncChecks:
             return NoAnswer(str(error))
 
 
-class _PerOwner:
-    """Connections of the event loop, or the process, that is there now."""
+class _PerOwner(Generic[Owner]):
+    """Connections of each event loop, or of the process."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
+    def __init__(self, make: Callable[[], Any], gone: Callable[[Owner], bool]) -> None:
+        """`gone` tells of an owner that it is no more."""
         self._make = make
-        self._owner: object = None
-        self._made: Any = None
+        self._gone = gone
+        self._made: dict[Owner, Any] = {}
 
-    def get(self, owner: object) -> Any:
-        if self._made is None or self._owner != owner:
-            self._owner, self._made = owner, self._make()
-        return self._made
+    def get(self, owner: Owner) -> Any:
+        """Its connections. Of several threads that ask first one wins."""
+        found = self._made.get(owner)
+        if found is None:
+            for other in [one for one in list(self._made) if self._gone(one)]:
+                self._made.pop(other, None)  # what it had open is closed with the last reference
+            found = self._made.setdefault(owner, self._make())
+        return found
 
     def close(self) -> None:
-        made, self._made = self._made, None
-        if made is not None:
-            made.close()
+        for owner in list(self._made):
+            made = self._made.pop(owner, None)
+            if made is not None:
+                made.close()
+
+
+def _is_another_process(pid: int) -> bool:
+    return pid != os.getpid()
 
 
 class _Collected:

@@ -232,12 +232,6 @@ class Mesh:
                     async with asyncio.timeout(seconds):
                         await changed.wait()
 
-    def want_inbound(self, port: int) -> None:
-        """Asks for the policy of a port that this process serves, and waits for nothing."""
-        if not self._closed:
-            self._asked = True
-            self._source.want(inbound_listener(port))
-
     def prepare_inbound(self, port: int) -> Inbound:
         """Waits until it is known what a served port asks of its callers; fails as `prepare` does, and with
         ControlUnavailable where control knows no policy.

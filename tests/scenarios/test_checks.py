@@ -26,7 +26,7 @@ from meshlib.core.balance.cluster import Cluster
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
 from meshlib.core.request import Header, Peer, RequestHead
 from meshlib.core.view import View
-from meshlib.dataplane.checks import CHECK, AsyncChecks, Checks
+from meshlib.dataplane.checks import CHECK, AsyncChecks, Checks, _PerOwner
 from meshlib.xds import pb
 
 CLUSTER = "outbound|9000||authz.default.svc.cluster.local"
@@ -163,6 +163,8 @@ def grpc_authority() -> Iterator[tuple[int, list[Any]]]:
     def answer(request: bytes, _: object) -> bytes:
         asked = pb.CheckRequest.FromString(request)
         seen.append(asked)
+        if asked.attributes.request.http.headers.get("x-ext-authz") == "garbage":
+            return b"\xff\xff\xff"
         if asked.attributes.request.http.headers.get("x-ext-authz") == "allow":
             ok = {
                 "headers": [
@@ -225,3 +227,41 @@ async def test_a_grpc_authority_that_is_not_there_says_nothing() -> None:
     opinion = await both(1, check(GRPC))
     assert isinstance(opinion, NoAnswer)
     assert opinion.detail.startswith("UNAVAILABLE")
+
+
+async def test_a_grpc_authority_that_speaks_garbage_says_nothing(
+    grpc_authority: tuple[int, list[Any]],
+) -> None:
+    opinion = await both(grpc_authority[0], check(GRPC, (b"x-ext-authz", b"garbage")))
+    assert isinstance(opinion, NoAnswer)
+
+
+def test_connections_of_closed_loops_go() -> None:
+    mesh: Any = Asked(1)
+    checks = AsyncChecks(mesh)
+    for _ in range(20):
+        assert isinstance(asyncio.run(_asked_there(checks)), NoAnswer)
+    assert len(checks._own._made) == 1
+    mesh.close()
+
+
+async def _asked_there(checks: AsyncChecks) -> Opinion:
+    return await checks(check(HTTP, ALLOW, **SHOWN))
+
+
+async def test_loops_that_live_keep_their_connections() -> None:
+    made: list[object] = []
+
+    def make() -> object:
+        made.append(object())
+        return made[-1]
+
+    owners = {"a", "b"}
+    own = _PerOwner[str](make, lambda owner: owner not in owners)
+    for _ in range(50):
+        assert own.get("a") is made[0]
+        assert own.get("b") is made[1]
+    owners.remove("a")
+    owners.add("c")
+    assert own.get("c") is made[2]
+    assert list(own._made) == ["b", "c"]

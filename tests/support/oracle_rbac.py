@@ -10,7 +10,20 @@ from meshlib.xds import pb
 
 Values = dict[str, Any]
 ASKS = 6
-PATH_TEXTS = ("/", "/a", "/a/b", "/admin", "/admin/x", "/public", "/A", "/a//b", "/a%2fb", "/books/1/pages")
+PATH_TEXTS = (
+    "/",
+    "/a",
+    "/a/b",
+    "/admin",
+    "/admin/x",
+    "/public",
+    "/A",
+    "/a//b",
+    "/a%2fb",
+    "/books/1/pages",
+    "/a:b",
+    "/a%3Ab",
+)
 HOSTS = ("web", "web.example.com", "Web.example.com", "api:8080", "x.example.com")
 METHODS = ("GET", "POST", "PUT", "DELETE", "OPTIONS")
 HEADERS = ("x-a", "x-b", "X-Mixed", "user-agent", "x-forwarded-for", "cookie")
@@ -49,6 +62,7 @@ TRICKS = (
         "/a\\b",
         "/admin%00",
         "/a?b=/../admin",
+        *("/a%3Ab", "/a%3ab", "/adm%C3%AFn", "/admin%20x", "/a%252fb", "/admin%3Fx", "/books/a%20b/pages"),
     ),
 )
 

@@ -5,6 +5,8 @@ Rules (Envoy):
 - `authenticated` is true of peers with a verified certificate only. Its name is the certificate's URI,
   one of its DNS names, or its subject: one that fits is enough.
 - Values of metadata are compared by their kind: a text condition is false of a number, and of nothing.
+- A path is compared as it was normalised; and, where the request is looked at as the application is given
+  it, as that, or as it is written with the fewest escapes: to `/a/{*}` the escape of an `é` is one letter.
 - The server name that a client asked for is compared in lower case; without one it is empty.
 """
 
@@ -12,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from meshlib.core.authz.path import given
 from meshlib.core.authz.question import Question, parse_ip
 from meshlib.core.route.match import HeaderMatch
-from meshlib.core.route.text import TextMatch
+from meshlib.core.route.text import TextKind, TextMatch
 
 Condition = Callable[[Question], bool]
 ValueTest = Callable[[Any], bool]
@@ -89,9 +92,23 @@ def header(match: HeaderMatch) -> Condition:
 def url_path(match: TextMatch) -> Condition:
     """The path without its query."""
     only, meets = match.only, match.meets
+    if match.kind is not TextKind.REGEX and "%" in match.value:
+        # Whoever wrote it escaped meant what is escaped there, of the path that is decoded, too.
+        readable = TextMatch(match.kind, given(match.value).decode("utf-8", "replace"), match.ignore_case)
+        either = readable.meets
+        return lambda question: (
+            any(map(meets, question.paths)) or (question.decoded and any(map(either, question.paths)))
+        )
     if only is not None:
-        return lambda question: question.path == only
-    return lambda question: meets(question.path)
+        return lambda question: only in question.paths
+
+    def holds(question: Question) -> bool:
+        for path in question.paths:  # noqa: SIM110 - half the time of a generator
+            if meets(path):
+                return True
+        return False
+
+    return holds
 
 
 def server_name(match: TextMatch) -> Condition:

@@ -8,7 +8,9 @@ Rules (Envoy):
   answer, everything else is the client's answer.
 - Without an answer the request is refused with `status_on_error`, or passes if the configuration says so.
 - Headers that come back are taken only where the configuration allows them. `host`, those with a colon,
-  and those that frame the message never are.
+  and those that are of one connection or frame the message never are.
+- Headers that can't be sent (a name that is none, a line break in a value) are left out of a refusal, which
+  stands. An answer that lets pass with one of them is none: what it meant to say of the caller is not known.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,7 +24,17 @@ Names = Callable[[bytes], bool]
 """Whether a header's name, in lower case, is one of a set."""
 _ALWAYS_ASKED = frozenset((b"authorization",))
 _ALWAYS_TOLD = frozenset((b"www-authenticate", b"location"))
-_FRAMING = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"te"))
+_FRAMING = frozenset(
+    (
+        *(b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"te"),
+        *(b"keep-alive", b"proxy-connection", b"trailer"),
+    )
+)
+_TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+"""What a header's name is made of (RFC 9110, 5.6.2)."""
+_CONTROLS = frozenset((*range(9), *range(10, 32), 127))
+"""What a header's value never holds (RFC 9110, 5.5)."""
+_WITHOUT_BODY = (204, 304)
 FAILED_OPEN = (b"x-envoy-auth-failure-mode-allowed", b"true")
 MOST_BODY = 64 * 1024
 """Bytes of a refusal's body that are handed on."""
@@ -140,29 +152,54 @@ def http_request(filter_: ExtAuthz, authority: HttpAuthority, head: RequestHead)
 
 def http_opinion(authority: HttpAuthority, head: ResponseHead, body: bytes) -> Opinion:
     """What an HTTP authority's answer means."""
-    if head.status >= 500:
+    if not 200 <= head.status < 500:
         return NoAnswer(f"the authority answered {head.status}")
     headers = [(name.lower(), value) for name, value in head.headers]
     if head.status != 200:
         told = authority.to_client
         kept = [h for h in headers if told is None or told(h[0]) or h[0] in _ALWAYS_TOLD]
-        return Blocked(head.status, _sane(kept), body)
+        return Blocked(head.status, tuple(kept), body)
     return Passed(
-        set=_sane(h for h in headers if authority.to_request(h[0])),
-        append=_sane(h for h in headers if authority.to_request_appended(h[0])),
-        to_client=_sane(h for h in headers if authority.to_client_on_success(h[0])),
+        set=tuple(h for h in headers if authority.to_request(h[0])),
+        append=tuple(h for h in headers if authority.to_request_appended(h[0])),
+        to_client=tuple(h for h in headers if authority.to_client_on_success(h[0])),
     )
 
 
+def checked(opinion: Opinion) -> Opinion:
+    """An opinion with nothing in it that can't, or must not, be sent on."""
+    match opinion:
+        case Passed(sets, appends, remove, to_client):
+            kept = [_sane(headers) for headers in (sets, appends, to_client)]
+            for name, value in (header for headers in kept for header in headers):
+                if not _can_be_sent(name, value):
+                    return NoAnswer(f"the authority gave the header {name!r}, which can't be sent")
+            return Passed(kept[0], kept[1], tuple(name for name in remove if name not in _FRAMING), kept[2])
+        case Blocked(status, headers, body):
+            told = tuple(header for header in _sane(headers) if _can_be_sent(*header))
+            return Blocked(status, told, b"" if status in _WITHOUT_BODY else body)
+        case NoAnswer():
+            return opinion
+
+
 def _sane(headers: Iterable[Header]) -> tuple[Header, ...]:
-    return tuple(h for h in headers if h[0] not in _FRAMING and not h[0].startswith(b":"))
+    """Without those that are nobody's to say; a value has no space around it."""
+    return tuple(
+        (name, value.strip(b" \t"))
+        for name, value in headers
+        if name not in _FRAMING and not name.startswith(b":")
+    )
+
+
+def _can_be_sent(name: bytes, value: bytes) -> bool:
+    return bool(name) and _TOKEN.issuperset(name) and _CONTROLS.isdisjoint(value)
 
 
 def changed(head: RequestHead, opinion: Passed) -> RequestHead:
-    """The request with the authority's changes."""
+    """The request with the authority's changes, which were `checked`."""
     if not (opinion.set or opinion.append or opinion.remove):
         return head
-    sets, appends = _sane(opinion.set), _sane(opinion.append)
-    gone = {name for name, _ in sets} | (set(opinion.remove) - _FRAMING)
+    gone = {name for name, _ in opinion.set} | set(opinion.remove)
     headers = [header for header in head.headers if header[0].lower() not in gone]
-    return RequestHead(head.method, head.scheme, head.authority, head.path, [*headers, *sets, *appends])
+    headers += [*opinion.set, *opinion.append]
+    return RequestHead(head.method, head.scheme, head.authority, head.path, headers)

@@ -14,10 +14,14 @@ Rules, in this order (Envoy's codec, HCM and googleurl; each is compared with a 
 
 The query stays as it is. An application is given the path that was decided on: otherwise `/a/../b` would
 be one thing to the policy and another to the application.
+
+It is given it decoded, as ASGI and WSGI want it (`given`): `/a%3Ab` is `/a:b` to it. Only escaped slashes
+stay so, for they were none to the policies. So policies look at both readings (core/authz/rbac.py).
 """
 
 from dataclasses import dataclass
 from enum import Enum
+from urllib.parse import unquote_to_bytes
 
 import re2
 
@@ -46,6 +50,7 @@ GO_ON, REDIRECT, REFUSE, NOT_FOUND = 0, 307, 400, 404
 """What becomes of a request: it goes on, or it is answered with that status."""
 
 _ESCAPED = re2.compile(r"%(2[fF]|5[cC])")
+_ESCAPE = re2.compile("%[0-9A-Fa-f]{2}")
 _SLASHES = re2.compile("//+")
 _ABSOLUTE = re2.compile(r"(?is)https?://(?:[^/@]*@)?([^/@?]+)(.*)")
 _DOTS = re2.compile(r"/(\.\.?);[^/]*")
@@ -56,6 +61,8 @@ _PLAIN = re2.compile(
 )
 """Paths in which there is nothing to do: no empty segment, none that begins with a dot, no escape."""
 _UNESCAPED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_~.")
+_CAN_STAND = _UNESCAPED | frozenset("!$&'()*+,;=:@")
+"""What needs no escape in a path (RFC 3986, 3.3: pchar)."""
 _MUST_ESCAPE = frozenset('"<>?`{}^|')
 _HEX = frozenset("0123456789abcdefABCDEF")
 
@@ -93,6 +100,28 @@ def normalize(path: str, options: PathOptions) -> tuple[int, str]:
     if options.merge_slashes:
         bare = _SLASHES.sub("/", bare) if bare.strip("/") else bare[:2]
     return step, bare + query
+
+
+def given(path: str) -> bytes:
+    """A path, without its query, as an application is given it: decoded, but for escaped slashes."""
+    return unquote_to_bytes(_ESCAPED.sub(lambda found: f"%25{found[1]}", path))
+
+
+def plain(path: str) -> bytes:
+    """A path, without its query, with no escape that it can do without, the others in capitals."""
+
+    def written(escape: str) -> str:
+        value = chr(int(escape[1:], 16))
+        return value if value in _CAN_STAND else escape.upper()
+
+    shortest: str = _ESCAPE.sub(lambda found: written(found[0]), path)
+    return shortest.encode("latin-1", "replace")
+
+
+def beneath(path: str, root: str) -> bool:
+    """Whether a path is `root`, or one of those below it; to the empty root all are."""
+    root = root.rstrip("/")
+    return path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/")
 
 
 def _canonical(path: str) -> str | None:

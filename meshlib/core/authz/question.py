@@ -2,7 +2,8 @@
 
 Rules (Envoy):
 
-- The path is looked at as it was normalised, without its query.
+- The path is looked at as it was normalised, without its query; Envoy leaves it there. Where something is
+  escaped in it, it is looked at once more as the application is given it (`as_given`).
 - An address that is none (a socket of the file system) is in no range.
 - IPv4 addresses that are written as IPv6 (`::ffff:1.2.3.4`) count as IPv4.
 """
@@ -11,6 +12,7 @@ import functools
 import ipaddress
 from typing import Any
 
+from meshlib.core.authz.path import given, plain
 from meshlib.core.request import Peer, RequestHead
 from meshlib.core.route.match import bare_path
 
@@ -22,17 +24,39 @@ NO_IP: Ip = (0, 0)
 class Question:
     """One request. `metadata` grows while filters pass: filter name, then key, then a JSON-like value."""
 
-    __slots__ = ("head", "metadata", "names", "path", "peer", "remote")
+    __slots__ = ("decoded", "head", "metadata", "names", "paths", "peer", "remote")
 
     def __init__(self, head: RequestHead, peer: Peer, remote: str = "") -> None:
         """`head` with its path normalised; `remote`: the client's IP as headers say it, empty: the peer's."""
         self.head = head
         self.peer = peer
         self.remote = remote or peer.address[0]
-        self.path = bare_path(head.path).encode("latin-1", "replace")
+        self.paths: tuple[bytes, ...] = (bare_path(head.path).encode("latin-1", "replace"),)
+        """The path, in all its spellings: a condition holds if it holds of one."""
+        self.decoded = False
+        """Whether this is the request as the application is given it."""
         self.names = _names(peer)
         """By which the peer's certificate names it, the URI first; none: plain text."""
         self.metadata: dict[str, dict[str, Any]] = {}
+
+    def as_given(self) -> "Question | None":
+        """The same request with the path that the application is given; None: it is the same path."""
+        head = self.head
+        bare = bare_path(head.path)
+        if "%" not in bare:
+            return None
+        path = given(bare)
+        made = Question.__new__(Question)
+        made.head = RequestHead(
+            head.method,
+            head.scheme,
+            head.authority,
+            path.decode("latin-1") + head.path[len(bare) :],
+            head.headers,
+        )
+        made.peer, made.remote, made.names, made.metadata = self.peer, self.remote, self.names, self.metadata
+        made.paths, made.decoded = (path, plain(bare)), True
+        return made
 
 
 def _names(peer: Peer) -> tuple[bytes, ...]:

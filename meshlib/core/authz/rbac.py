@@ -5,6 +5,9 @@ Rules (Envoy):
 - Policies are tried in the order of their names; the first that matches is the one that is told.
 - ALLOW lets in what a policy matches, and nothing if there is none. DENY keeps out what a policy matches.
   LOG keeps out nothing.
+- Where a path holds escapes, Envoy judges it as it is written, but the application is given it decoded. Here
+  both are judged: DENY keeps out, and LOG tells of, what matches in either reading; ALLOW lets in what
+  matches in both.
 - Shadow rules decide nothing. What they would have done is left in the metadata of the request, for filters
   that follow and for telemetry.
 """
@@ -51,11 +54,16 @@ class Rules:
                 return policy
         return None
 
-    def lets_in(self, matched: Policy | None) -> bool:
-        """What a match, or none, means."""
+    def judge(self, question: Question) -> tuple[Policy | None, bool]:
+        """Which policy matches, in every reading of the path that counts, and whether that lets it in."""
+        matched, given = self.match(question), question.as_given()
         if self.verb is Verb.ALLOW:
-            return matched is not None
-        return self.verb is Verb.LOG or matched is None
+            if matched is not None and given is not None and self.match(given) is None:
+                matched = None
+            return matched, matched is not None
+        if matched is None and given is not None:
+            matched = self.match(given)
+        return matched, self.verb is Verb.LOG or matched is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +97,13 @@ class Rbac:
         rules = self.rules
         if rules is None:
             return None
-        matched = rules.match(question)
-        return None if rules.lets_in(matched) else Denied(matched)
+        matched, lets_in = rules.judge(question)
+        return None if lets_in else Denied(matched)
 
     def _leave(self, shadow: Rules, question: Question) -> None:
-        matched = shadow.match(question)
+        matched, lets_in = shadow.judge(question)
         left = question.metadata.setdefault(SPACE, {})
         if matched is not None:
             left[f"{self.shadow_prefix}shadow_effective_policy_id"] = matched.name
-        result = "allowed" if shadow.lets_in(matched) else "denied"
+        result = "allowed" if lets_in else "denied"
         left[f"{self.shadow_prefix}shadow_engine_result"] = result

@@ -68,6 +68,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureMesh]:
         *SERVERS,
         *(f"{name}-drain" for name in FORKING),
         "strict",
+        "silent",
         "reload",
         *PLAIN,
         *(f"{name}-strict" for name in PLAIN),
@@ -154,6 +155,22 @@ def test_strict_at_gunicorns_port(mesh: SecureMesh) -> None:
                     assert plain.recv(100) == b"?"
         assert page.get("http://strict:9080/seen").json()["caller"] == "page"
         assert page.get("http://strict:9080/x/seen", headers={"SCRIPT_NAME": "/x"}).status_code == 404
+
+
+@pytest.mark.parametrize("worker", ["SyncWorker", "ThreadWorker"])
+def test_silent_connections_hold_nobody_up(mesh: SecureMesh, worker: str) -> None:
+    options = ("--threads", "2") if worker == "ThreadWorker" else ()
+    port = free_port()
+    command = gunicorn(f"meshlib_gunicorn.{worker}", FLASK, *options, port=port)
+    with mesh.process(command, "silent", "front", "front"), mesh.client("page") as page, ExitStack() as stack:
+        until(page, "http://silent:9080/seen")
+        silent = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 10)) for _ in range(20)]
+        begin = time.monotonic()
+        for _ in range(5):
+            with mesh.client("page") as fresh_page:
+                assert until(fresh_page, "http://silent:9080/seen").json()["caller"] == "page"
+        assert time.monotonic() - begin < 4
+        assert [one.recv(1) for one in silent] == [b""] * 20
 
 
 @pytest.mark.parametrize("worker", ["SyncWorker", "ThreadWorker", "UvicornWorker"])

@@ -1,17 +1,21 @@
 """WSGI: who is let in, what the application is told, and what is handed on."""
 
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from wsgiref.util import FileWrapper
 
 import pytest
-from support.policed import PAGE, STRANGER, gate, peer
+from support.oracle_policies import Signers
+from support.policed import PAGE, POLICY, STRANGER, gate, peer
 
 import meshlib
+from meshlib.core.request import RequestHead
 from meshlib.dataplane import context
 from meshlib.dataplane.gate import Gate
 from meshlib_wsgi import CALLER, PEER, MeshMiddleware
+from meshlib_wsgi.environ import write
 
 
 @pytest.fixture
@@ -89,6 +93,70 @@ def test_the_application_sees_the_path_that_was_judged(reviews: Gate) -> None:
 
     assert ask(MeshMiddleware(app, reviews), environ(PAGE, "/admin/../r?a=1"))[0] == "200 OK"
     assert seen == ["/r", "/r?a=1", "a=1"]
+
+
+def test_a_path_that_leads_out_of_the_application_is_none_of_its_paths(reviews: Gate) -> None:
+    mounted = {"SCRIPT_NAME": "/app", "PATH_INFO": "/../r"}
+    answer = ask(MeshMiddleware(unasked, reviews), environ(PAGE, "/app/../r") | mounted)
+    assert answer == ("404 Not Found", b"")
+
+
+@pytest.mark.parametrize(
+    ("target", "info"), [("/app/a/../r%20s", "/r s"), ("/app", ""), ("/app/%61?b=1", "/a")]
+)
+def test_a_path_is_told_from_where_the_application_begins(reviews: Gate, target: str, info: str) -> None:
+    seen: list[str] = []
+
+    def app(given: dict[str, Any], start: Any) -> list[bytes]:
+        seen.extend((given["SCRIPT_NAME"], given["PATH_INFO"]))
+        start("200 OK", [])
+        return []
+
+    came = {"SCRIPT_NAME": "/app", "PATH_INFO": target.partition("?")[0].removeprefix("/app")}
+    assert ask(MeshMiddleware(app, reviews), environ(PAGE, target) | came)[0] == "200 OK"
+    assert seen == ["/app", info]
+
+
+def test_cookies_stay_cookies() -> None:
+    came = RequestHead("GET", "http", "reviews", "/", [(b"cookie", b"a=1"), (b"cookie", b"b=2")])
+    admitted = RequestHead("GET", "http", "reviews", "/", [*came.headers, (b"x-a", b"1"), (b"x-a", b"2")])
+    given: dict[str, Any] = {"HTTP_COOKIE": "a=1;b=2"}
+    assert write(given, admitted, came)
+    assert given == {"HTTP_HOST": "reviews", "HTTP_COOKIE": "a=1; b=2", "HTTP_X_A": "1,2"}
+
+
+TOKENS = """
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: tokens}
+spec:
+  selector: {matchLabels: {app: reviews}}
+  jwtRules: [{issuer: me, jwks: '%s', fromParams: [token]}]
+"""
+
+
+@pytest.mark.parametrize("raw", ["RAW_URI", "REQUEST_URI", ""])
+def test_a_token_is_taken_out_of_each_place_of_the_query(tmp_path: Path, raw: str) -> None:
+    signer = Signers()
+    found = gate(tmp_path, POLICY.split("---")[0] + "---" + TOKENS % signer.jwks)
+    claims = {"iss": "me", "sub": "jason", "exp": int(time.time()) + 60}
+    token = signer.token({"alg": "RS256", "kid": "r"}, claims)
+    given = environ("", f"/r?a=1&token={token}&b=2")
+    target = given.pop("RAW_URI")
+    given |= {raw: target} if raw else {}
+    seen: dict[str, Any] = {}
+
+    def app(environ: dict[str, Any], start: Any) -> list[bytes]:
+        seen.update(environ)
+        start("200 OK", [])
+        return []
+
+    with found.mesh:
+        assert ask(MeshMiddleware(app, found), given)[0] == "200 OK"
+    assert seen[CALLER].claims["sub"] == "jason"
+    assert (seen["PATH_INFO"], seen["QUERY_STRING"]) == ("/r", "a=1&b=2")
+    assert seen.get(raw or "RAW_URI") == ("/r?a=1&b=2" if raw else None)
+    assert [key for key, value in seen.items() if token in str(value)] == []
 
 
 def test_without_a_raw_path_the_decoded_one_is_judged(reviews: Gate) -> None:

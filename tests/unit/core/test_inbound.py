@@ -82,7 +82,7 @@ def test_the_application_gets_the_path_that_was_decided_on() -> None:
     paths: list[bytes] = []
 
     def note(question: Any) -> bool:
-        paths.append(question.path)
+        paths.extend(question.paths)
         return True
 
     inbound = port(rbac(Verb.ALLOW, note))

@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -554,11 +555,15 @@ def test_a_fork_keeps_it_and_renews_for_itself(make: Make, control: SmallControl
     if not child:
         said = b"no"
         try:
-            same = certs.ensure() is held and certs._thread is None
+            inherited = certs._thread is None
             clock.now = NOW + 0.6 * HOUR
-            renewed = certs.renew()
+            same = certs.ensure() is held  # it is good still, and the need starts the renewal
+            while certs.held is held:
+                time.sleep(0.005)
+            renewed = certs.ensure()
             certs.trust(renewed.roots_pem + SmallCa("new", now=NOW).pem)
-            said = b"yes" if same and certs.held is not held else b"no"
+            fresh = renewed.not_before == clock.now and control.proofs[1:] == ["certificate"]
+            said = b"yes" if inherited and same and fresh else b"no"
         finally:
             os.write(writing, said)
             os._exit(0)
@@ -578,6 +583,44 @@ def test_a_close_ends_the_renewal_and_a_need_starts_it(make: Make) -> None:
     assert certs._thread is None
     assert certs.held is held
     certs.close()
+    assert certs.ensure() is held
+    assert certs._thread is not None
+    certs.close()
+
+
+def test_a_need_after_the_end_starts_the_renewal_even_if_none_can_be_had(
+    make: Make, control: SmallControl, clock: Clock
+) -> None:
+    certs = make()
+    certs.ensure()
+    certs.close()
+    control.down, clock.now = "UNAVAILABLE", NOW + HOUR
+    with pytest.raises(ControlUnavailable, match="it is down"):
+        certs.ensure()
+    assert certs._thread is not None
+
+
+def test_a_renewal_that_breaks_is_told_and_tried_again(
+    make: Make, control: SmallControl, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    certs = make()
+    before = certs.ensure()
+    call, breaks = certs._call, [RuntimeError("nobody thought of that")]
+
+    def broken(*arguments: Any, **options: Any) -> bytes:
+        if breaks:
+            raise breaks.pop()
+        return call(*arguments, **options)
+
+    certs._call = broken
+    clock.now = NOW + 0.52 * HOUR
+    waits = looks(certs, clock, clock.now + 30)
+    assert waits[1] <= 1.5 * FIRST_PAUSE_S
+    assert certs.held is not before
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the certificate of {CART} was not renewed; it is tried again"
+    ]
+    assert "nobody thought of that" in caplog.text
 
 
 def test_a_certificate_is_dated_back_for_clocks_that_differ(make: Make, clock: Clock) -> None:

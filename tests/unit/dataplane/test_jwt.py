@@ -241,3 +241,12 @@ def test_only_so_many_tokens_are_kept(signers: Signers) -> None:
         assert not isinstance(token, Fault)
         keys.keep(token)
     assert repr(keys) == f"<KeySet of 3, {MOST_KEPT} tokens kept>"
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "1" + "0" * 400, "-1" + "0" * 400, "9" * 5000])
+def test_a_number_that_is_none_is_no_json(signers: Signers, number: str) -> None:
+    claims = json.dumps({**CLAIMS, "n": 0})
+    header = {"alg": "RS256", "kid": "r"}
+    assert fault(signers, signers.token(header, claims.encode())) is None
+    broken = claims.replace('"n": 0', f'"n": {number}')
+    assert fault(signers, signers.token(header, broken.encode())) is Fault.PAYLOAD_JSON

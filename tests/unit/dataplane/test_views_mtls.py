@@ -188,9 +188,9 @@ class Source:
 
 async def test_a_mesh_is_asked_for_a_ports_policy() -> None:
     with Mesh(bootstrap({}), Source) as mesh:
-        mesh.want_inbound(9080)
-        assert mesh.view.inbound[SERVED].tls.mode is InboundMode.STRICT
+        assert SERVED not in mesh.view.inbound
         assert mesh.prepare_inbound(9080) is mesh.view.inbound[SERVED]
+        assert mesh.view.inbound[SERVED].tls.mode is InboundMode.STRICT
         assert await mesh.aprepare_inbound(9080) is mesh.view.inbound[SERVED]
         with pytest.raises(ControlUnavailable, match="has no policy for port 9081"):
             mesh.prepare_inbound(9081)
