@@ -122,15 +122,14 @@ class Ads:
         with self._lock:
             if self.connected or self._cache is None or name in self._views.targets:
                 return name in self._views.targets
-            found = self._cache.load(name)
-            if found is None:
+            kept = self._cache.load(name)
+            if kept is None:
                 return False
-            version, resources = found
             for kind in KINDS:
-                of_kind = {r.name: r for r in resources if r.kind is kind}
                 known = self._views.held(kind)
-                fresh = {n: r for n, r in of_kind.items() if n not in known}
-                refused = self._views.apply(kind, version, fresh)
+                fresh = {r.name: r for r in kept.resources if r.kind is kind and r.name not in known}
+                absent = {n for of_kind, n in kept.absent if of_kind is kind and n not in known}
+                refused = self._views.apply(kind, kept.version, fresh, absent)
                 self._stream.hold(kind, {n: r.version for n, r in fresh.items() if n not in refused})
             if name in self._views.targets:
                 self.from_disk.add(name)
@@ -187,7 +186,7 @@ class Ads:
                 self.connected, self.since, self.failure, self.attempts = True, self._clock(), "", 0
                 log.info("connected to the control service %s", self._bootstrap.control)
             self.from_disk.clear()
-            self._unsaved.update(self._views.view.tables)
+            self._unsaved.update(self._views.targets)
             self._subscribe()
             if not self._views.waiting:
                 self._save()
@@ -251,7 +250,8 @@ class Ads:
     def _save(self) -> None:
         if self._cache is not None:
             for name in sorted(self._unsaved & self._views.targets.keys()):
-                self._cache.save(name, self._views.view.version, self._views.resources(name))
+                if (kept := self._views.kept(name)) is not None:
+                    self._cache.save(name, kept)
         self._unsaved.clear()
 
     # Fork

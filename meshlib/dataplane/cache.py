@@ -18,6 +18,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from meshlib.xds.kinds import Kind
@@ -27,8 +28,17 @@ log = logging.getLogger(__name__)
 
 MAX_FILE = 32 * 1024 * 1024
 MAX_FILES = 1000
-_MAGIC = b"meshlib-state-1"
+_MAGIC = b"meshlib-state-2"
 _SUFFIX = ".mesh"
+
+
+@dataclass(frozen=True, slots=True)
+class LastGood:
+    """What was in force for a target: resources as they came, and what it names that does not exist."""
+
+    version: str
+    resources: tuple[Resource, ...]
+    absent: frozenset[tuple[Kind, str]] = frozenset()
 
 
 class Cache:
@@ -44,8 +54,8 @@ class Cache:
     def __repr__(self) -> str:
         return f"Cache({str(self._folder)!r})"
 
-    def load(self, target: str) -> tuple[str, tuple[Resource, ...]] | None:
-        """Configuration version and resources of a target, or None."""
+    def load(self, target: str) -> LastGood | None:
+        """What was kept of a target, or None."""
         path = self._path(target)
         try:
             with path.open("rb") as file:
@@ -61,15 +71,15 @@ class Cache:
             log.warning("ignoring the last good configuration of %s in %s: %s", target, path, error)
             return None
 
-    def save(self, target: str, version: str, resources: Iterable[Resource]) -> None:
+    def save(self, target: str, kept: LastGood) -> None:
         """Keeps what is in force for a target; nothing is written if it is what was written last."""
-        listed = [[r.kind.name, r.name, r.version, base64.b64encode(r.body).decode()] for r in resources]
-        content = hashlib.blake2b(json.dumps(listed).encode(), digest_size=16).hexdigest()
-        if not listed or self._written.get(target) == content:
+        listed = [[r.kind.name, r.name, r.version, base64.b64encode(r.body).decode()] for r in kept.resources]
+        absent = sorted([kind.name, name] for kind, name in kept.absent)
+        content = hashlib.blake2b(json.dumps([listed, absent]).encode(), digest_size=16).hexdigest()
+        if self._written.get(target) == content:
             return
-        payload = json.dumps(
-            {"identity": self._identity, "target": target, "version": version, "resources": listed}
-        ).encode()
+        said = {"identity": self._identity, "target": target, "version": kept.version}
+        payload = json.dumps({**said, "resources": listed, "absent": absent}).encode()
         whole = _MAGIC + b" " + _checksum(payload) + b"\n" + payload
         if len(whole) > MAX_FILE:
             return
@@ -86,17 +96,19 @@ class Cache:
         key = f"{self._identity}\0{target}".encode()
         return self._folder / (hashlib.blake2b(key, digest_size=16).hexdigest() + _SUFFIX)
 
-    def _parse(self, target: str, whole: bytes) -> tuple[str, tuple[Resource, ...]]:
+    def _parse(self, target: str, whole: bytes) -> LastGood:
         head, _, payload = whole.partition(b"\n")
         if head != _MAGIC + b" " + _checksum(payload):
             raise ValueError("it is broken")
         found = json.loads(payload)
         if found["identity"] != self._identity or found["target"] != target:
             raise ValueError("it is of something else")
-        return str(found["version"]), tuple(
+        resources = (
             Resource(Kind[kind], name, version, base64.b64decode(body, validate=True))
             for kind, name, version, body in found["resources"]
         )
+        absent = frozenset((Kind[kind], name) for kind, name in found["absent"])
+        return LastGood(str(found["version"]), tuple(resources), absent)
 
     def _replace(self, path: Path, whole: bytes) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)

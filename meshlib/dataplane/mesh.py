@@ -301,11 +301,16 @@ class Mesh:
             missing = ", ".join(sorted(self._views.missing(name))) or "an answer"
             return f"{name}: the control service {self.bootstrap.control} did not send {missing} {waited}"
         why = source.failure or "no answer"
+        folder = self.bootstrap.state_dir or "MESHLIB_STATE_DIR (not set)"
+        lacks = ", ".join(sorted(self._views.missing(name)))
+        kept = (
+            f"the last good configuration in {folder} lacks {lacks}"
+            if name in self._views.held(Kind.LISTENER)
+            else f"there is no last good configuration of it in {folder} that can be used"
+        )
         return (
             f"{name}: the control service {self.bootstrap.control} was not reached {waited} ({why}), and "
-            "there is no last good configuration in "
-            f"{self.bootstrap.state_dir or 'MESHLIB_STATE_DIR (not set)'}. "
-            "Is `meshlib control` running? MESHLIB_CONTROL says where"
+            f"{kept}. Is `meshlib control` running? MESHLIB_CONTROL says where"
         )
 
     @contextlib.contextmanager

@@ -18,7 +18,7 @@ Rules:
 Not thread-safe but for reading `view` and `targets`: the caller holds a lock around all else.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -30,6 +30,7 @@ from meshlib.core.mtls import InboundMode, Trust
 from meshlib.core.route.rule import Forward
 from meshlib.core.route.table import RouteTable
 from meshlib.core.view import View
+from meshlib.dataplane.cache import LastGood
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.errors import RefusedResource
 from meshlib.xds.kinds import Kind
@@ -162,21 +163,38 @@ class Views:
             found[Kind.SECRET].add(ROOTS_SECRET)
         return found
 
-    def resources(self, target: str) -> tuple[Resource, ...]:
-        """What is in force for a published target, as it came; empty while a newer table is held back."""
-        routes = self._in_force.get(target)
-        if (routes is None and target not in self._inbound) or target in self._waiting:
-            return ()
+    def kept(self, target: str) -> LastGood | None:
+        """What is in force for a target; None if nothing is, or while a newer table is held back.
+
+        What it names and is known to be missing belongs to it: with that alone it would wait for ever.
+        """
+        known = self.targets.get(target)
+        if known is None or known.failed is not None or target in self._waiting:
+            return None
+        resources: list[Resource] = []
+        absent: set[tuple[Kind, str]] = set()
+        for kind, name in self._parts(target, self._in_force.get(target)):
+            entry = self._held[kind].get(name)
+            if entry is None:
+                continue
+            if entry.resource is not None:
+                resources.append(entry.resource)
+            else:
+                absent.add((kind, name))
+        return LastGood(self.view.version, tuple(resources), frozenset(absent))
+
+    def _parts(self, target: str, routes: _Routes | None) -> Iterator[tuple[Kind, str]]:
+        """All that a target in force is made of, by kind and name."""
+        yield Kind.LISTENER, target
+        yield Kind.SECRET, ROOTS_SECRET
         listener = self._held[Kind.LISTENER].get(target)
-        entries = [listener, self._held[Kind.SECRET].get(ROOTS_SECRET)]
         if listener is not None and isinstance(listener.value, str):
-            entries.append(self._held[Kind.ROUTES].get(listener.value))
+            yield Kind.ROUTES, listener.value
         for name in sorted(routes.clusters if routes is not None else ()):
+            yield Kind.CLUSTER, name
             cluster = self._held[Kind.CLUSTER].get(name)
-            entries.append(cluster)
             if cluster is not None and cluster.value is not None:
-                entries.append(self._held[Kind.ENDPOINTS].get(cluster.value.endpoints_name))
-        return tuple(entry.resource for entry in entries if entry is not None and entry.resource is not None)
+                yield Kind.ENDPOINTS, cluster.value.endpoints_name
 
     def missing(self, target: str) -> frozenset[str]:
         """What a target waits for, in words; empty if it waits for nothing."""

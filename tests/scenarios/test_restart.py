@@ -103,6 +103,20 @@ def test_starts_from_disk_while_control_is_down(tmp_path: Path, caplog: pytest.L
             assert "from disk" not in repr(mesh)
 
 
+def test_starts_from_disk_with_a_cluster_that_does_not_exist(tmp_path: Path) -> None:
+    with Served("5.1", routed("a:80", "gone")) as served:
+        port = served.port
+        with mesh_of(served.address, tmp_path) as mesh:
+            mesh.prepare("a:80")
+            mesh.prepare("b:80")
+    with mesh_of(f"127.0.0.1:{port}", tmp_path) as mesh:
+        mesh.prepare("a:80")
+        assert clusters(mesh, "a:80") == ["gone"]
+        assert dict(mesh.view.clusters) == {}
+        mesh.prepare("b:80")
+        assert set(mesh.view.tables) == {"a:80"}
+
+
 def test_starts_from_disk_while_control_hangs(tmp_path: Path) -> None:
     with Served("5.1", target("a:80", "one")) as served:
         port = served.port

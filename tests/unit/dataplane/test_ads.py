@@ -11,7 +11,7 @@ from support.resources import DECODERS, routed, served_by, target
 from meshlib.bootstrap import bootstrap
 from meshlib.dataplane.ads import STALE_PATIENCE, Ads, StaleError, backoff, order
 from meshlib.dataplane.cache import Cache
-from meshlib.dataplane.views import Views
+from meshlib.dataplane.views import Target, Views
 from meshlib.xds import pb
 from meshlib.xds.client_stream import ProtocolError
 from meshlib.xds.kinds import Kind
@@ -355,6 +355,28 @@ def test_what_was_heard_last_is_served_from_disk(cache: Callable[[], Cache]) -> 
     again.send("4.1", Kind.LISTENER, A[:1])
     assert (again.ads.connected, again.ads.from_disk) == (True, set())
     assert again.views.view.version == "4.1"
+
+
+def test_what_does_not_exist_is_on_disk_too(cache: Callable[[], Cache]) -> None:
+    control = Control(cache())
+    control.ads.want("a:80")
+    control.ads.want("b:80")
+    control.open()
+    control.hear()
+    control.send("5.2", Kind.LISTENER, routed("a:80", "gone")[:1], ["b:80"])
+    control.hear()
+    control.send("5.2", Kind.ROUTES, routed("a:80", "gone")[1:])
+    control.hear()
+    control.send("5.2", Kind.CLUSTER, (), ["gone"])
+    control.ads.close()
+    again = Control(cache())
+    again.ads.want("a:80")
+    again.ads.want("b:80")
+    assert again.ads.load("a:80") is True
+    assert again.ads.load("b:80") is True
+    assert again.views.targets["a:80"].table is not None
+    assert dict(again.views.view.clusters) == {}
+    assert again.views.targets["b:80"] == Target()
 
 
 def test_disk_does_not_overrule_what_is_heard(cache: Callable[[], Cache]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from support.resources import DECODERS, routed, served_by, target
 
 from meshlib.core.view import View
+from meshlib.dataplane.cache import LastGood
 from meshlib.dataplane.views import Target, Views
 from meshlib.xds import pb
 from meshlib.xds.kinds import Kind
@@ -91,7 +92,7 @@ def test_make_before_break() -> None:
     assert clusters(views) == ["one"]
     assert views.waiting == {"a:80"}
     assert views.needs()[Kind.CLUSTER] == {"one", "two"}
-    assert views.resources("a:80") == ()
+    assert views.kept("a:80") is None
     give(views, [served_by("two", 2)[0]], "5.2")
     assert clusters(views) == ["one"]
     give(views, [served_by("two", 2)[1]], "5.2")
@@ -161,8 +162,10 @@ def test_refused_routes_leave_the_last_good_ones() -> None:
     assert refused.keys() == {"routes a:80"}
     assert clusters(views) == ["one"]
     assert views.held(Kind.ROUTES) == {"routes a:80": ROUTES.version}
-    assert ROUTES in views.resources("a:80")
-    assert BROKEN_ROUTES not in views.resources("a:80")
+    kept = views.kept("a:80")
+    assert kept is not None
+    assert ROUTES in kept.resources
+    assert BROKEN_ROUTES not in kept.resources
 
 
 @pytest.mark.parametrize(
@@ -243,11 +246,27 @@ def test_what_is_forgotten_is_dropped_but_for_what_others_need() -> None:
 def test_resources_come_back_as_they_came() -> None:
     views, _ = views_of("a:80")
     give(views, target("a:80", "one"))
-    assert set(views.resources("a:80")) == set(target("a:80", "one"))
-    assert views.resources("b:80") == ()
+    kept = views.kept("a:80")
+    assert kept is not None
+    assert (kept.version, set(kept.resources), kept.absent) == (
+        "5.1",
+        set(target("a:80", "one")),
+        frozenset(),
+    )
+    assert views.kept("b:80") is None
     again, _ = views_of("a:80")
-    give(again, views.resources("a:80"))
+    give(again, kept.resources)
     assert clusters(again) == ["one"]
+
+
+def test_what_is_known_to_be_missing_is_kept_with_the_rest() -> None:
+    views, _ = views_of("a:80", "b:80")
+    give(views, routed("a:80", "gone"))
+    assert views.kept("a:80") is None
+    views.apply(Kind.CLUSTER, "5.1", {}, ["gone"])
+    views.apply(Kind.LISTENER, "5.1", {}, ["b:80"])
+    assert views.kept("a:80") == LastGood("5.1", routed("a:80", "gone"), frozenset({(Kind.CLUSTER, "gone")}))
+    assert views.kept("b:80") == LastGood("5.1", (), frozenset({(Kind.LISTENER, "b:80")}))
 
 
 def test_a_view_is_not_changed_by_a_caller() -> None:
