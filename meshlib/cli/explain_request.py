@@ -1,12 +1,12 @@
 """The request that `meshlib explain` is asked about: from arguments to a head and the name to look up.
 
-Nothing is added to what was written: a header that a real client would send, such as user-agent,
-counts only if it is given.
+The URL is what httpx makes of it: dot segments resolved, escaped where it must be. Nothing is added to what
+was written: a header that a real client would send, such as user-agent, counts only if it is given.
 """
 
 import string
 from collections.abc import Iterable
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import typer
 
@@ -14,8 +14,11 @@ from meshlib.core.request import RequestHead
 from meshlib.xds.names import split_authority
 
 PORTS = {"http": 80, "https": 443}
+_IN_PATH = "/%!$&'()*+,-.:;=@[\\]^_|~"
+_IN_QUERY = _IN_PATH + "?`{}"
+"""What httpx sends as it is; all else goes out escaped."""
 _TOKEN = frozenset(string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~")
-"""What the name of a header is made of (RFC 9110, 5.6.2)."""
+"""What a method and the name of a header are made of (RFC 9110, 5.6.2)."""
 
 
 def parse_request(words: list[str], headers: Iterable[str]) -> tuple[RequestHead, str, int]:
@@ -26,7 +29,7 @@ def parse_request(words: list[str], headers: Iterable[str]) -> tuple[RequestHead
     if len(words) > 2:
         raise typer.BadParameter(f"{' '.join(words[2:])!r} is too much", param_hint="[METHOD] URL")
     method, url = words if len(words) == 2 else ("GET", words[0])
-    if not method.isascii() or not method.isalpha():
+    if not method or not _TOKEN.issuperset(method):
         raise typer.BadParameter(f"{method!r} is no method", param_hint="METHOD")
     scheme, authority, host, port, path = _parts(url)
     pairs = [_header(text) for text in headers]
@@ -60,8 +63,8 @@ def parse_labels(texts: Iterable[str]) -> dict[str, str]:
 
 def _parts(url: str) -> tuple[str, str, str, int, str]:
     # Before anything reads the URL: urlsplit leaves line ends out without a word.
-    if any(not "!" <= character <= "~" for character in url):
-        raise typer.BadParameter(f"{url!r} holds characters that a URL must escape", param_hint="URL")
+    if any(character < " " or character == "\x7f" for character in url):
+        raise typer.BadParameter(f"{url!r} holds a control character, such as a line end", param_hint="URL")
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -69,9 +72,28 @@ def _parts(url: str) -> tuple[str, str, str, int, str]:
         raise typer.BadParameter(f"{url!r}: {error}", param_hint="URL") from None
     if parts.scheme not in PORTS or not parts.hostname:
         raise typer.BadParameter(f"{url!r} is no URL that begins with http:// or https://", param_hint="URL")
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     authority = parts.netloc.rpartition("@")[2]
+    if any(not "!" <= character <= "~" for character in authority):
+        raise typer.BadParameter(f"{authority!r} is no host", param_hint="URL")
+    path = quote(_without_dots(parts.path), safe=_IN_PATH) or "/"
+    if parts.query:
+        path += "?" + quote(parts.query, safe=_IN_QUERY)
     return parts.scheme, authority, parts.hostname, port if port is not None else PORTS[parts.scheme], path
+
+
+def _without_dots(path: str) -> str:
+    """A path as httpx sends it: `.` and `..` are resolved by the client."""
+    parts = path.split("/")
+    if "." not in parts and ".." not in parts:
+        return path
+    kept: list[str] = []
+    for part in parts:
+        if part == "..":
+            if kept not in ([], [""]):
+                kept.pop()
+        elif part != ".":
+            kept.append(part)
+    return "/".join(kept)
 
 
 def _header(text: str) -> tuple[bytes, bytes]:

@@ -1,5 +1,6 @@
 """The request that is asked about, from the command line's words."""
 
+import httpx
 import pytest
 import typer
 
@@ -24,6 +25,21 @@ def test_method_and_url(
     assert (found_host, found_port) == (host, port)
 
 
+SENT = ["/a/../b", "/a/./b", "/a/..", "/a/.", "/..", "/../../a/b/../c", "//x/../y", "/%2e/a", "/a b", "/ü",
+        "/?q= a", "/x#frag", "", "?q", "/a?b=%", "/a%zz%2f", "/a/../?b=/../c"]  # fmt: skip
+EVERY = [f"/a{chr(code)}b" for code in range(32, 127)] + [f"/?a{chr(code)}b" for code in range(32, 127)]
+
+
+@pytest.mark.parametrize("rest", [*SENT, *EVERY])
+def test_the_path_is_what_httpx_sends(rest: str) -> None:
+    head, _, _ = parse_request([f"http://a{rest}"], ())
+    assert head.path.encode() == httpx.URL(f"http://a{rest}").raw_path
+
+
+def test_a_method_may_be_any_that_can_be_sent() -> None:
+    assert parse_request(["m-search", "http://a/"], ())[0].method == "M-SEARCH"
+
+
 def test_headers_and_host() -> None:
     head, host, _ = parse_request(["http://a/"], ["End-User: jason ", "x:", "Host: b", "t: 1:2"])
     assert head.headers == [(b"End-User", b"jason"), (b"x", b""), (b"t", b"1:2")]
@@ -39,11 +55,13 @@ def test_headers_and_host() -> None:
         (["http://a:b/"], ()),
         (["http://a:99999/"], ()),
         (["http://[::1/"], ()),
-        (["http://a/ü"], ()),
+        (["http://ü/"], ()),
+        (["http://a b/"], ()),
         (["G T", "http://a/"], ()),
         (["GET", "http://a/", "more"], ()),
         (["http://a/"], ("no colon",)),
-        (["http://a/ b"], ()),
+        (["http://a/\x7f"], ()),
+        (["", "http://a/"], ()),
         (["http://a/\r\nb"], ()),
         (["http://a/"], (": x",)),
     ],
