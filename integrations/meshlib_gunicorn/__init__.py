@@ -2,7 +2,7 @@
 
     gunicorn -k meshlib_gunicorn.ThreadWorker -w 2 --threads 8 -b 0.0.0.0:9080 reviews.app:application
 
-`SyncWorker` and `ThreadWorker` are gunicorn's own sync and gthread workers, `UvicornWorker` serves ASGI
+`SyncMeshWorker` and `ThreadWorker` are gunicorn's own sync and gthread workers, `UvicornWorker` serves ASGI
 applications. The port takes mutual TLS and plain text as PeerAuthentication says, requests are admitted by
 the mesh's policies, and the arbiter registers the server once and drains it before it stops.
 """
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from meshlib_gunicorn.asgi import UvicornWorker
-    from meshlib_gunicorn.wsgi import SyncWorker, ThreadWorker
+    from meshlib_gunicorn.wsgi import SyncMeshWorker, ThreadWorker
 
-__all__ = ["SyncWorker", "ThreadWorker", "UvicornWorker"]
+__all__ = ["SyncMeshWorker", "ThreadWorker", "UvicornWorker"]
 
 _LAZY = {
-    "SyncWorker": "meshlib_gunicorn.wsgi",
+    "SyncMeshWorker": "meshlib_gunicorn.wsgi",
     "ThreadWorker": "meshlib_gunicorn.wsgi",
     "UvicornWorker": "meshlib_gunicorn.asgi",
 }

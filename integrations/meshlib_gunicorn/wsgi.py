@@ -69,8 +69,12 @@ class _Blocking(Meshed):
         return met.connection
 
 
-class SyncWorker(_Blocking, GunicornSync):  # type: ignore[misc]
-    """gunicorn's sync worker, in the mesh."""
+class SyncMeshWorker(_Blocking, GunicornSync):  # type: ignore[misc]
+    """gunicorn's sync worker, in the mesh.
+
+    Not called `SyncWorker`: gunicorn replaces every class whose name ends so by its own gthread worker as
+    soon as there are several threads, and with it the mesh.
+    """
 
     patience = 2.0
     wait_fds: Any

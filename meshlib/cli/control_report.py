@@ -75,7 +75,7 @@ class Report:
             kinds = Counter(document.kind for document in now.values())
             each = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
             number = f"{len(now)} document{'s' * (len(now) != 1)}"
-            self._print(f"loaded [bold]{number}[/] {took}" + (f": {each}" if each else ""))
+            self._print(f"loaded [bold]{number}[/]" + (f": {each}" if each else ""))
             return
         changes = [
             *(("new", d) for key, d in now.items() if key not in before),

@@ -115,9 +115,9 @@ def lines(answer: Explanation) -> list[str]:
 
     who = escape(answer["principal"] or "nobody (plain text)")
     decided = " ".join(part for part in (answer["mode_document"], answer["mode_source"]) if part)
-    if not decided:
-        none = answer["mode"] == InboundMode.DISABLE.name
-        decided = "there is no certificate authority" if none else "the default"
+    decided = decided or "the default"
+    if answer["mode"] == InboundMode.DISABLE.name:
+        decided += ", or PERMISSIVE without a certificate authority, as in a folder"
     found = [f"  from [cyan]{who}[/]", f"  mutual TLS {answer['mode']} [dim]({escape(decided)})[/]"]
     for step in answer["steps"]:
         mark = "[green]✓[/]" if step["matched"] else "[dim]✗[/]"

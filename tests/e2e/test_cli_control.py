@@ -71,7 +71,7 @@ def test_a_signal_ends_it_in_order(number: signal.Signals, tmp_path: Path) -> No
         said = end(number)
     assert served.process.returncode == 0, said
     assert served.address in said
-    assert "loaded 2 documents " in said
+    assert "loaded 2 documents: " in said
     assert "Traceback" not in said
 
 
@@ -85,7 +85,7 @@ def test_a_broken_document_is_told_with_file_and_line_and_the_others_served(tmp_
     assert "VirtualService default/other bad.yaml:8" in errors[0]
     assert "'soon'" in errors[0]
     assert errors[0] in said
-    assert "loaded 2 documents " in said
+    assert "loaded 2 documents: " in said
 
 
 def test_an_edit_is_told(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_a_respawned_worker_renews(tmp_path: Path, options: tuple[str, ...]) -> 
 def served(control: SecureMesh, *options: str) -> Iterator[tuple[int, int]]:
     """One gunicorn worker; gives its arbiter's process and port."""
     port = free_port()
-    command = gunicorn("meshlib_gunicorn.SyncWorker", "support.served_flask:app", *options, port=port)
+    command = gunicorn("meshlib_gunicorn.SyncMeshWorker", "support.served_flask:app", *options, port=port)
     own = {name: value for name, value in os.environ.items() if not name.startswith("MESHLIB_")}
     own["PYTHONPATH"] = os.pathsep.join((str(TESTS), own.get("PYTHONPATH", "")))
     settings: dict[str, Any] = {**control.settings("reviews"), "labels": "app=reviews", "drain": "0.1"}

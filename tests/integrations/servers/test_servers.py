@@ -34,7 +34,7 @@ SERVERS = {
     "serve-flask": (serve(FLASK, "--workers", "2"), "/hop"),
     "serve-django": (serve(DJANGO), "/hop"),
     "serve-django-asgi": (serve(DJANGO_ASGI), "/ahop"),
-    "sync-flask": (gunicorn("meshlib_gunicorn.SyncWorker", FLASK, "-w", "2"), "/hop"),
+    "sync-flask": (gunicorn("meshlib_gunicorn.SyncMeshWorker", FLASK, "-w", "2", "--threads", "2"), "/hop"),
     "gthread-django": (
         gunicorn("meshlib_gunicorn.ThreadWorker", DJANGO, "-w", "2", "--threads", "4", "--preload"),
         "/hop",
@@ -42,7 +42,7 @@ SERVERS = {
     "uvicorn-fastapi": (gunicorn("meshlib_gunicorn.UvicornWorker", FASTAPI, "-w", "2"), "/hop"),
 }
 FORKING = {
-    "sync": gunicorn("meshlib_gunicorn.SyncWorker", FLASK, "-w", "2"),
+    "sync": gunicorn("meshlib_gunicorn.SyncMeshWorker", FLASK, "-w", "2"),
     "gthread": gunicorn("meshlib_gunicorn.ThreadWorker", FLASK, "-w", "2", "--threads", "4"),
     "uvicorn": gunicorn("meshlib_gunicorn.UvicornWorker", FASTAPI, "-w", "2"),
     "serve": serve(FLASK, "--workers", "2"),
@@ -157,7 +157,7 @@ def test_strict_at_gunicorns_port(mesh: SecureMesh) -> None:
         assert page.get("http://strict:9080/x/seen", headers={"SCRIPT_NAME": "/x"}).status_code == 404
 
 
-@pytest.mark.parametrize("worker", ["SyncWorker", "ThreadWorker"])
+@pytest.mark.parametrize("worker", ["SyncMeshWorker", "ThreadWorker"])
 def test_silent_connections_hold_nobody_up(mesh: SecureMesh, worker: str) -> None:
     options = ("--threads", "2") if worker == "ThreadWorker" else ()
     port = free_port()
@@ -173,7 +173,7 @@ def test_silent_connections_hold_nobody_up(mesh: SecureMesh, worker: str) -> Non
         assert [one.recv(1) for one in silent] == [b""] * 20
 
 
-@pytest.mark.parametrize("worker", ["SyncWorker", "ThreadWorker", "UvicornWorker"])
+@pytest.mark.parametrize("worker", ["SyncMeshWorker", "ThreadWorker", "UvicornWorker"])
 def test_gunicorns_own_certificates_are_refused(mesh: SecureMesh, worker: str) -> None:
     roots = str(mesh.folder / "state" / "roots.pem")
     options = ("--certfile", roots, "--keyfile", roots)
@@ -219,7 +219,7 @@ def plain_server(mesh: SecureMesh, name: str, service: str, tier: str) -> Iterat
 
 
 def test_without_a_policy_gunicorn_ends(mesh: SecureMesh, tmp_path: Path) -> None:
-    command = gunicorn("meshlib_gunicorn.SyncWorker", FLASK)
+    command = gunicorn("meshlib_gunicorn.SyncMeshWorker", FLASK)
     nowhere = {"control": f"127.0.0.1:{free_port()}", "first_call_timeout": "1", "state_dir": str(tmp_path)}
     environ = mesh.environ("front", **nowhere)
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30, check=False)
@@ -228,7 +228,7 @@ def test_without_a_policy_gunicorn_ends(mesh: SecureMesh, tmp_path: Path) -> Non
 
 
 def test_gunicorn_registers_once_whatever_its_workers_do(mesh: SecureMesh) -> None:
-    command = gunicorn("meshlib_gunicorn.SyncWorker", FLASK, "-w", "2", "--max-requests", "3")
+    command = gunicorn("meshlib_gunicorn.SyncMeshWorker", FLASK, "-w", "2", "--max-requests", "3")
     with mesh.process(command, "reload", "front", "front") as served, mesh.client("page") as page:
         url = "http://reload:9080/seen"
         processes = {until(page, url).json()["process"]}

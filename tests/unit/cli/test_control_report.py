@@ -68,7 +68,7 @@ def connection(number: int, account: str = "caller", behind: float | None = None
 def test_what_was_loaded() -> None:
     screen = Screen()
     said = screen.built([document("a"), document("b"), document("c", kind="Service")])
-    assert said == ["loaded 3 documents in 12 ms: 1 Service, 2 VirtualService"]
+    assert said == ["loaded 3 documents: 1 Service, 2 VirtualService"]
 
 
 def test_what_changed_and_when_it_is_in_force() -> None:
@@ -153,7 +153,7 @@ def test_a_build_is_reported_with_the_problems_of_both() -> None:
     build = reported(screen.report, lambda *_: made)
     assert build(Loaded((document("a"),), (BAD,)), (), "1.1", b"") is made
     said = screen.text()
-    assert said[0].startswith("loaded 1 document in ")
+    assert said[0].startswith("loaded 1 document")
     assert said[1:3] == [f"✗ {BAD}", f"! {OLD}"]
 
 
