@@ -18,11 +18,12 @@ from support.secure_control import CART, DOMAIN, Secure, call, secure, workload
 from meshlib.control.ca.authority import Authority
 from meshlib.control.serve.credentials import Credentials, server_names
 from meshlib.control.serve.front import Front, FrontLimits, Peer
+from meshlib.control.serve.strangers import StrangerLimits
 from meshlib.identity.keys import make_csr, make_key
 from meshlib.xds import pb
 from meshlib.xds.names import CONTROL_SERVER, TRUST_ROOTS
 
-LIMITS = FrontLimits()
+LIMITS = FrontLimits(strangers=StrangerLimits(bytes=2**30, all_bytes=2**30))
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
 
 
@@ -72,7 +73,7 @@ async def behind(
 ) -> AsyncIterator[Behind]:
     authority = Authority.open(folder / "state", trust_domain=DOMAIN, now=wall())
     credentials = Credentials(authority, server_names("127.0.0.1"), wall=wall)
-    front = Front("127.0.0.1", 0, credentials.context, credentials.identify, limits=limits)
+    front = Front("127.0.0.1", 0, credentials, limits=limits)
     it = Behind(front, authority)
 
     async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -90,6 +91,15 @@ async def behind(
         await front.stop()
         server.close()
         await server.wait_closed()
+
+
+async def ended(reader: asyncio.StreamReader) -> bytes:
+    """What is read until the connection is ended by the other side."""
+    async with asyncio.timeout(5):
+        try:
+            return await reader.read()
+        except OSError:
+            return b""
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -312,6 +322,42 @@ async def handshake(it: Behind, key: bytes, chain: bytes) -> str:
         return repr(error)
     writer.close()
     return ""
+
+
+async def test_a_stranger_says_little_and_not_for_long_and_who_is_known_goes_on(tmp_path: Path) -> None:
+    limits = FrontLimits(strangers=StrangerLimits(seconds=0.3, bytes=1000, all_bytes=1500))
+    async with behind(tmp_path, echo, limits) as it:
+        known, writing = await it.connect(it.client(True))
+        talker, talking = await it.connect(it.client(False))
+        talking.write(b"x" * 1001)
+        assert await ended(talker) == b""
+        one, ones = await it.connect(it.client(False))
+        ones.write(b"x" * 900)
+        assert await one.readexactly(900) == b"x" * 900
+        other, others = await it.connect(it.client(False))
+        others.write(b"y" * 700)  # together too much: the one that said most goes
+        assert await ended(one) == b""
+        assert await other.readexactly(700) == b"y" * 700
+        assert await ended(other) == b""  # its time is over
+        async with asyncio.timeout(5):
+            while len(it.front.strangers):
+                await asyncio.sleep(0.01)
+        writing.write(b"z" * 5000)
+        assert await known.readexactly(5000) == b"z" * 5000
+
+
+async def test_who_proves_who_it_is_is_no_stranger_any_more(tmp_path: Path) -> None:
+    limits = FrontLimits(strangers=StrangerLimits(seconds=0.2, bytes=100))
+    async with behind(tmp_path, echo, limits) as it:
+        reader, writer = await it.connect(it.client(False))
+        writer.write(b"x")
+        await reader.readexactly(1)
+        (peer,) = it.peers
+        assert peer is not None
+        peer.prove()
+        await asyncio.sleep(0.3)
+        writer.write(b"x" * 200)
+        assert await reader.readexactly(200) == b"x" * 200
 
 
 async def test_a_certificate_of_another_root_is_told_why(tmp_path: Path) -> None:

@@ -145,7 +145,9 @@ async def test_one_identity_that_asks_too_often_is_held_back_and_others_are_not(
         await call(other, pb.CREATE_CERTIFICATE, request(), pb.IstioCertificateResponse)
         done = await asyncio.gather(*asked, return_exceptions=True)
     codes = [one.code().name for one in done if isinstance(one, grpc.aio.AioRpcError)]
-    assert set(codes) == {"RESOURCE_EXHAUSTED"}
+    # Some streams are over the connection's bound, of which the client hears only after it began.
+    assert codes.count("RESOURCE_EXHAUSTED") > 200
+    assert set(codes) <= {"RESOURCE_EXHAUSTED", "UNAVAILABLE"}
     assert 200 <= 500 - len(codes) < 350
 
 
@@ -265,3 +267,38 @@ async def test_bad_tokens_cost_their_sender_the_connection_and_nobody_else(tmp_p
         assert codes.count("UNAUTHENTICATED") >= 20
         good = it.bearer(CART)
         await call(other, pb.CREATE_CERTIFICATE, request(), pb.IstioCertificateResponse, metadata=good)
+
+
+async def test_an_open_connection_gives_a_certificate_no_longer_life(tmp_path: Path) -> None:
+    ahead = 0.0
+    async with secure(tmp_path, wall=lambda: time.time() + ahead) as it, it.channel(CART) as channel:
+        await call(channel, pb.CREATE_CERTIFICATE, request(), pb.IstioCertificateResponse)
+        ahead = 3601.0
+        code, text = await refusal(channel, pb.CREATE_CERTIFICATE, request())
+        assert (code, "it has ended" in text) == ("UNAUTHENTICATED", True), text
+
+
+async def test_a_root_that_is_given_up_ends_what_it_vouched_for(tmp_path: Path) -> None:
+    async with secure(tmp_path) as it, it.channel(CART) as channel:
+        await call(channel, pb.CREATE_CERTIFICATE, request(), pb.IstioCertificateResponse)
+        it.authority.rotate_root(time.time(), overlap_s=0, keep_s=0)
+        it.authority.reload(time.time())
+        code, text = await refusal(channel, pb.CREATE_CERTIFICATE, request())
+        assert (code, "given up a root" in text) == ("UNAUTHENTICATED", True), text
+        # The connection is ended, and a new one with that certificate is not taken.
+        async with asyncio.timeout(10):
+            while (code := (await refusal(channel, pb.CREATE_CERTIFICATE, request()))[0]) != "UNAVAILABLE":
+                await asyncio.sleep(0.05)
+
+
+async def test_idle_connections_end_with_their_certificate(tmp_path: Path) -> None:
+    ahead = 0.0
+    async with secure(tmp_path, wall=lambda: time.time() + ahead) as it, it.channel(CART) as channel:
+        await call(channel, pb.CREATE_CERTIFICATE, request(), pb.IstioCertificateResponse)
+        front = it.server._front
+        assert front is not None
+        assert front.connections == 1
+        ahead = 3601.0
+        async with asyncio.timeout(10):
+            while front.connections:
+                await asyncio.sleep(0.05)

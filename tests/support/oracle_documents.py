@@ -161,6 +161,16 @@ def _delegate(dice: random.Random, number: int) -> Values:
 
 
 def _rule(dice: random.Random, name: str, delegates: list[Values]) -> Values:
+    made = _any_rule(dice, name, delegates)
+    # The authority may be said in one place only.
+    if "authority" in made.get("rewrite", {}):
+        said = made.get("headers", {}).get("request", {}).get("set", {})
+        for header in ("host", "Host", ":authority"):
+            said.pop(header, None)
+    return made
+
+
+def _any_rule(dice: random.Random, name: str, delegates: list[Values]) -> Values:
     made: Values = {"name": name} if _chance(dice, 0.9) else {}
     if _chance(dice, 0.85):
         made["match"] = [make_match(dice) for _ in range(dice.choice((1, 1, 1, 2, 3)))]
@@ -209,9 +219,12 @@ def make_match(dice: random.Random) -> Values:
             made[name] = {dice.choice(("exact", "prefix", "regex")): dice.choice(values)}
     for name, share in (("headers", 0.3), ("withoutHeaders", 0.15)):
         if _chance(dice, share):
-            made[name] = {header: _text(dice) for header in dice.sample(HEADERS, dice.randint(1, 2))}
+            present = ({}, {"regex": "*"}) if name == "withoutHeaders" else ({},)
+            made[name] = {header: _text(dice, present) for header in dice.sample(HEADERS, dice.randint(1, 2))}
     if _chance(dice, 0.2):
-        made["queryParams"] = {name: _text(dice) for name in dice.sample(QUERY[:-1], dice.randint(1, 2))}
+        made["queryParams"] = {
+            name: _text(dice, ({},)) for name in dice.sample(QUERY[:-1], dice.randint(1, 2))
+        }
     static: Values = {
         "port": dice.choice(PORTS),
         "sourceLabels": dice.choice(LABELS[1:]),
@@ -221,11 +234,14 @@ def make_match(dice: random.Random) -> Values:
     return made | {name: value for name, value in static.items() if _chance(dice, 0.08)}
 
 
-def _text(dice: random.Random) -> Values:
+def _text(dice: random.Random, present: tuple[Values, ...]) -> Values:
+    """A condition on a text; `present`: those that ask only whether there is one."""
     kind = dice.choice(("exact", "exact", "prefix", "regex", ""))
     if not kind:
-        return dice.choice(({}, {"regex": "*"}))
-    return {kind: dice.choice(TEXT_PATTERNS if kind == "regex" else (*TEXTS, ""))}
+        return dice.choice(present)
+    if kind == "exact":
+        return {kind: dice.choice((*TEXTS, ""))}
+    return {kind: dice.choice(TEXT_PATTERNS if kind == "regex" else TEXTS) or ".*"}
 
 
 def _route(dice: random.Random) -> list[Values]:
@@ -264,7 +280,7 @@ def _headers(dice: random.Random) -> Values:
         if side == "request" and _chance(dice, 0.2):
             said.setdefault("set", {})[dice.choice(("host", "Host", ":authority"))] = dice.choice(AUTHORITIES)
         if _chance(dice, 0.3):
-            said["remove"] = dice.sample(("host", *EDIT_NAMES), dice.randint(1, 2))
+            said["remove"] = dice.sample(EDIT_NAMES, dice.randint(1, 2))
     return made
 
 
@@ -273,7 +289,7 @@ def _on_the_way(dice: random.Random) -> Values:
     if _chance(dice, 0.3):
         made["rewrite"] = _rewrite(dice)
     if _chance(dice, 0.4):
-        made["timeout"] = dice.choice(("0s", "2s", "250ms", "30s", "1m"))
+        made["timeout"] = dice.choice(("2s", "250ms", "30s", "1m", "1h"))
     if _chance(dice, 0.3):
         made["retries"] = dice.choice(
             (

@@ -104,11 +104,13 @@ class Callers:
         if peer.refusal:
             raise self._failed(peer, f"the client certificate is refused: {peer.refusal}")
         try:
-            return await self._by_token(peer, bearer(context.invocation_metadata() or ()))
+            caller = await self._by_token(peer, bearer(context.invocation_metadata() or ()))
         except TokenRefused as error:
             raise self._failed(peer, str(error)) from None
         except KeysUnavailable as error:
             raise Denied("UNAVAILABLE", str(error)) from None
+        peer.prove()
+        return caller
 
     async def _by_token(self, peer: Peer, token: str) -> Caller:
         now = self._wall()

@@ -6,6 +6,8 @@ at half its life; the roots by which client certificates are believed are the au
 - Both are looked at when a connection comes. What changed makes a new context, for that connection and
   the next ones; the others go on as they are.
 - If no certificate can be made, the one there is serves on, and it is tried again a little later.
+- A client's certificate is good until it ends, and as long as every root is trusted that was when it was
+  shown: an open connection gives no longer life.
 """
 
 import ipaddress
@@ -14,10 +16,14 @@ import socket
 import ssl
 import tempfile
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Protocol
+
+from cryptography import x509
 
 from meshlib.errors import MeshError
 from meshlib.identity.chain import Purpose, check_peer
+from meshlib.identity.pem import split_pem
 from meshlib.identity.renewal import Term, is_due
 from meshlib.identity.spiffe import SpiffeId
 from meshlib.xds.names import CONTROL_SERVER
@@ -70,6 +76,23 @@ class Authority(Protocol):
         """Goes on to that time; whether the roots or the issuer changed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a connection is met with: a context, and the roots (PEM) by which it believes certificates."""
+
+    context: ssl.SSLContext
+    roots: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A client's certificate that was verified. `ends` in seconds since 1970."""
+
+    identity: SpiffeId
+    ends: float
+    roots: frozenset[str]
+
+
 class Credentials:
     """One server's. One event loop."""
 
@@ -86,34 +109,48 @@ class Credentials:
         self._names = tuple(dict.fromkeys(names))
         self._domains = (authority.trust_domain, *aliases)
         self._wall = wall
-        self._context: ssl.SSLContext | None = None
+        self._offer: Offer | None = None
+        self._trusted: tuple[str, frozenset[str]] = ("", frozenset())
         self._made: ServerCertificate | None = None
         self._roots = self._root = ""
         self._not_before = 0.0
 
-    def context(self) -> ssl.SSLContext:
+    def offer(self) -> Offer:
         """For the next connection. ConfigError: the authority can't make a certificate, and never could."""
         now, roots = self._wall(), self._authority.roots_pem
         made, root = self._made, self._authority.fingerprint
         fresh = made is not None and not is_due(made.term, now, 0.0) and root == self._root
-        if self._context is not None and ((fresh and roots == self._roots) or now < self._not_before):
-            return self._context
+        if self._offer is not None and ((fresh and roots == self._roots) or now < self._not_before):
+            return self._offer
         try:
             if made is None or not fresh:
                 made = self._authority.server_certificate(self._names, now)
-            self._context = make_context(made, roots)
+            self._offer = Offer(make_context(made, roots), frozenset(split_pem(roots)))
         except (MeshError, OSError, ValueError) as error:
-            if self._context is None:
+            if self._offer is None:
                 raise
             log.error("the control service's certificate can't be renewed: %s", error)
             self._not_before = now + RETRY_SECONDS
-            return self._context
+            return self._offer
         self._made, self._roots, self._root = made, roots, root
-        return self._context
+        return self._offer
 
-    def identify(self, der: bytes) -> SpiffeId:
-        """Whose certificate that is, its path to a root being verified. BadCertificate: nobody's."""
-        return check_peer([der], trust_domains=self._domains, now=self._wall(), purpose=Purpose.CLIENT)
+    def identify(self, der: bytes, roots: frozenset[str]) -> Shown:
+        """Whose certificate that is, its path to one of `roots` being verified. BadCertificate: nobody's."""
+        identity = check_peer([der], trust_domains=self._domains, now=self._wall(), purpose=Purpose.CLIENT)
+        ends = x509.load_der_x509_certificate(der).not_valid_after_utc.timestamp()
+        return Shown(identity, ends, roots)
+
+    def lapsed(self, shown: Shown) -> str:
+        """Why a certificate that was good is so no more; empty: it is."""
+        if self._wall() >= shown.ends:
+            return "it has ended; come back with the next one"
+        pem = self._authority.roots_pem
+        if self._trusted[0] != pem:
+            self._trusted = pem, frozenset(split_pem(pem))
+        if not shown.roots <= self._trusted[1]:
+            return "the mesh has given up a root since it was shown; come back"
+        return ""
 
 
 def make_context(made: ServerCertificate, roots_pem: str) -> ssl.SSLContext:

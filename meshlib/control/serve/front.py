@@ -15,7 +15,9 @@ that joins has none yet. Rules:
   many pushes out the oldest under way, of its own address first: who dawdles harms himself.
 - Neither side is read from while the other doesn't take what was read. What either wrote before it closed
   is delivered.
-- Certificate and roots are looked up for each connection: what changes holds for the next one.
+- Certificate and roots are looked up for each connection: what changes holds for the next one. But a
+  client's certificate that ends, or may come from a root that is given up, ends its connection.
+- Who has not proved who it is may say little, and not for long; see `strangers`.
 """
 
 import asyncio
@@ -27,7 +29,6 @@ import logging
 import resource
 import shutil
 import socket
-import ssl
 import struct
 import tempfile
 from collections import Counter
@@ -36,6 +37,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from meshlib.control.serve.credentials import Credentials, Shown
+from meshlib.control.serve.strangers import StrangerLimits, Strangers
 from meshlib.control.serve.tls import BUFFER, Secured
 from meshlib.identity.chain import BadCertificate
 from meshlib.identity.spiffe import SpiffeId
@@ -64,6 +67,7 @@ class FrontLimits:
     handshakes: int = 1000
     handshakes_per_address: int = 500
     handshake_seconds: float = 10.0
+    strangers: StrangerLimits = field(default_factory=StrangerLimits)
 
 
 @dataclass(eq=False, slots=True)
@@ -74,14 +78,21 @@ class Peer:
     """`host:port`."""
     host: str
     """For counting: an IPv4 address, or the first 64 bits of an IPv6 address."""
-    identity: SpiffeId | None = None
-    """By its certificate, which was verified; None: it showed none, or see `refusal`."""
+    shown: Shown | None = None
+    """Its certificate, which was verified; None: it showed none, or see `refusal`."""
     refusal: str = ""
     """Why its certificate, though the roots vouch for it, names nobody."""
     failures: int = 0
     """How often it failed to prove who it is."""
     close: Callable[[], None] = field(default=lambda: None, repr=False)
     """Ends the connection."""
+    prove: Callable[[], None] = field(default=lambda: None, repr=False)
+    """To be called when it has proved who it is by a token."""
+
+    @property
+    def identity(self) -> SpiffeId | None:
+        """By its certificate."""
+        return None if self.shown is None else self.shown.identity
 
     def hang_up(self) -> None:
         """Ends the connection once what is being said was said."""
@@ -95,17 +106,14 @@ class Front:
         self,
         host: str,
         port: int,
-        context: Callable[[], ssl.SSLContext],
-        identify: Callable[[bytes], SpiffeId],
-        limits: FrontLimits = FrontLimits(),
+        credentials: Credentials,
+        limits: FrontLimits | None = None,
     ) -> None:
-        """`context` gives the SSL context for the next connection; `identify` says whose verified
-        certificate that is, or raises BadCertificate.
-        """
+        """`credentials` are shown to clients, and say whom to believe."""
         self._host, self._port = host, port
-        self.context = context
-        self.identify = identify
-        self.limits = limits
+        self.credentials = credentials
+        self.limits = limits = limits or FrontLimits()
+        self.strangers = Strangers(limits.strangers)
         self._most = limits.connections
         self._folder: Path | None = None
         self._names = itertools.count(1)
@@ -134,8 +142,20 @@ class Front:
         return f"unix:{self._folder / 'grpc'}"
 
     def who(self, peer: str) -> Peer | None:
-        """The peer that gRPC calls by this name; None: it did not come through here."""
-        return self._known.get(peer)
+        """The peer that gRPC calls by this name, as it is now; None: it did not come through here."""
+        found = self._known.get(peer)
+        if found is not None and found.shown is not None and (why := self.credentials.lapsed(found.shown)):
+            found.shown, found.refusal = None, why
+            found.hang_up()
+        return found
+
+    def sweep(self) -> None:
+        """Ends the connections whose certificate is good no more; to be called now and then."""
+        for pipe in list(self._pipes):
+            shown = pipe.peer.shown
+            if shown is not None and (why := self.credentials.lapsed(shown)):
+                log.info("%s, %s: its certificate: %s", pipe.peer.address, shown.identity, why)
+                pipe.abort()
 
     def start(self) -> None:
         """Listens; gRPC does already. OSError: the address can't be bound."""
@@ -222,6 +242,7 @@ class Front:
 
     def _ended(self, pipe: "_Pipe") -> None:
         self.shaken(pipe)
+        self.strangers.known(pipe)
         self._pipes.discard(pipe)
         self._known.pop(pipe.name, None)
         _less(self._of_host, pipe.peer.host)
@@ -307,6 +328,7 @@ class _Pipe:
     def __init__(self, front: Front, accepted: socket.socket, peer: Peer) -> None:
         self.peer = peer
         peer.close = self.abort
+        peer.prove = lambda: front.strangers.known(self)
         self._front = front
         self._accepted: socket.socket | None = accepted
         self._outside: Secured | None = None
@@ -329,13 +351,16 @@ class _Pipe:
     async def _run(self, accepted: socket.socket) -> None:
         front = self._front
         try:
-            outside = self._outside = Secured(front.context(), FLUSH_SECONDS)
+            offer = front.credentials.offer()
+            outside = self._outside = Secured(offer.context, FLUSH_SECONDS, self._said)
             self._accepted = None  # from here on the transport closes it
             await asyncio.get_running_loop().connect_accepted_socket(lambda: outside, accepted)
             async with asyncio.timeout(front.limits.handshake_seconds):
                 await outside.shaken
-            self._identify(outside.certificate())
+            self._identify(outside.certificate(), offer.roots)
             front.shaken(self)
+            if self.peer.shown is None:
+                front.strangers.came(self, self.abort)
             inside = _Inside(outside)
             self.name = await front.connect(self.peer, inside)
         except OSError as error:  # TimeoutError is one of them
@@ -349,14 +374,16 @@ class _Pipe:
             if self._outside is not None and not self._outside.lost.is_set():
                 self._outside.end()
 
-    def _identify(self, der: bytes | None) -> None:
-        """Once, at the handshake: a connection lives on when its certificate ends."""
+    def _identify(self, der: bytes | None, roots: frozenset[str]) -> None:
         if der is None:
             return
         try:
-            self.peer.identity = self._front.identify(der)
+            self.peer.shown = self._front.credentials.identify(der, roots)
         except BadCertificate as error:
             self.peer.refusal = str(error)
+
+    def _said(self, size: int) -> None:
+        self._front.strangers.said(self, size)
 
 
 async def _connect(made: socket.socket, path: str) -> None:

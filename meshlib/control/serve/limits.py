@@ -6,6 +6,8 @@ default of 1,000 pending requests refused bursts above 1,500 streams.
 """
 
 MAX_RECEIVED = 4 * 1024 * 1024
+MAX_STREAMS = 100
+"""Of one connection; a client needs three."""
 MAX_SENT = 512 * 1024 * 1024
 HOLD_SECONDS = 1.0
 """How long a change waits for a client to ask for what is new or to cancel what is gone."""
@@ -19,7 +21,7 @@ GRPC_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 0),  # a port that is taken is an error
     ("grpc.server.max_pending_requests", 100_000),
     ("grpc.server.max_pending_requests_hard_limit", 200_000),
-    ("grpc.max_concurrent_streams", 100_000),
+    ("grpc.max_concurrent_streams", MAX_STREAMS),
     ("grpc.max_metadata_size", 16 * 1024),
     # Who connects must begin to speak HTTP/2, and go on to a call.
     ("grpc.server_handshake_timeout_ms", 20_000),

@@ -162,8 +162,8 @@ class ControlServer:
     def _secure(self, by: Security) -> None:
         names = server_names(self._host, by.names)
         credentials = Credentials(by.authority, names, aliases=by.aliases, wall=by.wall)
-        credentials.context()  # what is wrong is told at the start
-        self._front = Front(self._host, self._port, credentials.context, credentials.identify)
+        credentials.offer()  # what is wrong is told at the start
+        self._front = Front(self._host, self._port, credentials)
         self._callers = Callers(
             self._front.who, by.authority.trust_domain, joined=by.tokens, pods=by.pods, wall=by.wall
         )
@@ -196,6 +196,8 @@ class ControlServer:
             try:
                 if by.authority.reload(by.wall()):
                     by.changed()
+                if self._front is not None:
+                    self._front.sweep()
             except Exception:
                 log.exception("the authority can't be asked what changed; what was in force stays")
 

@@ -11,6 +11,7 @@ a broken connection instead of the alert that says why. Rules:
 import asyncio
 import contextlib
 import ssl
+from collections.abc import Callable
 from typing import Protocol, cast
 
 CHUNK = 64 * 1024
@@ -40,11 +41,14 @@ class Writable(Protocol):
 class Secured(asyncio.Protocol):
     """One accepted connection. Read from only once `join` says where to."""
 
-    def __init__(self, context: ssl.SSLContext, flush: float) -> None:
-        """`flush`: the seconds that the peer has to take what was written before `close`."""
+    def __init__(self, context: ssl.SSLContext, flush: float, heard: Callable[[int], None]) -> None:
+        """`flush`: the seconds that the peer has to take what was written before `close`. `heard` is told how
+        many bytes were read, before they are handed on; it may call `abort`.
+        """
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._flush_seconds = flush
+        self._heard = heard
         self._raw: asyncio.Transport | None = None
         self._other: Writable | None = None
         self._paused = True
@@ -183,6 +187,7 @@ class Secured(asyncio.Protocol):
     def _fail(self, error: Exception) -> None:
         if not self.shaken.done():
             self.shaken.set_exception(error)
+            self.shaken.exception()  # nobody may be waiting for it any more
 
     def _pump(self) -> None:
         """Decrypts what there is, and hands it on."""
@@ -207,6 +212,9 @@ class Secured(asyncio.Protocol):
             return
         self._flush()
         if data := b"".join(found):
+            self._heard(len(data))
+            if self._raw is None or self._raw.is_closing():
+                return
             self._other.write(data)
         if ended:
             self._paused = True

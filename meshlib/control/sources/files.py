@@ -7,9 +7,9 @@ Rules:
   last good state stays meanwhile.
 - A file that is still being written while it is watched counts as it was, until it is closed, or nothing was
   written for a while.
-- A document that goes while its file is watched counts as gone after a grace: some editors empty a file, or
-  take it away, before they write it, and some write it in parts. What another file holds by then is taken
-  from there.
+- Documents that are missing at the end of a file that is watched, or with it, are gone after a grace: some
+  editors empty a file, or take it away, before they write it, and some write it in parts. What another file
+  holds by then is taken from there.
 - The same document in two files: the first, by path, is taken; the other is an error.
 """
 
@@ -246,8 +246,7 @@ class FileSource:
             return _File(now, loaded)
         if now == GONE and before.stamp == GONE:
             return self._after_grace(before, bell)
-        held = {document.key for document in loaded.documents}
-        leaving = [document for document in before.loaded.documents if document.key not in held]
+        leaving = _tail(before.loaded, loaded)
         at = self._clock()
         since = at if before.grace is None else before.grace.since
         until = min(at + GRACE_SECONDS, since + LONGEST_GRACE_SECONDS)
@@ -266,6 +265,16 @@ class FileSource:
             return _File(file.stamp, file.grace.then)
         bell.ring(left)
         return file
+
+
+def _tail(before: Loaded, now: Loaded) -> tuple[AnyDocument, ...]:
+    """What is missing at the end of a file that is otherwise made of the same documents, in their order.
+
+    Where anything else came or went, the file was edited, and is what it is.
+    """
+    count = len(now.documents)
+    same = [d.key for d in now.documents] == [d.key for d in before.documents[:count]]
+    return before.documents[count:] if same else ()
 
 
 def _joined(files: dict[str, _File]) -> Loaded:

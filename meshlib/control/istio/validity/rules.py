@@ -238,10 +238,10 @@ def _answers(rule: HTTPRoute, to: Report) -> None:
             at.error(
                 "nothing to redirect to", "", "uri, prefixRewrite, authority, scheme, port or derivePort"
             )
-        # A path that is a whole or a pattern has no beginning that could be replaced.
         matched = [match.uri for match in rule.match if match.uri]
         if redirect.prefix_rewrite and any(uri.exact is not None or uri.regex is not None for uri in matched):
-            at.at("prefix_rewrite").error("matches no prefix", repr(redirect.prefix_rewrite), "uri.prefix")
+            message = "matches no prefix; the whole path that is matched is replaced"
+            at.at("prefix_rewrite").warn(message, repr(redirect.prefix_rewrite), "uri.prefix")
         for name in ("uri", "prefix_rewrite", "authority"):
             hosts.one_line(getattr(redirect, name), at.at(name))
         if redirect.redirect_code and not 300 <= redirect.redirect_code <= 399:

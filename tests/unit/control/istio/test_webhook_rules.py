@@ -61,11 +61,6 @@ VIRTUAL_SERVICE = [
         "http[0].redirect.redirectCode",
         "no red",
     ),
-    (
-        "hosts: [a], http: [{match: [{uri: {exact: /a}}], redirect: {prefixRewrite: /b}}]",
-        "http[0].redirect.prefixRewrite",
-        "matches no prefix",
-    ),
     ("hosts: [a], http: [{directResponse: {status: 99}}]", "http[0].directResponse.status", "200 to 599"),
     (
         "hosts: [a], http: [{directResponse: {status: 200}, fault: {abort: {httpStatus: 500}}}]",
@@ -344,6 +339,12 @@ REFUSED = [
     *POLICIES,
 ]
 WARNED = [
+    (
+        "VirtualService",
+        "hosts: [a], http: [{match: [{uri: {exact: /a}}], redirect: {prefixRewrite: /b}}]",
+        "http[0].redirect.prefixRewrite",
+        "matches no prefix",
+    ),
     (
         "VirtualService",
         HTTP % "fault: {abort: {percentage: {value: 1}}}",
