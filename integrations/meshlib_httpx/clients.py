@@ -1,11 +1,13 @@
 """`Client` and `AsyncClient`: httpx's own, whose http:// requests the mesh routes.
 
-Every argument of httpx works. `transport` and `mounts` given by the application win; so does `proxy`.
-`verify`, `cert`, `http1`, `http2`, `limits` are for https:// hosts, which go out as httpx sends them.
+Every argument of httpx is taken. `transport` and `mounts` given by the application win; so does `proxy`.
+`verify`, `cert`, `http1`, `http2` are for https:// hosts, which go out as httpx sends them; what is wrong
+with a certificate is told at once. `limits` hold for all requests if they are given, and the mesh's always.
 Proxies of the environment (HTTPS_PROXY, NO_PROXY) count for https:// only: one for http:// would
 take the mesh's own hosts away.
 """
 
+import math
 import os
 from typing import Any
 from urllib.request import getproxies, proxy_bypass
@@ -14,6 +16,7 @@ import httpx
 
 import meshlib
 from meshlib.dataplane.mesh import Mesh
+from meshlib_httpx.bounds import AsyncBounded, Bounded
 from meshlib_httpx.transports import AsyncTransport, Transport
 
 _FOR_HTTPS = ("verify", "cert", "http1", "http2", "limits", "trust_env")
@@ -36,8 +39,10 @@ class Client(httpx.Client):
         """
         self._own_mesh = _own_mesh(mesh, arguments)
         if arguments.get("transport") is None:
-            https = _HTTPS({n: arguments[n] for n in _FOR_HTTPS if n in arguments})
-            arguments["transport"] = Transport(mesh or self._own_mesh, https)
+            limits = arguments.get("limits")
+            transport = Transport(mesh or self._own_mesh, _HTTPS(_for_https(arguments)), _keepalive(limits))
+            most = None if limits is None else limits.max_connections
+            arguments["transport"] = transport if most is None else Bounded(transport, most)
         super().__init__(**arguments)
 
     def close(self) -> None:
@@ -59,8 +64,10 @@ class AsyncClient(httpx.AsyncClient):
         """As `Client`."""
         self._own_mesh = _own_mesh(mesh, arguments)
         if arguments.get("transport") is None:
-            https = _AsyncHTTPS({n: arguments[n] for n in _FOR_HTTPS if n in arguments})
-            arguments["transport"] = AsyncTransport(mesh or self._own_mesh, https)
+            limits, https = arguments.get("limits"), _AsyncHTTPS(_for_https(arguments))
+            transport = AsyncTransport(mesh or self._own_mesh, https, _keepalive(limits))
+            most = None if limits is None else limits.max_connections
+            arguments["transport"] = transport if most is None else AsyncBounded(transport, most)
         super().__init__(**arguments)
 
     async def aclose(self) -> None:
@@ -80,6 +87,25 @@ def _own_mesh(mesh: Mesh | None, arguments: dict[str, Any]) -> Mesh | None:
     if mesh is not None and given:
         raise TypeError(f"mesh and {min(given)} can't be given both")
     return meshlib.connect(**given) if given else None
+
+
+def _for_https(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that concern https://; raises as httpx does for a certificate that can't be read."""
+    found = {name: arguments[name] for name in _FOR_HTTPS if name in arguments}
+    if found.get("cert") is not None or isinstance(found.get("verify"), str):
+        # Only then: to load a CA bundle takes long.
+        trust_env, cert = found.get("trust_env", True), found.pop("cert", None)
+        found["verify"] = httpx.create_ssl_context(found.get("verify", True), cert, trust_env)
+    return found
+
+
+def _keepalive(limits: httpx.Limits | None) -> float:
+    """For how many seconds a connection may be idle."""
+    if limits is None:
+        return math.inf
+    if limits.max_keepalive_connections == 0:
+        return 0.0
+    return math.inf if limits.keepalive_expiry is None else limits.keepalive_expiry
 
 
 class _HTTPS(httpx.BaseTransport):

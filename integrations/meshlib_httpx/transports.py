@@ -8,6 +8,7 @@
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -39,12 +40,20 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 class Transport(httpx.BaseTransport):
     """For `httpx.Client(transport=…)`. Thread-safe."""
 
-    def __init__(self, mesh: Mesh | None = None, https: httpx.BaseTransport | None = None) -> None:
-        """`mesh` None: the process's own; `https` is what https:// URLs go through."""
+    def __init__(
+        self,
+        mesh: Mesh | None = None,
+        https: httpx.BaseTransport | None = None,
+        keepalive_expiry: float = math.inf,
+    ) -> None:
+        """`mesh` None: the process's own; `https` is what https:// URLs go through; `keepalive_expiry`: the
+        seconds for which a connection is kept at most that nobody uses.
+        """
+        self._keepalive_expiry = keepalive_expiry
         self._mesh = mesh
         self._https = https
         self._https_is_ours = https is None
-        self._connections = blocking.Connections(time.monotonic, self._contexts)
+        self._connections = blocking.Connections(time.monotonic, self._contexts, self._keepalive_expiry)
         self._mirrors = Mirrors(self._connections, time.monotonic)
         fork.watch(self)
 
@@ -122,19 +131,25 @@ class Transport(httpx.BaseTransport):
         if self._https_is_ours:
             self._https = None
         self._connections.abandon()
-        self._connections = blocking.Connections(time.monotonic, self._contexts)
+        self._connections = blocking.Connections(time.monotonic, self._contexts, self._keepalive_expiry)
         self._mirrors = Mirrors(self._connections, time.monotonic)
 
 
 class AsyncTransport(httpx.AsyncBaseTransport):
     """For `httpx.AsyncClient(transport=…)`, on asyncio. One event loop at a time."""
 
-    def __init__(self, mesh: Mesh | None = None, https: httpx.AsyncBaseTransport | None = None) -> None:
-        """`mesh` None: the process's own; `https` is what https:// URLs go through."""
+    def __init__(
+        self,
+        mesh: Mesh | None = None,
+        https: httpx.AsyncBaseTransport | None = None,
+        keepalive_expiry: float = math.inf,
+    ) -> None:
+        """As `Transport`."""
+        self._keepalive_expiry = keepalive_expiry
         self._mesh = mesh
         self._https = https
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._connections = asynchronous.Connections(time.monotonic, self._contexts)
+        self._connections = self._new_connections()
         self._mirrors = AsyncMirrors(self._connections, time.monotonic)
 
     @property
@@ -183,12 +198,17 @@ class AsyncTransport(httpx.AsyncBaseTransport):
             return _response(answer, _AsyncStream(answer.body, request, watched))
         return _response(answer, _whole(answer, watched))
 
+    def _new_connections(self) -> asynchronous.Connections:
+        return asynchronous.Connections(time.monotonic, self._contexts, self._keepalive_expiry)
+
     def _settle(self) -> None:
         """A connection belongs to the loop that made it; another loop begins with none."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             if self._loop is not None:
-                self._connections = asynchronous.Connections(time.monotonic, self._contexts)
+                self._connections = asynchronous.Connections(
+                    time.monotonic, self._contexts, self._keepalive_expiry
+                )
                 self._mirrors = AsyncMirrors(self._connections, time.monotonic)
             self._loop = loop
 

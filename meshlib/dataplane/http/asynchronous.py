@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import socket
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -177,9 +178,17 @@ class Response:
 class Connections:
     """The pools of a client, by cluster, for one event loop."""
 
-    def __init__(self, clock: Callable[[], float], contexts: MakeContexts = no_contexts) -> None:
-        """`contexts` gives those of the workload, for endpoints that ask for TLS."""
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        contexts: MakeContexts = no_contexts,
+        longest_idle: float = math.inf,
+    ) -> None:
+        """`contexts` gives those of the workload, for endpoints that ask for TLS; `longest_idle`, in seconds,
+        bounds the idle time-outs of all clusters.
+        """
         self._clock = clock
+        self._longest_idle = longest_idle
         self._contexts = contexts
         self._pools: dict[str, Pool[Connection]] = {}
         self._closed = False
@@ -325,7 +334,8 @@ class Connections:
         """An exchange has ended."""
         self._busy.discard(lease.kept.connection)
         if reusable and not self._closed:
-            lease.pool.give_back(lease.kept, self._clock(), lease.attempt.idle_timeout)
+            idle = min(lease.attempt.idle_timeout, self._longest_idle)
+            lease.pool.give_back(lease.kept, self._clock(), idle)
         else:
             lease.kept.connection.close()
             lease.pool.gone()

@@ -1,6 +1,7 @@
 """Connections for threads: blocking sockets, and one lock for the pools of a client."""
 
 import contextlib
+import math
 import socket
 import ssl
 import threading
@@ -120,9 +121,17 @@ class Response:
 class Connections:
     """The pools of a client, by cluster. Thread-safe."""
 
-    def __init__(self, clock: Callable[[], float], contexts: MakeContexts = no_contexts) -> None:
-        """`contexts` gives those of the workload, for endpoints that ask for TLS."""
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        contexts: MakeContexts = no_contexts,
+        longest_idle: float = math.inf,
+    ) -> None:
+        """`contexts` gives those of the workload, for endpoints that ask for TLS; `longest_idle`, in seconds,
+        bounds the idle time-outs of all clusters.
+        """
         self._clock = clock
+        self._longest_idle = longest_idle
         self._contexts = contexts
         self._pools: dict[str, Pool[Connection]] = {}
         self._lock = threading.Lock()
@@ -277,7 +286,8 @@ class Connections:
         self._busy.discard(lease.kept.connection)
         with self._lock:
             if reusable and not self._closed:
-                lease.pool.give_back(lease.kept, self._clock(), lease.attempt.idle_timeout)
+                idle = min(lease.attempt.idle_timeout, self._longest_idle)
+                lease.pool.give_back(lease.kept, self._clock(), idle)
                 return
             lease.pool.gone()
         lease.kept.connection.close()
