@@ -224,6 +224,10 @@ class LocalSource:
         """Whether the target is known: there is nothing older than the files."""
         return name in self._views.targets
 
+    def lacking(self, name: str) -> str:
+        """Nothing else is read."""
+        return "of a folder no last good configuration is kept"
+
     def close(self) -> None:
         """Nothing is handed out any more."""
         with self._lock:

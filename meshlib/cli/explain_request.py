@@ -1,22 +1,20 @@
 """The request that `meshlib explain` is asked about: from arguments to a head and the name to look up.
 
-The URL is what httpx makes of it: dot segments resolved, escaped where it must be. Nothing is added to what
-was written: a header that a real client would send, such as user-agent, counts only if it is given.
+The URL is what httpx makes of it: dot segments resolved, escaped where it must be, the host in lower case
+and without the scheme's own port. Nothing is added to what was written: a header that a real client would
+send, such as user-agent, counts only if it is given.
 """
 
 import string
 from collections.abc import Iterable
-from urllib.parse import quote, urlsplit
 
+import httpx
 import typer
 
 from meshlib.core.request import RequestHead
 from meshlib.xds.names import split_authority
 
 PORTS = {"http": 80, "https": 443}
-_IN_PATH = "/%!$&'()*+,-.:;=@[\\]^_|~"
-_IN_QUERY = _IN_PATH + "?`{}"
-"""What httpx sends as it is; all else goes out escaped."""
 _TOKEN = frozenset(string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~")
 """What a method and the name of a header are made of (RFC 9110, 5.6.2)."""
 
@@ -31,13 +29,16 @@ def parse_request(words: list[str], headers: Iterable[str]) -> tuple[RequestHead
     method, url = words if len(words) == 2 else ("GET", words[0])
     if not method or not _TOKEN.issuperset(method):
         raise typer.BadParameter(f"{method!r} is no method", param_hint="METHOD")
-    scheme, authority, host, port, path = _parts(url)
+    asked = _url(url)
+    port = asked.port or PORTS[asked.scheme]
+    authority, host = asked.netloc.decode("ascii"), asked.raw_host.decode("ascii")
     pairs = [_header(text) for text in headers]
     named = next((value.decode() for name, value in pairs if name.lower() == b"host"), "")
     if named:  # as a client does: the name is the Host header's, the port the URL's
         authority, host = named, split_authority(named, port)[0]
     kept = [pair for pair in pairs if pair[0].lower() != b"host"]
-    return RequestHead(method.upper(), scheme, authority, path, kept), host, port
+    path = asked.raw_path.decode("ascii")
+    return RequestHead(method.upper(), asked.scheme, authority, path, kept), host, port
 
 
 def parse_identity(text: str | None) -> tuple[str, str]:
@@ -61,39 +62,16 @@ def parse_labels(texts: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _parts(url: str) -> tuple[str, str, str, int, str]:
-    # Before anything reads the URL: urlsplit leaves line ends out without a word.
-    if any(character < " " or character == "\x7f" for character in url):
-        raise typer.BadParameter(f"{url!r} holds a control character, such as a line end", param_hint="URL")
+def _url(text: str) -> httpx.URL:
     try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise typer.BadParameter(f"{url!r}: {error}", param_hint="URL") from None
-    if parts.scheme not in PORTS or not parts.hostname:
-        raise typer.BadParameter(f"{url!r} is no URL that begins with http:// or https://", param_hint="URL")
-    authority = parts.netloc.rpartition("@")[2]
-    if any(not "!" <= character <= "~" for character in authority):
-        raise typer.BadParameter(f"{authority!r} is no host", param_hint="URL")
-    path = quote(_without_dots(parts.path), safe=_IN_PATH) or "/"
-    if parts.query:
-        path += "?" + quote(parts.query, safe=_IN_QUERY)
-    return parts.scheme, authority, parts.hostname, port if port is not None else PORTS[parts.scheme], path
-
-
-def _without_dots(path: str) -> str:
-    """A path as httpx sends it: `.` and `..` are resolved by the client."""
-    parts = path.split("/")
-    if "." not in parts and ".." not in parts:
-        return path
-    kept: list[str] = []
-    for part in parts:
-        if part == "..":
-            if kept not in ([], [""]):
-                kept.pop()
-        elif part != ".":
-            kept.append(part)
-    return "/".join(kept)
+        url = httpx.URL(text)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise typer.BadParameter(f"{text!r}: {error}", param_hint="URL") from None
+    if url.scheme not in PORTS or not url.host:
+        raise typer.BadParameter(f"{text!r} is no URL that begins with http:// or https://", param_hint="URL")
+    if url.port is not None and not 0 < url.port < 65536:
+        raise typer.BadParameter(f"{text!r}: {url.port} is no port", param_hint="URL")
+    return url
 
 
 def _header(text: str) -> tuple[bytes, bytes]:

@@ -125,8 +125,11 @@ class Ads:
             kept = self._cache.load(name)
             if kept is None:
                 return False
+            heard_later = order(kept.version) < self._newest
             for kind in KINDS:
-                known = self._views.held(kind)
+                known = set(self._views.held(kind))
+                if heard_later:
+                    known |= self._views.absent(kind)
                 fresh = {r.name: r for r in kept.resources if r.kind is kind and r.name not in known}
                 absent = {n for of_kind, n in kept.absent if of_kind is kind and n not in known}
                 refused = self._views.apply(kind, kept.version, fresh, absent)
@@ -135,6 +138,15 @@ class Ads:
                 self.from_disk.add(name)
             self._subscribe()
             return name in self._views.targets
+
+    def lacking(self, name: str) -> str:
+        """Why `load` can't put a target in force, as half a sentence."""
+        with self._lock:
+            if self._cache is None:
+                return "no last good configuration is kept: MESHLIB_STATE_DIR names no folder"
+            lacks = ", ".join(sorted(self._views.missing(name)))
+            folder = self._bootstrap.state_dir
+            return self._cache.why_not(name) or f"the last good configuration in {folder} lacks {lacks}"
 
     def close(self) -> None:
         """Ends the stream and its thread, and writes what is not on disk yet."""

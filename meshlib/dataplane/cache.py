@@ -2,8 +2,9 @@
 
 Rules:
 
-- One file a target, named by a hash of who asks and the target's name: processes that share a folder
-  share what they know and never overwrite each other's other targets.
+- One file a target, named by a hash of who asks and one of the target's name: processes that share a
+  folder share what they know and never overwrite each other's other targets.
+- A target is kept with what it names and control said does not exist, or it would wait for that for ever.
 - A file is replaced whole (written beside, then renamed), carries its checksum, and belongs to its
   owner alone (folder 0700, file 0600). A file that is broken, too large or somebody else's is
   ignored with a warning; a folder that can't be written costs one warning and no request.
@@ -28,7 +29,8 @@ log = logging.getLogger(__name__)
 
 MAX_FILE = 32 * 1024 * 1024
 MAX_FILES = 1000
-_MAGIC = b"meshlib-state-2"
+_FORMAT = b"meshlib-state-"
+_MAGIC = _FORMAT + b"2"
 _SUFFIX = ".mesh"
 
 
@@ -56,20 +58,32 @@ class Cache:
 
     def load(self, target: str) -> LastGood | None:
         """What was kept of a target, or None."""
-        path = self._path(target)
         try:
-            with path.open("rb") as file:
-                about = os.fstat(file.fileno())
-                if about.st_uid != os.geteuid():
-                    raise ValueError("belongs to another user")
-                if about.st_size > MAX_FILE:
-                    raise ValueError(f"is larger than {MAX_FILE} bytes")
-                return self._parse(target, file.read(MAX_FILE))
+            return self._read(target)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError) as error:
+            path = self._path(target)
             log.warning("ignoring the last good configuration of %s in %s: %s", target, path, error)
             return None
+
+    def why_not(self, target: str) -> str:
+        """Why `load` gives nothing, as half a sentence; empty: it gives something."""
+        try:
+            self._read(target)
+        except FileNotFoundError:
+            kept = [path.name for path in self._folder.glob("*" + _SUFFIX)]
+            if any(name.startswith(_hash(self._identity)) for name in kept):
+                return f"the last good configuration in {self._folder} is of other targets"
+            if kept:
+                return (
+                    f"the last good configuration in {self._folder} is another client's: of another control "
+                    "address, namespace, service account, labels or locality"
+                )
+            return f"there is no last good configuration in {self._folder}"
+        except (OSError, ValueError) as error:
+            return f"the last good configuration in {self._path(target)} can't be used: {error}"
+        return ""
 
     def save(self, target: str, kept: LastGood) -> None:
         """Keeps what is in force for a target; nothing is written if it is what was written last."""
@@ -93,11 +107,27 @@ class Cache:
         self._written[target] = content
 
     def _path(self, target: str) -> Path:
-        key = f"{self._identity}\0{target}".encode()
-        return self._folder / (hashlib.blake2b(key, digest_size=16).hexdigest() + _SUFFIX)
+        return self._folder / f"{_hash(self._identity)}-{_hash(target)}{_SUFFIX}"
+
+    def _read(self, target: str) -> LastGood:
+        """FileNotFoundError: nothing was kept. OSError, ValueError: it can't be used."""
+        with self._path(target).open("rb") as file:
+            about = os.fstat(file.fileno())
+            if about.st_uid != os.geteuid():
+                raise ValueError("it belongs to another user")
+            if about.st_size > MAX_FILE:
+                raise ValueError(f"it is larger than {MAX_FILE} bytes")
+            whole = file.read(MAX_FILE)
+        try:
+            return self._parse(target, whole)
+        except (KeyError, TypeError):
+            raise ValueError("it is broken") from None
 
     def _parse(self, target: str, whole: bytes) -> LastGood:
         head, _, payload = whole.partition(b"\n")
+        magic = head.partition(b" ")[0]
+        if magic.startswith(_FORMAT) and magic != _MAGIC:
+            raise ValueError("it was written by another version of meshlib")
         if head != _MAGIC + b" " + _checksum(payload):
             raise ValueError("it is broken")
         found = json.loads(payload)
@@ -140,3 +170,7 @@ class Cache:
 
 def _checksum(payload: bytes) -> bytes:
     return hashlib.blake2b(payload, digest_size=16).hexdigest().encode()
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -63,6 +63,9 @@ class Source(Protocol):
     def load(self, name: str) -> bool:
         """Reads a target's last good configuration; whether the target is known now."""
 
+    def lacking(self, name: str) -> str:
+        """Why `load` can't make it known, as half a sentence."""
+
     def close(self) -> None:
         """Stops; nothing is left behind."""
 
@@ -301,16 +304,9 @@ class Mesh:
             missing = ", ".join(sorted(self._views.missing(name))) or "an answer"
             return f"{name}: the control service {self.bootstrap.control} did not send {missing} {waited}"
         why = source.failure or "no answer"
-        folder = self.bootstrap.state_dir or "MESHLIB_STATE_DIR (not set)"
-        lacks = ", ".join(sorted(self._views.missing(name)))
-        kept = (
-            f"the last good configuration in {folder} lacks {lacks}"
-            if name in self._views.held(Kind.LISTENER)
-            else f"there is no last good configuration of it in {folder} that can be used"
-        )
         return (
             f"{name}: the control service {self.bootstrap.control} was not reached {waited} ({why}), and "
-            f"{kept}. Is `meshlib control` running? MESHLIB_CONTROL says where"
+            f"{source.lacking(name)}. Is `meshlib control` running? MESHLIB_CONTROL says where"
         )
 
     @contextlib.contextmanager

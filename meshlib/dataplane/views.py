@@ -212,6 +212,10 @@ class Views:
         """The version of each resource held, by name."""
         return {n: e.resource.version for n, e in self._held[kind].items() if e.resource is not None}
 
+    def absent(self, kind: Kind) -> set[str]:
+        """The names of what is known not to exist."""
+        return {n for n, e in self._held[kind].items() if e.resource is None and not e.refused}
+
     def _decode(self, kind: Kind, resource: Resource) -> Any:
         try:
             message = resource.message()

@@ -10,7 +10,7 @@ from support.resources import DECODERS, routed, served_by, target
 
 from meshlib.bootstrap import bootstrap
 from meshlib.dataplane.ads import STALE_PATIENCE, Ads, StaleError, backoff, order
-from meshlib.dataplane.cache import Cache
+from meshlib.dataplane.cache import Cache, LastGood
 from meshlib.dataplane.views import Target, Views
 from meshlib.xds import pb
 from meshlib.xds.client_stream import ProtocolError
@@ -377,6 +377,40 @@ def test_what_does_not_exist_is_on_disk_too(cache: Callable[[], Cache]) -> None:
     assert again.views.targets["a:80"].table is not None
     assert dict(again.views.view.clusters) == {}
     assert again.views.targets["b:80"] == Target()
+
+
+def test_what_was_heard_to_be_gone_does_not_come_back_from_disk(cache: Callable[[], Cache]) -> None:
+    control = Control(cache())
+    control.ads.want("b:80")
+    control.open()
+    control.serve("5.2", target("b:80", "shared"))
+    control.ads.close()
+    for version, heard in (("5.3", []), ("5.1", ["shared"])):
+        again = Control(cache())
+        again.ads.want("a:80")
+        again.open()
+        again.serve(version, routed("a:80", "shared"))
+        again.send(version, Kind.CLUSTER, (), ["shared"])
+        assert again.views.targets["a:80"].table is not None
+        again.ads.ended("lost")
+        again.ads.want("b:80")
+        assert again.ads.load("b:80") is True
+        assert list(again.views.view.clusters) == heard
+
+
+def test_why_nothing_is_served_from_disk(cache: Callable[[], Cache], tmp_path: Path) -> None:
+    control = Control()
+    control.ads.want("a:80")
+    assert control.ads.lacking("a:80") == (
+        "no last good configuration is kept: MESHLIB_STATE_DIR names no folder"
+    )
+    kept = cache()
+    control = Control(kept, state_dir=tmp_path)
+    control.ads.want("a:80")
+    assert control.ads.lacking("a:80") == f"there is no last good configuration in {tmp_path}"
+    kept.save("a:80", LastGood("5.1", A[:2]))
+    assert control.ads.load("a:80") is False
+    assert control.ads.lacking("a:80") == f"the last good configuration in {tmp_path} lacks cluster one"
 
 
 def test_disk_does_not_overrule_what_is_heard(cache: Callable[[], Cache]) -> None:

@@ -42,6 +42,19 @@ def test_other_targets_and_others_who_ask(tmp_path: Path) -> None:
     assert Cache(tmp_path, ("you",)).load("a:80") is None
 
 
+def test_why_nothing_can_be_loaded(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "state", ("me",))
+    assert cache.why_not("a:80") == f"there is no last good configuration in {tmp_path}/state"
+    cache.save("a:80", KEPT)
+    assert cache.why_not("a:80") == ""
+    other = f"the last good configuration in {tmp_path}/state is of other targets"
+    assert cache.why_not("b:80") == other
+    assert Cache(tmp_path / "state", ("you",)).why_not("a:80") == (
+        f"the last good configuration in {tmp_path}/state is another client's: of another control address, "
+        "namespace, service account, labels or locality"
+    )
+
+
 def test_the_newest_is_kept(tmp_path: Path) -> None:
     cache = Cache(tmp_path, ("me",))
     cache.save("a:80", KEPT)
@@ -58,6 +71,10 @@ def test_what_is_equal_is_not_written_again(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def sealed(payload: bytes) -> bytes:
+    return module._MAGIC + b" " + module._checksum(payload) + b"\n" + payload
+
+
 def damaged(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
     return lambda path: (path.write_bytes(change(path.read_bytes())), None)[1]
 
@@ -70,7 +87,13 @@ def damaged(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
         (damaged(lambda whole: whole.replace(b"5.1", b"9.9")), "it is broken"),
         (damaged(lambda whole: b"{}"), "it is broken"),
         (damaged(lambda whole: b""), "it is broken"),
-        (damaged(lambda whole: whole.replace(b"meshlib-state-2", b"meshlib-state-1")), "it is broken"),
+        (
+            damaged(lambda whole: whole.replace(b"meshlib-state-2", b"meshlib-state-1")),
+            "it was written by another version of meshlib",
+        ),
+        (damaged(lambda whole: sealed(b"{}")), "it is broken"),
+        (damaged(lambda whole: sealed(b"[]")), "it is broken"),
+        (damaged(lambda whole: sealed(b"")), "Expecting value"),
         (lambda path: (path.unlink(), path.mkdir(), None)[2], "Is a directory"),
     ],
 )
@@ -83,6 +106,9 @@ def test_a_damaged_file_is_ignored(
     (record,) = caplog.records
     assert "ignoring the last good configuration of a:80" in record.message
     assert why in record.message
+    told = Cache(tmp_path, ("me",)).why_not("a:80")
+    assert told.startswith(f"the last good configuration in {only_file(tmp_path)} can't be used: ")
+    assert why in told
 
 
 def test_a_file_moved_to_another_name_is_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

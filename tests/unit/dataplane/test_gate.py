@@ -46,6 +46,9 @@ class Source:
     def load(self, name: str) -> bool:
         return False
 
+    def lacking(self, name: str) -> str:
+        return "there is no disk"
+
     def close(self) -> None:
         pass
 

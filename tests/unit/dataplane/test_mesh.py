@@ -56,6 +56,9 @@ class Source:
             self.from_disk.add(name)
         return name in self.views.targets
 
+    def lacking(self, name: str) -> str:
+        return f"the disk lacks {name}"
+
     def close(self) -> None:
         self.calls.append("close")
 
@@ -142,8 +145,7 @@ def test_nothing_is_known(mesh: Mesh) -> None:
         mesh.prepare("a:80")
     assert str(raised.value) == (
         "a:80: the control service 127.0.0.1:15010 was not reached within 0 s (UNAVAILABLE: Connection "
-        "refused), and there is no last good configuration of it in MESHLIB_STATE_DIR (not set) that can be "
-        "used. Is `meshlib control` running? MESHLIB_CONTROL says where"
+        "refused), and the disk lacks a:80. Is `meshlib control` running? MESHLIB_CONTROL says where"
     )
     assert "not connected to 127.0.0.1:15010 (UNAVAILABLE: Connection refused)" in repr(mesh)
 

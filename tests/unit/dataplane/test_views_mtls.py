@@ -185,6 +185,9 @@ class Source:
     def load(self, name: str) -> bool:
         return name in self.views.targets
 
+    def lacking(self, name: str) -> str:
+        return f"the disk lacks {name}"
+
     close = before_fork = after_fork_in_parent = lambda self: None
 
     def after_fork_in_child(self, _node: object) -> None:
