@@ -77,12 +77,12 @@ def check_audience(claims: Mapping[str, Any], audience: str) -> None:
         raise TokenRefused(f"the token is not for audience {audience!r}")
 
 
-def check_times(claims: Mapping[str, Any], now: float) -> float:
-    """When the token ends. TokenRefused: not now."""
+def check_times(claims: Mapping[str, Any], now: float, *, late: float = LEEWAY_SECONDS) -> float:
+    """When the token ends. TokenRefused: not now. `late`: the seconds for which it is taken after its end."""
     ends = _time(claims, "exp")
     if ends is None:
         raise TokenRefused("the token has no end (exp)")
-    if now >= ends + LEEWAY_SECONDS:
+    if now >= ends + late:
         raise TokenRefused(f"the token expired {now - ends:.0f} s ago")
     for name in ("nbf", "iat"):
         begins = _time(claims, name)

@@ -10,10 +10,13 @@ Rules:
 - A token for single use is good for one certificate. That it was used is on disk before the certificate
   is signed, and remembered until the token ends. If too many must be remembered, no further one is
   taken: nothing is forgotten early.
+- A token ends to the second: the clock that set its end is the one that is asked.
+- A line of the record that a dying process left torn spoils no other: the next one begins a line of its own.
 - Everything is checked again when a token is shown: algorithm, key, issuer, audience, times, identity.
 """
 
 import contextlib
+import errno
 import hashlib
 import logging
 import math
@@ -127,7 +130,7 @@ class JoinTokens:
         if claims.get("iss") != ISSUER:
             raise TokenRefused(f"the token is not from {ISSUER}")
         check_audience(claims, AUDIENCE)
-        ends = check_times(claims, now)
+        ends = check_times(claims, now, late=0.0)  # the clock that set the end
         name, use = text(claims, "jti", 64), claims.get("use")
         if use not in (None, _ONCE) or not name.isalnum():
             raise TokenRefused("the token's claims use or jti are not of our making")
@@ -192,15 +195,22 @@ class _Spent:
         write_secret(self._path, lines.encode())
 
     def _append(self, line: str) -> None:
-        with os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as file:
-            if file.tell() and not self._ends_whole():
-                file.write("\n")
-            file.write(line)
-            file.flush()
+        with os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+b", 0) as file:
+            size = os.fstat(file.fileno()).st_size
+            # A process may have died before it wrote its line to the end.
+            torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
+            whole = (b"\n" if torn else b"") + line.encode("ascii")
+            if file.write(whole) != len(whole):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(file.fileno())
+        if not size:
+            _sync_folder(self._path.parent)
 
-    def _ends_whole(self) -> bool:
-        """Whether the last line was written to its end; a process may have died on it."""
-        with self._path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) == b"\n"
+
+def _sync_folder(folder: Path) -> None:
+    """A new file's name is on disk when this returns."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
