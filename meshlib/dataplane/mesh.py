@@ -134,8 +134,14 @@ class Mesh:
             self._certs.use()
         self._source: Source = source(self.bootstrap, self._client(), self._views, self._changed)
         self._asked = False
-        self.telemetry = Telemetry(self.bootstrap, lambda: self._view, self._principal)
+        self.telemetry = Telemetry(
+            self.bootstrap, lambda: self._view, self._principal, self._certificate_ends
+        )
         fork.watch(self)
+
+    def _certificate_ends(self) -> float | None:
+        held = None if self._certs is None else self._certs.held
+        return None if held is None else held.not_after
 
     def _client(self) -> Client:
         who = self.bootstrap

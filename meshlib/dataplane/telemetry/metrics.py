@@ -1,4 +1,4 @@
-"""Istio's four request metrics, as OpenTelemetry instruments, at a cost that a request does not feel.
+"""Istio's four request metrics and a certificate's, as OpenTelemetry instruments; no request feels the cost.
 
 Rules:
 
@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from meshlib.dataplane import fork
 from meshlib.dataplane.telemetry.labels import NAMES, End, Ends
@@ -51,6 +51,14 @@ Measurement = tuple[Series, float, int, int]
 """Of one request: its series, milliseconds, bytes of the request and of the response."""
 
 
+class Certified(Protocol):
+    """A workload that may have a certificate."""
+
+    def certificate(self) -> tuple[str, float] | None:
+        """Its `spiffe://…`, and the seconds until it ends."""
+        ...
+
+
 class Instruments:
     """The metrics of one provider. Thread-safe."""
 
@@ -83,6 +91,13 @@ class Instruments:
         self._counter = meter.create_observable_counter(
             "istio_requests_total", [self._observe], "{request}", "Requests"
         )
+        self._certificates: weakref.WeakSet[Certified] = weakref.WeakSet()
+        self._expiry = meter.create_observable_gauge(
+            "istio_agent_cert_expiry_seconds",
+            [self._observe_expiry],
+            "s",
+            "Time until the workload's certificate ends; below 0: it has ended",
+        )
         fork.watch(self)
 
     def __repr__(self) -> str:
@@ -111,6 +126,19 @@ class Instruments:
         self._waiting.append(measured)
         if self._thread is None:
             self._start()
+
+    def certificate(self, of: Certified) -> None:
+        """Tells from now on how long that workload's certificate is good, while there is one."""
+        self._certificates.add(of)
+
+    def _observe_expiry(self, _options: "CallbackOptions") -> "Iterable[Observation]":
+        from opentelemetry.metrics import Observation
+
+        found = [of.certificate() for of in list(self._certificates)]
+        return [
+            Observation(left, {"resource_name": "default", "source_principal": principal})
+            for principal, left in filter(None, found)
+        ]
 
     def _start(self) -> None:
         with self._guard:

@@ -76,13 +76,15 @@ class Telemetry:
         settings: Bootstrap,
         view: Callable[[], View],
         principal: Callable[[], str] = str,
+        ends: Callable[[], float | None] = lambda: None,
         *,
         tracers: "TracerProvider | None" = None,
         meters: "MeterProvider | None" = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """`view` and `principal` give what is known, and this workload's `spiffe://…` (empty: none), now.
+        """`view` and `principal` give what is known, and this workload's `spiffe://…` (empty: none), now;
+        `ends`, when its certificate does, in Unix seconds.
 
         `tracers` and `meters` None: the process's own, as soon as there are some. ConfigError: the access
         log of the settings can't be written.
@@ -95,8 +97,10 @@ class Telemetry:
         self.tags = spans.tags_of(self.own, MESH_ID)
         self.log = _log(settings)
         self.tracer: Tracer | None = tracers.get_tracer(SCOPE) if tracers is not None else None
-        self.instruments: Instruments | None = instruments(meters) if meters is not None else None
-        self._settings, self._view, self._principal = settings, view, principal
+        self.instruments: Instruments | None = None
+        self._settings, self._view, self._principal, self._ends = settings, view, principal, ends
+        if meters is not None:
+            self._measure(meters)
         self._look_at = 0.0
         self._outbound: dict[tuple[str, str, str, str], Bound] = {}
         self._inbound: dict[tuple[str, bytes | None, str], Bound] = {}
@@ -136,7 +140,17 @@ class Telemetry:
         meters = metrics.get_meter_provider()
         if self.instruments is None and not _of_the_api(meters):
             disabled = isinstance(meters.get_meter(SCOPE), metrics.NoOpMeter)
-            self.instruments = None if disabled else instruments(meters)
+            if not disabled:
+                self._measure(meters)
+
+    def _measure(self, meters: "MeterProvider") -> None:
+        self.instruments = instruments(meters)
+        self.instruments.certificate(self)
+
+    def certificate(self) -> tuple[str, float] | None:
+        """This workload's `spiffe://…` and the seconds until its certificate ends; None: it has none."""
+        ends = self._ends()
+        return None if ends is None else (self._principal(), ends - self.wall())
 
     # Both ends
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from support.telemetry import Told
 
+from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane.telemetry import metrics
 from meshlib.dataplane.telemetry.labels import Ends, end_of, outbound
 from meshlib.dataplane.telemetry.metrics import Instruments, instruments
@@ -91,3 +92,22 @@ def test_a_child_tells_of_its_own_requests_only(told: Told) -> None:
     os.close(reading)
     os.close(writing)
     assert [count for count, _ in told.requests()] == [2]
+
+
+def test_how_long_a_certificate_is_good_is_told_while_there_is_one(told: Told) -> None:
+    ends: list[float | None] = [None]
+    telemetry = told.telemetry(
+        Bootstrap(), principal="spiffe://td/ns/a/sa/b", ends=lambda: ends[0], wall=lambda: 1000.0
+    )
+    name = "istio_agent_cert_expiry_seconds"
+    assert name not in told.metrics()
+    for end, left in ((1600.0, 600.0), (990.0, -10.0)):
+        ends[0] = end
+        (point,) = told.metrics()[name]
+        assert point.value == left
+        assert dict(point.attributes) == {
+            "resource_name": "default",
+            "source_principal": "spiffe://td/ns/a/sa/b",
+        }
+    assert told.units()[name] == "s"
+    telemetry.close()
