@@ -206,6 +206,7 @@ class Authority:
             new = new_generation(state.trust_domain, now)
             after = rotation.succeed(state.generations, new, now, overlap_s, kept)
             write_state(self._folder, dataclasses.replace(state, generations=after))
+        log.info("a rotation begins: root %s issues in %.0f s", fingerprint(new.issuer.root), overlap_s)
         self.reload(now)
 
     def reload(self, now: float) -> bool:
@@ -233,6 +234,10 @@ class Authority:
         changed = self._told() != before
         if changed:
             self._publish()
+            phase = (
+                rotation.phase(held.generations, now)[0].value if isinstance(held, State) else "plugged in"
+            )
+            log.info("the roots or the issuer changed: %s; root %s issues", phase, self.fingerprint)
         return changed
 
     def status(self, now: float) -> dict[str, Any]:
