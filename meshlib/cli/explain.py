@@ -35,7 +35,12 @@ def explain(
         str | None, typer.Option(help="A control service, ADDRESS:PORT; without it MESHLIB_CONTROL counts.")
     ] = None,
     identity: Annotated[
-        str | None, typer.Option("--from", metavar="NAMESPACE/ACCOUNT", help="Who asks: default/default.")
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="NAMESPACE/ACCOUNT",
+            help="Who asks: default/default. With --inbound also spiffe://DOMAIN/ns/NAMESPACE/sa/ACCOUNT.",
+        ),
     ] = None,
     label: Annotated[
         list[str] | None, typer.Option(metavar="K=V", help="A label of who asks; repeatable.")
@@ -97,26 +102,21 @@ def _view(
 
 
 def _inbound(
-    where: Any, namespace: str, labels: dict[str, str], identity: str | None, head: Any, port: int
+    where: Any, namespace: str, labels: dict[str, str], caller: str | None, head: Any, port: int
 ) -> dict[str, Any]:
     """What the server of those labels does with the request at that port."""
     import time
 
-    import meshlib
     from meshlib.cli.explain_inbound import decide_inbound
-    from meshlib.cli.explain_request import parse_identity
+    from meshlib.cli.explain_request import parse_caller
+    from meshlib.cli.explain_served import served
     from meshlib.core.request import Peer
-    from meshlib.identity.spiffe import SpiffeId
 
-    with meshlib.connect(where, namespace=namespace, labels=labels, state_dir="") as mesh:
-        policy = mesh.prepare_inbound(port)
-        version = mesh.view.version
-    principal = ""
-    if identity is not None:
-        domain = next(iter(policy.tls.trust_domains), "cluster.local")
-        principal = str(SpiffeId.of(domain, *parse_identity(identity)))
+    parse_caller(caller, "")  # before a control service is asked: it may be down
+    found = served(where, namespace, labels, port)
+    principal = parse_caller(caller, next(iter(found.inbound.tls.trust_domains), ""))
     peer = Peer(("127.0.0.1", 0), ("127.0.0.1", port), principal, "", bool(principal))
-    return decide_inbound(policy, head, peer, time.time(), version)
+    return decide_inbound(found, head, peer, time.time())
 
 
 def _show_inbound(method: str, path: str, port: int, answer: dict[str, Any], output: Output) -> None:

@@ -2,10 +2,15 @@
 
 The verdict is `core.inbound.arrive`'s; the steps are the same filters, asked one by one. An external
 authority is named and not asked: what follows holds if it lets the request pass.
+
+The caller does what the port's mode makes a client of the mesh do: where mutual TLS is off it comes in plain
+text, and shows no identity.
 """
 
+from dataclasses import replace
 from typing import Any
 
+from meshlib.cli.explain_served import Served
 from meshlib.core import outsiders
 from meshlib.core.actions import Reply
 from meshlib.core.authn import JwtAuthn
@@ -16,17 +21,22 @@ from meshlib.core.authz.rbac import Rbac, Rules
 from meshlib.core.inbound import Inbound, arrive
 from meshlib.core.mtls import InboundMode
 from meshlib.core.request import Peer, RequestHead
+from meshlib.identity.spiffe import SpiffeId
 
 Explanation = dict[str, Any]
 
 
-def decide_inbound(inbound: Inbound, head: RequestHead, peer: Peer, now: float, version: str) -> Explanation:
-    """What becomes of `head` from `peer` at a port with that policy.
+def decide_inbound(served: Served, head: RequestHead, caller: Peer, now: float) -> Explanation:
+    """What becomes of `head` from `caller` at a port with that policy.
 
     Keys: `admitted`, `status` (None: the application's), `policy`, `document`, `source`, `detail`, `mode`,
-    `mode_document`, `mode_source`, `principal`, `config_version`, and `steps`, each a `filter`, `policy`,
-    `document`, `source` and whether it `matched`.
+    `mode_document`, `mode_source`, `with_authority`, `caller`, `principal` (what the caller shows; empty:
+    nothing), `config_version`, and `steps`, each a `filter`, `policy`, `document`, `source` and whether it
+    `matched`. All are always there.
     """
+    inbound, version = served.inbound, served.version
+    plain = inbound.tls.mode is InboundMode.DISABLE
+    peer = replace(caller, principal="", tls=False) if plain else caller
     answer: Explanation = {
         "admitted": False,
         "status": None,
@@ -37,6 +47,8 @@ def decide_inbound(inbound: Inbound, head: RequestHead, peer: Peer, now: float, 
         "mode": inbound.tls.mode.name,
         "mode_document": inbound.origin.document,
         "mode_source": inbound.origin.source,
+        "with_authority": served.with_authority,
+        "caller": caller.principal,
         "principal": peer.principal,
         "steps": [],
         "config_version": version,
@@ -44,6 +56,8 @@ def decide_inbound(inbound: Inbound, head: RequestHead, peer: Peer, now: float, 
     if inbound.tls.mode is InboundMode.STRICT and not peer.tls:
         answer["document"], answer["source"] = inbound.origin.document, inbound.origin.source
         return answer | {"detail": "plain text is cut off before a request is read: mutual TLS is STRICT"}
+    if strange := _strange(peer, inbound.tls.trust_domains):
+        return answer | {"detail": strange}
     answer["steps"] = _steps(inbound, head, peer, now)
     verdict = _verdict(inbound, head, peer, now, version)
     if not isinstance(verdict, Reply):
@@ -56,6 +70,14 @@ def decide_inbound(inbound: Inbound, head: RequestHead, peer: Peer, now: float, 
         "source": facts.source,
         "detail": facts.detail,
     }
+
+
+def _strange(peer: Peer, trust_domains: tuple[str, ...]) -> str:
+    """Why the certificate of a peer is not taken; empty: it is, or there is none."""
+    domains = {domain.replace("@", ".").lower() for domain in trust_domains}
+    if not peer.tls or not domains or SpiffeId.parse(peer.principal).trust_domain in domains:
+        return ""
+    return f"the certificate is refused in the handshake: it is not of {', '.join(sorted(domains))}"
 
 
 def _verdict(inbound: Inbound, head: RequestHead, peer: Peer, now: float, version: str) -> Any:
@@ -113,11 +135,15 @@ def lines(answer: Explanation) -> list[str]:
     """The explanation, line by line, as rich markup."""
     from rich.markup import escape
 
-    who = escape(answer["principal"] or "nobody (plain text)")
+    who = answer["principal"] or "nobody (plain text)"
+    if answer["caller"] != answer["principal"]:
+        who = f"{answer['caller']}, which comes in plain text and shows nothing of it"
+    who = escape(who)
     decided = " ".join(part for part in (answer["mode_document"], answer["mode_source"]) if part)
+    if answer["mode"] == InboundMode.DISABLE.name and not answer["with_authority"]:
+        none = "PERMISSIVE, but there is no certificate authority"
+        decided = f"{decided}: DISABLE, or {none}" if decided else none
     decided = decided or "the default"
-    if answer["mode"] == InboundMode.DISABLE.name:
-        decided += ", or PERMISSIVE without a certificate authority, as in a folder"
     found = [f"  from [cyan]{who}[/]", f"  mutual TLS {answer['mode']} [dim]({escape(decided)})[/]"]
     for step in answer["steps"]:
         mark = "[green]✓[/]" if step["matched"] else "[dim]✗[/]"
@@ -129,4 +155,5 @@ def lines(answer: Explanation) -> list[str]:
     because = " ".join(part for part in (answer["document"], answer["source"]) if part)
     if answer["detail"].endswith("[none]"):
         because = "no ALLOW policy takes the request"
-    return [*found, f"  [red]{status}[/]: {escape(answer['detail'])} [cyan]{escape(because)}[/]"]
+    why = f"{escape(answer['detail'])} [cyan]{escape(because)}[/]" if because else escape(answer["detail"])
+    return [*found, f"  [red]{status}[/]: {why}"]

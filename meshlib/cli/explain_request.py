@@ -12,6 +12,7 @@ import httpx
 import typer
 
 from meshlib.core.request import RequestHead
+from meshlib.identity.spiffe import SCHEME, SpiffeId
 from meshlib.xds.names import split_authority
 
 PORTS = {"http": 80, "https": 443}
@@ -49,6 +50,20 @@ def parse_identity(text: str | None) -> tuple[str, str]:
     if not slash or not namespace or not account or "/" in account:
         raise typer.BadParameter(f"{text!r} is not NAMESPACE/ACCOUNT", param_hint="--from")
     return namespace, account
+
+
+def parse_caller(text: str | None, trust_domain: str) -> str:
+    """The `spiffe://…` of a caller: itself, or NAMESPACE/ACCOUNT of that trust domain, which may be empty
+    for Istio's own, `cluster.local`. Without a text it is empty, for nobody.
+    """
+    if text is None:
+        return ""
+    try:
+        if text[: len(SCHEME)].lower() == SCHEME:
+            return str(SpiffeId.parse(text))
+        return str(SpiffeId.of(trust_domain or "cluster.local", *parse_identity(text)))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--from") from None
 
 
 def parse_labels(texts: Iterable[str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """`meshlib explain` on the tutorial's files: which line decides, in text and in JSON."""
 
 import json
+import shlex
 import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.commands import control, meshlib
+from support.secure_mesh import secure_mesh
 
 URL = "http://reviews:9080/reviews/0"
 JASON = ("-H", "end-user: jason", "-H", "user-agent: Mozilla/5.0 Chrome/140.0 Safari/537.36")
@@ -95,6 +97,70 @@ def test_a_host_outside_the_mesh_passes_through(mesh: Path) -> None:
     assert "no endpoint" not in text
 
 
+def blocks(language: str) -> list[str]:
+    """The blocks of the how-to in that language."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "explain.md").read_text()
+    return [part.partition("```")[0] for part in page.split(f"```{language}\n")[1:]]
+
+
+def test_the_how_to_shows_what_is_printed(tmp_path: Path) -> None:
+    with as_file(files("meshlib_bookinfo") / "mesh") as shipped:
+        shutil.copytree(shipped, tmp_path / "mesh")
+    (policy,) = blocks("yaml")
+    (tmp_path / "mesh" / "policy.yaml").write_text(policy)
+    shown = [one for block in blocks("console") for one in block.split("$ meshlib ") if one]
+    assert len(shown) == 4
+    for one in shown:
+        command, _, said = one.partition("\n")
+        words = [word.replace("mesh/", str(tmp_path / "mesh")) for word in shlex.split(command)]
+        done = meshlib(*words)
+        assert (done.returncode, done.stdout) == (0, said), command
+
+
+SERVER = ("--label", "app=reviews", "--from", "default/demo", "http://reviews:9080/reviews/0")
+MODE = """
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default}
+spec:
+  mtls: {mode: MODE}
+"""
+
+
+@pytest.mark.parametrize("mode", ["STRICT", "PERMISSIVE", "DISABLE"])
+def test_a_folder_means_a_mesh_with_identity(mode: str, mesh: Path) -> None:
+    (mesh / "mode.yaml").write_text(MODE.replace("MODE", mode))
+    answer = explain("--inbound", "--config", str(mesh), *SERVER)
+    assert (answer["mode"], answer["mode_document"], answer["mode_source"], answer["with_authority"]) == (
+        mode,
+        "PeerAuthentication default/default",
+        "mode.yaml:6",
+        True,
+    )
+    who = "spiffe://cluster.local/ns/default/sa/demo"
+    assert (answer["caller"], answer["principal"]) == (who, "" if mode == "DISABLE" else who)
+
+
+def test_a_control_service_without_an_authority_says_what_is_in_force(mesh: Path) -> None:
+    with control(mesh) as served:
+        answer = explain("--inbound", "--control", served.address, *SERVER)
+        assert (answer["mode"], answer["with_authority"], answer["principal"]) == ("DISABLE", False, "")
+        text = meshlib("explain", "--inbound", "--control", served.address, *SERVER).stdout
+        assert "(PERMISSIVE, but there is no certificate authority)" in text
+
+
+def test_a_control_service_with_an_authority_says_what_is_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MESHLIB_ALLOW_PLAINTEXT")
+    with secure_mesh(tmp_path) as secured:
+        for name, value in secured.settings("reviews").items():
+            monkeypatch.setenv(f"MESHLIB_{name.upper()}", str(value))
+        answer = explain("--inbound", *SERVER)
+        assert (answer["mode"], answer["with_authority"], answer["admitted"]) == ("PERMISSIVE", True, True)
+        assert answer["principal"] == "spiffe://cluster.local/ns/default/sa/demo"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -105,6 +171,10 @@ def test_a_host_outside_the_mesh_passes_through(mesh: Path) -> None:
         ((URL, "-H", "x: 1\r\nend-user: jason"), "control character"),
         ((URL, "--label", "x"), "k=v"),
         (("--from", "justone", URL), "NAMESPACE/ACCOUNT"),
+        (("--from", "spiffe://a/ns/b/sa/c", URL), "NAMESPACE/ACCOUNT"),
+        (("--inbound", "--from", "justone", URL), "NAMESPACE/ACCOUNT"),
+        (("--inbound", "--from", "spiffe://a/b", URL), "spiffe://<domain>"),
+        (("--inbound", "--from", "a/b%c", URL), "is no name of a namespace"),
         (("GET", URL, "more"), "more"),
         ((), "Missing argument"),
     ],

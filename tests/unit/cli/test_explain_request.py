@@ -3,7 +3,7 @@
 import pytest
 import typer
 
-from meshlib.cli.explain_request import parse_identity, parse_labels, parse_request
+from meshlib.cli.explain_request import parse_caller, parse_identity, parse_labels, parse_request
 
 
 @pytest.mark.parametrize(
@@ -116,3 +116,26 @@ def test_what_is_no_identity(text: str) -> None:
 def test_what_is_no_label(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="is not k=v"):
         parse_labels([text])
+
+
+@pytest.mark.parametrize(
+    ("text", "domain", "who"),
+    [
+        (None, "x", ""),
+        ("shop/cart", "", "spiffe://cluster.local/ns/shop/sa/cart"),
+        ("shop/cart", "my.mesh", "spiffe://my.mesh/ns/shop/sa/cart"),
+        ("spiffe://other/ns/shop/sa/cart", "my.mesh", "spiffe://other/ns/shop/sa/cart"),
+        ("SPIFFE://Other/ns/Shop/sa/cart", "", "spiffe://other/ns/Shop/sa/cart"),
+    ],
+)
+def test_a_caller(text: str | None, domain: str, who: str) -> None:
+    assert parse_caller(text, domain) == who
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a", "a/b%c", "spiffe://", "spiffe://td/a/b", "spiffe://td/ns/a/sa/b/c", "spiffe://t d/ns/a/sa/b"],
+)
+def test_what_is_no_caller(text: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        parse_caller(text, "")

@@ -1,0 +1,76 @@
+"""One inbound request decided aloud: what the mode of a port makes of its callers."""
+
+import pytest
+
+from meshlib.cli.explain_inbound import decide_inbound, lines
+from meshlib.cli.explain_served import Served
+from meshlib.core.inbound import Inbound
+from meshlib.core.mtls import InboundMode, ServerTls
+from meshlib.core.request import Peer, RequestHead
+from meshlib.core.route.rule import Origin
+
+CART = "spiffe://cluster.local/ns/shop/sa/cart"
+OLD = "spiffe://old.example/ns/shop/sa/cart"
+STRANGER = "spiffe://other/ns/shop/sa/cart"
+DOMAINS = ("Cluster.local", "old@example")
+HEAD = RequestHead("GET", "http", "reviews:9080", "/", [])
+WRITTEN = Origin("PeerAuthentication default/a", "a.yaml:3")
+
+
+def decided(
+    mode: InboundMode, who: str, *, origin: Origin | None = None, authority: bool = True
+) -> list[str]:
+    tls = ServerTls(mode, () if mode is InboundMode.DISABLE else DOMAINS)
+    inbound = Inbound("in", tls, origin=origin or Origin())
+    peer = Peer(("127.0.0.1", 0), ("127.0.0.1", 9080), who, "", bool(who))
+    answer = decide_inbound(Served(inbound, "5.1", authority), HEAD, peer, 0.0)
+    assert answer["config_version"] == "5.1"
+    assert answer["admitted"] is (answer["detail"] == "")
+    return lines(answer)
+
+
+REFUSED = (
+    "[red]cut off[/]: the certificate is refused in the handshake: it is not of cluster.local, old.example"
+)
+PLAIN = "[red]cut off[/]: plain text is cut off before a request is read: mutual TLS is STRICT"
+
+
+@pytest.mark.parametrize(
+    ("mode", "who", "said", "verdict"),
+    [
+        (InboundMode.STRICT, CART, CART, "[green]let in[/]"),
+        (InboundMode.STRICT, OLD, OLD, "[green]let in[/]"),
+        (InboundMode.STRICT, STRANGER, STRANGER, REFUSED),
+        (InboundMode.STRICT, "", "nobody (plain text)", PLAIN),
+        (InboundMode.PERMISSIVE, CART, CART, "[green]let in[/]"),
+        (InboundMode.PERMISSIVE, STRANGER, STRANGER, REFUSED),
+        (InboundMode.PERMISSIVE, "", "nobody (plain text)", "[green]let in[/]"),
+        (InboundMode.DISABLE, "", "nobody (plain text)", "[green]let in[/]"),
+        (InboundMode.DISABLE, STRANGER, f"{STRANGER}, which comes in plain text and shows nothing of it",
+         "[green]let in[/]"),
+    ],
+)  # fmt: skip
+def test_mode_and_caller(mode: InboundMode, who: str, said: str, verdict: str) -> None:
+    first, second, last = decided(mode, who)
+    assert first == f"  from [cyan]{said}[/]"
+    assert second == f"  mutual TLS {mode.name} [dim](the default)[/]"
+    assert last == f"  {verdict}"
+
+
+@pytest.mark.parametrize(
+    ("mode", "origin", "authority", "said"),
+    [
+        (InboundMode.PERMISSIVE, None, False, "the default"),
+        (InboundMode.STRICT, WRITTEN, False, "PeerAuthentication default/a a.yaml:3"),
+        (InboundMode.DISABLE, WRITTEN, True, "PeerAuthentication default/a a.yaml:3"),
+        (InboundMode.DISABLE, None, False, "PERMISSIVE, but there is no certificate authority"),
+        (
+            InboundMode.DISABLE,
+            WRITTEN,
+            False,
+            f"{WRITTEN.document} a.yaml:3: DISABLE, or PERMISSIVE, but there is no certificate authority",
+        ),
+    ],
+)
+def test_who_decided_the_mode(mode: InboundMode, origin: Origin | None, authority: bool, said: str) -> None:
+    assert decided(mode, CART, origin=origin, authority=authority)[1].partition(" [dim]")[2] == f"({said})[/]"
