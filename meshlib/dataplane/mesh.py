@@ -312,7 +312,7 @@ class Mesh:
         why = source.failure or "no answer"
         return (
             f"{name}: the control service {self.bootstrap.control} was not reached {waited} ({why}), and "
-            f"{source.lacking(name)}. Is `meshlib control` running? MESHLIB_CONTROL says where"
+            f"{source.lacking(name)}. {_what_to_do(why)}"
         )
 
     @contextlib.contextmanager
@@ -395,3 +395,12 @@ class Mesh:
         self.dice.seed()
         self._live = self._asked = False
         self._source.after_fork_in_child(to_node(self._client()))
+
+
+def _what_to_do(why: str) -> str:
+    """About a control service that can't be had, for that reason."""
+    if "UNAUTHENTICATED" in why or "PERMISSION_DENIED" in why:
+        return "It does not let this workload in; `meshlib ca token` makes a token for MESHLIB_TOKEN"
+    if "not trusted" in why or "fingerprint" in why:
+        return "MESHLIB_CA_FINGERPRINT or MESHLIB_CA_FILE says whom to trust; `meshlib control` prints it"
+    return "Is `meshlib control` running? MESHLIB_CONTROL says where"

@@ -139,6 +139,23 @@ def test_threads_and_tasks_wait_for_one_answer() -> None:
         assert mesh._waiters == {}
 
 
+@pytest.mark.parametrize(
+    ("failure", "advice"),
+    [
+        ("no certificate from x: UNAUTHENTICATED: the token expired 3 s ago", "`meshlib ca token` makes"),
+        ("PERMISSION_DENIED: the node says NAMESPACE 'a'", "`meshlib ca token` makes"),
+        ("UNAVAILABLE: its certificate is not trusted: self-signed", "MESHLIB_CA_FINGERPRINT or"),
+        ("UNAVAILABLE: Connection refused", "Is `meshlib control` running?"),
+    ],
+)
+def test_what_to_do_about_it_is_said(mesh: Mesh, failure: str, advice: str) -> None:
+    source_of(mesh).failure = failure
+    with pytest.raises(ControlUnavailable) as raised:
+        mesh.prepare("a:80")
+    assert failure in str(raised.value)
+    assert advice in str(raised.value)
+
+
 def test_nothing_is_known(mesh: Mesh) -> None:
     source_of(mesh).failure = "UNAVAILABLE: Connection refused"
     with pytest.raises(ControlUnavailable) as raised:
