@@ -122,7 +122,7 @@ class Certs:
         held = self.ensure()
         last = self._for_control
         if last is None or last[0] is not held:
-            last = self._for_control = (held, control_context(held, held.roots_pem))
+            last = self._for_control = (held, _control_context(held, held.roots_pem))
         return last[1]
 
     def ensure(self) -> Held:
@@ -184,12 +184,15 @@ class Certs:
         held = self.held
         try:
             roots = self._roots(held)
-            key = make_key()
-            request = pb.IstioCertificateRequest(csr=make_csr(key, None).decode())
+            with fork.calm:
+                key = make_key()
+                request = pb.IstioCertificateRequest(csr=make_csr(key, None).decode())
             answer = self._create(request.SerializeToString(), held, roots)
             chain = list(pb.IstioCertificateResponse.FromString(answer).cert_chain)
             # The last is the root, which a peer has or does not trust.
-            made = self._held(join_pem(chain[:-1]), key, self._newest_roots(roots))
+            newest = self._newest_roots(roots)
+            with fork.calm:
+                made = self._held(join_pem(chain[:-1]), key, newest)
         except CallEnded as error:
             if isinstance(error, Untrusted):
                 self._pinned = ""  # another root may be in its place, and be vouched for
@@ -223,7 +226,7 @@ class Certs:
         refused: CallEnded | None = None
         if held is not None and self._wall() < held.not_after:
             try:
-                return self._ask(pb.CREATE_CERTIFICATE, request, control_context(held, roots))
+                return self._ask(pb.CREATE_CERTIFICATE, request, _control_context(held, roots))
             except Untrusted:
                 raise
             except CallEnded as error:
@@ -242,7 +245,7 @@ class Certs:
             )
         bearer = [("authorization", f"Bearer {token}")]
         try:
-            return self._ask(pb.CREATE_CERTIFICATE, request, control_context(None, roots), bearer)
+            return self._ask(pb.CREATE_CERTIFICATE, request, _control_context(None, roots), bearer)
         except CallEnded as error:
             if refused is None or error.code == "UNAVAILABLE":
                 raise
@@ -293,7 +296,7 @@ class Certs:
                 "`meshlib control` prints it, or MESHLIB_CA_FILE; or MESHLIB_ALLOW_PLAINTEXT=true, if it "
                 "serves without TLS",
             )
-        found = self._ask_roots(stranger_context())
+        found = self._ask_roots(_stranger_context())
         vouched = [one for one in split_pem(found) if fingerprint(to_der(one)[0]) == settings.ca_fingerprint]
         if not vouched:
             raise CallEnded(
@@ -305,7 +308,7 @@ class Certs:
 
     def _newest_roots(self, roots: str) -> str:
         """All roots that are trusted now, by word of a control service that is trusted already."""
-        return self._ask_roots(control_context(None, roots)) or roots
+        return self._ask_roots(_control_context(None, roots)) or roots
 
     def _ask_roots(self, context: ssl.SSLContext) -> str:
         reply = pb.Struct.FromString(self._ask(TRUST_ROOTS, b"", context))
@@ -419,3 +422,13 @@ class Certs:
 
 def _term(held: Held) -> renewal.Term:
     return renewal.Term(held.not_before, held.not_after)
+
+
+def _control_context(held: Held | None, roots: str) -> ssl.SSLContext:
+    with fork.calm:
+        return control_context(held, roots)
+
+
+def _stranger_context() -> ssl.SSLContext:
+    with fork.calm:
+        return stranger_context()

@@ -4,10 +4,15 @@ A fork copies memory and one thread. So each who is watched takes its locks befo
 is copied is whole; the parent lets go and goes on as if nothing had been; the child makes new locks,
 closes its copies of the sockets without a word to the peer, and starts threads at first use.
 `subprocess` does not fork in this sense and disturbs nothing.
+
+OpenSSL has locks of its own, which nobody can make anew: a child that is forked while another thread holds
+one waits for it for ever. So threads of ours hold `calm` while they are inside OpenSSL, never while they wait
+for a peer, and a fork waits for it.
 """
 
 import logging
 import os
+import threading
 import weakref
 from typing import Protocol
 
@@ -27,6 +32,12 @@ class Forking(Protocol):
         """New locks, no threads, no sockets; start at first use."""
 
 
+CALM_SECONDS = 2.0
+"""How long a fork waits at most: it is better to go on than to stand still."""
+
+calm = threading.RLock()
+"""Take it by this name each time: a child has another."""
+_calmed = False
 _watched: "weakref.WeakSet[Forking]" = weakref.WeakSet()
 _held: list[Forking] = []
 _armed = False
@@ -49,13 +60,20 @@ def _before() -> None:
             log.exception("%r is not ready for a fork", one)
         else:
             _held.append(one)
+    global _calmed
+    # Last: who holds it waits for no lock of the others.
+    _calmed = calm.acquire(timeout=CALM_SECONDS)
 
 
 def _in_parent() -> None:
+    if _calmed:
+        calm.release()
     _after("after_fork_in_parent")
 
 
 def _in_child() -> None:
+    global calm
+    calm = threading.RLock()
     _after("after_fork_in_child")
 
 

@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from meshlib.dataplane import fork
 from meshlib.dataplane.grpc_call import CallEnded, GrpcCall
 from meshlib.errors import ControlError
 from meshlib.xds.names import CONTROL_SERVER, split_authority
@@ -240,13 +241,15 @@ class _Connection:
         self, selector: selectors.BaseSelector, context: ssl.SSLContext, plain: socket.socket
     ) -> None:
         """Shakes hands. OSError: they can't agree, or it takes too long."""
-        made = self._socket = context.wrap_socket(
-            plain, server_hostname=CONTROL_SERVER, do_handshake_on_connect=False
-        )
+        with fork.calm:
+            made = self._socket = context.wrap_socket(
+                plain, server_hostname=CONTROL_SERVER, do_handshake_on_connect=False
+            )
         deadline = time.monotonic() + CONNECT
         while not self._ending:
             try:
-                made.do_handshake()
+                with fork.calm:
+                    made.do_handshake()
                 return
             except ssl.SSLWantReadError:
                 wanted = _READ
@@ -293,7 +296,8 @@ class _Connection:
         """Sends what goes; the rest."""
         while data:
             try:
-                data = data[to.send(data) :]
+                with fork.calm:
+                    data = data[to.send(data) :]
             except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
                 break
         return data
@@ -302,7 +306,8 @@ class _Connection:
         """What is there; of TLS also what its buffer holds, which no selector sees."""
         while True:
             try:
-                data = of.recv(_CHUNK)
+                with fork.calm:
+                    data = of.recv(_CHUNK)
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
             for message in call.receive(data):

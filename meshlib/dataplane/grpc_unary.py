@@ -1,14 +1,20 @@
 """One unary gRPC call on a connection of its own: for what is asked rarely."""
 
+import selectors
 import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
+from meshlib.dataplane import fork
 from meshlib.dataplane.grpc_call import CallEnded, GrpcCall
 from meshlib.xds.names import split_authority
 
 _CHUNK = 64 * 1024
+_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+T = TypeVar("T")
 
 
 class Untrusted(CallEnded):
@@ -42,8 +48,13 @@ def call_once(
                 return _talk(
                     plain, GrpcCall(authority or address, path, metadata=metadata), request, deadline
                 )
-            _patience(plain, deadline)
-            with context.wrap_socket(plain, server_hostname=server_name or host) as secured:
+            plain.setblocking(False)
+            with fork.calm:
+                made = context.wrap_socket(
+                    plain, server_hostname=server_name or host, do_handshake_on_connect=False
+                )
+            with made as secured:
+                _step(secured, secured.do_handshake, _READ, deadline)
                 if check is not None:
                     check(secured)
                 call = GrpcCall(authority or address, path, metadata=metadata, secure=True)
@@ -57,14 +68,15 @@ def call_once(
 
 
 def _talk(to: socket.socket, call: GrpcCall, request: bytes, deadline: float) -> bytes:
+    to.setblocking(False)
     call.send(request)
     call.finish()
     replies: list[bytes] = []
     while call.ended is None:
-        _patience(to, deadline)
-        to.sendall(call.to_send())
-        _patience(to, deadline)
-        replies += call.receive(to.recv(_CHUNK))
+        out = memoryview(call.to_send())
+        while out:
+            out = out[_step(to, partial(to.send, out), _WRITE, deadline) :]
+        replies += call.receive(_step(to, partial(to.recv, _CHUNK), _READ, deadline))
     if call.ended.code != "OK":
         raise call.ended
     if len(replies) != 1:
@@ -72,8 +84,22 @@ def _talk(to: socket.socket, call: GrpcCall, request: bytes, deadline: float) ->
     return replies[0]
 
 
-def _patience(of: socket.socket, deadline: float) -> None:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    of.settimeout(left)
+def _step(of: socket.socket, act: Callable[[], T], wanted: int, deadline: float) -> T:
+    """One act on a connection, tried again when the peer's part has come. TimeoutError: it did not in time.
+
+    No fork meets it inside OpenSSL, see `fork`; `wanted` is what a plain connection waits for.
+    """
+    while True:
+        try:
+            with fork.calm:
+                return act()
+        except ssl.SSLWantReadError:
+            wanted = _READ
+        except ssl.SSLWantWriteError:
+            wanted = _WRITE
+        except BlockingIOError:
+            pass
+        with selectors.DefaultSelector() as selector:
+            selector.register(of, wanted)
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                raise TimeoutError
