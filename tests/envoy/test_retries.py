@@ -224,9 +224,13 @@ def say(case: Case, theirs: Result, ours: Result) -> list[str]:
 
 
 def without_times(told: Mapping[str, str]) -> dict[str, str]:
-    """What a try was told; a grpc-timeout in its own words only if it is not the expected time again."""
+    """What a try was told; a grpc-timeout in its own words only if it is not the expected time again.
+
+    What has more than eight digits in milliseconds is told in whole seconds, rounded down.
+    """
     kept = {name: value for name, value in told.items() if name != EXPECTED}
-    if kept.get("grpc-timeout") == f"{told.get(EXPECTED)}m":
+    expected = int(told.get(EXPECTED, "-1"))
+    if kept.get("grpc-timeout") == (f"{expected}m" if expected < 10**8 else f"{expected // 1000}S"):
         kept["grpc-timeout"] = EXPECTED
     return kept
 
