@@ -16,57 +16,50 @@ def allows_request(limits: Limits, state: ClusterState) -> bool:
     return state.active < limits.max_requests
 
 
-def allows_retry(limits: Limits, state: ClusterState) -> bool:
-    """Whether one more request may be in its retries."""
-    return state.retries < limits.max_retries
+class Slots:
+    """What one request holds at a cluster. Nothing is counted until `begin` and `take_retry`, and all is
+    given back once at the end of `with`.
+    """
 
-
-class RequestSlot:
-    """One try in flight: counted at the cluster and the endpoint while inside `with`."""
-
-    __slots__ = ("_cluster", "_host")
-
-    def __init__(self, cluster: ClusterState, host: HostState) -> None:
-        self._cluster = cluster
-        self._host = host
-
-    def __enter__(self) -> None:
-        self._cluster.active += 1
-        self._host.active += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._cluster.active -= 1
-        self._host.active -= 1
-
-
-class RetrySlot:
-    """The retries of one request: nothing is counted until `take`, and it is given back once at the end."""
-
-    __slots__ = ("_cluster", "_taken")
+    __slots__ = ("_cluster", "_host", "_retries")
 
     def __init__(self, cluster: ClusterState) -> None:
         self._cluster = cluster
-        self._taken = False
+        self._host: HostState | None = None
+        self._retries = False
 
-    def take(self, limits: Limits) -> bool:
-        """Takes the slot if there is one; the one held from before is given back first"""
-        if self._taken:
-            self._cluster.retries -= 1
-            self._taken = False
-        if not allows_retry(limits, self._cluster):
+    def begin(self, host: HostState) -> None:
+        """A try is in flight, to that endpoint. To be called when none is."""
+        self._host = host
+        self._cluster.active += 1
+        host.active += 1
+
+    def end(self) -> None:
+        """The try in flight is over."""
+        if self._host is not None:
+            self._cluster.active -= 1
+            self._host.active -= 1
+            self._host = None
+
+    def take_retry(self, limits: Limits) -> bool:
+        """Takes the retry slot if there is one; the one held from before is given back first."""
+        self._end_retries()
+        if self._cluster.retries >= limits.max_retries:
             return False
         self._cluster.retries += 1
-        self._taken = True
+        self._retries = True
         return True
 
-    def __enter__(self) -> "RetrySlot":
+    def _end_retries(self) -> None:
+        if self._retries:
+            self._retries = False
+            self._cluster.retries -= 1
+
+    def __enter__(self) -> "Slots":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._taken:
-            self._taken = False
-            self._cluster.retries -= 1
+        self.end()
+        self._end_retries()

@@ -66,7 +66,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.clusters: dict[str, ClusterState] = {}
-        self._middle = b""
+        self._middle = ""
         self._number = count(1)
 
     def request_id(self, dice: Dice) -> bytes:
@@ -75,8 +75,10 @@ class Ledger:
         """
         if not self._middle:
             roll = int(dice.random() * 2**42)
-            self._middle = b"%04x-4%03x-%04x" % (roll >> 26, roll >> 14 & 0xFFF, 0x8000 | roll & 0x3FFF)
-        return b"%08x-%b-%012x" % (int(dice.random() * 2**32), self._middle, next(self._number))
+            self._middle = f"-{roll >> 26:04x}-4{roll >> 14 & 0xFFF:03x}-{0x8000 | roll & 0x3FFF:04x}-"
+        # `to_bytes(…).hex()` takes half the time of formatting with %x.
+        first, last = int(dice.random() * 2**32), next(self._number)
+        return f"{first.to_bytes(4, 'big').hex()}{self._middle}{last.to_bytes(6, 'big').hex()}".encode()
 
     def cluster(self, name: str) -> ClusterState:
         """The state of a cluster by its name."""

@@ -15,7 +15,7 @@ from meshlib.core.actions import Action, Attempt, BodyEnded, Deliver, Discard, F
 from meshlib.core.balance.cluster import Cluster, Resolution
 from meshlib.core.balance.endpoints import Endpoint
 from meshlib.core.balance.pick import pick
-from meshlib.core.breaker import RequestSlot, RetrySlot, allows_request
+from meshlib.core.breaker import Slots, allows_request
 from meshlib.core.ledger import ClusterState, Ledger
 from meshlib.core.mtls import secure
 from meshlib.core.outlier import learn
@@ -23,7 +23,7 @@ from meshlib.core.request import Dice, Failed, Failure, Header, Outcome, Request
 from meshlib.core.retry import RetryPolicy
 from meshlib.core.route.forward import incoming, outgoing, pick_cluster, timeouts
 from meshlib.core.route.reply import own_reply
-from meshlib.core.route.rule import Forward, Route, Timeouts, WeightedCluster
+from meshlib.core.route.rule import EXPECTED, Forward, Route, Timeouts, WeightedCluster
 from meshlib.core.route.table import VirtualHost
 from meshlib.core.view import View
 
@@ -31,7 +31,7 @@ Event = Outcome | BodyEnded | None
 """What a driver sends back."""
 Flow = Generator[Action, Event, None]
 
-_CONSUMED = retry.CONSUMED | timeout.CONSUMED | {timeout.EXPECTED, b"x-envoy-attempt-count"}
+_CONSUMED = retry.CONSUMED | timeout.CONSUMED | {EXPECTED, b"x-envoy-attempt-count"}
 _HTTP = (b"x-forwarded-proto", b"http")
 _PLAIN = (b"content-type", b"text/plain")
 _OVERLOADED = (_PLAIN, (b"x-envoy-overloaded", b"true"))
@@ -77,7 +77,7 @@ def flow(
     table = view.tables.get(name)
     host = None if table is None else table.find_host(head.authority)
     _add_sidecar_headers(head, ledger, dice)
-    route = None if host is None else host.match(head, dice)
+    route = None if host is None else host.index.find(head, dice)
     if host is None or route is None:
         detail = (
             f"no rule of {name} takes the request" if host else f"no virtual host of {name} has this host"
@@ -145,7 +145,7 @@ class _Request:
         now = self.clock()
         deadline = now + limits.whole if limits.whole else None
         state = self.ledger.cluster(cluster.name)
-        with RetrySlot(state) as retries:
+        with Slots(state) as slots:
             while True:
                 found = self.pick(cluster, state, now, policy)
                 if found is None:
@@ -163,17 +163,19 @@ class _Request:
                     sent = timeout.told(self.action, sent, limits.per_try, left)
                 head = _numbered(sent, self.attempts) if self.host.attempt_count else sent
                 try_deadline = now + limits.per_try if limits.per_try else None
-                with RequestSlot(state, state.host(found.key)):
-                    outcome = yield _attempt(cluster, found, head, try_deadline, deadline, self.attempts)
+                slots.begin(state.host(found.key))
+                outcome = yield _attempt(cluster, found, head, try_deadline, deadline, self.attempts)
+                if cluster.outlier is not None:
                     self.learn(cluster, state, found.key, outcome)
-                    flag = self.decide(cluster, policy, retries, outcome)
-                    if flag is not None:
-                        ended = yield self.last(outcome, head, deadline, flag)
-                        if isinstance(ended, BodyEnded) and ended.failed is not None:
-                            self.learn(cluster, state, found.key, ended.failed)
-                        return
-                    if isinstance(outcome, ResponseHead):
-                        yield Discard()
+                flag = self.decide(cluster, policy, slots, outcome)
+                if flag is not None:
+                    ended = yield self.last(outcome, head, deadline, flag)
+                    if isinstance(ended, BodyEnded) and ended.failed is not None:
+                        self.learn(cluster, state, found.key, ended.failed)
+                    return
+                if isinstance(outcome, ResponseHead):
+                    yield Discard()
+                slots.end()
                 assert policy is not None  # noqa: S101 - decide gives a flag if there is no policy
                 if not (yield from self.wait(policy, deadline)):
                     return
@@ -181,12 +183,15 @@ class _Request:
 
     def outgoing(self, limits: Timeouts, wishes: bool) -> RequestHead:
         """The request as it is sent; `wishes`: it has headers that were for the sidecar."""
-        sent = _without_consumed(self.head) if wishes else self.head
-        sent = timeout.told(self.action, sent, limits.per_try, limits.whole or None)
+        if limits is self.action.times:
+            sent = self.head.plus(self.action.told) if self.action.told else self.head
+        else:
+            sent = _without_consumed(self.head) if wishes else self.head
+            sent = timeout.told(self.action, sent, limits.per_try, limits.whole or None)
         return outgoing(sent, self.route, self.action, self.chosen)
 
     def decide(
-        self, cluster: Cluster, policy: RetryPolicy | None, retries: RetrySlot, outcome: Event
+        self, cluster: Cluster, policy: RetryPolicy | None, slots: Slots, outcome: Event
     ) -> str | None:
         """None: try again. Otherwise the flag with which the request ends."""
         if policy is None or not isinstance(outcome, (ResponseHead, Failed)):
@@ -197,7 +202,7 @@ class _Request:
             return "URX"
         if not self.body.replayable():
             return "-"
-        return None if retries.take(cluster.limits) else "UO"
+        return None if slots.take_retry(cluster.limits) else "UO"
 
     def wait(self, policy: RetryPolicy, deadline: float | None) -> Generator[Action, Event, bool]:
         """Backs off; False: the time of the route ran out meanwhile, and the flow has ended."""

@@ -54,7 +54,8 @@ class RequestHead:
         The pseudo-headers `:method`, `:authority`, `:path` and `:scheme` work too, and `host` is
         `:authority`.
         """
-        found = self.index.get(name)
+        index = self._index
+        found = (self.index if index is None else index).get(name)
         if found is None and name in _PSEUDO:
             return str(getattr(self, _PSEUDO[name])).encode("latin-1")
         return found
@@ -74,11 +75,12 @@ class RequestHead:
         """Adds headers, whose names are in lower case and not in it yet, in place: only for its owner."""
         self.headers = self.headers + added
         if self._index is not None:
-            self._index.update(added)
+            for name, value in added:
+                self._index[name] = value
 
-    def plus(self, added: list[Header]) -> "RequestHead":
+    def plus(self, added: Iterable[Header]) -> "RequestHead":
         """This request with further headers, whose names are in lower case and not in it yet."""
-        return RequestHead(self.method, self.scheme, self.authority, self.path, self.headers + added)
+        return RequestHead(self.method, self.scheme, self.authority, self.path, [*self.headers, *added])
 
     def __repr__(self) -> str:
         return f"<{self.method} {self.scheme}://{self.authority}{self.path}, {len(self.headers)} headers>"

@@ -6,16 +6,13 @@ shorter than the whole has no effect. The next service is told in x-envoy-expect
 what is left to a try, and in grpc-timeout too if the route looks at that one (max_grpc_timeout).
 """
 
-from functools import lru_cache
-
 from meshlib.core.numbers import number
 from meshlib.core.request import RequestHead
 from meshlib.core.route.forward import is_grpc, timeouts
-from meshlib.core.route.rule import Forward, Timeouts
+from meshlib.core.route.rule import EXPECTED, Forward, Timeouts, expected
 
 WHOLE = b"x-envoy-upstream-rq-timeout-ms"
 PER_TRY = b"x-envoy-upstream-rq-per-try-timeout-ms"
-EXPECTED = b"x-envoy-expected-rq-timeout-ms"
 GRPC = b"grpc-timeout"
 _GRPC_UNITS = ((b"m", 1), (b"S", 1000), (b"M", 60_000), (b"H", 3_600_000))
 """With how many milliseconds each has; a number has 8 digits at most."""
@@ -39,16 +36,6 @@ def effective(forward: Forward, head: RequestHead, caller: float | None) -> Time
 def _milliseconds(value: bytes | None, otherwise: float) -> float:
     found = number(value, 10**15)
     return otherwise if found is None else found / 1000
-
-
-@lru_cache(maxsize=512)
-def expected(per_try: float, left: float | None) -> bytes | None:
-    """The value of x-envoy-expected-rq-timeout-ms; None: there is no limit to tell.
-
-    `left` is what is left of the whole, None: that has no limit.
-    """
-    shortest = min(per_try or left, left) if left is not None else per_try
-    return b"%d" % max(1, int(shortest * 1000 + 1e-6)) if left is not None or per_try else None
 
 
 def told(forward: Forward, head: RequestHead, per_try: float, left: float | None) -> RequestHead:

@@ -14,7 +14,8 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import DecodeError
@@ -33,7 +34,7 @@ from meshlib.core.authz.external import (
     http_request,
 )
 from meshlib.core.balance.pick import pick
-from meshlib.core.breaker import RequestSlot, allows_request
+from meshlib.core.breaker import Slots, allows_request
 from meshlib.core.mtls import secure
 from meshlib.core.request import Failed, Header, RequestHead
 from meshlib.dataplane.grpc_call import CallEnded
@@ -71,7 +72,7 @@ class Checks:
             if isinstance(authority, GrpcAuthority):
                 return _ask_grpc(self._mesh, authority, check)
             call = _Call(self._mesh, authority, http_request(check.filter, authority, check.question.head))
-            with call.slot:
+            with call.counted():
                 answered = self._own.get(os.getpid()).send(call.attempt, b"")
                 if isinstance(answered, Failed):
                     return NoAnswer(answered.detail or answered.how.value)
@@ -104,7 +105,7 @@ class AsyncChecks:
             if isinstance(authority, GrpcAuthority):
                 return await asyncio.to_thread(_ask_grpc, self._mesh, authority, check)
             call = _Call(self._mesh, authority, http_request(check.filter, authority, check.question.head))
-            with call.slot:
+            with call.counted():
                 answered = await self._own.get(asyncio.get_running_loop()).send(call.attempt, b"")
                 if isinstance(answered, Failed):
                     return NoAnswer(answered.detail or answered.how.value)
@@ -172,7 +173,7 @@ class _Call:
         found = pick(cluster, endpoints, state, now, mesh.dice)
         if found is None or not allows_request(cluster.limits, state):
             raise MeshError(f"cluster {cluster.name} has no endpoint that can take a request")
-        self.slot = RequestSlot(state, state.host(found.key))
+        self._state, self._host = state, state.host(found.key)
         self.attempt = Attempt(
             cluster.name,
             (found.host, found.port),
@@ -186,6 +187,13 @@ class _Call:
             max_pending=cluster.limits.max_pending,
             tls=secure(cluster, found),
         )
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """It is in flight."""
+        with Slots(self._state) as slots:
+            slots.begin(self._host)
+            yield
 
 
 def _target(cluster: str) -> str:
@@ -205,7 +213,7 @@ def _ask_grpc(mesh: Mesh, authority: GrpcAuthority, check: Check) -> Opinion:
     host, port = call.attempt.address
     tls, contexts, certs = call.attempt.tls, mesh.contexts, mesh.certs
     own = certs.held.principal if certs is not None and certs.held is not None else ""
-    with call.slot:
+    with call.counted():
         try:
             reply = call_once(
                 f"[{host}]:{port}" if ":" in host else f"{host}:{port}",

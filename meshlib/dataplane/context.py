@@ -21,6 +21,7 @@ from typing import Protocol
 
 from meshlib.core.caller import Caller
 from meshlib.core.request import Header, RequestHead
+from meshlib.core.route.rule import EXPECTED
 from meshlib.dataplane.telemetry.propagation import OF_SPANS
 
 TRACE_HEADERS = frozenset(
@@ -34,7 +35,6 @@ TRACE_HEADERS = frozenset(
 """One family of them is handed on whole, or not at all: they belong together."""
 JOINING = TRACE_HEADERS - {b"baggage"}
 """What a host outside of the mesh is told."""
-EXPECTED = b"x-envoy-expected-rq-timeout-ms"
 GRPC_TIMEOUT = b"grpc-timeout"
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _LONGEST = 365 * 86400.0

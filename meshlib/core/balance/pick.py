@@ -39,8 +39,6 @@ class Plan:
 
     def pick(self, dice: Dice) -> Endpoint | None:
         """One endpoint; None: nobody is healthy."""
-        if self.only is not None:
-            return self.only(dice)
         point = dice.random() * 100
         for upto, level in self.levels:
             if point < upto:
@@ -63,7 +61,7 @@ def pick(
     plan: Plan | None = state.plan
     if plan is None or plan.endpoints is not endpoints or plan.cluster is not cluster:
         plan = state.plan = make_plan(cluster, endpoints, state, dice)
-    found = plan.pick(dice)
+    found = plan.pick(dice) if plan.only is None else plan.only(dice)
     while avoid and more_picks > 0 and found is not None and found.key in avoid:
         found = plan.pick(dice)
         more_picks -= 1

@@ -68,7 +68,7 @@ def incoming(
     reply of our own, and `sent` is then the request as it came.
     """
     edits = route.response_headers
-    if cluster is not None:
+    if cluster is not None and cluster.response_headers.levels:
         edits = cluster.response_headers.then(edits)
     if not edits.levels:
         return tuple(headers)

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from meshlib.core.headers import HeaderEdits
-from meshlib.core.request import RequestHead
+from meshlib.core.request import Header, RequestHead
 from meshlib.core.retry import RetryPolicy
 from meshlib.core.route.match import RouteMatch
+
+EXPECTED = b"x-envoy-expected-rq-timeout-ms"
+"""In this header the next service is told how long it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,16 @@ class Timeouts(NamedTuple):
         return cls(whole, 0.0 if whole and per_try >= whole else per_try)
 
 
+@lru_cache(maxsize=512)
+def expected(per_try: float, left: float | None) -> bytes | None:
+    """The value of x-envoy-expected-rq-timeout-ms; None: there is no limit to tell.
+
+    `left` is what is left of the whole, None: that has no limit.
+    """
+    shortest = min(per_try or left, left) if left is not None else per_try
+    return b"%d" % max(1, int(shortest * 1000 + 1e-6)) if left is not None or per_try else None
+
+
 @dataclass(frozen=True, slots=True)
 class Forward:
     """Send the request to one of `clusters`."""
@@ -78,10 +92,14 @@ class Forward:
     """Upper bound in seconds of a gRPC request's own grpc-timeout; 0: no bound; None: ignore it."""
     times: Timeouts | None = field(init=False, compare=False, repr=False)
     """The times of every request; None: they depend on the request's grpc-timeout."""
+    told: tuple[Header, ...] = field(init=False, compare=False, repr=False)
+    """What a first try is told of them."""
 
     def __post_init__(self) -> None:
-        fixed = self.max_grpc_timeout is None
-        object.__setattr__(self, "times", Timeouts.of(self.timeout, self.retry) if fixed else None)
+        times = Timeouts.of(self.timeout, self.retry) if self.max_grpc_timeout is None else None
+        value = None if times is None else expected(times.per_try, times.whole or None)
+        object.__setattr__(self, "times", times)
+        object.__setattr__(self, "told", () if value is None else ((EXPECTED, value),))
 
 
 @dataclass(frozen=True, slots=True)

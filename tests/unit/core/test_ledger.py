@@ -5,7 +5,7 @@ import threading
 
 from meshlib.core.balance.cluster import Cluster, Limits
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
-from meshlib.core.breaker import RequestSlot, RetrySlot, allows_request
+from meshlib.core.breaker import Slots, allows_request
 from meshlib.core.ledger import ClusterState, Ledger
 from meshlib.core.view import View
 
@@ -36,14 +36,21 @@ def test_prune_forgets_what_a_view_no_longer_names() -> None:
 def test_slots_are_counted_while_held() -> None:
     state = ClusterState()
     limits = Limits(max_requests=2, max_retries=1)
-    with RequestSlot(state, state.host("a")), RequestSlot(state, state.host("b")):
+    with Slots(state) as one, Slots(state) as other:
+        one.begin(state.host("a"))
+        other.begin(state.host("b"))
         assert (state.active, state.host("a").active) == (2, 1)
         assert not allows_request(limits, state)
+        other.end()
+        assert (state.active, state.host("b").active) == (1, 0)
+        other.begin(state.host("a"))
+        assert (state.active, state.host("a").active) == (2, 2)
     assert (state.active, state.host("a").active, state.host("b").active) == (0, 0, 0)
-    with RetrySlot(state) as one, RetrySlot(state) as other:
-        assert one.take(limits)
-        assert not other.take(limits)
-        assert one.take(limits)
+    with Slots(state) as one, Slots(state) as other:
+        assert one.take_retry(limits)
+        assert not other.take_retry(limits)
+        assert one.take_retry(limits)
+        assert state.retries == 1
     assert state.retries == 0
 
 
@@ -53,8 +60,8 @@ def test_threads_lose_no_count() -> None:
     def work() -> None:
         host = state.host("a")
         for _ in range(rounds):
-            with RequestSlot(state, host):
-                pass
+            with Slots(state) as slots:
+                slots.begin(host)
 
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)

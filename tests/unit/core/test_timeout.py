@@ -7,8 +7,8 @@ import pytest
 from meshlib.core.headers import EMPTY
 from meshlib.core.request import RequestHead
 from meshlib.core.retry import RetryPolicy
-from meshlib.core.route.rule import Forward, Timeouts, WeightedCluster
-from meshlib.core.timeout import effective, expected, told
+from meshlib.core.route.rule import Forward, Timeouts, WeightedCluster, expected
+from meshlib.core.timeout import effective, told
 
 
 def route(whole: float, per_try: float = 0.0) -> Forward:
