@@ -45,7 +45,8 @@ def check(
     if output is Output.JSON:
         typer.echo(as_json(problems))
     else:
-        _print(problems, len(loaded.documents))
+        refused = {(problem.file, problem.document or problem.line) for problem in loaded.errors}
+        _print(problems, len(loaded.documents), len(refused))
     if any(problem.severity is Severity.ERROR for problem in problems):
         raise typer.Exit(1)
 
@@ -55,7 +56,7 @@ def as_json(problems: Sequence[Problem]) -> str:
     return json.dumps([dataclasses.asdict(problem) for problem in problems], indent=2, ensure_ascii=False)
 
 
-def _print(problems: Sequence[Problem], documents: int) -> None:
+def _print(problems: Sequence[Problem], documents: int, refused: int) -> None:
     console = Console(highlight=False)
     for problem in problems:
         line = str(problem)
@@ -64,5 +65,6 @@ def _print(problems: Sequence[Problem], documents: int) -> None:
         console.print(text, soft_wrap=True)
     counts = {s: sum(problem.severity is s for problem in problems) for s in Severity}
     told = ", ".join(f"{n} {s.value}{'s' * (n != 1)}" for s, n in counts.items() if n)
-    noun = "document" if documents == 1 else "documents"
-    console.print(f"{documents} {noun} checked: {told or 'no problems'}", soft_wrap=True, markup=False)
+    noun = "document is" if documents == 1 else "documents are"
+    what = f"{documents} {noun} good, {refused} refused" if refused else f"{documents} {noun} good"
+    console.print(f"{what}: {told or 'no problems'}", soft_wrap=True, markup=False)

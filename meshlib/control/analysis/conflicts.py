@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from meshlib.control.analysis.world import World, full, problem
 from meshlib.control.istio.destinationrule import ClientTLSMode, TrafficPolicy
 from meshlib.control.istio.document import AnyDocument, FieldPath
-from meshlib.control.istio.problem import Problem, Severity
+from meshlib.control.istio.problem import HIDDEN, Problem, Severity
 from meshlib.control.istio.validity.hosts import overlap
 
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
@@ -15,8 +15,10 @@ ERROR, WARNING = Severity.ERROR, Severity.WARNING
 def analyze(world: World) -> Iterator[Problem]:
     """Every conflict."""
     yield from _mesh_hosts(world)
-    yield from _selectors(world, "Sidecar", "IST0110", "IST0111")
-    yield from _selectors(world, "Telemetry", "IST0159", "IST0160")
+    yield from _rules(world)
+    yield from _selectors(world, "Sidecar", ERROR, "IST0110", "IST0111")
+    yield from _selectors(world, "Telemetry", ERROR, "IST0159", "IST0160")
+    yield from _selectors(world, "PeerAuthentication", WARNING, HIDDEN, HIDDEN)
     yield from _gateways(world)
     yield from _protocols(world)
     yield from _unverified(world)
@@ -40,6 +42,34 @@ def _mesh_hosts(world: World) -> Iterator[Problem]:
             yield problem(ERROR, "IST0109", service, ("spec", "hosts", index), message, repr(name))
 
 
+def _rules(world: World) -> Iterator[Problem]:
+    """DestinationRules of one namespace and host are merged, oldest first; what stands twice counts once."""
+    merged: dict[tuple[str, str], list[AnyDocument]] = defaultdict(list)
+    for rule in world.destination_rules:
+        if rule.spec.workload_selector is None:
+            merged[rule.namespace, full(rule.spec.host, rule.namespace)].append(rule)
+    for first, *others in merged.values():
+        policy = first if first.spec.traffic_policy is not None else None
+        subsets = {subset.name: (subset, first) for subset in first.spec.subsets}
+        for rule in others:
+            if set(rule.spec.export_to) != set(first.spec.export_to):
+                message = f"another exportTo than {first.title} ({first.source()}), so they are not merged"
+                yield problem(WARNING, HIDDEN, rule, ("spec", "export_to"), message)
+                continue
+            own = rule.spec.traffic_policy
+            if own is not None and policy is None:
+                policy = rule
+            elif own is not None and policy is not None and own != policy.spec.traffic_policy:
+                message = f"{policy.title} ({policy.source()}) has a policy for this host, and it wins whole"
+                yield problem(WARNING, HIDDEN, rule, ("spec", "traffic_policy"), message)
+            for index, subset in enumerate(rule.spec.subsets):
+                known, where = subsets.setdefault(subset.name, (subset, rule))
+                if known != subset:
+                    message = f"{where.title} ({where.source()}) has another subset of this name, and it wins"
+                    at: FieldPath = ("spec", "subsets", index, "name")
+                    yield problem(WARNING, HIDDEN, rule, at, message, repr(subset.name))
+
+
 def _labels(document: AnyDocument) -> tuple[str, dict[str, str]]:
     if document.kind == "Sidecar":
         selector = document.spec.workload_selector
@@ -47,7 +77,7 @@ def _labels(document: AnyDocument) -> tuple[str, dict[str, str]]:
     return "selector", dict(document.spec.selector.match_labels) if document.spec.selector else {}
 
 
-def _selectors(world: World, kind: str, same: str, none: str) -> Iterator[Problem]:
+def _selectors(world: World, kind: str, severity: Severity, same: str, none: str) -> Iterator[Problem]:
     seen: dict[tuple[str, tuple[tuple[str, str], ...]], AnyDocument] = {}
     for document in world.of_kind(kind):
         field, labels = _labels(document)
@@ -58,10 +88,10 @@ def _selectors(world: World, kind: str, same: str, none: str) -> Iterator[Proble
             continue
         if labels:
             message = f"selects the same workloads as {first.title} ({first.source()}), which wins"
-            yield problem(ERROR, same, document, ("spec", field), message)
+            yield problem(severity, same, document, ("spec", field), message)
         else:
             message = f"{first.title} ({first.source()}) has no selector either, and it wins"
-            yield problem(ERROR, none, document, ("spec",), message)
+            yield problem(severity, none, document, ("spec",), message)
 
 
 def _gateways(world: World) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ from meshlib.control.istio.destinationrule import ClientTLSMode, ClientTLSSettin
 from meshlib.control.istio.document import FieldPath
 from meshlib.control.istio.peerauthentication import MutualTLSMode
 from meshlib.control.istio.problem import OTHER_TLS, Problem, Severity
+from meshlib.control.istio.validity.hosts import covers
 
 
 def analyze(world: World) -> Iterator[Problem]:
@@ -18,10 +19,11 @@ def analyze(world: World) -> Iterator[Problem]:
     known = PeerAuthentications(world.of_kind("PeerAuthentication"), world.root)
     homes = {f"{d.name}.{d.namespace}.svc.cluster.local": d.namespace for d in world.of_kind("Service")}
     for rule in world.destination_rules:
-        home = homes.get(full(rule.spec.host, rule.namespace))
-        if home is None:
-            continue
-        mode = known.of_namespace(home)
+        host = full(rule.spec.host, rule.namespace)
+        found = (
+            [home for name, home in homes.items() if covers(host, name)] if "*" in host else [homes.get(host)]
+        )
+        modes = [known.of_namespace(home) for home in dict.fromkeys(found) if home is not None]
         policies: list[tuple[FieldPath, TrafficPolicy | None]] = [
             (("spec", "traffic_policy"), rule.spec.traffic_policy)
         ]
@@ -29,7 +31,7 @@ def analyze(world: World) -> Iterator[Problem]:
             policies.append((("spec", "subsets", index, "traffic_policy"), subset.traffic_policy))
         for path, policy in policies:
             for at, tls in _settings(path, policy):
-                message = _refusal(tls.mode, mode)
+                message = next(filter(None, (_refusal(tls.mode, mode) for mode in modes)), "")
                 if message:
                     field = (*at, "tls", "mode")
                     yield problem(Severity.WARNING, OTHER_TLS, rule, field, message, tls.mode.value)

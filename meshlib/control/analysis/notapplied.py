@@ -62,7 +62,7 @@ def analyze(world: World) -> Iterator[Problem]:
 def _given(value: object, field: tuple[str, ...], path: FieldPath = ()) -> Iterator[FieldPath]:
     """The paths under which a field is set."""
     if not field or value is None:
-        if value is not None and value != ():
+        if value not in (None, (), ""):
             yield path
         return
     if isinstance(value, tuple):

@@ -70,3 +70,7 @@ def shorten(value: object, limit: int = 80) -> str:
     if isinstance(value, str):
         return repr(value if len(value) <= limit else value[: limit - 1] + "…")
     return "nothing" if value is None else str(value)[:limit]
+
+
+HIDDEN = "MESH0003"
+"""Another document of the same kind wins over it, or over a part of it."""

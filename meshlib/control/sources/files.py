@@ -2,7 +2,8 @@
 
 Rules:
 - A file that did not change is not read again.
-- A broken edit takes nothing away: the last good state of what it broke stays, until the file goes.
+- A broken edit takes nothing away: while anything in a file is refused, all that it held before stays, until
+  the file goes. A name may be what is broken, so that nobody knows whose last good state is meant.
 - A big file that changes while it is watched is read aside, and of it only the documents that changed; its
   last good state stays meanwhile.
 - A file that is still being written while it is watched counts as it was, until it is closed, or nothing was
@@ -10,7 +11,8 @@ Rules:
 - Documents that are missing at the end of a file that is watched, or with it, are gone after a grace: some
   editors empty a file, or take it away, before they write it, and some write it in parts. What another file
   holds by then is taken from there.
-- The same document in two files: the first, by path, is taken; the other is an error.
+- The same document in two files: the one that was in force stays, at the start the first by path; the other
+  is an error, and of its file too all stays that it held before.
 """
 
 import asyncio
@@ -18,13 +20,14 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import watchfiles
 
 from meshlib.control.istio.document import AnyDocument
+from meshlib.control.istio.parse import Key
 from meshlib.control.istio.problem import BROKEN, Problem, Severity
 from meshlib.control.sources.aside import Reading, Text
 from meshlib.control.sources.folder import (
@@ -106,6 +109,8 @@ class FileSource:
         self._namespace = default_namespace
         self._clock = clock
         self._files: dict[str, _File] = {}
+        self._in_force: dict[Key, str] = {}
+        """Which file each document was taken from."""
         self._bell: _Bell | None = None
         """While somebody watches."""
         self._aside: dict[str, tuple[Stamp, Reading]] = {}
@@ -130,8 +135,31 @@ class FileSource:
             self._forget(name)
         for name in self._known.keys() - there:
             del self._known[name]
-        self._files = dict(sorted(now.items()))
-        return _joined(self._files)
+        files = dict(sorted(now.items()))
+        in_force = _in_force(files, self._in_force)
+        if self._keep_doubtful(files, in_force):
+            in_force = _in_force(files, self._in_force)
+        self._files, self._in_force = files, in_force
+        return _joined(files, in_force)
+
+    def _keep_doubtful(self, files: dict[str, _File], in_force: Mapping[Key, str]) -> bool:
+        """Keeps what is missing from a changed file of which a document stands in another one, too: that may
+        be the missing one, by a wrong name. True: anything is kept.
+        """
+        kept = False
+        for name, file in files.items():
+            before = self._files.get(name)
+            if before is None or before is file:
+                continue
+            if all(in_force[document.key] == name for document in file.firm.documents):
+                continue
+            here = {document.key for document in file.loaded.documents}
+            missing = tuple(d for d in before.loaded.documents if d.key not in here)
+            if missing:
+                kept = True
+                documents = (*file.loaded.documents, *missing)
+                files[name] = _File(file.stamp, Loaded(documents, file.loaded.problems))
+        return kept
 
     def look(self) -> tuple[tuple[str, Stamp | None], ...]:
         """The files and their stamps, unread: equal as long as `load` would read nothing anew."""
@@ -237,7 +265,7 @@ class FileSource:
 
     def _taken(self, now: Stamp | None, read: TextRead, before: _File | None, bell: _Bell | None) -> _File:
         good = before.loaded.documents if before else ()
-        loaded = keep_last_good(good, read.documents, read.lost, read.problems)
+        loaded = keep_last_good(good, read)
         return self._settled(now, loaded, before, bell)
 
     def _settled(self, now: Stamp | None, loaded: Loaded, before: _File | None, bell: _Bell | None) -> _File:
@@ -277,27 +305,47 @@ def _tail(before: Loaded, now: Loaded) -> tuple[AnyDocument, ...]:
     return before.documents[count:] if same else ()
 
 
-def _joined(files: dict[str, _File]) -> Loaded:
-    documents: dict[tuple[str, str, str], AnyDocument] = {}
-    problems: list[Problem] = []
-    firm = {document.key for file in files.values() for document in file.firm.documents}
-    for file in files.values():
-        problems.extend(file.loaded.problems)
-        own = {document.key for document in file.firm.documents}
+def _in_force(files: dict[str, _File], before: Mapping[Key, str]) -> dict[Key, str]:
+    """Which file each document is taken from."""
+    firm: dict[Key, list[str]] = {}
+    passing: dict[Key, str] = {}
+    for name, file in files.items():
+        for document in file.firm.documents:
+            firm.setdefault(document.key, []).append(name)
         for document in file.loaded.documents:
-            if document.key in firm and document.key not in own:
-                continue  # it moved to another file
-            first = documents.setdefault(document.key, document)
-            if first is not document:
-                problem = Problem(Severity.ERROR, BROKEN, "the document stands in two files", document.title)
-                allowed = f"one of them; {first.source()} is taken"
-                problems.append(
-                    replace(
-                        problem,
-                        file=document.file,
-                        line=document.line,
-                        field="metadata.name",
-                        allowed=allowed,
-                    )
-                )
+            passing.setdefault(document.key, name)
+    chosen = {key: _first(names, before.get(key)) for key, names in firm.items()}
+    return passing | chosen
+
+
+def _first(names: list[str], before: str | None) -> str:
+    return before if before in names else names[0]
+
+
+def _joined(files: dict[str, _File], in_force: Mapping[Key, str]) -> Loaded:
+    documents: dict[Key, AnyDocument] = {}
+    refused: list[tuple[Key, AnyDocument]] = []
+    problems: list[Problem] = []
+    for name, file in files.items():
+        problems.extend(file.loaded.problems)
+        firm = {document.key for document in file.firm.documents}
+        for document in file.loaded.documents:
+            if in_force[document.key] == name:
+                documents[document.key] = document
+            elif document.key in firm:  # else it moved to another file
+                refused.append((document.key, document))
+    problems.extend(_in_two_files(document, documents[key]) for key, document in refused)
     return Loaded(tuple(documents.values()), tuple(problems))
+
+
+def _in_two_files(document: AnyDocument, first: AnyDocument) -> Problem:
+    return Problem(
+        Severity.ERROR,
+        BROKEN,
+        "the document stands in two files",
+        document.title,
+        document.file,
+        document.line,
+        "metadata.name",
+        allowed=f"one of them; {first.source()} is taken",
+    )

@@ -134,8 +134,14 @@ def _unreadable(error: Exception) -> UnreadableError:
     mark = getattr(error, "problem_mark", None)
     message = getattr(error, "problem", None) or getattr(error, "reason", None) or "this can't be read"
     line = mark.line + 1 if mark is not None else 1
+    if "maximum nesting depth" in message:  # newer versions of libyaml have a limit of their own, further on
+        return _too_deep(line)
     context = getattr(error, "context", None)
     return UnreadableError(line, f"not YAML: {message}" + (f" {context}" if context else ""), "valid YAML")
+
+
+def _too_deep(line: int) -> UnreadableError:
+    return UnreadableError(line, "nested too deeply", f"at most {MAX_DEPTH} levels")
 
 
 class _Builder:
@@ -180,7 +186,7 @@ class _Builder:
     def _begin(self, value: Any, anchor: str | None, line: int) -> None:
         self._count(1, line)
         if len(self.open) >= MAX_DEPTH:
-            raise UnreadableError(line, "nested too deeply", f"at most {MAX_DEPTH} levels")
+            raise _too_deep(line)
         if self.open and isinstance(self.open[-1].value, dict) and self.open[-1].key is None:
             raise UnreadableError(line, "a key that is a mapping or a list", "keys are text")
         self.open.append(_Open(value, self._path(line), anchor, line))

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from meshlib.control.istio.document import AnyDocument
 from meshlib.control.istio.problem import Problem, Severity
-from meshlib.control.sources.text import documents_in
+from meshlib.control.sources.text import TextRead, documents_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class MemorySource:
     def put(self, text: str) -> Loaded:
         """Replace the text. What is broken in it keeps its last good state."""
         read = documents_in(text, self._file, self._namespace)
-        self._loaded = keep_last_good(self._loaded.documents, read.documents, read.lost, read.problems)
+        self._loaded = keep_last_good(self._loaded.documents, read)
         self._changed.set()
         return self._loaded
 
@@ -64,18 +64,18 @@ class MemorySource:
             yield
 
 
-def keep_last_good(
-    before: Iterable[AnyDocument],
-    now: Iterable[AnyDocument],
-    lost: Iterable[tuple[str, str, str]] | None,
-    problems: tuple[Problem, ...],
-) -> Loaded:
-    """The documents of one text: those that are good now, and the last good ones of those in `lost`.
+def keep_last_good(before: Iterable[AnyDocument], read: TextRead) -> Loaded:
+    """The documents of one text: those that are good now, and the last good state of the others.
 
-    `lost` is None when the text can't be read at all, or an identity in it can't: then all stay.
+    While anything in the text is refused, all that it held before stays: a document that is missing may be
+    the broken one, by another name. Of one that stands twice the last good state counts, if there is any:
+    nobody can tell which of the two it is.
     """
-    good = {document.key: document for document in now}
+    loaded = Loaded(read.documents, read.problems)
+    if not loaded.errors:
+        return loaded
+    kept = {document.key: document for document in read.documents}
     for document in before:
-        if document.key not in good and (lost is None or document.key in lost):
-            good[document.key] = document
-    return Loaded(tuple(good.values()), problems)
+        if document.key not in kept or document.key in read.twice:
+            kept[document.key] = document
+    return Loaded(tuple(kept.values()), read.problems)

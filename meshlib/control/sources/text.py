@@ -30,11 +30,11 @@ MESH_CONFIG_FORMS = (
 
 @dataclass(frozen=True, slots=True)
 class TextRead:
-    """The documents of one text. `lost` are the identities that are refused; None: not all are known."""
+    """The documents of one text. `twice` are the identities that stand in it more than once."""
 
     documents: tuple[AnyDocument, ...]
     problems: tuple[Problem, ...]
-    lost: frozenset[Key] | None
+    twice: frozenset[Key] = frozenset()
 
 
 def documents_in(
@@ -78,24 +78,22 @@ def refused(error: UnreadableError, file: str) -> TextRead:
     problem = Problem(
         Severity.ERROR, BROKEN, error.message, file=file, line=error.line, allowed=error.allowed
     )
-    return TextRead((), (problem,), None)
+    return TextRead((), (problem,))
 
 
 def _joined(every: Iterable[Found]) -> TextRead:
     documents: dict[Key, AnyDocument] = {}
     problems: list[Problem] = []
-    lost: set[Key] = set()
-    nameless = False
+    twice: set[Key] = set()
     for found in every:
         problems.extend(found.problems)
-        if found.broken:
-            nameless = nameless or found.key is None
-            lost.update(() if found.key is None else (found.key,))
-        elif (document := found.document) is not None:
+        document = found.document
+        if document is not None and not found.broken:
             first = documents.setdefault(document.key, document)
             if first is not document:
+                twice.add(document.key)
                 problems.append(_twice(document, first))
-    return TextRead(tuple(documents.values()), tuple(problems), None if nameless else frozenset(lost))
+    return TextRead(tuple(documents.values()), tuple(problems), frozenset(twice))
 
 
 def _twice(document: AnyDocument, first: AnyDocument) -> Problem:

@@ -160,3 +160,63 @@ def test_clients_that_speak_what_their_servers_refuse(
 ) -> None:
     found = [field for code, field in codes(PEERS % peers + RULE % rule) if code == "MESH0002"]
     assert found == expected
+
+
+HOST_RULES = [
+    (("trafficPolicy: {loadBalancer: {simple: RANDOM}}",) * 2, []),
+    (
+        (
+            "trafficPolicy: {loadBalancer: {simple: RANDOM}}",
+            "trafficPolicy: {connectionPool: {tcp: {maxConnections: 1}}}",
+        ),
+        ["spec.trafficPolicy"],
+    ),
+    (("subsets: [{name: v1, labels: {version: v1}}]", "trafficPolicy: {loadBalancer: {simple: RANDOM}}"), []),
+    (("subsets: [{name: v1, labels: {version: v1}}]",) * 2, []),
+    (
+        (
+            "subsets: [{name: v1, labels: {version: v1}}]",
+            "subsets: [{name: v2}, {name: v1, labels: {version: v9}}]",
+        ),
+        ["spec.subsets[1].name"],
+    ),
+    (("subsets: [{name: v1}]", 'subsets: [{name: v2}], exportTo: ["."]'), ["spec.exportTo"]),
+    (
+        (
+            "subsets: [{name: v1}]",
+            "subsets: [{name: v1, labels: {a: b}}], workloadSelector: {matchLabels: {x: y}}",
+        ),
+        [],
+    ),
+]
+
+
+@pytest.mark.parametrize(("specs", "fields"), HOST_RULES)
+def test_destination_rules_of_one_host(specs: tuple[str, str], fields: list[str]) -> None:
+    one, two = ((RULE % spec).replace("{name: r}", f"{{name: r{n}}}") for n, spec in enumerate(specs))
+    found = [field for code, field in codes(one + "---" + two) if code == "MESH0003"]
+    assert found == fields
+
+
+def test_peer_authentications_of_the_same_workloads() -> None:
+    both = PEERS % ("", "", "STRICT") + PEERS % ("2", "", "DISABLE")
+    assert ("MESH0003", "spec") in codes(both)
+    chosen = "selector: {matchLabels: {app: a}}, "
+    assert ("MESH0003", "spec.selector") in codes(
+        PEERS % ("", chosen, "STRICT") + PEERS % ("2", chosen, "DISABLE")
+    )
+    other = "selector: {matchLabels: {app: b}}, "
+    assert codes(PEERS % ("", chosen, "STRICT") + PEERS % ("2", other, "DISABLE")) == []
+
+
+def test_a_rule_for_many_hosts_that_speaks_what_one_of_them_refuses() -> None:
+    wide = (RULE % "trafficPolicy: {tls: {mode: DISABLE}}").replace("host: a", "host: '*.local'")
+    assert ("MESH0002", "spec.trafficPolicy.tls.mode") in codes(PEERS % ("", "", "STRICT") + wide)
+    assert all(code != "MESH0002" for code, _ in codes(PEERS % ("", "", "PERMISSIVE") + wide))
+
+
+def test_what_is_not_given_is_not_told_to_be_without_effect() -> None:
+    for mode in ("DISABLE", "ISTIO_MUTUAL"):
+        assert codes(RULE % f"trafficPolicy: {{tls: {{mode: {mode}}}}}") == []
+    simple = RULE % "trafficPolicy: {tls: {mode: SIMPLE, credentialName: x}}"
+    assert ("MESH0001", "spec.trafficPolicy.tls.credentialName") in codes(simple)

@@ -54,6 +54,64 @@ def test_the_last_good_state_stays(tmp_path: Path) -> None:
     assert state(source) == {}
 
 
+A, B, C = entry("a"), entry("b"), entry("c")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "---\n".join((A, entry("B_1"), C)),
+        "---\n".join((A, B.replace("{name: b}", "{name: b, namespace: N_1}"), C)),
+        "---\n".join((A, B.replace("WorkloadEntry", "ServiceEntry"), C)),
+        "---\n".join((A, B.replace("WorkloadEntry", "WorkloadEntri"), C)),
+        "---\n".join((A, B.replace("name: b", "nmae: b"), C)),
+        "---\n".join((A, entry("a", "10.0.0.9"), C)),
+        "---\n".join((A, entry("c", "10.0.0.9"), C)),
+        "---\n".join((A, B)) + C,
+        "---\n".join((A, entry("elsewhere", "10.0.0.9"), C)),
+    ],
+)
+def test_an_edit_that_breaks_who_a_document_is_takes_nothing_away(tmp_path: Path, edit: str) -> None:
+    file = tmp_path / "m.yaml"
+    file.write_text("---\n".join((A, B, C)))
+    (tmp_path / "z.yaml").write_text(entry("elsewhere"))
+    source = FileSource(tmp_path)
+    everything = dict.fromkeys(("a", "b", "c", "elsewhere"), "10.0.0.1")
+    assert state(source) == everything
+    file.write_text(edit)
+    assert state(source) == everything
+    assert state(source) == everything
+    assert source.load().errors
+    file.write_text("---\n".join((A, entry("b", "10.0.0.2"))))
+    assert state(source) == {"a": "10.0.0.1", "b": "10.0.0.2", "elsewhere": "10.0.0.1"}
+    assert not source.load().errors
+
+
+def test_what_goes_from_a_file_goes_once_nothing_in_it_is_broken(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("---\n".join((A, B, C)))
+    source = FileSource(tmp_path)
+    assert set(state(source)) == {"a", "b", "c"}
+    file.write_text("---\n".join((entry("a", "'!'"), C)))
+    assert set(state(source)) == {"a", "b", "c"}
+    file.write_text("---\n".join((A, C)))
+    assert set(state(source)) == {"a", "c"}
+
+
+def test_the_file_that_was_first_in_force_stays_so(tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_text(entry("a"))
+    source = FileSource(tmp_path)
+    assert state(source) == {"a": "10.0.0.1"}
+    (tmp_path / "a.yaml").write_text(entry("a", "10.0.0.2"))
+    assert state(source) == {"a": "10.0.0.1"}
+    assert [(p.file, p.allowed) for p in source.load().errors] == [
+        ("a.yaml", "one of them; b.yaml:1 is taken")
+    ]
+    (tmp_path / "b.yaml").unlink()
+    assert state(source) == {"a": "10.0.0.2"}
+    assert not source.load().errors
+
+
 def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(entry("a"))
     source = FileSource(tmp_path)

@@ -68,7 +68,7 @@ def facts(read: TextRead) -> tuple[object, ...]:
         (d.key, d.fingerprint, d.file, d.line, [(path, d.line_of(path)) for path in d.lines])
         for d in read.documents
     ]
-    return documents, [str(problem) for problem in read.problems], read.lost
+    return documents, [str(problem) for problem in read.problems], read.twice
 
 
 EDITS = [

@@ -78,9 +78,9 @@ def test_a_file_that_is_too_big_or_no_text() -> None:
 def test_ten_megabytes_are_bounded() -> None:
     text = ("- {a: b}\n" * (MAX_BYTES // 9))[:MAX_BYTES]
     tracemalloc.start()
-    begun = time.monotonic()
+    begun = time.thread_time()
     with pytest.raises(UnreadableError, match="too many values"):
         list(read(text))
-    assert time.monotonic() - begun < 20
+    assert time.thread_time() - begun < 20
     assert tracemalloc.get_traced_memory()[1] < 500 * 1024 * 1024
     tracemalloc.stop()
