@@ -14,6 +14,7 @@ from meshlib.core.request import Header, RequestHead
 from meshlib.dataplane import context
 from meshlib.dataplane.gate import Gate, Gates
 from meshlib.dataplane.telemetry.inbound import Inbound
+from meshlib_asgi.body import Body
 from meshlib_asgi.peers import Application, Receive, Scope, Send, peer_of
 from meshlib_asgi.watching import receiving, sending, watch
 
@@ -48,8 +49,11 @@ class MeshMiddleware:
         head = head_of(scope)
         peer = peer_of(scope, gate.principal)
         watched = watch(gate.mesh.telemetry, scope, head, peer, gate.port)
+        if watched is not None:
+            receive = receiving(receive, watched)
+        body = Body(scope, receive)
         why = ambiguous(scope)
-        verdict = unreadable(why) if why else await gate.aadmit(head, peer)
+        verdict = unreadable(why) if why else await gate.aadmit(head, peer, body.read)
         if isinstance(verdict, Reply):
             await refuse(verdict, scope, receive, send)
             if watched is not None:
@@ -63,6 +67,8 @@ class MeshMiddleware:
             return
         if verdict.response_headers:
             send = _adding(verdict.response_headers, send)
+        if body.begun:
+            receive = body.receive
         with context.entered(gate.handed(verdict, watched)):
             if watched is None:
                 await self.app(scope, receive, send)
@@ -71,7 +77,7 @@ class MeshMiddleware:
 
     async def _watched(self, scope: Scope, receive: Receive, send: Send, watched: Inbound) -> None:
         try:
-            await self.app(scope, receiving(receive, watched), sending(send, watched))
+            await self.app(scope, receive, sending(send, watched))
         except asyncio.CancelledError:
             watched.left()
             raise
@@ -158,6 +164,8 @@ def _lower(headers: Iterable[Header]) -> list[Header]:
 async def refuse(reply: Reply, scope: Scope, receive: Receive, send: Send) -> None:
     """Answers for the application."""
     headers = [*reply.headers, (b"content-length", str(len(reply.body)).encode())]
+    if scope.get("http_version") not in ("1.1", "1.0"):
+        headers = [header for header in headers if header[0] != b"connection"]  # RFC 9113, 8.2.2
     if scope["type"] == "websocket":
         await receive()  # websocket.connect
         if "websocket.http.response" not in (scope.get("extensions") or {}):

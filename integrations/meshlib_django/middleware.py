@@ -19,6 +19,7 @@ from meshlib.dataplane.gate import Gate, Gates
 from meshlib.dataplane.telemetry.inbound import Inbound
 from meshlib_asgi import middleware as asgi
 from meshlib_asgi.peers import peer_of as asgi_peer
+from meshlib_django.body import Body
 from meshlib_wsgi.environ import head_of, mistrust, write, write_headers
 from meshlib_wsgi.middleware import elsewhere
 from meshlib_wsgi.peers import caller_of, peer_of, port_of
@@ -54,13 +55,15 @@ class MeshMiddleware:
         head = _head(request)
         peer = _peer(request, gate)
         watched = _watch(request, gate, head, peer)
-        verdict = gate.admit(head, peer)
+        body = Body(request)
+        verdict = gate.admit(head, peer, body.read)
         if isinstance(verdict, Reply):
             if watched is not None:
                 watched.refused(verdict)
             return _refuse(verdict)
         if not _tell(request, verdict, head):
             return _gone(watched)
+        body.restore()
         handed = gate.handed(verdict, watched)
         with _breaking(watched), context.entered(handed):
             response = _response(self._next(request))
@@ -74,13 +77,15 @@ class MeshMiddleware:
         head = _head(request)
         peer = _peer(request, gate)
         watched = _watch(request, gate, head, peer)
-        verdict = await gate.aadmit(head, peer)
+        body = Body(request)
+        verdict = await gate.aadmit(head, peer, body.aread)
         if isinstance(verdict, Reply):
             if watched is not None:
                 watched.refused(verdict)
             return _refuse(verdict)
         if not _tell(request, verdict, head):
             return _gone(watched)
+        body.restore()
         handed = gate.handed(verdict, watched)
         with _breaking(watched), context.entered(handed):
             response = _response(await self._next(request))
@@ -154,6 +159,8 @@ def _refuse(reply: Reply) -> HttpResponse:
     response = HttpResponse(reply.body, status=reply.status)
     del response["Content-Type"]
     for name, value in reply.headers:
+        if name == b"connection":
+            continue  # the server's to say
         response[name.decode("latin-1")] = value.decode("latin-1")
     return response
 

@@ -11,6 +11,7 @@ from meshlib.dataplane import context
 from meshlib.dataplane.context import Handed
 from meshlib.dataplane.gate import Gate, Gates
 from meshlib.dataplane.telemetry.inbound import Inbound
+from meshlib_wsgi.body import Body
 from meshlib_wsgi.environ import head_of, mistrust, write
 from meshlib_wsgi.peers import CALLER, Environ, caller_of, peer_of, port_of
 from meshlib_wsgi.watching import starting, watch, whole
@@ -43,7 +44,8 @@ class MeshMiddleware:
         head = head_of(environ)
         peer = peer_of(environ, gate.principal)
         watched = watch(gate.mesh.telemetry, environ, head, peer, gate.port)
-        verdict = gate.admit(head, peer)
+        shown = Body(environ)
+        verdict = gate.admit(head, peer, shown.read)
         if isinstance(verdict, Reply):
             if watched is not None:
                 watched.refused(verdict)
@@ -54,6 +56,7 @@ class MeshMiddleware:
                 watched.refused(verdict)
             return refuse(verdict, start_response)
         environ[CALLER] = verdict.caller
+        shown.restore()
         if verdict.response_headers:
             start_response = _adding(verdict.response_headers, start_response)
         if watched is not None:
@@ -122,7 +125,11 @@ def elsewhere() -> Reply:
 
 def refuse(reply: Reply, start_response: StartResponse) -> Iterable[bytes]:
     """Answers for the application."""
-    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in reply.headers]
+    headers = [
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in reply.headers
+        if name != b"connection"  # the server's to say (PEP 3333)
+    ]
     start_response(status_line(reply.status), [*headers, ("content-length", str(len(reply.body)))])
     return [reply.body]
 

@@ -29,7 +29,7 @@ def peer_of(environ: Environ, principal: Principal) -> Peer:
     ours: Peer | None = environ.get(PEER)
     if ours is not None:
         return ours
-    connection = _socket(environ)
+    connection = socket_of(environ)
     if connection is None:
         client = str(environ.get("REMOTE_ADDR") or ""), _number(environ.get("REMOTE_PORT"))
         server = str(environ.get("SERVER_NAME") or ""), _number(environ.get("SERVER_PORT"))
@@ -50,7 +50,7 @@ def port_of(environ: Environ) -> int:
     ours: Peer | None = environ.get(PEER)
     if ours is not None:
         return ours.local[1]
-    connection = _socket(environ)
+    connection = socket_of(environ)
     if connection is not None:
         return _address(connection.getsockname())[1]
     return _number(environ.get("SERVER_PORT"))
@@ -64,7 +64,8 @@ def caller_of(environ: Environ) -> Caller | None:
     return found if isinstance(found, Caller) else None
 
 
-def _socket(environ: Environ) -> socket.socket | None:
+def socket_of(environ: Environ) -> socket.socket | None:
+    """The connection, if the server shows it."""
     for name in _SOCKETS:
         found = environ.get(name)
         if isinstance(found, socket.socket):

@@ -2,9 +2,10 @@
 
   STRICT? ─► path ─► what outsiders may not say ─► each filter: CUSTOM, tokens, AUDIT, DENY, ALLOW ─► admitted
 
-`arrive` decides; only a `Check` needs somebody else, and a driver asks. The order of the filters is that of
-the configuration (Istio's), each as a sidecar has it. STRICT is asked of connections, where the port is ours;
-here once more, for one that is older than the policy, and for a port that somebody else's server holds.
+`arrive` decides; only a `Check` needs somebody else: a driver reads the body for it, and asks. The order of
+the filters is that of the configuration (Istio's), each as a sidecar has it. STRICT is asked of connections,
+where the port is ours; here once more, for one that is older than the policy, and for a port that somebody
+else's server holds.
 """
 
 import functools
@@ -17,6 +18,7 @@ from meshlib.core import outsiders
 from meshlib.core.actions import Facts, Reply
 from meshlib.core.authn import PAYLOAD, JwtAuthn
 from meshlib.core.authn import SPACE as CLAIMS
+from meshlib.core.authz.body import Unread
 from meshlib.core.authz.external import (
     FAILED_OPEN,
     Blocked,
@@ -164,6 +166,8 @@ def _hear(
                 return None
             facts = _facts(inbound, policy, f"ext_authz_error: {detail}", version, "UAEX")
             return Reply(filter_.status_on_error, facts)
+        case Unread():
+            return opinion.reply(version)
 
 
 def _caller(question: Question) -> Caller:

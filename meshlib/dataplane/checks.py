@@ -4,7 +4,8 @@ Rules:
 
 - The call is balanced and secured as any other to that cluster, and made once: no route, no retry. Its
   time is the filter's, from the first byte of the connection to the last of the answer.
-- Whatever goes wrong is no answer; what that means, core decides.
+- Whatever goes wrong is no answer; what that means, core decides. A request that can't be written as HTTP is
+  refused: nobody should get in by being unspeakable.
 - A gRPC authority is asked over a connection of its own, on a thread where there is an event loop.
 - Each event loop, and the threads of a process, have connections of their own; those of a loop go when it is
   closed. A child of a fork has new ones.
@@ -14,7 +15,7 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
@@ -29,17 +30,18 @@ from meshlib.core.authz.external import (
     HttpAuthority,
     NoAnswer,
     Opinion,
-    Passed,
     http_opinion,
     http_request,
 )
 from meshlib.core.balance.pick import pick
 from meshlib.core.breaker import Slots, allows_request
 from meshlib.core.mtls import secure
-from meshlib.core.request import Failed, Header, RequestHead
+from meshlib.core.request import Failed, RequestHead
+from meshlib.dataplane.decode.check import check_request, grpc_opinion
 from meshlib.dataplane.grpc_call import CallEnded
 from meshlib.dataplane.grpc_unary import call_once
 from meshlib.dataplane.http import asynchronous, blocking
+from meshlib.dataplane.http.codec import Unsendable
 from meshlib.dataplane.http.limits import Broken
 from meshlib.dataplane.http.secure import check as check_server
 from meshlib.dataplane.http.secure import context_for, server_name
@@ -50,7 +52,7 @@ from meshlib.xds.names import ClusterName
 
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
 _UNANSWERED = (MeshError, Broken, OSError, ValueError, DecodeError)
-_FORBIDDEN = 403
+_UNSPEAKABLE = Blocked(400)
 Owner = TypeVar("Owner")
 
 
@@ -71,9 +73,9 @@ class Checks:
             self._mesh.prepare(_target(authority.cluster))
             if isinstance(authority, GrpcAuthority):
                 return _ask_grpc(self._mesh, authority, check)
-            call = _Call(self._mesh, authority, http_request(check.filter, authority, check.question.head))
+            call = _Call(self._mesh, authority, http_request(check, authority))
             with call.counted():
-                answered = self._own.get(os.getpid()).send(call.attempt, b"")
+                answered = self._own.get(os.getpid()).send(call.attempt, _content(check))
                 if isinstance(answered, Failed):
                     return NoAnswer(answered.detail or answered.how.value)
                 with_body = _Collected()
@@ -82,6 +84,8 @@ class Checks:
                         answered.close()
                         break
             return http_opinion(authority, answered.head, with_body.data)
+        except Unsendable:
+            return _UNSPEAKABLE
         except _UNANSWERED as error:
             return NoAnswer(str(error))
 
@@ -104,9 +108,9 @@ class AsyncChecks:
             await self._mesh.aprepare(_target(authority.cluster))
             if isinstance(authority, GrpcAuthority):
                 return await asyncio.to_thread(_ask_grpc, self._mesh, authority, check)
-            call = _Call(self._mesh, authority, http_request(check.filter, authority, check.question.head))
+            call = _Call(self._mesh, authority, http_request(check, authority))
             with call.counted():
-                answered = await self._own.get(asyncio.get_running_loop()).send(call.attempt, b"")
+                answered = await self._own.get(asyncio.get_running_loop()).send(call.attempt, _content(check))
                 if isinstance(answered, Failed):
                     return NoAnswer(answered.detail or answered.how.value)
                 with_body = _Collected()
@@ -115,6 +119,8 @@ class AsyncChecks:
                         answered.close()
                         break
             return http_opinion(authority, answered.head, with_body.data)
+        except Unsendable:
+            return _UNSPEAKABLE
         except _UNANSWERED as error:
             return NoAnswer(str(error))
 
@@ -196,6 +202,11 @@ class _Call:
             yield
 
 
+def _content(check: Check) -> bytes:
+    """The body that an HTTP authority is sent."""
+    return b"" if check.body is None else check.body.data
+
+
 def _target(cluster: str) -> str:
     """The `host:port` by which a cluster is asked for."""
     name = ClusterName.parse(cluster)
@@ -229,64 +240,3 @@ def _ask_grpc(mesh: Mesh, authority: GrpcAuthority, check: Check) -> Opinion:
         except CallEnded as ended:
             return NoAnswer(str(ended))
     return grpc_opinion(pb.CheckResponse.FromString(reply))
-
-
-def check_request(check: Check, own: str) -> Any:
-    """The envoy.service.auth.v3.CheckRequest about a request; `own`: this workload's `spiffe://…`."""
-    head, peer = check.question.head, check.question.peer
-    made = pb.CheckRequest()
-    attributes = made.attributes
-    for side, (address, port), principal in (
-        (attributes.source, peer.address, peer.principal),
-        (attributes.destination, peer.local, own),
-    ):
-        side.address.socket_address.address = address
-        side.address.socket_address.port_value = port
-        side.principal = principal
-    http = attributes.request.http
-    http.method, http.scheme, http.host, http.path = head.method, head.scheme, head.authority, head.path
-    http.size, http.protocol = -1, "HTTP/1.1"
-    identity = head.header(b"x-request-id")
-    http.id = "" if identity is None else identity.decode("latin-1")
-    shown = [
-        *((f":{name}", value) for name, value in (("method", head.method), ("path", head.path))),
-        *((f":{name}", value) for name, value in (("authority", head.authority), ("scheme", head.scheme))),
-        *(
-            (name.decode("latin-1"), value.decode("utf-8", "replace"))
-            for name, value in check.filter.shown(head)
-        ),
-    ]
-    for name, value in shown:
-        known = http.headers.get(name)
-        http.headers[name] = value if known is None else f"{known},{value}"
-    return made
-
-
-def grpc_opinion(reply: Any) -> Opinion:
-    """What an envoy.service.auth.v3.CheckResponse means."""
-    if reply.status.code == 0 and reply.WhichOneof("http_response") in (None, "ok_response"):
-        good = reply.ok_response
-        if good.query_parameters_to_set or good.query_parameters_to_remove:
-            return NoAnswer("the authority changes query parameters, which is not supported")
-        options = [(option, _header(option.header)) for option in good.headers]
-        return Passed(
-            set=tuple(header for option, header in options if not option.append.value),
-            append=tuple(header for option, header in options if option.append.value),
-            remove=tuple(name.lower().encode() for name in good.headers_to_remove),
-            to_client=_headers(good.response_headers_to_add),
-        )
-    if reply.WhichOneof("http_response") == "error_response":
-        return NoAnswer("the authority says that it failed")
-    denied = reply.denied_response
-    status = denied.status.code or _FORBIDDEN
-    if not 200 <= status < 600:
-        return NoAnswer(f"the authority answered with status {status}")
-    return Blocked(status, _headers(denied.headers), denied.body.encode())
-
-
-def _headers(options: Iterable[Any]) -> tuple[Header, ...]:
-    return tuple(_header(option.header) for option in options)
-
-
-def _header(message: Any) -> Header:
-    return message.key.lower().encode(), message.value.encode() or bytes(message.raw_value)

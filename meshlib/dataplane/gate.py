@@ -7,6 +7,7 @@ Rules:
 - Nobody is let in before the policy of the port is known: `prepare` waits for it, and fails as a first
   call does. One that was known stays in force while the control service is lost.
 - A request is decided by the policy of the moment in which it arrives.
+- The body is read only for an authority that wants it, by who serves the request and gave a `read`.
 """
 
 import time
@@ -14,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from meshlib.core.actions import Reply
+from meshlib.core.authz.body import AsyncReading, Reading, Shown, Unread
 from meshlib.core.authz.external import Check, Opinion
 from meshlib.core.inbound import Admitted, Arrival, Inbound, arrive
 from meshlib.core.mtls import ServerTls
@@ -96,27 +98,40 @@ class Gate:
         contexts = self.contexts
         return "" if contexts is None else contexts.vouched(self.tls, chain_pem)
 
-    def admit(self, head: RequestHead, peer: Peer) -> Admitted | Reply:
-        """Whether a request may be served, and by whom it was sent; or what to answer instead."""
+    def admit(self, head: RequestHead, peer: Peer, read: Reading | None = None) -> Admitted | Reply:
+        """Whether a request may be served, and by whom it was sent; or what to answer instead.
+
+        `read` None: its body can't be read, so where an authority wants it, nobody gets in.
+        """
         arrival = self._arrive(head, peer)
         try:
             check = next(arrival)
             while True:
-                check = arrival.send(self._ask(check))
+                wanted = check.filter.body
+                found = None if wanted is None else read(wanted) if read else Unread.NOBODY_READS
+                check = arrival.send(
+                    found if isinstance(found, Unread) else self._ask(_with_body(check, found))
+                )
         except StopIteration as end:
-            found: Admitted | Reply = end.value
-            return found
+            admitted: Admitted | Reply = end.value
+            return admitted
 
-    async def aadmit(self, head: RequestHead, peer: Peer) -> Admitted | Reply:
+    async def aadmit(
+        self, head: RequestHead, peer: Peer, read: AsyncReading | None = None
+    ) -> Admitted | Reply:
         """`admit` for asyncio."""
         arrival = self._arrive(head, peer)
         try:
             check = next(arrival)
             while True:
-                check = arrival.send(await self._aask(check))
+                wanted = check.filter.body
+                found = None if wanted is None else await read(wanted) if read else Unread.NOBODY_READS
+                check = arrival.send(
+                    found if isinstance(found, Unread) else await self._aask(_with_body(check, found))
+                )
         except StopIteration as end:
-            found: Admitted | Reply = end.value
-            return found
+            admitted: Admitted | Reply = end.value
+            return admitted
 
     def handed(self, admitted: Admitted, watched: Attachable | None = None) -> Handed:
         """What the request hands on to the calls that are made for it; `watched`: who has its span."""
@@ -127,6 +142,10 @@ class Gate:
         certs = self.mesh.certs
         own = certs.held.principal if certs is not None and certs.held is not None else ""
         return arrive(view.inbound[self._name], head, peer, own, self._wall(), view.version)
+
+
+def _with_body(check: Check, body: Shown | None) -> Check:
+    return check if body is None else Check(check.filter, check.question, body)
 
 
 class Gates:

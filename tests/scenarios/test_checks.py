@@ -5,12 +5,14 @@ import http.server
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
 from support.fake_mesh import FakeMesh
 
+from meshlib.core.authz.body import BodyWanted, Shown
 from meshlib.core.authz.external import (
     Blocked,
     Check,
@@ -56,10 +58,11 @@ class Authority(http.server.BaseHTTPRequestHandler):
     """Lets in who shows `x-ext-authz: allow`; is broken for `/broken`."""
 
     protocol_version = "HTTP/1.1"
-    seen: list[tuple[str, str, dict[str, str]]]
+    seen: list[tuple[str, str, dict[str, str], bytes]]
 
     def _answer(self) -> None:
-        self.seen.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}))
+        sent = self.rfile.read(int(self.headers["content-length"]))
+        self.seen.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, sent))
         allowed = self.headers.get("x-ext-authz") == "allow"
         status = 500 if "/broken" in self.path else 200 if allowed else 401
         body = b"" if allowed else b"denied by ext_authz"
@@ -128,9 +131,40 @@ async def test_an_http_authority_lets_in(authority: tuple[int, list[Any]]) -> No
     asked = check(HTTP, ALLOW, (b"authorization", b"me"), (b"x-added", b"forged"), (b"cookie", b"x"), **SHOWN)
     opinion = await both(port, asked)
     assert opinion == Passed(set=((b"x-user", b"jason"),), to_client=((b"x-other", b"1"),))
-    method, path, headers = seen[0]
+    method, path, headers, sent = seen[0]
     assert (method, path, headers.pop("host")) == ("GET", "/check/a?b", "reviews:9080")
+    assert (headers.pop("content-length"), sent) == ("0", b"")
     assert headers == {"x-ext-authz": "allow", "authorization": "me", "x-added": "1"}
+
+
+BODY = b"\xffa\xc3\xa4"
+FORGED = (b"X-Envoy-Auth-Partial-Body", b"forged")
+
+
+def shown(asked: Check, whole: bool, wanted: BodyWanted) -> Check:
+    return Check(replace(asked.filter, body=wanted), asked.question, Shown(BODY, whole, 9))
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+async def test_an_http_authority_is_shown_the_body(
+    authority: tuple[int, list[Any]], whole: bool, raw: bool
+) -> None:
+    port, seen = authority
+    headers = (ALLOW, FORGED, (b"content-length", b"9"), (b"transfer-encoding", b"chunked"))
+    asked = check(HTTP, *headers, asks=lambda name: name != b"accept")
+    assert isinstance(await both(port, shown(asked, whole, BodyWanted(4, raw=raw))), Passed)
+    _, _, told, sent = seen[0]
+    assert sent == BODY
+    assert told["content-length"] == "4"
+    assert told["x-envoy-auth-partial-body"] == ("false" if whole else "true")
+    assert "transfer-encoding" not in told
+
+
+async def test_what_can_not_be_written_as_http_does_not_pass(authority: tuple[int, list[Any]]) -> None:
+    port, seen = authority
+    assert await both(port, check(HTTP, (b"x-ext-authz", b"a\nb"), fail_open=True, **SHOWN)) == Blocked(400)
+    assert seen == []
 
 
 async def test_an_http_authority_refuses(authority: tuple[int, list[Any]]) -> None:
@@ -208,6 +242,8 @@ async def test_a_grpc_authority_lets_in(grpc_authority: tuple[int, list[Any]]) -
     assert attributes.destination.address.socket_address.port_value == 9080
     http = attributes.request.http
     assert (http.method, http.host, http.path) == ("GET", "reviews:9080", "/a?b")
+    assert (http.size, http.body, http.raw_body) == (0, "", b"")
+    assert seen[0].attributes.request.time.seconds > 0
     assert dict(http.headers) == {
         ":method": "GET",
         ":path": "/a?b",
@@ -217,6 +253,22 @@ async def test_a_grpc_authority_lets_in(grpc_authority: tuple[int, list[Any]]) -
         "x-ext-authz": "allow",
         "x-two": "1,2",
     }
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+async def test_a_grpc_authority_is_shown_the_body(
+    grpc_authority: tuple[int, list[Any]], whole: bool, raw: bool
+) -> None:
+    port, seen = grpc_authority
+    asked = check(GRPC, ALLOW, FORGED, (b"content-length", b"9"), (b"expect", b"100-continue"))
+    assert isinstance(await both(port, shown(asked, whole, BodyWanted(4, raw=raw))), Passed)
+    http = seen[0].attributes.request.http
+    assert (http.body, http.raw_body) == (("", BODY) if raw else ("!a\xe4", b""))
+    assert http.size == 9
+    assert http.headers["x-envoy-auth-partial-body"] == ("false" if whole else "true")
+    assert http.headers["content-length"] == "9"
+    assert "expect" not in http.headers
 
 
 async def test_a_grpc_authority_refuses(grpc_authority: tuple[int, list[Any]]) -> None:

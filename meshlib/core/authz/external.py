@@ -3,9 +3,11 @@
 Rules (Envoy):
 
 - Asked is only of requests that `enabled` takes (Istio: those that a CUSTOM policy's shadow rule matched).
-- An HTTP authority is asked by a request of the same method and path, with a prefix before the path,
-  without a body: its host, authorization, and the headers that are allowed. 200 lets it pass, 5xx is no
-  answer, everything else is the client's answer.
+- An HTTP authority is asked by a request of the same method and path, with a prefix before the path: its
+  host, authorization, and the headers that are allowed. 200 lets it pass, 5xx is no answer, everything else
+  is the client's answer.
+- Of the body it is shown what the configuration wants (see `body`), always as it came, and nothing else of
+  it. Whether that is a part only, is said in `x-envoy-auth-partial-body`, which nobody else can say.
 - Without an answer the request is refused with `status_on_error`, or passes if the configuration says so.
 - Headers that come back are taken only where the configuration allows them. `host`, those with a colon,
   and those that are of one connection or frame the message never are.
@@ -16,6 +18,7 @@ Rules (Envoy):
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from meshlib.core.authz.body import BodyWanted, Shown, Unread
 from meshlib.core.authz.conditions import Condition
 from meshlib.core.authz.question import Question
 from meshlib.core.request import Header, RequestHead, ResponseHead
@@ -30,6 +33,11 @@ _FRAMING = frozenset(
         *(b"keep-alive", b"proxy-connection", b"trailer"),
     )
 )
+PARTIAL = b"x-envoy-auth-partial-body"
+_NEVER_SHOWN = frozenset(
+    (PARTIAL, b"connection", b"expect", b"keep-alive", b"proxy-connection", b"transfer-encoding")
+)
+"""What is of the connection, not of the request; Envoy has taken it away by then."""
 _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 """What a header's name is made of (RFC 9110, 5.6.2)."""
 _CONTROLS = frozenset((*range(9), *range(10, 32), 127))
@@ -87,6 +95,8 @@ class ExtAuthz:
     asks: Names | None = field(default=None, compare=False, repr=False)
     """Which headers the authority is shown; None: the kind's own rule, gRPC's is all."""
     hides: Names = field(default=nothing, compare=False, repr=False)
+    body: BodyWanted | None = None
+    """None: the authority is shown no body."""
 
     def wanted(self, question: Question) -> bool:
         """Whether this request is asked about."""
@@ -98,6 +108,8 @@ class ExtAuthz:
         found = []
         for name, value in head.headers:
             lower = name.lower()
+            if lower in _NEVER_SHOWN:
+                continue
             asked = self.asks(lower) if self.asks else not http
             if (asked or (http and lower in _ALWAYS_ASKED)) and not self.hides(lower):
                 found.append((lower, value))
@@ -131,7 +143,7 @@ class NoAnswer:
     detail: str
 
 
-Opinion = Passed | Blocked | NoAnswer
+Opinion = Passed | Blocked | NoAnswer | Unread
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +152,27 @@ class Check:
 
     filter: ExtAuthz
     question: Question
+    body: Shown | None = None
+    """As far as the filter wants it."""
 
 
-def http_request(filter_: ExtAuthz, authority: HttpAuthority, head: RequestHead) -> RequestHead:
-    """What an HTTP authority is asked."""
+def http_request(check: Check, authority: HttpAuthority) -> RequestHead:
+    """The head of what an HTTP authority is asked; its body is that of the check."""
+    head = check.question.head
     given = {name for name, _ in authority.added}
-    headers = [header for header in filter_.shown(head) if header[0] not in (_FRAMING | given)]
+    headers = [header for header in check.filter.shown(head) if header[0] not in (_FRAMING | given)]
+    length = 0
+    if check.body is not None:
+        length = len(check.body.data)
+        headers.append(partial(check.body))
+    headers.append((b"content-length", str(length).encode()))
     path = authority.path_prefix + head.path
     return RequestHead(head.method, "http", head.authority, path, [*headers, *authority.added])
+
+
+def partial(body: Shown) -> Header:
+    """The header that says whether a body is shown in part only."""
+    return PARTIAL, b"false" if body.whole else b"true"
 
 
 def http_opinion(authority: HttpAuthority, head: ResponseHead, body: bytes) -> Opinion:
@@ -178,7 +203,7 @@ def checked(opinion: Opinion) -> Opinion:
         case Blocked(status, headers, body):
             told = tuple(header for header in _sane(headers) if _can_be_sent(*header))
             return Blocked(status, told, b"" if status in _WITHOUT_BODY else body)
-        case NoAnswer():
+        case NoAnswer() | Unread():
             return opinion
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from meshlib.core.authz.body import BodyWanted
 from meshlib.core.authz.external import ExtAuthz, GrpcAuthority, HttpAuthority, Names, nothing
 from meshlib.core.route.text import TextMatch
 from meshlib.dataplane.decode.authz import decode_metadata
@@ -13,7 +14,7 @@ from meshlib.xds import pb
 TIMEOUT = 0.2
 """Seconds; Envoy's default."""
 _UNSUPPORTED = (
-    *("with_request_body", "filter_enabled", "deny_at_disable", "include_peer_certificate"),
+    *("filter_enabled", "deny_at_disable", "include_peer_certificate"),
     *("decoder_header_mutation_rules", "enable_dynamic_metadata_ingestion", "include_tls_session"),
 )
 
@@ -47,7 +48,14 @@ def decode_ext_authz(name: str, message: Any) -> ExtAuthz:
         if message.HasField("allowed_headers")
         else None,
         hides=_names(message.disallowed_headers, "disallowed_headers"),
+        body=_body(message.with_request_body) if message.HasField("with_request_body") else None,
     )
+
+
+def _body(message: Any) -> BodyWanted:
+    if not message.max_request_bytes:
+        raise Refused("with_request_body.max_request_bytes", "is 0")
+    return BodyWanted(message.max_request_bytes, message.allow_partial_message, message.pack_as_bytes)
 
 
 def _http(message: Any) -> HttpAuthority:

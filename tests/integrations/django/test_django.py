@@ -1,6 +1,7 @@
 """Django in the mesh, by one line in MIDDLEWARE: WSGI and ASGI, sync and async views."""
 
-from collections.abc import AsyncIterator, Iterator
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from support.policed import PAGE, STRANGER, gate, peer
 from support.telemetry import Told
 
 import meshlib
+from meshlib.core.authz.body import Shown
+from meshlib.core.authz.external import Check, Opinion, Passed
 from meshlib.dataplane import context
+from meshlib.dataplane.gate import Gate, Gates
 from meshlib_asgi import WithPeer
 from meshlib_wsgi import PEER
 
@@ -54,7 +58,22 @@ def seen(request: HttpRequest) -> HttpResponse:
     return HttpResponse(f"{request.path} {request.headers.get('x-mine', '-')}")
 
 
+def form(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("&".join(f"{name}={value}" for name, value in request.POST.items()))
+
+
+def body(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(request.body)
+
+
+def stream(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(b"".join(iter(lambda: request.read(3), b"")))
+
+
 urlpatterns = [
+    path("form", form),
+    path("body", body),
+    path("stream", stream),
     path("sync", sync_view),
     path("async", async_view),
     path("sync-stream", sync_stream),
@@ -171,3 +190,90 @@ def _check(told: Told, target: str) -> None:
     assert attributes["http.url"] == f"http://reviews:9080{target}"
     assert attributes["response_size"] == str(len("default/productpage for jason"))
     assert attributes["http.protocol"] == "HTTP/1.1"
+
+
+ASKED = """
+apiVersion: mesh.istio.io/v1alpha1
+kind: MeshConfig
+metadata: {name: mesh}
+extensionProviders:
+- name: whole
+  envoyExtAuthzHttp: {service: authz.mesh, port: 80, includeRequestBodyInCheck: {maxRequestBytes: 8}}
+- name: part
+  envoyExtAuthzHttp:
+    service: authz.mesh
+    port: 80
+    includeRequestBodyInCheck: {maxRequestBytes: 8, allowPartialMessage: true}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: authz}
+spec: {hosts: [authz.mesh], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: ask}
+spec: {action: CUSTOM, provider: {name: %s}, rules: [{}]}
+"""
+
+
+@pytest.fixture
+def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], list[Shown | None]]]:
+    """What an authority is shown from now on, which lets everybody in; it is asked as `provider` says."""
+    seen: list[Shown | None] = []
+
+    def ask(check: Check) -> Opinion:
+        seen.append(check.body)
+        return Passed()
+
+    async def aask(check: Check) -> Opinion:
+        return ask(check)
+
+    with contextlib.ExitStack() as stack:
+
+        def begin(provider: str) -> list[Shown | None]:
+            mesh = stack.enter_context(gate(tmp_path, ASKED % provider).mesh)
+            asking = Gate(mesh, 9080, ask=ask, aask=aask)
+            monkeypatch.setattr(Gates, "at", lambda *_: asking)
+            return seen
+
+        yield begin
+
+
+def posted(target: str, **how: Any) -> str:
+    return (
+        httpx.Client(transport=httpx.WSGITransport(_told_who(get_wsgi_application())))
+        .post(f"http://reviews:9080{target}", **how)
+        .text
+    )
+
+
+def _told_who(app: Any) -> Any:
+    return lambda environ, start: app({**environ, PEER: peer(PAGE)}, start)
+
+
+async def aposted(target: str, **how: Any) -> str:
+    transport = httpx.ASGITransport(WithPeer(get_asgi_application(), peer(PAGE)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://reviews:9080") as client:
+        return (await client.post(target, **how)).text
+
+
+async def test_a_body_is_shown_and_then_read(shown: Callable[[str], list[Shown | None]]) -> None:
+    seen = shown("whole")
+    for view in ("/form", "/body", "/stream"):
+        sent = {"data": {"name": "me"}}
+        assert (posted(view, **sent), await aposted(view, **sent)) == ("name=me", "name=me")
+    assert seen == [Shown(b"name=me", True, 7)] * 6
+    seen.clear()
+    too_much = {"data": {"name": "myselves"}}
+    assert [posted("/body", **too_much), await aposted("/body", **too_much)] == ["Payload Too Large"] * 2
+    assert [posted("/body"), await aposted("/body")] == ["", ""]
+    assert seen == [None, None]
+
+
+async def test_a_body_that_is_shown_in_part_is_read_whole(shown: Callable[[str], list[Shown | None]]) -> None:
+    seen = shown("part")
+    for view in ("/form", "/body", "/stream"):
+        sent = {"data": {"name": "myselves"}}
+        assert (posted(view, **sent), await aposted(view, **sent)) == ("name=myselves", "name=myselves")
+    assert [(one.data, one.whole) for one in seen if one] == [(b"name=mys", False)] * 6

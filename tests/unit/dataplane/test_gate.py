@@ -8,6 +8,8 @@ import pytest
 
 from meshlib.bootstrap import bootstrap
 from meshlib.core.actions import Reply
+from meshlib.core.authz.body import BodyWanted, Found, Shown, Unread
+from meshlib.core.authz.external import Check, ExtAuthz, HttpAuthority, Opinion, Passed
 from meshlib.core.inbound import Admitted, Inbound
 from meshlib.core.mtls import InboundMode, ServerTls
 from meshlib.core.request import Peer, RequestHead
@@ -53,14 +55,14 @@ class Source:
         pass
 
 
-def gate(*known: Inbound) -> Gate:
+def gate(*known: Inbound, **more: Any) -> Gate:
     """Of port 9080, in a mesh that knows these policies."""
     source: Any = Source()
     settings = bootstrap({}, allow_plaintext=True, first_call_timeout=0.01, state_dir="")
     mesh = Mesh(settings, lambda *_: source)
     policies: Mapping[str, Inbound] = MappingProxyType({one.name: one for one in known})
     mesh._view = SimpleNamespace(inbound=policies, version="7", tables={})  # type: ignore[assignment]
-    return Gate(mesh, 9080)
+    return Gate(mesh, 9080, **more)
 
 
 def head(path: str = "/x") -> RequestHead:
@@ -122,6 +124,53 @@ def test_a_request_is_decided_by_the_policy_of_its_moment() -> None:
     changing.mesh._view = gate(STRICT).mesh.view
     assert isinstance(changing.admit(head(), NOBODY), Reply)
     assert repr(changing) == "<Gate of port 9080: STRICT>"
+
+
+WANTED = BodyWanted(10)
+SHOWING = Inbound(
+    inbound_listener(9080), ServerTls(), (ExtAuthz("ext", HttpAuthority("c"), body=WANTED, fail_open=True),)
+)
+
+
+@pytest.mark.parametrize(
+    ("found", "status", "asked"),
+    [
+        (Shown(b"abc"), 0, [Shown(b"abc")]),
+        (None, 0, [None]),
+        (Unread.TOO_LARGE, 413, []),
+        (Unread.TOO_SLOW, 408, []),
+    ],
+)
+async def test_the_body_is_read_for_an_authority_that_wants_it(
+    found: Found, status: int, asked: list[Shown | None]
+) -> None:
+    seen: list[Shown | None] = []
+    wanted: list[BodyWanted] = []
+
+    def ask(check: Check) -> Opinion:
+        seen.append(check.body)
+        return Passed()
+
+    async def aask(check: Check) -> Opinion:
+        return ask(check)
+
+    def read(how: BodyWanted) -> Found:
+        wanted.append(how)
+        return found
+
+    async def aread(how: BodyWanted) -> Found:
+        return read(how)
+
+    one = gate(SHOWING, ask=ask, aask=aask)
+    for verdict in (one.admit(head(), NOBODY, read), await one.aadmit(head(), NOBODY, aread)):
+        assert (verdict.status if isinstance(verdict, Reply) else 0) == status
+    assert (seen, wanted) == (asked * 2, [WANTED] * 2)
+
+
+async def test_where_nobody_can_read_the_body_nobody_gets_in() -> None:
+    verdict = await both(gate(SHOWING), head(), NOBODY)
+    assert isinstance(verdict, Reply)
+    assert (verdict.status, verdict.facts.detail) == (500, "request_body_unreadable")
 
 
 def test_in_plain_text_no_chain_is_vouched_for() -> None:

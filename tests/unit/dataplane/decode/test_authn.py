@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from meshlib.core.authn import AnyOf, By, HeaderPlace, Without
+from meshlib.core.authz.body import BodyWanted
 from meshlib.core.authz.external import GrpcAuthority, HttpAuthority
 from meshlib.dataplane.decode.authn import decode_jwt
 from meshlib.dataplane.decode.errors import Refused
@@ -86,11 +87,27 @@ def test_a_grpc_authority() -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"max_request_bytes": 5}, BodyWanted(5)),
+        (
+            {"max_request_bytes": 2**32 - 1, "allow_partial_message": True, "pack_as_bytes": True},
+            BodyWanted(2**32 - 1, partial=True, raw=True),
+        ),
+    ],
+)
+def test_how_much_of_a_body_is_shown(settings: Any, wanted: BodyWanted) -> None:
+    message = pb.from_dict(pb.ExtAuthz, {**SERVICE, "with_request_body": settings})
+    assert decode_ext_authz("ext", message).body == wanted
+
+
+@pytest.mark.parametrize(
     ("message", "said"),
     [
         ({}, "services: is not set"),
         ({"http_service": {"server_uri": {"uri": "x"}}}, "http_service.server_uri.cluster: is empty"),
-        ({**SERVICE, "with_request_body": {"max_request_bytes": 5}}, "with_request_body: is not supported"),
+        ({**SERVICE, "with_request_body": {}}, "with_request_body.max_request_bytes: is 0"),
+        ({**SERVICE, "include_peer_certificate": True}, "include_peer_certificate: is not supported"),
         ({"grpc_service": {"google_grpc": {}}}, "grpc_service.envoy_grpc.cluster_name: is not set"),
     ],
 )
