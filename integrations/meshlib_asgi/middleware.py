@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import meshlib
 from meshlib.core.actions import Facts, Reply
+from meshlib.core.authz.opinion import Told, answered
 from meshlib.core.authz.path import beneath, given
 from meshlib.core.caller import Caller
 from meshlib.core.inbound import Admitted
@@ -184,10 +185,10 @@ def port_of(scope: Scope) -> int:
     return int(server[1] or 0) if server else 0
 
 
-def _adding(headers: Iterable[Header], send: Send) -> Send:
+def _adding(told: Iterable[Told], send: Send) -> Send:
     async def adding(message: MutableMapping[str, Any]) -> None:
         if message["type"] in ("http.response.start", "websocket.accept"):
-            message["headers"] = [*message.get("headers", ()), *_lower(headers)]
+            message["headers"] = answered(message.get("headers", ()), told)
         await send(message)
 
     return adding

@@ -11,6 +11,7 @@ from django.http.response import HttpResponseBase, StreamingHttpResponse
 
 import meshlib
 from meshlib.core.actions import Reply
+from meshlib.core.authz.opinion import Told, answered
 from meshlib.core.inbound import Admitted
 from meshlib.core.request import Peer, RequestHead
 from meshlib.dataplane import context
@@ -198,8 +199,8 @@ def _tell(request: HttpRequest, admitted: Admitted, head: RequestHead) -> bool:
 def _finish(
     response: HttpResponseBase, admitted: Admitted, handed: Handed, watched: Inbound | None
 ) -> HttpResponseBase:
-    for name, value in admitted.response_headers:
-        response.headers[name.decode("latin-1")] = value.decode("latin-1")
+    if admitted.response_headers:
+        _add(response, admitted.response_headers)
     if watched is not None:
         _answered(response, watched)
     if isinstance(response, StreamingHttpResponse) and not getattr(response, "file_to_stream", None):
@@ -209,6 +210,20 @@ def _finish(
             _astream(chunks, handed, watched) if response.is_async else _stream(chunks, handed, watched)
         )
     return response
+
+
+def _add(response: HttpResponseBase, told: Iterable[Told]) -> None:
+    """Django has one place for a name: values become one list, and cookies stand apart."""
+    cookies = [one for one in told if one.name == b"set-cookie"]
+    for cookie in cookies:
+        response.cookies.load(cookie.value.decode("latin-1"))
+    came = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.items()]
+    made: dict[str, str] = {}
+    for name, value in answered(came, (one for one in told if one not in cookies)):
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        made[key] = f"{made[key]}, {text}" if key in made else text
+    for key, text in made.items():
+        response.headers[key] = text
 
 
 def _answered(response: HttpResponseBase, watched: Inbound) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import meshlib
 from meshlib.core.actions import Facts, Reply
-from meshlib.core.request import Header
+from meshlib.core.authz.opinion import Told, answered
 from meshlib.dataplane import context
 from meshlib.dataplane.context import Handed
 from meshlib.dataplane.gate import Gate, Gates
@@ -142,10 +142,10 @@ def status_line(status: int) -> str:
         return f"{status} Status"
 
 
-def _adding(headers: Iterable[Header], start_response: StartResponse) -> StartResponse:
-    added = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
-
+def _adding(told: Iterable[Told], start_response: StartResponse) -> StartResponse:
     def start(status: str, given: list[tuple[str, str]], *rest: Any) -> Any:
-        return start_response(status, [*given, *added], *rest)
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given]
+        made = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in answered(headers, told)]
+        return start_response(status, made, *rest)
 
     return start

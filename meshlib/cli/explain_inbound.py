@@ -14,7 +14,8 @@ from meshlib.cli.explain_served import Served
 from meshlib.core import outsiders
 from meshlib.core.actions import Reply
 from meshlib.core.authn import JwtAuthn
-from meshlib.core.authz.external import ExtAuthz, Passed
+from meshlib.core.authz.external import ExtAuthz
+from meshlib.core.authz.opinion import Passed
 from meshlib.core.authz.path import normalize, origin_form
 from meshlib.core.authz.question import Question
 from meshlib.core.authz.rbac import Rbac, Rules

@@ -19,24 +19,16 @@ from meshlib.core.actions import Facts, Reply
 from meshlib.core.authn import PAYLOAD, JwtAuthn
 from meshlib.core.authn import SPACE as CLAIMS
 from meshlib.core.authz.body import Unread
-from meshlib.core.authz.external import (
-    FAILED_OPEN,
-    Blocked,
-    Check,
-    ExtAuthz,
-    NoAnswer,
-    Opinion,
-    Passed,
-    changed,
-    checked,
-)
+from meshlib.core.authz.external import Check, ExtAuthz
+from meshlib.core.authz.opinion import FAILED_OPEN, Blocked, NoAnswer, Opinion, Passed, Told, changed, checked
+from meshlib.core.authz.opinion import SPACE as SAID
 from meshlib.core.authz.path import REDIRECT, PathOptions, normalize, origin_form
 from meshlib.core.authz.question import NO_IP, Question, parse_ip
 from meshlib.core.authz.rbac import SPACE as SHADOWS
 from meshlib.core.authz.rbac import Denied, Rbac
 from meshlib.core.caller import Caller
 from meshlib.core.mtls import InboundMode, ServerTls
-from meshlib.core.request import Header, Peer, RequestHead
+from meshlib.core.request import Peer, RequestHead
 from meshlib.core.route.rule import Origin
 
 _DEFAULT = Origin()
@@ -77,8 +69,8 @@ class Admitted:
     caller: Caller
     head: RequestHead
     """What the application is given: path normalised, headers that outsiders may not set removed."""
-    response_headers: tuple[Header, ...] = ()
-    """What an external authority adds to the response."""
+    response_headers: tuple[Told, ...] = ()
+    """What external authorities add to the response."""
 
 
 Arrival = Generator[Check, Opinion, Admitted | Reply]
@@ -100,7 +92,7 @@ def arrive(
     head = outsiders.told(head, peer, own)
     remote = outsiders.client_address(head)
     question = Question(head, peer, remote if remote and parse_ip(remote) != NO_IP else "")
-    to_client: tuple[Header, ...] = ()
+    to_client: tuple[Told, ...] = ()
     for one in inbound.filters:
         match one:
             case Rbac():
@@ -155,6 +147,8 @@ def _hear(
     match opinion:
         case Passed():
             question.head = changed(question.head, opinion)
+            if opinion.metadata:
+                question.metadata[SAID] = {**question.metadata.get(SAID, {}), **opinion.metadata}
             return None
         case Blocked(status, headers, body):
             facts = _facts(inbound, policy, "ext_authz_denied", version, "UAEX")

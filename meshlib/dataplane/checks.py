@@ -24,15 +24,13 @@ from google.protobuf.message import DecodeError
 from meshlib.core.actions import Attempt
 from meshlib.core.authz.external import (
     MOST_BODY,
-    Blocked,
     Check,
     GrpcAuthority,
     HttpAuthority,
-    NoAnswer,
-    Opinion,
     http_opinion,
     http_request,
 )
+from meshlib.core.authz.opinion import Blocked, NoAnswer, Opinion
 from meshlib.core.balance.pick import pick
 from meshlib.core.breaker import Slots, allows_request
 from meshlib.core.mtls import secure

@@ -16,7 +16,8 @@ from typing import Protocol
 
 from meshlib.core.actions import Reply
 from meshlib.core.authz.body import AsyncReading, Reading, Shown, Unread
-from meshlib.core.authz.external import Check, Opinion
+from meshlib.core.authz.external import Check
+from meshlib.core.authz.opinion import Opinion
 from meshlib.core.inbound import Admitted, Arrival, Inbound, arrive
 from meshlib.core.mtls import ServerTls
 from meshlib.core.request import Peer, RequestHead

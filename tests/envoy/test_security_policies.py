@@ -105,6 +105,10 @@ spec: {action: DENY, rules: [{}]}
         "allow(p):\n  rules: [{from: [{source: {serviceAccounts: [web.a, bar/other]}}]}]\n",
         [Ask(200, who=DOTTED), Ask(403, who=NEAR), Ask(200, who=OTHER), Ask(403, who=SLEEP), Ask(403)],
     ),
+    "not a service account": (
+        "deny(p):\n  rules: [{from: [{source: {notServiceAccounts: [web.a, bar/other]}}]}]\n",
+        [Ask(200, who=DOTTED), Ask(403, who=NEAR), Ask(200, who=OTHER), Ask(403, who=SLEEP), Ask(403)],
+    ),
     "the end of a principal": (
         'allow(p):\n  rules: [{from: [{source: {principals: ["*/sa/web.a"]}}]}]\n',
         [Ask(200, who=DOTTED), Ask(403, who=NEAR)],
@@ -321,6 +325,16 @@ async def test_keys_that_were_fetched_stand_in_the_configuration(tmp_path: Path)
     keys = {KeySource("https://issuer.example/keys", ""): JWKS}
     async with secured_envoy({"jwt": filters_of(text, keys)}, {}, {}, tmp_path) as envoy:
         assert (await envoy.ask("jwt", headers={"authorization": f"Bearer {token()}"})).status_code == 200
+        assert (await envoy.ask("jwt", headers={"authorization": "Bearer x"})).status_code == 401
+
+
+async def test_without_an_issuer_the_keys_are_those_of_any(tmp_path: Path) -> None:
+    text = VERDICTS["keys that were never fetched"][0].replace("issuer: https://issuer.example, ", "")
+    keys = {KeySource("https://issuer.example/keys", ""): JWKS}
+    async with secured_envoy({"jwt": filters_of(text, keys)}, {}, {}, tmp_path) as envoy:
+        for issuer in ("https://issuer.example", "somebody"):
+            headers = {"authorization": f"Bearer {token(iss=issuer)}"}
+            assert (await envoy.ask("jwt", headers=headers)).status_code == 200
         assert (await envoy.ask("jwt", headers={"authorization": "Bearer x"})).status_code == 401
 
 

@@ -13,16 +13,8 @@ import pytest
 from support.fake_mesh import FakeMesh
 
 from meshlib.core.authz.body import BodyWanted, Shown
-from meshlib.core.authz.external import (
-    Blocked,
-    Check,
-    ExtAuthz,
-    GrpcAuthority,
-    HttpAuthority,
-    NoAnswer,
-    Opinion,
-    Passed,
-)
+from meshlib.core.authz.external import Check, ExtAuthz, GrpcAuthority, HttpAuthority
+from meshlib.core.authz.opinion import Blocked, NoAnswer, Opinion, Passed, Told
 from meshlib.core.authz.question import Question
 from meshlib.core.balance.cluster import Cluster
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
@@ -130,7 +122,7 @@ async def test_an_http_authority_lets_in(authority: tuple[int, list[Any]]) -> No
     port, seen = authority
     asked = check(HTTP, ALLOW, (b"authorization", b"me"), (b"x-added", b"forged"), (b"cookie", b"x"), **SHOWN)
     opinion = await both(port, asked)
-    assert opinion == Passed(set=((b"x-user", b"jason"),), to_client=((b"x-other", b"1"),))
+    assert opinion == Passed(set=((b"x-user", b"jason"),), to_client=(Told(b"x-other", b"1"),))
     method, path, headers, sent = seen[0]
     assert (method, path, headers.pop("host")) == ("GET", "/check/a?b", "reviews:9080")
     assert (headers.pop("content-length"), sent) == ("0", b"")
@@ -234,7 +226,7 @@ async def test_a_grpc_authority_lets_in(grpc_authority: tuple[int, list[Any]]) -
     port, seen = grpc_authority
     opinion = await both(port, check(GRPC, ALLOW, (b"x-two", b"1"), (b"x-two", b"2")))
     assert opinion == Passed(
-        ((b"x-user", b"jason"),), ((b"x-more", b"1"),), (b"cookie",), ((b"x-seen", b"1"),)
+        ((b"x-user", b"jason"),), ((b"x-more", b"1"),), (b"cookie",), (Told(b"x-seen", b"1"),)
     )
     attributes = seen[0].attributes
     assert attributes.source.principal == PEER.principal

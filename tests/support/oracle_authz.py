@@ -27,6 +27,7 @@ from typing import Any
 
 from support.envoy import run_envoy
 from support.oracle_http import Call, Received, receive
+from support.security_envoy import ECHO
 from support.small_ca import Issued, SmallCa
 
 from meshlib.core import outsiders
@@ -61,13 +62,6 @@ PATHS = (
     PathOptions(True, True, EscapedSlashes.REJECT),
     PathOptions(True, False, EscapedSlashes.REDIRECT),
 )
-ECHO = """
-function envoy_on_request(handle)
-  local lines = {}
-  for name, value in pairs(handle:headers()) do lines[#lines + 1] = name .. "\\t" .. value end
-  handle:respond({[":status"] = "200"}, table.concat(lines, "\\n"))
-end
-"""
 PARALLEL = 8
 JWT = "envoy.filters.http.jwt_authn"
 PASSED, MOVED, REFUSED = 200, 307, 403

@@ -199,6 +199,8 @@ def _authentication(dice: random.Random, signers: Signers, issuer: str, case: in
             rule["audiences"] = dice.choice((["aud1"], ["aud1", "aud2"], ["http://aud1"]))
         if dice.random() < 0.4:
             rule["forwardOriginalToken"] = True
+        if dice.random() < 0.2:
+            rule["spaceDelimitedClaims"] = ["groups"]
         if dice.random() < 0.3:
             rule["outputPayloadToHeader"] = f"x-payload-{case}"
         if dice.random() < 0.5:
@@ -241,6 +243,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "requestPrincipals": ("*", "ISS/sub1", "ISS/*", "*/sub1", "*sub2", "ISS/2/sub1"),
     "ipBlocks": ("127.0.0.1", "127.0.0.0/24", "10.0.0.0/8", "127.0.0.4/30"),
     "remoteIpBlocks": ("10.0.0.0/8", "127.0.0.0/8", "2001:db8::/32"),
+    "trustDomains": ("cluster.local", "td2.example", "td2*", "*.example", "*", "td3"),
 }
 OPERATIONS: dict[str, tuple[str, ...]] = {
     "hosts": ("web", "web.example.com", "*.example.com", "api*", "*", "WEB"),
@@ -266,6 +269,8 @@ CONDITIONS: dict[str, tuple[str, ...]] = {
     "remote.ip": SOURCES["remoteIpBlocks"],
     "source.namespace": SOURCES["namespaces"],
     "source.principal": SOURCES["principals"],
+    "source.serviceAccount": ("web", "api", "other/web", "we", "none/web"),
+    "source.trustDomain": SOURCES["trustDomains"],
     "request.auth.principal": SOURCES["requestPrincipals"],
     "request.auth.audiences": ("aud1", "aud*", "https://aud1/"),
     "request.auth.presenter": ("p1", "p*"),

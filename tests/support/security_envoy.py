@@ -23,6 +23,14 @@ from meshlib.xds import pb
 NAMESPACE, LABELS = "foo", {"app": "httpbin", "version": "v1"}
 _MANAGER = "envoy.filters.network.http_connection_manager"
 _EXTENSIONS = "type.googleapis.com/envoy.extensions"
+ECHO = """
+function envoy_on_request(handle)
+  local lines = {}
+  for name, value in pairs(handle:headers()) do lines[#lines + 1] = name .. "\\t" .. value end
+  handle:respond({[":status"] = "200", ["x-app"] = "own"}, table.concat(lines, "\\n"))
+end
+"""
+"""Answers with the request, a header a line."""
 POLICY = re.compile(r"^(\w+)\((.*?)\):$", re.MULTILINE)
 
 
@@ -97,15 +105,17 @@ async def secured_envoy(
     tcp: Mapping[str, Security],
     clusters: Mapping[str, tuple[int, bool]],
     folder: Path,
+    *,
+    echo: bool = False,
 ) -> AsyncIterator[Tried]:
     """An Envoy with a listener of that name for each of `http` and `tcp`.
 
-    HTTP answers 200 and tells of some of the request's headers; TCP gives back what it gets. `clusters`
-    are ports on loopback, and whether gRPC is spoken there.
+    HTTP answers 200 and tells of some of the request's headers, or with `echo` of all of them in the body;
+    TCP gives back what it gets. `clusters` are ports on loopback, and whether gRPC is spoken there.
     """
     ca = SmallCa()
     server = ca.issue("spiffe://cluster.local/ns/foo/sa/httpbin", ips=["127.0.0.1"])
-    listeners = [_http(name, found, ca, server) for name, found in http.items()]
+    listeners = [_http(name, found, ca, server, echo=echo) for name, found in http.items()]
     listeners += [_tcp(name, found) for name, found in tcp.items()]
     made = [_cluster(name, port, grpc) for name, (port, grpc) in clusters.items()]
     bootstrap = {"static_resources": {"listeners": listeners, "clusters": made}}
@@ -123,7 +133,7 @@ def _address() -> dict[str, Any]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": 0}}
 
 
-def _http(name: str, found: Security, ca: SmallCa, server: Any) -> dict[str, Any]:
+def _http(name: str, found: Security, ca: SmallCa, server: Any, *, echo: bool) -> dict[str, Any]:
     told = [
         {"header": {"key": f"x-got-{header}", "value": f"%REQ({header})%"}}
         for header in ("x-sub", "x-role", "x-payload", "authorization", "x-user")
@@ -137,7 +147,7 @@ def _http(name: str, found: Security, ca: SmallCa, server: Any) -> dict[str, Any
     manager = {
         "@type": f"{_EXTENSIONS}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": name,
-        "http_filters": [*_listed(found.filters), router],
+        "http_filters": [*_listed(found.filters), *([_echo()] if echo else []), router],
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
     }
     tls = {
@@ -168,6 +178,12 @@ def _http(name: str, found: Security, ca: SmallCa, server: Any) -> dict[str, Any
             {"filter_chain_match": {"transport_protocol": "raw_buffer"}, "filters": filters},
         ],
     }
+
+
+def _echo() -> dict[str, Any]:
+    code = {"inline_string": ECHO}
+    lua = {"@type": f"{_EXTENSIONS}.filters.http.lua.v3.Lua", "default_source_code": code}
+    return {"name": "echo", "typed_config": lua}
 
 
 def _tcp(name: str, found: Security) -> dict[str, Any]:

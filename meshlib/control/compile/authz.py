@@ -31,7 +31,8 @@ _RULES = "envoy.config.rbac.v3.RBAC"
 _TCP = "envoy.extensions.filters.network.rbac.v3.RBAC"
 ENVOY_ACTIONS = {Action.AUDIT: "LOG", Action.DENY: "DENY", Action.ALLOW: "ALLOW"}
 """Istio's actions and Envoy's, in the order of their filters."""
-_TRIED = {Action.AUDIT: "", Action.DENY: "istio_dry_run_deny_", Action.ALLOW: "istio_dry_run_allow_"}
+_TRIED = {Action.DENY: "istio_dry_run_deny_", Action.ALLOW: "istio_dry_run_allow_"}
+"""What can be tried, and the prefix of what came of it."""
 
 
 def policy_name(document: AnyDocument, number: int) -> str:

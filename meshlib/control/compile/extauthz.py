@@ -4,10 +4,10 @@ Rules (Istio):
 
 - RBAC finds, without enforcing it, whether a rule matches, and writes that into its metadata; ext_authz asks
   the provider only if one did.
-- A provider that is unknown, that is no authorizer, or whose service is not in the mesh: what its rules match
-  is denied. So it is if a workload has rules of several providers, and with gRPC's servers, who ask nobody.
+- A provider that is unknown, that is no authorizer, whose name is no DNS label, or whose service is not in
+  the mesh: what its rules match is denied. So it is if a workload has rules of several providers, and with
+  gRPC's servers, who ask nobody.
 - Over TCP only a provider that speaks gRPC is asked; one that speaks HTTP is passed over.
-- A policy that is only tried asks nobody.
 """
 
 import copy
@@ -23,7 +23,6 @@ from meshlib.control.compile.authz import (
     TCP_RBAC,
     compile_policies,
     filter_name,
-    is_dry_run,
     rules,
 )
 from meshlib.control.compile.clauses import Filterer
@@ -31,6 +30,7 @@ from meshlib.control.graph.graph import Graph
 from meshlib.control.istio.authorizationpolicy import Action
 from meshlib.control.istio.document import AnyDocument
 from meshlib.control.istio.extensionprovider import ExtAuthzGrpc, ExtAuthzHttp, RequestBody, ext_authz
+from meshlib.control.istio.validity.provider import can_be_asked
 from meshlib.xds import pb
 from meshlib.xds.names import cluster_name
 
@@ -63,6 +63,8 @@ def find_authorizer(name: str, graph: Graph) -> Authorizer | str:
     found = [provider for provider in graph.mesh.extension_providers if provider.get("name") == name]
     if len(found) != 1:
         return f"{len(found)} extensionProviders have the name {name!r}"
+    if not can_be_asked(name):
+        return f"{name!r} is not the name of an extensionProvider that can be asked"
     try:
         settings = ext_authz(found[0])
     except ValidationError:
@@ -82,7 +84,7 @@ def custom_filters(
     """Name and configuration of the filters for CUSTOM, and the names of the clusters that are asked."""
     by_provider: dict[str, list[AnyDocument]] = {}
     for document in documents:
-        if document.spec.action is Action.CUSTOM and not is_dry_run(document):
+        if document.spec.action is Action.CUSTOM:
             name = document.spec.provider.name if document.spec.provider else ""
             by_provider.setdefault(name, []).append(document)
     made: list[tuple[str, Any]] = []
@@ -139,8 +141,7 @@ def _asking(
             asked.allowed_headers.CopyFrom(_headers(sent))
     else:
         asked.grpc_service.envoy_grpc.cluster_name = found.cluster
-        # | is no part of an authority.
-        asked.grpc_service.envoy_grpc.authority = found.cluster.replace("|", "_.")
+        asked.grpc_service.envoy_grpc.authority = found.host
         asked.grpc_service.timeout.CopyFrom(_timeout(settings))
     if not tcp:
         _of_requests(asked, settings)

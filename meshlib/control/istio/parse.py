@@ -191,10 +191,14 @@ class _Parser:
         for group in ("labels", "annotations"):
             self._texts(metadata.get(group), ("metadata", group))
         report = Report(("metadata",))
-        metadata_rules(kind.name, name, namespace, metadata, report)
+        metadata_rules(kind.name, name, namespace, metadata, self._action(kind), report)
         for found in report:
             self.add(found.severity, found.code, found.path, found.message, found.found, found.allowed)
         return metadata
+
+    def _action(self, kind: Kind) -> Any:
+        spec = self._spec(kind)
+        return spec.get("action") if isinstance(spec, dict) else None
 
     def _texts(self, given: Any, path: FieldPath) -> None:
         if given is None:

@@ -9,17 +9,15 @@ Rules (Envoy):
 - Of the body it is shown what the configuration wants (see `body`), always as it came, and nothing else of
   it. Whether that is a part only, is said in `x-envoy-auth-partial-body`, which nobody else can say.
 - Without an answer the request is refused with `status_on_error`, or passes if the configuration says so.
-- Headers that come back are taken only where the configuration allows them. `host`, those with a colon,
-  and those that are of one connection or frame the message never are.
-- Headers that can't be sent (a name that is none, a line break in a value) are left out of a refusal, which
-  stands. An answer that lets pass with one of them is none: what it meant to say of the caller is not known.
+- Headers that come back are taken only where the configuration allows them, and `opinion` says which never.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from meshlib.core.authz.body import BodyWanted, Shown, Unread
+from meshlib.core.authz.body import BodyWanted, Shown
 from meshlib.core.authz.conditions import Condition
+from meshlib.core.authz.opinion import FRAMING, Blocked, NoAnswer, Opinion, Passed, Told
 from meshlib.core.authz.question import Question
 from meshlib.core.request import Header, RequestHead, ResponseHead
 
@@ -27,23 +25,11 @@ Names = Callable[[bytes], bool]
 """Whether a header's name, in lower case, is one of a set."""
 _ALWAYS_ASKED = frozenset((b"authorization",))
 _ALWAYS_TOLD = frozenset((b"www-authenticate", b"location"))
-_FRAMING = frozenset(
-    (
-        *(b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"te"),
-        *(b"keep-alive", b"proxy-connection", b"trailer"),
-    )
-)
 PARTIAL = b"x-envoy-auth-partial-body"
 _NEVER_SHOWN = frozenset(
     (PARTIAL, b"connection", b"expect", b"keep-alive", b"proxy-connection", b"transfer-encoding")
 )
 """What is of the connection, not of the request; Envoy has taken it away by then."""
-_TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-"""What a header's name is made of (RFC 9110, 5.6.2)."""
-_CONTROLS = frozenset((*range(9), *range(10, 32), 127))
-"""What a header's value never holds (RFC 9110, 5.5)."""
-_WITHOUT_BODY = (204, 304)
-FAILED_OPEN = (b"x-envoy-auth-failure-mode-allowed", b"true")
 MOST_BODY = 64 * 1024
 """Bytes of a refusal's body that are handed on."""
 
@@ -117,36 +103,6 @@ class ExtAuthz:
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
-    """The request may pass, with these changes."""
-
-    set: tuple[Header, ...] = ()
-    append: tuple[Header, ...] = ()
-    remove: tuple[bytes, ...] = ()
-    to_client: tuple[Header, ...] = ()
-    """For the response."""
-
-
-@dataclass(frozen=True, slots=True)
-class Blocked:
-    """The request is answered so."""
-
-    status: int
-    headers: tuple[Header, ...] = ()
-    body: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class NoAnswer:
-    """Nobody said anything that counts; why, in words."""
-
-    detail: str
-
-
-Opinion = Passed | Blocked | NoAnswer | Unread
-
-
-@dataclass(frozen=True, slots=True)
 class Check:
     """Ask the filter's authority about the request."""
 
@@ -160,7 +116,7 @@ def http_request(check: Check, authority: HttpAuthority) -> RequestHead:
     """The head of what an HTTP authority is asked; its body is that of the check."""
     head = check.question.head
     given = {name for name, _ in authority.added}
-    headers = [header for header in check.filter.shown(head) if header[0] not in (_FRAMING | given)]
+    headers = [header for header in check.filter.shown(head) if header[0] not in (FRAMING | given)]
     length = 0
     if check.body is not None:
         length = len(check.body.data)
@@ -187,44 +143,5 @@ def http_opinion(authority: HttpAuthority, head: ResponseHead, body: bytes) -> O
     return Passed(
         set=tuple(h for h in headers if authority.to_request(h[0])),
         append=tuple(h for h in headers if authority.to_request_appended(h[0])),
-        to_client=tuple(h for h in headers if authority.to_client_on_success(h[0])),
+        to_client=tuple(Told(*h) for h in headers if authority.to_client_on_success(h[0])),
     )
-
-
-def checked(opinion: Opinion) -> Opinion:
-    """An opinion with nothing in it that can't, or must not, be sent on."""
-    match opinion:
-        case Passed(sets, appends, remove, to_client):
-            kept = [_sane(headers) for headers in (sets, appends, to_client)]
-            for name, value in (header for headers in kept for header in headers):
-                if not _can_be_sent(name, value):
-                    return NoAnswer(f"the authority gave the header {name!r}, which can't be sent")
-            return Passed(kept[0], kept[1], tuple(name for name in remove if name not in _FRAMING), kept[2])
-        case Blocked(status, headers, body):
-            told = tuple(header for header in _sane(headers) if _can_be_sent(*header))
-            return Blocked(status, told, b"" if status in _WITHOUT_BODY else body)
-        case NoAnswer() | Unread():
-            return opinion
-
-
-def _sane(headers: Iterable[Header]) -> tuple[Header, ...]:
-    """Without those that are nobody's to say; a value has no space around it."""
-    return tuple(
-        (name, value.strip(b" \t"))
-        for name, value in headers
-        if name not in _FRAMING and not name.startswith(b":")
-    )
-
-
-def _can_be_sent(name: bytes, value: bytes) -> bool:
-    return bool(name) and _TOKEN.issuperset(name) and _CONTROLS.isdisjoint(value)
-
-
-def changed(head: RequestHead, opinion: Passed) -> RequestHead:
-    """The request with the authority's changes, which were `checked`."""
-    if not (opinion.set or opinion.append or opinion.remove):
-        return head
-    gone = {name for name, _ in opinion.set} | set(opinion.remove)
-    headers = [header for header in head.headers if header[0].lower() not in gone]
-    headers += [*opinion.set, *opinion.append]
-    return RequestHead(head.method, head.scheme, head.authority, head.path, headers)

@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from meshlib.core.authz.body import Shown
-from meshlib.core.authz.external import Blocked, Check, NoAnswer, Opinion, Passed, partial
+from meshlib.core.authz.external import Check, partial
+from meshlib.core.authz.opinion import Blocked, NoAnswer, Opinion, Passed, Told
+from meshlib.core.headers import Append
 from meshlib.core.request import Header
 from meshlib.xds import pb
 
@@ -64,16 +66,7 @@ def _show(http: Any, body: Shown, *, raw: bool) -> None:
 def grpc_opinion(reply: Any) -> Opinion:
     """What an envoy.service.auth.v3.CheckResponse means."""
     if reply.status.code == 0 and reply.WhichOneof("http_response") in (None, "ok_response"):
-        good = reply.ok_response
-        if good.query_parameters_to_set or good.query_parameters_to_remove:
-            return NoAnswer("the authority changes query parameters, which is not supported")
-        options = [(option, _header(option.header)) for option in good.headers]
-        return Passed(
-            set=tuple(header for option, header in options if not option.append.value),
-            append=tuple(header for option, header in options if option.append.value),
-            remove=tuple(name.lower().encode() for name in good.headers_to_remove),
-            to_client=_headers(good.response_headers_to_add),
-        )
+        return _passed(reply.ok_response, reply.dynamic_metadata)
     if reply.WhichOneof("http_response") == "error_response":
         return NoAnswer("the authority says that it failed")
     denied = reply.denied_response
@@ -81,6 +74,28 @@ def grpc_opinion(reply: Any) -> Opinion:
     if not 200 <= status < 600:
         return NoAnswer(f"the authority answered with status {status}")
     return Blocked(status, _headers(denied.headers), denied.body.encode())
+
+
+def _passed(good: Any, metadata: Any) -> Passed:
+    """Of headers for the request only `append` counts, of those for the response their action (Envoy)."""
+    options = [(option, _header(option.header)) for option in good.headers]
+    query = dict.fromkeys(good.query_parameters_to_remove)
+    return Passed(
+        set=tuple(header for option, header in options if not option.append.value),
+        append=tuple(header for option, header in options if option.append.value),
+        remove=tuple(name.lower().encode() for name in good.headers_to_remove),
+        to_client=tuple(
+            Told(*_header(option.header), _how(option)) for option in good.response_headers_to_add
+        ),
+        query=(*((one.key, one.value) for one in good.query_parameters_to_set), *query.items()),
+        metadata=pb.to_dict(metadata) if metadata.fields else {},
+    )
+
+
+def _how(option: Any) -> Append:
+    if option.HasField("append"):
+        return Append.APPEND if option.append.value else Append.OVERWRITE_OR_ADD
+    return Append(option.append_action)
 
 
 def _headers(options: Iterable[Any]) -> tuple[Header, ...]:

@@ -19,7 +19,8 @@ from support.telemetry import Told
 
 import meshlib
 from meshlib.core.authz.body import Shown
-from meshlib.core.authz.external import Check, Opinion, Passed
+from meshlib.core.authz.external import Check
+from meshlib.core.authz.opinion import Opinion, Passed
 from meshlib.dataplane import context
 from meshlib.dataplane.gate import Gate, Gates
 from meshlib_asgi import WithPeer

@@ -6,15 +6,8 @@ from typing import Any
 import pytest
 
 from meshlib.core.actions import Reply
-from meshlib.core.authz.external import (
-    Blocked,
-    Check,
-    ExtAuthz,
-    HttpAuthority,
-    NoAnswer,
-    Opinion,
-    Passed,
-)
+from meshlib.core.authz.external import Check, ExtAuthz, HttpAuthority
+from meshlib.core.authz.opinion import Blocked, NoAnswer, Opinion, Passed, Told
 from meshlib.core.authz.path import EscapedSlashes, PathOptions
 from meshlib.core.authz.rbac import Policy, Rbac, Rules, Verb
 from meshlib.core.inbound import Admitted, Inbound, arrive
@@ -138,7 +131,7 @@ def test_who_is_asked_may_change_headers_but_not_the_message() -> None:
         set=((b"x-user", b"jason"), (b"host", b"evil"), (b":path", b"/admin"), (b"content-length", b"0")),
         append=((b"x-a", b"2"),),
         remove=(b"cookie", b"host"),
-        to_client=((b"x-seen", b"1"),),
+        to_client=(Told(b"x-seen", b"1"),),
     )
     headers = [(b"X-User", b"forged"), (b"x-a", b"1"), (b"Cookie", b"c"), (b"content-length", b"5")]
     found, asked = end(port(EXTERNAL), "/a", headers, STRANGER, (passed,))
@@ -148,13 +141,24 @@ def test_who_is_asked_may_change_headers_but_not_the_message() -> None:
         *((b"x-a", b"1"), (b"content-length", b"5"), (b"x-user", b"jason"), (b"x-a", b"2"))
     ]
     assert (found.head.authority, found.head.path) == ("h", "/a")
-    assert found.response_headers == ((b"x-seen", b"1"),)
+    assert found.response_headers == (Told(b"x-seen", b"1"),)
+
+
+def test_what_the_authority_says_of_a_request_can_be_asked_for() -> None:
+    seen: list[object] = []
+    later = rbac(
+        Verb.LOG, lambda question: seen.append(question.metadata["envoy.filters.http.ext_authz"]) is None
+    )
+    said = (Passed(metadata={"kind": "guest", "n": 1}), Passed(metadata={"kind": "friend"}))
+    end(port(EXTERNAL, later, EXTERNAL, later), opinions=said)
+    assert seen == [{"kind": "guest", "n": 1}, {"kind": "friend", "n": 1}]
 
 
 def test_a_refusal_of_the_authority_is_the_answer() -> None:
     reply, _ = end(port(EXTERNAL), opinions=(Blocked(302, ((b"location", b"/login"),), b"x"),))
     assert isinstance(reply, Reply)
-    assert (reply.status, reply.headers, reply.body) == (302, ((b"location", b"/login"),), b"x")
+    told = ((b"location", b"/login"), (b"content-type", b"text/plain"))
+    assert (reply.status, reply.headers, reply.body) == (302, told, b"x")
     assert (reply.facts.flag, reply.facts.detail) == ("UAEX", "ext_authz_denied")
 
 

@@ -9,7 +9,8 @@ import pytest
 from meshlib.bootstrap import bootstrap
 from meshlib.core.actions import Reply
 from meshlib.core.authz.body import BodyWanted, Found, Shown, Unread
-from meshlib.core.authz.external import Check, ExtAuthz, HttpAuthority, Opinion, Passed
+from meshlib.core.authz.external import Check, ExtAuthz, HttpAuthority
+from meshlib.core.authz.opinion import Opinion, Passed
 from meshlib.core.inbound import Admitted, Inbound
 from meshlib.core.mtls import InboundMode, ServerTls
 from meshlib.core.request import Peer, RequestHead

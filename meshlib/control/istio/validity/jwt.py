@@ -21,8 +21,8 @@ def request_authentication(spec: RequestAuthentication, to: Report) -> None:
 
 
 def _jwt(rule: JWTRule, to: Report) -> None:
-    if not rule.issuer:
-        to.at("issuer").error("no issuer", "", "the iss of the tokens")
+    if not rule.issuer and not rule.jwks_uri:
+        to.at("issuer").error("no issuer", "", "the iss of the tokens; or jwksUri, for those of any issuer")
     for index, audience in enumerate(rule.audiences):
         if not audience:
             to.at("audiences", index).error("an empty audience", "''", "the aud of the tokens")

@@ -18,8 +18,8 @@ _REJECTED = (
 )
 
 
-def metadata(kind: str, name: Any, namespace: Any, given: Mapping[str, Any], to: Report) -> None:
-    """What a document says of itself; what is no text is not looked at here."""
+def metadata(kind: str, name: Any, namespace: Any, given: Mapping[str, Any], action: Any, to: Report) -> None:
+    """What a document says of itself; `action` is that of its spec. What is no text is not looked at here."""
     if isinstance(name, str) and kind in _ONE_LABEL and len(name.split(".")) > 1:
         to.at("name").error(f"not the name of a {kind}", repr(name), hosts.DNS_LABEL)
     elif isinstance(name, str) and kind in _ONE_LABEL and len(name) > 63:
@@ -36,14 +36,16 @@ def metadata(kind: str, name: Any, namespace: Any, given: Mapping[str, Any], to:
     size = sum(len((key + value).encode("utf-8", "replace")) for key, value in notes.items())
     if size > MAX_ANNOTATIONS:
         to.at("annotations").error("too many annotations", f"{size} bytes", f"at most {MAX_ANNOTATIONS}")
-    _dry_run(kind, notes, to.at("annotations", DRY_RUN))
+    _dry_run(kind, notes, action, to.at("annotations", DRY_RUN))
 
 
-def _dry_run(kind: str, notes: Mapping[str, str], to: Report) -> None:
+def _dry_run(kind: str, notes: Mapping[str, str], action: Any, to: Report) -> None:
     if DRY_RUN not in notes or kind in ("Service", "Endpoints", "EndpointSlice"):
         return
     if kind != "AuthorizationPolicy":
         to.error("no dry run of this kind", repr(DRY_RUN), "an AuthorizationPolicy")
+    elif action in ("AUDIT", "CUSTOM"):
+        to.error("no dry run of this action", repr(action), "ALLOW or DENY")
     elif notes[DRY_RUN] not in _TRUTHS:
         to.error("neither true nor false", repr(notes[DRY_RUN]), "'true', 'false'")
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+import re2
 from pydantic import ValidationError
 
 from meshlib.control.istio.extensionprovider import ExtAuthzHttp, ext_authz
@@ -16,6 +17,12 @@ STATUSES = frozenset(str(status.value) for status in HTTPStatus if status.value 
     "451",
 }
 """Those that Envoy knows."""
+_NAME = re2.compile("[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+
+
+def can_be_asked(name: str) -> bool:
+    """Whether a provider of that name is one that Istio asks; of others it denies what their rules match."""
+    return len(name) <= 63 and _NAME.fullmatch(name) is not None
 
 
 def provider(given: Mapping[str, Any], to: Report) -> None:
@@ -28,6 +35,11 @@ def provider(given: Mapping[str, Any], to: Report) -> None:
         return
     if found is None:
         return
+    name = given.get("name")
+    if isinstance(name, str) and name and not can_be_asked(name):
+        to.at("name").warn(
+            "what its rules match is denied for this name", repr(name), "up to 63 of a-z, 0-9 and - inside"
+        )
     if not found.service or found.service.count("/") > 1:
         to.error("not a service", repr(found.service), "host, or namespace/host")
     if not 1 <= found.port <= 65535:

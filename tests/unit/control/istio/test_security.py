@@ -83,3 +83,40 @@ def test_values_are_bounded() -> None:
     for problem in (in_source, in_condition):
         assert problem.startswith("error ")
         assert "too long a value" in problem
+
+
+def test_a_provider_that_is_never_asked_for_its_name_is_a_warning() -> None:
+    text = PROVIDER.replace("one", "One_1") % "envoyExtAuthzGrpc: {service: a, port: 1}"
+    assert found(text) == ["warning what its rules match is denied for this name"]
+    assert found(PROVIDER.replace("one", "One_1") % "prometheus: {}") == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("jwksUri: 'https://x/y'", ""),
+        ("issuer: a", ""),
+        ("jwks: '{}'", "no issuer"),
+        ("audiences: [a]", "no issuer"),
+    ],
+)
+def test_tokens_are_of_an_issuer_or_of_somebody_whose_keys_are_known(rule: str, message: str) -> None:
+    problems = found(RULE % ("RequestAuthentication", f"jwtRules: [{{{rule}}}]"))
+    assert [problem for problem in problems if "issuer" in problem] == (
+        [f"error {message}"] if message else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [
+        ("", []),
+        ("action: ALLOW,", []),
+        ("action: DENY,", []),
+        ("action: AUDIT,", ["error no dry run of this action"]),
+        ("action: CUSTOM, provider: {name: a},", ["error no dry run of this action"]),
+    ],
+)
+def test_what_can_be_tried(action: str, said: list[str]) -> None:
+    text = RULE.replace("name: one", "name: one, annotations: {istio.io/dry-run: 'true'}")
+    assert found(text % ("AuthorizationPolicy", f"{action} rules: [{{}}]")) == said

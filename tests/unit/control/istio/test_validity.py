@@ -147,7 +147,7 @@ BAD = [
     ("AuthorizationPolicy", "rules:\n- from:\n  - source: {}", 7, "spec.rules[0].from[0].source"),
     ("PeerAuthentication", "mtls:\n  mode: STRIKT", 6, "spec.mtls.mode"),
     ("PeerAuthentication", "portLevelMtls:\n  8080: {mode: STRICT}", 5, "spec.portLevelMtls"),
-    ("RequestAuthentication", "jwtRules:\n- jwksUri: https://x", 6, "spec.jwtRules[0].issuer"),
+    ("RequestAuthentication", "jwtRules:\n- jwks: '{\"keys\":[]}'", 6, "spec.jwtRules[0].issuer"),
     ("Telemetry", "tracing:\n- randomSamplingPercentage: 101", 6, "spec.tracing[0].randomSamplingPercentage"),
 ]
 
