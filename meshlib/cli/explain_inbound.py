@@ -11,19 +11,20 @@ from dataclasses import replace
 from typing import Any
 
 from meshlib.cli.explain_served import Served
-from meshlib.core import outsiders
 from meshlib.core.actions import Reply
-from meshlib.core.authn import JwtAuthn
+from meshlib.core.authn.requirement import JwtAuthn
 from meshlib.core.authz.external import ExtAuthz
 from meshlib.core.authz.opinion import Passed
 from meshlib.core.authz.path import normalize, origin_form
 from meshlib.core.authz.question import Question
 from meshlib.core.authz.rbac import Rbac, Rules
-from meshlib.core.inbound import Inbound, arrive
+from meshlib.core.inbound import Inbound, arrive, question_of
 from meshlib.core.mtls import InboundMode
 from meshlib.core.request import Peer, RequestHead
 from meshlib.identity.spiffe import SpiffeId
 
+ASKING = "istio_ext_authz_"
+"""Before the results of rules that say whether an authority is asked."""
 Explanation = dict[str, Any]
 
 
@@ -95,12 +96,13 @@ def _steps(inbound: Inbound, head: RequestHead, peer: Peer, now: float) -> list[
     authority, asked = origin_form(head.authority, head.path)
     path = normalize(asked, inbound.paths)[1]
     plain = RequestHead(head.method, head.scheme, authority, path, head.headers)
-    question = Question(outsiders.told(plain, peer, ""), peer, "")
+    question = question_of(plain, peer, "")
     found: list[Explanation] = []
     for one in inbound.filters:
         match one:
             case Rbac():
-                for title, rules in ((_title(one.rules), one.rules), ("dry run", one.shadow)):
+                shadow = "CUSTOM" if one.shadow_prefix == ASKING else "dry run"
+                for title, rules in ((_title(one.rules), one.rules), (shadow, one.shadow)):
                     found += _policies(inbound, title, rules, question)
                 one.judge(question)
             case JwtAuthn():
@@ -118,7 +120,8 @@ def _title(rules: Rules | None) -> str:
 def _policies(inbound: Inbound, title: str, rules: Rules | None, question: Question) -> list[Explanation]:
     if rules is None:
         return []
-    return [_step(inbound, title, policy.name, policy.holds(question)) for policy in rules.policies]
+    alone = (Rules(rules.verb, (policy,)) for policy in rules.policies)
+    return [_step(inbound, title, one.policies[0].name, one.judge(question)[0] is not None) for one in alone]
 
 
 def _step(inbound: Inbound, title: str, policy: str, matched: bool) -> Explanation:

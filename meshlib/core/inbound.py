@@ -16,8 +16,8 @@ from typing import Any
 
 from meshlib.core import outsiders
 from meshlib.core.actions import Facts, Reply
-from meshlib.core.authn import PAYLOAD, JwtAuthn
-from meshlib.core.authn import SPACE as CLAIMS
+from meshlib.core.authn.requirement import PAYLOAD, JwtAuthn
+from meshlib.core.authn.requirement import SPACE as CLAIMS
 from meshlib.core.authz.body import Unread
 from meshlib.core.authz.external import Check, ExtAuthz
 from meshlib.core.authz.opinion import FAILED_OPEN, Blocked, NoAnswer, Opinion, Passed, Told, changed, checked
@@ -89,9 +89,7 @@ def arrive(
         return _not_normal(status, path, version)
     if path != head.path:
         head = RequestHead(head.method, head.scheme, authority, path, head.headers)
-    head = outsiders.told(head, peer, own)
-    remote = outsiders.client_address(head)
-    question = Question(head, peer, remote if remote and parse_ip(remote) != NO_IP else "")
+    question = question_of(head, peer, own)
     to_client: tuple[Told, ...] = ()
     for one in inbound.filters:
         match one:
@@ -114,6 +112,13 @@ def arrive(
             case _:
                 raise TypeError(f"{one!r} is no filter")
     return Admitted(_caller(question), question.head, to_client)
+
+
+def question_of(head: RequestHead, peer: Peer, own: str) -> Question:
+    """What filters are asked about a request whose path is in order, without what its caller may not say."""
+    told = outsiders.told(head, peer, own)
+    remote = outsiders.client_address(told)
+    return Question(told, peer, remote if remote and parse_ip(remote) != NO_IP else "")
 
 
 def _in_the_clear(inbound: Inbound, version: str) -> Reply:

@@ -86,6 +86,11 @@ class RequestHead:
         return f"<{self.method} {self.scheme}://{self.authority}{self.path}, {len(self.headers)} headers>"
 
 
+def hyphened(name: bytes) -> bytes:
+    """A header's name as WSGI and CGI see it, who make no difference between `X-User` and `x_user`."""
+    return name.lower().replace(b"_", b"-")
+
+
 def _joined(headers: list[Header]) -> dict[bytes, bytes]:
     index: dict[bytes, bytes] = {}
     for name, value in headers:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from meshlib.core.token import Fault, Token, decoded
+from meshlib.core.authn.token import Fault, Token, decoded
 
 MOST_KEPT = 1000
 LARGEST_KEPT = 8 * 1024

@@ -30,13 +30,11 @@ from support.oracle_http import Call, Received, receive
 from support.security_envoy import ECHO
 from support.small_ca import Issued, SmallCa
 
-from meshlib.core import outsiders
 from meshlib.core.actions import Reply
-from meshlib.core.authn import JwtAuthn
+from meshlib.core.authn.requirement import JwtAuthn
 from meshlib.core.authz.path import EscapedSlashes, PathOptions, normalize
-from meshlib.core.authz.question import NO_IP, Question, parse_ip
 from meshlib.core.authz.rbac import Denied, Verb
-from meshlib.core.inbound import Admitted, Inbound, arrive
+from meshlib.core.inbound import Admitted, Inbound, arrive, question_of
 from meshlib.core.mtls import ServerTls
 from meshlib.core.request import Peer, RequestHead
 from meshlib.dataplane.decode.authn import decode_jwt
@@ -221,9 +219,8 @@ def stricter(
     if envoy.status not in (PASSED, REFUSED) or ours.status != REFUSED:
         return False
     peer = world.peer(ask.who, world.ports[case.paths])
-    head = outsiders.told(head_of(ask, normalize(ask.call.path, PATHS[case.paths])[1]), peer, SERVER)
-    remote = outsiders.client_address(head)
-    question = Question(head, peer, remote if parse_ip(remote) != NO_IP else "")
+    head = head_of(ask, normalize(ask.call.path, PATHS[case.paths])[1])
+    question = question_of(head, peer, SERVER)
     for one in filters:
         if isinstance(one, JwtAuthn):
             if one.judge(question, time.time()) is not None:

@@ -4,6 +4,7 @@ Rules:
 
 - Headers are set one after the other: of several values for a name the last one stays. To append is to add to
   a header that is there, and nothing where it is not. What is removed is removed last (Envoy).
+- A header that is set or removed is so in every spelling: to WSGI `x_user` is `x-user`.
 - `host`, names with a colon, and headers that are of one connection or frame the message are nobody's to say.
 - Headers that can't be sent (a name that is none, a line break in a value) are left out of a refusal, which
   stands. An answer that lets pass with one of them is none: what it meant to say of the caller is not known.
@@ -18,7 +19,7 @@ from urllib.parse import quote, unquote_plus
 
 from meshlib.core.authz.body import Unread
 from meshlib.core.headers import Append
-from meshlib.core.request import Header, RequestHead
+from meshlib.core.request import Header, RequestHead, hyphened
 from meshlib.core.route.match import bare_path
 
 SPACE = "envoy.filters.http.ext_authz"
@@ -119,12 +120,17 @@ def changed(head: RequestHead, opinion: Passed) -> RequestHead:
     if not (opinion.set or opinion.append or opinion.remove or opinion.query):
         return head
     sets = dict(opinion.set)
-    headers = [*(header for header in head.headers if header[0].lower() not in sets), *sets.items()]
+    headers = [*_others(head.headers, sets), *sets.items()]
     there = {name.lower() for name, _ in headers}
     headers += [header for header in opinion.append if header[0] in there]
-    headers = [header for header in headers if header[0].lower() not in opinion.remove]
+    headers = _others(headers, opinion.remove)
     path = _with_query(head.path, dict(opinion.query)) if opinion.query else head.path
     return RequestHead(head.method, head.scheme, head.authority, path, headers)
+
+
+def _others(headers: Iterable[Header], names: Iterable[bytes]) -> list[Header]:
+    gone = set(map(hyphened, names))
+    return [header for header in headers if hyphened(header[0]) not in gone]
 
 
 def _with_query(path: str, changes: Mapping[str, str | None]) -> str:

@@ -7,18 +7,8 @@ weakened.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from meshlib.core.authn import (
-    LEEWAY,
-    AllOf,
-    AnyOf,
-    By,
-    HeaderPlace,
-    JwtAuthn,
-    Provider,
-    Requirement,
-    Without,
-    allowed_audiences,
-)
+from meshlib.core.authn.provider import LEEWAY, HeaderPlace, Provider, allowed_audiences
+from meshlib.core.authn.requirement import AllOf, AnyOf, By, JwtAuthn, Requirement, Without
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.match import decode_match
 from meshlib.dataplane.jwt import KeySet

@@ -4,10 +4,13 @@ import pytest
 
 from meshlib.cli.explain_inbound import decide_inbound, lines
 from meshlib.cli.explain_served import Served
+from meshlib.core.authz import conditions
+from meshlib.core.authz.rbac import Policy, Rbac, Rules, Verb
 from meshlib.core.inbound import Inbound
 from meshlib.core.mtls import InboundMode, ServerTls
 from meshlib.core.request import Peer, RequestHead
 from meshlib.core.route.rule import Origin
+from meshlib.core.route.text import TextKind, TextMatch
 
 CART = "spiffe://cluster.local/ns/shop/sa/cart"
 OLD = "spiffe://old.example/ns/shop/sa/cart"
@@ -74,3 +77,26 @@ def test_mode_and_caller(mode: InboundMode, who: str, said: str, verdict: str) -
 )
 def test_who_decided_the_mode(mode: InboundMode, origin: Origin | None, authority: bool, said: str) -> None:
     assert decided(mode, CART, origin=origin, authority=authority)[1].partition(" [dim]")[2] == f"({said})[/]"
+
+
+REMOTE = Policy("remote", conditions.remote_ip(conditions.Block("203.0.113.0", 24)))
+PATH = Policy("path", conditions.url_path(TextMatch(TextKind.EXACT, "/a:b")))
+
+
+@pytest.mark.parametrize("shadow", ["istio_dry_run_deny_", "istio_ext_authz_"])
+def test_steps_say_what_the_verdict_is_made_of(shadow: str) -> None:
+    """The client's address is that of the headers, and a path is judged in both readings."""
+    rules = Rules(Verb.DENY, (PATH, REMOTE))
+    inbound = Inbound("in", ServerTls(), (Rbac(shadow=rules, shadow_prefix=shadow), Rbac(rules=rules)))
+    peer = Peer(("127.0.0.1", 0), ("127.0.0.1", 9080))
+    for path, address, matched in (
+        ("/a%3Ab", b"10.0.0.1", [True, False]),
+        ("/", b"10.0.0.1, 203.0.113.7", [False, True]),
+        ("/", b"203.0.113.7, 10.0.0.1", [False, False]),
+    ):
+        head = RequestHead("GET", "http", "h", path, [(b"x-forwarded-for", address)])
+        answer = decide_inbound(Served(inbound, "1", True), head, peer, 0.0)
+        title = "CUSTOM" if shadow == "istio_ext_authz_" else "dry run"
+        assert [step["filter"] for step in answer["steps"]] == [title, title, "DENY", "DENY"]
+        assert [step["matched"] for step in answer["steps"]] == matched * 2
+        assert answer["admitted"] is not any(matched)

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from support.oracle_policies import Signers, encoded
 
-from meshlib.core.authn import By, JwtAuthn, Provider, Refusal
+from meshlib.core.authn.provider import HeaderPlace, Provider
+from meshlib.core.authn.requirement import By, JwtAuthn, Refusal, Without
+from meshlib.core.authn.token import Fault, read
 from meshlib.core.authz.question import Question
 from meshlib.core.request import Peer, RequestHead
 from meshlib.core.route.match import RouteMatch
-from meshlib.core.token import Fault, read
 from meshlib.dataplane.jwt import MOST_KEPT, KeySet
 
 NOW = 1_800_000_000.0
@@ -250,3 +251,34 @@ def test_a_number_that_is_none_is_no_json(signers: Signers, number: str) -> None
     assert fault(signers, signers.token(header, claims.encode())) is None
     broken = claims.replace('"n": 0', f'"n": {number}')
     assert fault(signers, signers.token(header, broken.encode())) is Fault.PAYLOAD_JSON
+
+
+FORGED = ((b"X-Sub", b"forged"), (b"x_sub", b"forged"), (b"x_payload", b"forged"), (b"x-other", b"1"))
+
+
+@pytest.mark.parametrize("spelt", [b"x-sub", b"x_sub"])
+@pytest.mark.parametrize("place", [b"x-token", b"x_token"])
+def test_what_a_client_says_in_the_headers_of_claims_is_gone(
+    signers: Signers, spelt: bytes, place: bytes
+) -> None:
+    provider = Provider(
+        "p",
+        KeySet(signers.jwks),
+        ISSUER,
+        headers=(HeaderPlace(place),),
+        payload_header=b"x-payload",
+        claim_headers=((spelt, "sub"), (b"x-none", "none")),
+    )
+    rules = ((RouteMatch(), Without((provider,))),)
+    filter_ = JwtAuthn("jwt", rules, (provider,), bypass_preflight=True)
+    preflight = ((b"origin", b"o"), (b"access-control-request-method", b"PUT"))
+    for method, own in (("GET", ()), ("OPTIONS", preflight)):
+        question = Question(RequestHead(method, "http", "h", "/", [*FORGED, *own]), PEER)
+        assert filter_.judge(question, NOW) is None
+        assert question.head.headers == [(b"x-other", b"1"), *own]
+    token = signers.token(RS, CLAIMS).encode()
+    question = Question(RequestHead("GET", "http", "h", "/", [*FORGED, (place, token)]), PEER)
+    assert filter_.judge(question, NOW) is None
+    assert question.head.headers == [
+        *((b"x-other", b"1"), (b"x-payload", token.split(b".")[1]), (spelt, b"jason"))
+    ]

@@ -78,6 +78,8 @@ HEAD = RequestHead("GET", "http", "h", "/p?a=1&b=2&a=3&c", [(b"X-User", b"forged
             [*HEAD.headers, (b"x-b", b"1"), (b"x-b", b"2")],
         ),
         (Passed(set=((b"x-user", b"a"),), remove=(b"x-user",)), [(b"x-a", b"1")]),
+        (Passed(set=((b"x_user", b"a"),)), [(b"x-a", b"1"), (b"x_user", b"a")]),
+        (Passed(remove=(b"x_user",)), [(b"x-a", b"1")]),
     ],
 )
 def test_what_an_authority_changes_of_a_request(said: Passed, headers: list[Header]) -> None:

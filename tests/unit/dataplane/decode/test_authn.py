@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from meshlib.core.authn import AnyOf, By, HeaderPlace, Without
+from meshlib.core.authn.provider import HeaderPlace
+from meshlib.core.authn.requirement import AnyOf, By, Without
 from meshlib.core.authz.body import BodyWanted
 from meshlib.core.authz.external import GrpcAuthority, HttpAuthority
 from meshlib.dataplane.decode.authn import decode_jwt
