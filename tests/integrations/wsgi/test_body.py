@@ -2,10 +2,14 @@
 
 import io
 import socket
+import ssl
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
+from support.tls_server import certificate
 
 from meshlib.core.authz.body import BodyWanted, Found, Shown, Unread
 from meshlib_wsgi.body import Body
@@ -112,6 +116,30 @@ def connection() -> Iterator[tuple[socket.socket, dict[str, Any]]]:
 def test_who_is_too_slow_is_not_waited_for(connection: tuple[socket.socket, dict[str, Any]]) -> None:
     connection[0].sendall(b"abc")
     assert Body(connection[1], 0.05).read(WHOLE) is Unread.TOO_SLOW
+
+
+def test_who_is_too_slow_in_tls_is_not_waited_for(tmp_path: Path) -> None:
+    chain, key = certificate(tmp_path)
+    served, trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context(cafile=chain)
+    served.load_cert_chain(chain, key)
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as threads:
+
+        def serve() -> Found:
+            with (
+                listening.accept()[0] as accepted,
+                served.wrap_socket(accepted, server_side=True) as ours,
+                ours.makefile("rb") as file,
+            ):
+                environ = {"CONTENT_LENGTH": "10", "wsgi.input": file, "gunicorn.socket": ours}
+                return Body(environ, 0.05).read(WHOLE)
+
+        found = threads.submit(serve)
+        with (
+            socket.create_connection(listening.getsockname()) as plain,
+            trusted.wrap_socket(plain, server_hostname="localhost") as theirs,
+        ):
+            theirs.sendall(b"abc")
+            assert found.result(5) is Unread.TOO_SLOW
 
 
 def test_who_leaves_is_not_asked_about(connection: tuple[socket.socket, dict[str, Any]]) -> None:
