@@ -157,7 +157,7 @@ def test_a_bad_document_names_line_and_field(kind: str, spec: str, line: int, fi
     result = read(kind, spec)
     assert [(p.code, p.line, p.field) for p in errors(result)] == [("IST0106", line, field)]
     assert result.documents == ()
-    assert result.lost == {(kind, "default", "a")}
+    assert {problem.document for problem in errors(result)} == {f"{kind} default/a"}
 
 
 def test_what_was_found_and_what_is_allowed() -> None:
@@ -303,7 +303,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     # What is of no kind of ours is passed over, and so is a list of nothing.
     ours = [value for value in values if not passed_over(value)]
     assert bool(result.documents or errors(result)) or not ours
-    assert errors(result) or result.lost == frozenset()
+    assert errors(result) or not result.twice
 
 
 def passed_over(value: object) -> bool:
