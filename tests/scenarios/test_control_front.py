@@ -354,7 +354,7 @@ async def test_who_proves_who_it_is_is_no_stranger_any_more(tmp_path: Path) -> N
         await reader.readexactly(1)
         (peer,) = it.peers
         assert peer is not None
-        peer.prove()
+        peer.prove("spiffe://x")
         await asyncio.sleep(0.3)
         writer.write(b"x" * 200)
         assert await reader.readexactly(200) == b"x" * 200

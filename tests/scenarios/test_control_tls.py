@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 from support.secure_control import CART, OPERATOR, Secure, call, refusal, secure
 
+from meshlib.control.serve import server
 from meshlib.control.serve.server import STATUS
 from meshlib.identity.chain import Purpose, check_peer, verify_chain
 from meshlib.identity.keys import make_csr, make_key
@@ -104,6 +105,7 @@ async def test_of_a_crowd_with_one_token_for_single_use_one_gets_in(tmp_path: Pa
     [
         ({"csr": ""}, "INVALID_ARGUMENT", "the request must be one PEM block"),
         ({"csr": "x" * 20_000}, "INVALID_ARGUMENT", "the request has 20000 characters; at most 16384"),
+        ({"metadata": {"x": "x" * 40_000}}, "INVALID_ARGUMENT", "at most 32768 are taken"),
         ({"validity_duration": 90 * 86400 + 1}, "INVALID_ARGUMENT", "at most 7776000 are given"),
         ({"metadata": {"ImpersonatedIdentity": "x"}}, "PERMISSION_DENIED", "made out to the caller only"),
     ],
@@ -302,3 +304,103 @@ async def test_idle_connections_end_with_their_certificate(tmp_path: Path) -> No
         async with asyncio.timeout(10):
             while front.connections:
                 await asyncio.sleep(0.05)
+
+
+# Tokens that end
+
+
+@pytest.fixture
+def looked_at_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "RELOAD_SECONDS", 0.02)
+
+
+async def introduced(it: Secure, count: int) -> None:
+    """Waits for so many clients that said who they are."""
+    async with asyncio.timeout(5):
+        while sum(c.stream.client is not None for c in it.hub.connections) < count:
+            await asyncio.sleep(0.01)
+
+
+async def begun(
+    channel: grpc.aio.Channel, path: str, message: Any, metadata: tuple[tuple[str, str], ...] = ()
+) -> Any:
+    stream = channel.stream_stream(path, request_serializer=lambda m: m.SerializeToString())(
+        metadata=metadata
+    )
+    await stream.write(message)
+    return stream
+
+
+@pytest.mark.usefixtures("looked_at_often")
+async def test_a_stream_ends_with_its_token_unless_the_connection_showed_a_certificate(
+    tmp_path: Path,
+) -> None:
+    ahead = 0.0
+    async with (
+        secure(tmp_path, wall=lambda: time.time() + ahead) as it,
+        it.channel() as bare,
+        it.channel(CART) as known,
+    ):
+        first = asking("shop", "cart")
+        by_token = await begun(bare, pb.ADS, first, it.bearer(CART, life=60))
+        by_a_longer_one = await begun(bare, pb.ADS, first, it.bearer(CART, life=600))
+        by_certificate = await begun(known, pb.ADS, first, it.bearer(CART, life=60))
+        await introduced(it, 3)
+        ahead = 61.0
+        assert await ended(by_token) == (
+            "UNAUTHENTICATED",
+            "the token that this call began with has ended; come back",
+        )
+        # And does not come back with it.
+        code, _ = await ended(await begun(bare, pb.ADS, first, it.bearer(CART, 60, time.time())))
+        assert code == "UNAUTHENTICATED"
+        for stream in (by_certificate, by_a_longer_one):
+            assert not stream.done()
+            stream.cancel()
+
+
+@pytest.mark.usefixtures("looked_at_often")
+async def test_a_stream_by_a_token_of_kubernetes_ends_with_it(tmp_path: Path) -> None:
+    until = time.time() + 0.5
+
+    class Pods:
+        async def verify(self, token: str, now: float) -> tuple[SpiffeId, float]:
+            return CART, until
+
+    pods: Any = Pods()
+    async with secure(tmp_path, pods=pods) as it, it.channel() as channel:
+        stream = await begun(
+            channel,
+            pb.ADS,
+            asking("shop", "cart"),
+            (("authorization", "Bearer eyJhbGciOiJSUzI1NiJ9.e30.c2ln"),),
+        )
+        assert (await ended(stream))[0] == "UNAUTHENTICATED"
+        assert time.time() >= until
+
+
+@pytest.mark.usefixtures("looked_at_often")
+async def test_a_server_whose_token_ends_comes_back_by_certificate_and_never_left(tmp_path: Path) -> None:
+    who = Client(Flavour.MESHLIB, "shop", "cart", id="a")
+    hello, healthy = (pb.HealthCheckRequestOrEndpointHealthResponse() for _ in range(2))
+    hello.health_check_request.node.CopyFrom(to_node(who, extra={"PORTS": {"http": 80}}))
+    endpoint = healthy.endpoint_health_response.endpoints_health.add(health_status=1).endpoint
+    endpoint.address.socket_address.address, endpoint.address.socket_address.port_value = "127.0.0.1", 80
+    ahead, seen = 0.0, []
+    async with secure(tmp_path, wall=lambda: time.time() + ahead) as it:
+        it.server.registrar._on_change = seen.append
+        async with it.channel() as bare, it.channel(CART) as known:
+            by_token = await begun(bare, pb.HDS, hello, it.bearer(CART, life=60))
+            await by_token.read()
+            await by_token.write(healthy)
+            async with asyncio.timeout(5):
+                while not seen:
+                    await asyncio.sleep(0.01)
+            ahead = 61.0
+            assert (await ended(by_token))[0] == "UNAUTHENTICATED"
+            again = await begun(known, pb.HDS, hello)
+            await again.write(healthy)
+            await again.read()
+            await asyncio.sleep(0.1)
+            assert [[one.id for one in change] for change in seen] == [["a@127.0.0.1/http:80"]]
+            again.cancel()

@@ -28,7 +28,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from meshlib.control.ca.jwt import TokenRefused, check_audience, check_times, header, text, verified
+from meshlib.control.ca.jwt import (
+    LEEWAY_SECONDS,
+    TokenRefused,
+    check_audience,
+    check_times,
+    header,
+    text,
+    verified,
+)
 from meshlib.errors import ConfigError, ControlError
 from meshlib.identity.spiffe import SpiffeId
 
@@ -100,8 +108,8 @@ class KubernetesTokens:
         self._fetching: asyncio.Task[None] | None = None
         self._failure = ""
 
-    async def verify(self, token: str, now: float) -> SpiffeId:
-        """Who shows this token; `now` in seconds since 1970.
+    async def verify(self, token: str, now: float) -> tuple[SpiffeId, float]:
+        """Who shows this token, and until when it is taken; times in seconds since 1970.
 
         TokenRefused: the token proves nothing. KeysUnavailable: it can't be checked now.
         """
@@ -111,10 +119,10 @@ class KubernetesTokens:
         if self._cluster.issuer and claims.get("iss") != self._cluster.issuer:
             raise TokenRefused(f"the token is not from {self._cluster.issuer}")
         check_audience(claims, self._cluster.audience)
-        check_times(claims, now)
+        ends = check_times(claims, now) + LEEWAY_SECONDS
         namespace, account = _account(claims)
         try:
-            return SpiffeId.of(self._trust_domain, namespace, account)
+            return SpiffeId.of(self._trust_domain, namespace, account), ends
         except ValueError:
             raise TokenRefused("the token's subject is no identity of a workload") from None
 

@@ -46,6 +46,8 @@ class Caller:
     """None: plaintext is allowed and nobody is asked."""
     proof: Proof | None = None
     """The join token that says so, if one does."""
+    ends: float | None = None
+    """When the token ends that says so, in seconds since 1970; None: a certificate does."""
 
 
 class Denied(ControlError):
@@ -68,8 +70,8 @@ class Tokens(Protocol):
 class PodTokens(Protocol):
     """What is needed of `control.ca.kubernetes.KubernetesTokens`."""
 
-    def verify(self, token: str, now: float) -> Coroutine[Any, Any, SpiffeId]:
-        """TokenRefused, KeysUnavailable: it proves nothing."""
+    def verify(self, token: str, now: float) -> Coroutine[Any, Any, tuple[SpiffeId, float]]:
+        """Who shows it, and until when it is taken. TokenRefused, KeysUnavailable: it proves nothing."""
 
 
 class Callers:
@@ -109,7 +111,7 @@ class Callers:
             raise self._failed(peer, str(error)) from None
         except KeysUnavailable as error:
             raise Denied("UNAVAILABLE", str(error)) from None
-        peer.prove()
+        peer.prove(str(caller.identity))
         return caller
 
     async def _by_token(self, peer: Peer, token: str) -> Caller:
@@ -120,9 +122,10 @@ class Callers:
             proof = self._joined.verify(token, now)
             if proof.identity.trust_domain != self._trust_domain:
                 raise TokenRefused(f"the token is for a workload of another mesh than {self._trust_domain}")
-            return Caller(peer.address, proof.identity, proof)
+            return Caller(peer.address, proof.identity, proof, proof.ends)
         if self._pods is not None:
-            return Caller(peer.address, await self._pods.verify(token, now))
+            identity, ends = await self._pods.verify(token, now)
+            return Caller(peer.address, identity, ends=ends)
         raise TokenRefused("no tokens are taken here")
 
     def _failed(self, peer: Peer, why: str) -> Denied:

@@ -18,6 +18,8 @@ that joins has none yet. Rules:
 - Certificate and roots are looked up for each connection: what changes holds for the next one. But a
   client's certificate that ends, or may come from a root that is given up, ends its connection.
 - Who has not proved who it is may say little, and not for long; see `strangers`.
+- What waits in messages that are not whole is bounded for everyone; see `budget`. Who holds too much is read
+  from no further; its calls end with the reason, then the connection.
 """
 
 import asyncio
@@ -37,9 +39,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from meshlib.control.serve.budget import Budget, BudgetLimits
 from meshlib.control.serve.credentials import Credentials, Shown
 from meshlib.control.serve.strangers import StrangerLimits, Strangers
 from meshlib.control.serve.tls import BUFFER, Secured
+from meshlib.control.serve.unfinished import Unfinished
 from meshlib.identity.chain import BadCertificate
 from meshlib.identity.spiffe import SpiffeId
 
@@ -68,6 +72,7 @@ class FrontLimits:
     handshakes_per_address: int = 500
     handshake_seconds: float = 10.0
     strangers: StrangerLimits = field(default_factory=StrangerLimits)
+    budget: BudgetLimits = field(default_factory=BudgetLimits)
 
 
 @dataclass(eq=False, slots=True)
@@ -82,17 +87,29 @@ class Peer:
     """Its certificate, which was verified; None: it showed none, or see `refusal`."""
     refusal: str = ""
     """Why its certificate, though the roots vouch for it, names nobody."""
+    proved: str = ""
+    """Who it is by its token, for counting."""
     failures: int = 0
     """How often it failed to prove who it is."""
     close: Callable[[], None] = field(default=lambda: None, repr=False)
     """Ends the connection."""
-    prove: Callable[[], None] = field(default=lambda: None, repr=False)
-    """To be called when it has proved who it is by a token."""
+    known: Callable[[], None] = field(default=lambda: None, repr=False)
+    """It is known now."""
 
     @property
     def identity(self) -> SpiffeId | None:
         """By its certificate."""
         return None if self.shown is None else self.shown.identity
+
+    @property
+    def caller(self) -> str:
+        """Under what all that is one caller's is counted."""
+        return str(self.identity or self.proved or self.host)
+
+    def prove(self, who: str) -> None:
+        """It has proved by a token who it is."""
+        self.proved = who
+        self.known()
 
     def hang_up(self) -> None:
         """Ends the connection once what is being said was said."""
@@ -108,12 +125,18 @@ class Front:
         port: int,
         credentials: Credentials,
         limits: FrontLimits | None = None,
+        refused: Callable[[str, str], None] = lambda _name, _why: None,
     ) -> None:
-        """`credentials` are shown to clients, and say whom to believe."""
+        """`credentials` are shown to clients, and say whom to believe.
+
+        `refused` is told gRPC's name of a connection that is about to be closed, and why.
+        """
         self._host, self._port = host, port
         self.credentials = credentials
         self.limits = limits = limits or FrontLimits()
         self.strangers = Strangers(limits.strangers)
+        self.budget = Budget(limits.budget)
+        self.refused = refused
         self._most = limits.connections
         self._folder: Path | None = None
         self._names = itertools.count(1)
@@ -243,6 +266,7 @@ class Front:
     def _ended(self, pipe: "_Pipe") -> None:
         self.shaken(pipe)
         self.strangers.known(pipe)
+        self.budget.gone(pipe)
         self._pipes.discard(pipe)
         self._known.pop(pipe.name, None)
         _less(self._of_host, pipe.peer.host)
@@ -294,8 +318,9 @@ class Front:
 class _Inside(asyncio.Protocol):
     """The end at gRPC: what it reads, the other writes."""
 
-    def __init__(self, outside: Secured) -> None:
+    def __init__(self, outside: Secured, told: Callable[[bytes], None]) -> None:
         self._outside = outside
+        self._told = told
         self.transport: asyncio.Transport | None = None
         self.lost = asyncio.Event()
 
@@ -305,6 +330,7 @@ class _Inside(asyncio.Protocol):
         self._outside.join(self.transport)
 
     def data_received(self, data: bytes) -> None:
+        self._told(data)
         self._outside.write(data)
 
     def eof_received(self) -> bool:
@@ -328,10 +354,12 @@ class _Pipe:
     def __init__(self, front: Front, accepted: socket.socket, peer: Peer) -> None:
         self.peer = peer
         peer.close = self.abort
-        peer.prove = lambda: front.strangers.known(self)
+        peer.known = lambda: front.strangers.known(self)
         self._front = front
         self._accepted: socket.socket | None = accepted
         self._outside: Secured | None = None
+        self._unfinished = Unfinished()
+        self._refused = False
         self.name = ""
         """How gRPC calls this peer; empty before it does."""
         self.task = asyncio.create_task(self._run(accepted))
@@ -352,7 +380,7 @@ class _Pipe:
         front = self._front
         try:
             offer = front.credentials.offer()
-            outside = self._outside = Secured(offer.context, FLUSH_SECONDS, self._said)
+            outside = self._outside = Secured(offer.context, FLUSH_SECONDS, self._heard)
             self._accepted = None  # from here on the transport closes it
             await asyncio.get_running_loop().connect_accepted_socket(lambda: outside, accepted)
             async with asyncio.timeout(front.limits.handshake_seconds):
@@ -361,7 +389,7 @@ class _Pipe:
             front.shaken(self)
             if self.peer.shown is None:
                 front.strangers.came(self, self.abort)
-            inside = _Inside(outside)
+            inside = _Inside(outside, self._told)
             self.name = await front.connect(self.peer, inside)
         except OSError as error:  # TimeoutError is one of them
             log.info("%s: no connection: %s", self.peer.address, str(error) or "the handshake took too long")
@@ -382,8 +410,24 @@ class _Pipe:
         except BadCertificate as error:
             self.peer.refusal = str(error)
 
-    def _said(self, size: int) -> None:
-        self._front.strangers.said(self, size)
+    def _heard(self, data: bytes) -> None:
+        self._front.strangers.said(self, len(data))
+        self._holds(self._unfinished.heard(data))
+
+    def _told(self, data: bytes) -> None:
+        self._holds(self._unfinished.told(data))
+
+    def _holds(self, size: int) -> None:
+        if not self._refused:
+            self._front.budget.holds(self, self.peer.caller, size, self._refuse)
+
+    def _refuse(self, why: str) -> None:
+        self._refused = True
+        log.warning("%s, %s is refused: %s", self.peer.address, self.peer.caller, why)
+        if self._outside is not None:
+            self._outside.stop_reading()
+        self._front.refused(self.name, why)
+        self.peer.hang_up()
 
 
 async def _connect(made: socket.socket, path: str) -> None:

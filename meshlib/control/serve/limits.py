@@ -23,6 +23,8 @@ GRPC_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.server.max_pending_requests_hard_limit", 200_000),
     ("grpc.max_concurrent_streams", MAX_STREAMS),
     ("grpc.max_metadata_size", 16 * 1024),
+    # Who sends fast is let send no more ahead of what is read: 64 KB a stream.
+    ("grpc.http2.bdp_probe", 0),
     # Who connects must begin to speak HTTP/2, and go on to a call.
     ("grpc.server_handshake_timeout_ms", 20_000),
     ("grpc.max_connection_idle_ms", 300_000),

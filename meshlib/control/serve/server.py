@@ -25,6 +25,7 @@ from meshlib.control.ca.kubernetes import KubernetesTokens
 from meshlib.control.ca.tokens import JoinTokens
 from meshlib.control.registration import Registration
 from meshlib.control.serve.callers import Caller, Callers, Denied, claim, operator, standing
+from meshlib.control.serve.calls import Calls
 from meshlib.control.serve.credentials import Authority, Credentials, server_names
 from meshlib.control.serve.front import Front
 from meshlib.control.serve.limits import GRPC_OPTIONS, RELOAD_SECONDS, STOP_GRACE_SECONDS
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 
 STATUS = "/meshlib.control.v1.Status/Get"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Stream: TypeAlias = Callable[[AsyncIterator[Any], Context, Caller], Coroutine[Any, Any, None]]
+Handling: TypeAlias = Callable[[AsyncIterator[Any], Context, Caller], Coroutine[Any, Any, Any]]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
@@ -132,8 +133,7 @@ class ControlServer:
         self._streams = itertools.count(1)
         self._expiry: asyncio.TimerHandle | None = None
         self._server: grpc.aio.Server | None = None
-        self._stopping = asyncio.Event()
-        self._calls: set[asyncio.Task[Any]] = set()
+        self._calls = Calls()
 
     @property
     def address(self) -> str:
@@ -163,7 +163,7 @@ class ControlServer:
         names = server_names(self._host, by.names)
         credentials = Credentials(by.authority, names, aliases=by.aliases, wall=by.wall)
         credentials.offer()  # what is wrong is told at the start
-        self._front = Front(self._host, self._port, credentials)
+        self._front = Front(self._host, self._port, credentials, refused=self._calls.refused)
         self._callers = Callers(
             self._front.who, by.authority.trust_domain, joined=by.tokens, pods=by.pods, wall=by.wall
         )
@@ -193,6 +193,7 @@ class ControlServer:
         """Follows what changes at the authority: rotation, renewal, new plug-in files."""
         while True:
             await asyncio.sleep(RELOAD_SECONDS)
+            self._calls.lapsed(by.wall())
             try:
                 if by.authority.reload(by.wall()):
                     by.changed()
@@ -203,14 +204,12 @@ class ControlServer:
 
     async def stop(self) -> None:
         """Ends all streams; clients keep what they have and come back to the next service."""
-        self._stopping.set()
         if self._reloading is not None:
             self._reloading.cancel()
         if self._front is not None:
             self._front.close_port()
         if self._server is not None:
-            if self._calls:
-                await asyncio.wait(self._calls, timeout=STOP_GRACE_SECONDS)
+            await self._calls.stop(STOP_GRACE_SECONDS)
             await self._server.stop(STOP_GRACE_SECONDS)
             self._server = None
         if self._front is not None:
@@ -222,17 +221,18 @@ class ControlServer:
         struct = pb.Struct
         health = pb.HealthCheckRequestOrEndpointHealthResponse
         methods = {
-            pb.ADS: _streaming(self._until_stopped(self._sotw), pb.DiscoveryRequest),
-            pb.DELTA_ADS: _streaming(self._until_stopped(self._delta), pb.DeltaDiscoveryRequest),
-            pb.HDS: _streaming(self._until_stopped(self._join), health),
-            pb.LRS: _streaming(self._until_stopped(self._drain), pb.LoadStatsRequest),
-            STATUS: _unary(self._known_unary(self._get_status), struct),
+            pb.ADS: _streaming(self._ended(self._sotw), pb.DiscoveryRequest),
+            pb.DELTA_ADS: _streaming(self._ended(self._delta), pb.DeltaDiscoveryRequest),
+            pb.HDS: _streaming(self._ended(self._join), health),
+            pb.LRS: _streaming(self._ended(self._drain), pb.LoadStatsRequest),
+            STATUS: _unary(self._ended(_once(self._get_status), unary=True), struct),
         }
         if self._signing is not None:
+            create, roots = _once(self._create_certificate), _once(self._get_roots)
             methods[pb.CREATE_CERTIFICATE] = _unary(
-                self._known_unary(self._create_certificate), pb.IstioCertificateRequest
+                self._ended(create, unary=True), pb.IstioCertificateRequest
             )
-            methods[TRUST_ROOTS] = _unary(self._get_roots, struct)
+            methods[TRUST_ROOTS] = _unary(self._ended(roots, unary=True, anyone=True), struct)
         services: dict[str, dict[str, Any]] = {}
         for path, handler in methods.items():
             _, service, method = path.split("/")
@@ -245,38 +245,17 @@ class ControlServer:
             return Caller(context.peer(), None)
         return await self._callers.of(context)
 
-    def _known_unary(self, handler: Callable[[Any, Caller], Coroutine[Any, Any, Any]]) -> Any:
-        async def handle(request: Any, context: Context) -> Any:
+    def _ended(self, handler: Handling, *, unary: bool = False, anyone: bool = False) -> Any:
+        """`handler` for a known caller, unless for anyone; ended from outside when `calls` say so."""
+
+        async def handle(requests: AsyncIterator[Any], context: Context) -> Any:
             try:
-                return await handler(_understood(request), await self._caller(context))
+                caller = Caller(context.peer(), None) if anyone else await self._caller(context)
+                if not unary:
+                    caller = standing(caller)
+                return await self._calls.run(context.peer(), caller, handler(requests, context, caller))
             except (Denied, ProtocolError) as error:
                 await context.abort(grpc.StatusCode[error.code], str(error))
-
-        return handle
-
-    def _until_stopped(self, handler: Stream) -> Callable[[AsyncIterator[Any], Context], Any]:
-        async def handle(requests: AsyncIterator[Any], context: Context) -> None:
-            try:
-                caller = standing(await self._caller(context))
-            except Denied as error:
-                await context.abort(grpc.StatusCode[error.code], str(error))
-            talking = asyncio.ensure_future(handler(requests, context, caller))
-            stopping = asyncio.ensure_future(self._stopping.wait())
-            if (call := asyncio.current_task()) is not None:  # it goes on until the status is sent
-                self._calls.add(call)
-                call.add_done_callback(self._calls.discard)
-            try:
-                await asyncio.wait({talking, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                stopping.cancel()
-                ended = talking.done()
-                talking.cancel()
-                await asyncio.wait({talking})
-            if ended:
-                await talking
-            else:
-                context.set_code(grpc.StatusCode.UNAVAILABLE)
-                context.set_details("the control service is stopping")
 
         return handle
 
@@ -298,7 +277,7 @@ class ControlServer:
                 self._hub.heard(connection, request)
         except (Denied, ProtocolError) as error:
             log.warning("%s ended: %s", caller.address, error)
-            await context.abort(grpc.StatusCode[error.code], str(error))
+            raise
         finally:
             self._hub.closed(connection)
             sending.cancel()
@@ -318,24 +297,25 @@ class ControlServer:
             await context.abort(grpc.StatusCode.INTERNAL, "the control service failed on this stream")
 
     async def _join(self, requests: AsyncIterator[Any], context: Context, caller: Caller) -> None:
-        stream, joining = next(self._streams), Joining()
+        stream, joining, answers = next(self._streams), Joining(), _Answers(context)
         try:
             async for message in requests:
                 if _understood(message).HasField("health_check_request"):
                     claim(caller, message.health_check_request.node)
                 said = joining.received(message)
                 if message.HasField("health_check_request"):
-                    await context.write(specifier())
+                    answers.give(specifier())
                 else:
                     self.registrar.reported(stream, said, self._now())
         except RegistrationError as error:
             log.warning("registration of %s refused: %s", caller.address, error)
             self.registrar.reported(stream, None, self._now())
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            raise Denied("INVALID_ARGUMENT", str(error)) from None
         except (Denied, ProtocolError) as error:
             log.warning("%s ended: %s", caller.address, error)
-            await context.abort(grpc.StatusCode[error.code], str(error))
+            raise
         finally:
+            answers.end()
             self.registrar.ended(stream, self._now())
             self._await_expiry()
 
@@ -361,11 +341,14 @@ class ControlServer:
         reply = pb.LoadStatsResponse(
             send_all_clusters=True, load_reporting_interval=pb.duration(6 * REPORT_SECONDS)
         )
-        answered = False
-        async for report in requests:
-            if report is not None and not answered:
-                answered = True
-                await context.write(reply)
+        answered, answers = False, _Answers(context)
+        try:
+            async for report in requests:
+                if report is not None and not answered:
+                    answered = True
+                    answers.give(reply)
+        finally:
+            answers.end()
 
     async def _get_status(self, _: Any, caller: Caller) -> Any:
         if self._security is not None:
@@ -379,8 +362,30 @@ class ControlServer:
             raise Denied("UNIMPLEMENTED", "there is no authority")
         return await self._signing.create(request, caller)
 
-    async def _get_roots(self, _request: Any, _context: Context) -> Any:
+    async def _get_roots(self, _request: Any, _caller: Caller) -> Any:
         return self._signing.roots() if self._signing is not None else pb.Struct()
+
+
+class _Answers:
+    """Says something while the client is heard on: who does not read is not waited for."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._giving: asyncio.Task[None] | None = None
+
+    def give(self, message: Any) -> None:
+        """Sends it, unless an earlier one is still on its way."""
+        if self._giving is None or self._giving.done():
+            self._giving = asyncio.create_task(self._give(message))
+
+    async def _give(self, message: Any) -> None:
+        with contextlib.suppress(grpc.aio.BaseError, grpc.aio.UsageError):
+            await self._context.write(message)
+
+    def end(self) -> None:
+        """Nothing more is sent."""
+        if self._giving is not None:
+            self._giving.cancel()
 
 
 class _Garbage:
@@ -407,8 +412,19 @@ def _bytes(message: Message) -> bytes:
     return message.SerializeToString()
 
 
+def _once(handler: Callable[[Any, Caller], Coroutine[Any, Any, Any]]) -> Handling:
+    """The handler of one request, which is read once it is known whose it is."""
+
+    async def handle(requests: AsyncIterator[Any], _: Context, caller: Caller) -> Any:
+        async for request in requests:
+            return await handler(_understood(request), caller)
+        raise ProtocolError("a request is missing")
+
+    return handle
+
+
 def _unary(handler: Callable[..., Any], request: Any) -> Handler:
-    return grpc.unary_unary_rpc_method_handler(
+    return grpc.stream_unary_rpc_method_handler(
         handler, request_deserializer=_reader(request), response_serializer=_bytes
     )
 

@@ -106,6 +106,8 @@ class Signing:
 
 def _checked(request: Any) -> str:
     """The request's CSR. Denied: it is none, or for somebody else."""
+    if (size := request.ByteSize()) > 2 * MAX_CSR:  # it may wait for its turn
+        raise Denied("INVALID_ARGUMENT", f"the request has {size} bytes; at most {2 * MAX_CSR} are taken")
     if len(request.csr) > MAX_CSR:
         raise Denied(
             "INVALID_ARGUMENT", f"the request has {len(request.csr)} characters; at most {MAX_CSR} are taken"

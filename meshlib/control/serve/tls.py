@@ -41,9 +41,9 @@ class Writable(Protocol):
 class Secured(asyncio.Protocol):
     """One accepted connection. Read from only once `join` says where to."""
 
-    def __init__(self, context: ssl.SSLContext, flush: float, heard: Callable[[int], None]) -> None:
-        """`flush`: the seconds that the peer has to take what was written before `close`. `heard` is told how
-        many bytes were read, before they are handed on; it may call `abort`.
+    def __init__(self, context: ssl.SSLContext, flush: float, heard: Callable[[bytes], None]) -> None:
+        """`flush`: the seconds that the peer has to take what was written before `close`. `heard` is told
+        what was read, before it is handed on; it may call `abort`, or `stop_reading`, and it is not.
         """
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
@@ -52,6 +52,7 @@ class Secured(asyncio.Protocol):
         self._raw: asyncio.Transport | None = None
         self._other: Writable | None = None
         self._paused = True
+        self._stopped = False
         self._heard_all = False
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
@@ -117,9 +118,14 @@ class Secured(asyncio.Protocol):
         if self._raw is not None and not self._closing:
             self._raw.pause_reading()
 
+    def stop_reading(self) -> None:
+        """Nothing that the peer sends is taken any more."""
+        self.pause_reading()
+        self._stopped = True
+
     def resume_reading(self) -> None:
         """The other end has room."""
-        if self._paused and self._raw is not None and not self._closing:
+        if self._paused and not self._stopped and self._raw is not None and not self._closing:
             self._paused = False
             self._raw.resume_reading()
             asyncio.get_running_loop().call_soon(self._pump)
@@ -212,8 +218,8 @@ class Secured(asyncio.Protocol):
             return
         self._flush()
         if data := b"".join(found):
-            self._heard(len(data))
-            if self._raw is None or self._raw.is_closing():
+            self._heard(data)
+            if self._raw is None or self._raw.is_closing() or self._stopped:
                 return
             self._other.write(data)
         if ended:

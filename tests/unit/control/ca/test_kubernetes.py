@@ -95,7 +95,11 @@ async def refused(given: str, **options: Any) -> str:
 async def test_a_projected_token_proves_who_the_pod_is() -> None:
     it = checker()
     for one in (token(), token(EC, "ES256", "two")):
-        assert await it.verify(one, NOW) == SpiffeId("cluster.local", "shop", "cart")
+        who, until = await it.verify(one, NOW)
+        assert who == SpiffeId("cluster.local", "shop", "cart")
+        with pytest.raises(TokenRefused):  # it is taken until then
+            await it.verify(one, until)
+        assert await it.verify(one, until - 1) == (who, until)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +226,7 @@ async def test_keys_are_kept_while_none_can_be_fetched() -> None:
     await it.verify(token(), NOW)
     served.keys = OSError("no route")
     clock.now = 10 * MAX_AGE_SECONDS
-    assert (await it.verify(token(), NOW)).namespace == "shop"
+    assert (await it.verify(token(), NOW))[0].namespace == "shop"
 
 
 async def test_no_keys_at_all_is_told_apart_from_a_bad_token() -> None:
