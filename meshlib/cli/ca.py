@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from meshlib.cli.ca_token import token
+from meshlib.cli.status import ALARM
 from meshlib.control.ca.store import default_folder
 
 app = typer.Typer(
@@ -52,7 +53,7 @@ def status(
     ] = None,
     output: Annotated[Output, typer.Option("--output", "-o", help="text or json.")] = Output.TEXT,
 ) -> None:
-    """Which roots are trusted, which one issues, and until when."""
+    """Which roots are trusted, which one issues, and until when. Exit code 3: there is a warning."""
     from meshlib.cli.render_ca import show_ca
     from meshlib.control.ca.authority import Authority
     from meshlib.control.ca.plugin import read_plugin
@@ -67,6 +68,8 @@ def status(
         typer.echo(json.dumps(found, indent=2))
     else:
         show_ca(found, now)
+    if found["warnings"]:
+        raise typer.Exit(ALARM)
 
 
 @app.command("rotate-root")

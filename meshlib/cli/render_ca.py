@@ -29,30 +29,34 @@ def show_ca(found: dict[str, Any], now: float) -> None:
         until = root["trusted_until"]
         notes = [
             "issues" if root["issues"] else "trusted",
-            f"ends {_when(root['end'], now)}",
-            *([f"trusted until {_when(until, now)}"] if until is not None else []),
+            f"ends {when(root['end'], now)}",
+            *([f"trusted until {when(until, now)}"] if until is not None else []),
         ]
         typer.echo(f"root   {root['subject']}: {', '.join(notes)}")
         if not root["issues"]:
             typer.echo(f"       {root['fingerprint']}")
     issuer = found["issuer"]
     renewal = "" if plugged else "; it is renewed by itself"
-    typer.echo(f"issuer {issuer['subject']}: ends {_when(issuer['end'], now)}{renewal}")
+    typer.echo(f"issuer {issuer['subject']}: ends {when(issuer['end'], now)}{renewal}")
+    typer.echo(f"       {issuer['fingerprint']}")
     rotation = found["rotation"]
-    until = _when(rotation["until"], now) if rotation["until"] is not None else ""
+    until = when(rotation["until"], now) if rotation["until"] is not None else ""
     typer.echo(_NEXT[rotation["phase"]].format(until=until))
     if rotation["phase"] in _THEN:
         typer.echo(_THEN[rotation["phase"]])
     for warning in found["warnings"]:
-        typer.echo(f"warning: {warning}")
+        typer.echo(typer.style(f"warning: {warning}", fg="red"))
 
 
-def _when(seconds: float, now: float) -> str:
+def when(seconds: float, now: float) -> str:
     """`2026-11-24 04:05 UTC (in 23 h)`."""
-    left = abs(seconds - now)
-    for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
-        if left >= 2 * length or unit == "s":
-            break
-    told = f"{left / length:.0f} {unit}"
+    told = span(abs(seconds - now))
     moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
     return f"{moment:%Y-%m-%d %H:%M} UTC ({'in ' + told if seconds > now else told + ' ago'})"
+
+
+def span(seconds: float) -> str:
+    """`23 h`, in the largest unit of which there are two."""
+    units = ("days", 86400.0), ("h", 3600.0), ("min", 60.0)
+    unit, length = next(((unit, length) for unit, length in units if seconds >= 2 * length), ("s", 1.0))
+    return f"{seconds / length:.0f} {unit}"

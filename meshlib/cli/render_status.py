@@ -8,7 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from meshlib.cli.render_ca import span
+
 NAMES_SHOWN = 3
+SHORT_ROOT = len("sha256:") + 12
 
 
 def show_status(console: Console, address: str, found: dict[str, Any]) -> None:
@@ -18,6 +21,8 @@ def show_status(console: Console, address: str, found: dict[str, Any]) -> None:
         f"control [cyan]{escape(address)}[/], configuration [cyan]{escape(version)}[/]", highlight=False
     )
     console.print(_clients(found["clients"]) if found["clients"] else "[dim]no client is connected[/]")
+    if any(client["certificate"] or client["token_left"] is not None for client in found["clients"]):
+        console.print(_certificates(found["clients"], found["authority"]))
     if found["registrations"]:
         console.print(_servers(found["registrations"]))
     for client in found["clients"]:
@@ -28,7 +33,7 @@ def show_status(console: Console, address: str, found: dict[str, Any]) -> None:
                     highlight=False,
                     soft_wrap=True,
                 )
-    for word, color in (("errors", "red"), ("warnings", "yellow")):
+    for word, color in (("alarms", "bold red"), ("errors", "red"), ("warnings", "yellow")):
         for text in found[word]:
             console.print(
                 f"[{color}]{word.removesuffix('s')}[/] {escape(text)}", highlight=False, soft_wrap=True
@@ -52,6 +57,39 @@ def _clients(clients: list[dict[str, Any]]) -> Table:
                 _state(client, kind),
             )
     return table
+
+
+def _certificates(clients: list[dict[str, Any]], authority: dict[str, Any] | None) -> Table:
+    """By what each client is known, how long that lasts, and below which root it is."""
+    table = _table("certificates", "client", "ends in", "of its life", "root", "state")
+    issuing = authority["fingerprint"] if authority else ""
+    for client in clients:
+        who = escape(f"{client['namespace']}/{client['service_account']}")
+        who += f"\n[dim]{escape(client['id'])}[/]"
+        shown = client["certificate"]
+        if shown is None:
+            left = client["token_left"]
+            table.add_row(who, "" if left is None else span(left), "", "", "[dim]by token[/]" if left else "")
+            continue
+        share = f"{shown['left'] / shown['life']:.0%} left" if shown["life"] else ""
+        root = f"{escape(shown['root'][:SHORT_ROOT])}…"
+        root += " [dim]issues[/]" if shown["root"] == issuing else " [yellow]is being replaced[/]"
+        table.add_row(who, span(shown["left"]), share, root, _HEALTH[_standing(shown)])
+    return table
+
+
+_HEALTH = {
+    "ok": "[green]good[/]",
+    "renewed": "[green]renewed since[/]",
+    "late": "[yellow]should have been renewed[/]",
+    "alarm": "[bold red]ends soon, and was not renewed[/]",
+}
+
+
+def _standing(shown: dict[str, Any]) -> str:
+    if shown["alarm"]:
+        return "alarm"
+    return "ok" if shown["health"] == "ok" else "renewed" if shown["renewed"] else "late"
 
 
 def _servers(registrations: list[dict[str, Any]]) -> Table:

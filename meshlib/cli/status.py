@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from meshlib.control.status import Operator
 
 ASK_SECONDS = 60
+ALARM = 3
+"""The exit code if something ends soon that should have been renewed."""
 
 
 class Output(Enum):
@@ -46,7 +48,10 @@ def status(
     ] = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")] = 5.0,
 ) -> None:
-    """Who is connected, what each subscribed to, acknowledged or refused, and how far behind it is."""
+    """Who is connected, what each holds or refused, how far behind it is, and when its certificate ends.
+
+    Exit code 3: there is an alarm, such as a certificate that ends soon and was not renewed; 1: no answer.
+    """
     from meshlib.cli.address import control_address
 
     address = control_address(control)
@@ -56,12 +61,14 @@ def status(
     found = fetch_status(address, timeout, operator)
     if output is Output.JSON:
         typer.echo(json.dumps(found, indent=2))
-        return
-    from rich.console import Console
+    else:
+        from rich.console import Console
 
-    from meshlib.cli.render_status import show_status
+        from meshlib.cli.render_status import show_status
 
-    show_status(Console(), address, found)
+        show_status(Console(), address, found)
+    if found["alarms"]:
+        raise typer.Exit(ALARM)
 
 
 def _operator(state: Path | None) -> "Operator":

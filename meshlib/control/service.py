@@ -120,7 +120,17 @@ class ControlService:
         warnings = [str(problem) for problem in problems if problem.severity is Severity.WARNING]
         if self._failure:
             errors.append(self._failure)
-        return status(self._hub, self._registrations, errors, warnings)
+        now = self._wall()
+        authority = None if self._security is None else self._security.authority.status(now)
+        return status(
+            self._hub,
+            self._registrations,
+            errors,
+            warnings,
+            now=now,
+            authority=authority,
+            renewed=self._server.renewed,
+        )
 
     async def start(self) -> None:
         """Loads, builds, then listens. ConfigError: the port can't be bound."""

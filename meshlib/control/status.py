@@ -11,12 +11,15 @@ from typing import Any
 import grpc
 
 from meshlib.control.registration import Registration
+from meshlib.control.serve.callers import Caller
 from meshlib.control.serve.push import Connection, Hub
 from meshlib.control.serve.server import STATUS
 from meshlib.errors import ControlUnavailable
+from meshlib.identity.renewal import Health, health
 from meshlib.xds import pb
 from meshlib.xds.kinds import SENDING_ORDER
 from meshlib.xds.names import CONTROL_SERVER
+from meshlib.xds.node import Flavour
 from meshlib.xds.server_stream import Subscription
 
 MAX_NAMES_SHOWN = 1000
@@ -29,19 +32,39 @@ def status(
     errors: Iterable[str] = (),
     warnings: Iterable[str] = (),
     clock: Callable[[], float] = time.monotonic,
+    *,
+    now: float = 0.0,
+    authority: Mapping[str, Any] | None = None,
+    renewed: Callable[[Caller], bool] = lambda _: False,
 ) -> dict[str, Any]:
-    """Keys: `version`, `clients`, `registrations`, `errors`, `warnings`; `clock` is the hub's.
+    """Keys: `version`, `clients`, `registrations`, `authority`, `alarms`, `errors`, `warnings`.
+
+    `clock` is the hub's, `now` in Unix seconds; `authority` as `control.ca.report` says it, None: there is
+    none; `renewed`: whether a caller got a newer certificate than the one that its connection showed.
 
     A client has `id`, `peer`, `flavour`, `user_agent_version`, `namespace`, `service_account`,
     `labels`, `locality`, `protocol` (delta or sotw), `connected_seconds`, `behind_seconds`,
-    `behind_versions` and `kinds`; see `_kind` for these.
+    `behind_versions`, `certificate`, `token_left` and `kinds`; see `_certificate` and `_kind` for these.
+    `alarms` are sentences: what ends soon and should have been renewed.
     """
-    now = clock()
-    clients = [_client(c, hub, now) for c in hub.connections if c.stream.client is not None]
+    known = [c for c in hub.connections if c.stream.client is not None]
+    clients = [
+        _client(c, hub, clock())
+        | {
+            "certificate": _certificate(c, now, renewed),
+            "token_left": None if c.caller.ends is None else max(c.caller.ends - now, 0.0),
+        }
+        for c in known
+    ]
     return {
         "version": hub.version,
         "clients": clients,
         "registrations": [_registration(r) for r in registrations],
+        "authority": None if authority is None else dict(authority),
+        "alarms": [
+            *(authority["warnings"] if authority is not None else ()),
+            *(_alarm(one) for one in clients if one["certificate"] and one["certificate"]["alarm"]),
+        ],
         "errors": list(errors),
         "warnings": list(warnings),
     }
@@ -68,6 +91,39 @@ def _client(connection: Connection, hub: Hub, now: float) -> dict[str, Any]:
         "behind_versions": hub.published - connection.seen if behind is not None else 0,
         "kinds": [_kind(found[kind]) for kind in SENDING_ORDER if kind in found],
     }
+
+
+def _certificate(
+    connection: Connection, now: float, renewed: Callable[[Caller], bool]
+) -> dict[str, Any] | None:
+    """The one that the connection showed: `root` (its fingerprint), `end`, and `left`, `life` in seconds.
+
+    `health`: ok, late, expiring (a quarter of the term is left) or expired, see `identity.renewal`; `alarm`:
+    it should have been renewed and was not. Clients of this library come anew with each new certificate;
+    others keep their connection, so of them it counts whether a newer one was given out (`renewed`).
+    """
+    shown, client = connection.caller.shown, connection.stream.client
+    if shown is None or client is None:
+        return None
+    how = health(shown.term, now)
+    again = client.flavour is not Flavour.MESHLIB and renewed(connection.caller)
+    return {
+        "root": shown.root,
+        "end": shown.term.end,
+        "left": max(shown.term.end - now, 0.0),
+        "life": shown.term.length,
+        "health": how.name.lower(),
+        "renewed": again,
+        "alarm": how in (Health.EXPIRING, Health.EXPIRED) and not again,
+    }
+
+
+def _alarm(client: Mapping[str, Any]) -> str:
+    who, left = f"{client['namespace']}/{client['service_account']}", client["certificate"]["left"]
+    return (
+        f"the certificate of {who} at {client['peer']} ends in {left:.0f} s and was not renewed; "
+        "that workload's log says why"
+    )
 
 
 def _kind(of: Subscription) -> dict[str, Any]:

@@ -12,6 +12,8 @@ Rules:
 - What is on disk is one file, 0600, replaced whole. It is used only if it is still good, for the same
   identity and the same fingerprint.
 - A new root is learned from the control service, over a connection that the old one vouches for.
+- Streams to the control service begin anew with a new certificate: so it knows which one is in use, and none
+  is cut off when the old one ends.
 """
 
 import logging
@@ -19,6 +21,7 @@ import random
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -29,6 +32,7 @@ from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane import fork
 from meshlib.dataplane.certfile import CertFile
 from meshlib.dataplane.grpc_call import CallEnded
+from meshlib.dataplane.grpc_stream import KeptStream
 from meshlib.dataplane.grpc_unary import Untrusted, call_once
 from meshlib.dataplane.tls import Contexts, Held, control_context, stranger_context
 from meshlib.errors import ControlUnavailable
@@ -89,6 +93,7 @@ class Certs:
         """Held while a certificate is got: one at a time."""
         self._swap = threading.Lock()
         self._users = 0
+        self._streams: weakref.WeakSet[KeptStream] = weakref.WeakSet()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._pinned = ""
@@ -157,6 +162,11 @@ class Certs:
             before = self.held
             return self._installed(self._renewed(), before)
 
+    def follow(self, stream: KeptStream) -> None:
+        """It is secured by `secure`, and refreshed when there is a new certificate."""
+        with self._swap:
+            self._streams.add(stream)
+
     def use(self) -> None:
         """Somebody needs it from now on, until `leave`."""
         with self._swap:
@@ -211,7 +221,10 @@ class Certs:
             if now is not None and before is not None and now.roots_pem != before.roots_pem:
                 made = replace(made, roots_pem=now.roots_pem)
             self._adopt(made)
-            return made
+            streams = list(self._streams) if before is not None else []
+        for stream in streams:
+            stream.refresh()
+        return made
 
     def _failed(self, why: str) -> ControlUnavailable:
         self.failure = why

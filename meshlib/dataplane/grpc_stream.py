@@ -7,7 +7,8 @@ Rules:
   not read, and what was overtaken meanwhile is never said.
 - A connection that says nothing for `SILENCE` seconds is asked for a sign of life and given up `ANSWER`
   seconds later. So is one that does not speak HTTP/2 within `ANSWER` seconds of its beginning.
-- A connection is made as its `Secure` says: what can't be secured is not opened.
+- A connection is made as its `Secure` says: what can't be secured is not opened. When that would be another
+  by now, `refresh` begins the stream anew, at once and without a word: nothing was lost.
 - A child of a fork closes its copies of the sockets, which the parent goes on using, and starts anew
   when it is told to.
 """
@@ -90,17 +91,27 @@ def in_the_clear() -> None:
 class KeptStream:
     """Keeps a stream of method `path` open to `address` (`host:port`)."""
 
-    def __init__(self, name: str, address: str, path: str, talk: Talk, secure: Secure = in_the_clear) -> None:
-        """Starts nothing; `name` becomes the thread's."""
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        path: str,
+        talk: Talk,
+        secure: Secure = in_the_clear,
+        follow: "Callable[[KeptStream], None]" = lambda _: None,
+    ) -> None:
+        """Starts nothing; `name` becomes the thread's. `follow` is told of this, to `refresh` it."""
         self._name, self._address, self._path, self._talk = name, address, path, talk
         self._secure = secure
         self._fresh()
+        follow(self)
 
     def _fresh(self) -> None:
         self._guard = threading.Lock()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._connection: _Connection | None = None
+        self._refreshing = False
 
     def start(self) -> None:
         """Starts the thread, unless it runs or was closed."""
@@ -114,6 +125,13 @@ class KeptStream:
         with self._guard:
             if self._connection is not None:
                 self._connection.wake()
+
+    def refresh(self) -> None:
+        """Says what is due, and begins the stream anew, if there is one."""
+        with self._guard:
+            if self._connection is not None:
+                self._refreshing = True
+                self._connection.end()
 
     def close(self) -> None:
         """Says what is due, and ends stream and thread."""
@@ -137,6 +155,9 @@ class KeptStream:
     def _run(self) -> None:
         while not self._closing.is_set():
             why, pause = self._one(), CONNECT
+            calmly, self._refreshing = self._refreshing and not why, False
+            if calmly and not self._closing.is_set():
+                continue
             try:
                 pause = self._talk.ended(why)
             except Exception:

@@ -28,7 +28,7 @@ from meshlib.core.view import View
 from meshlib.dataplane import fork
 from meshlib.dataplane.ads import Ads, decoders
 from meshlib.dataplane.cache import Cache
-from meshlib.dataplane.grpc_stream import KeptStream, Secure, in_the_clear
+from meshlib.dataplane.grpc_stream import KeptStream
 from meshlib.dataplane.telemetry.watch import Telemetry
 from meshlib.dataplane.tls import Contexts
 from meshlib.dataplane.views import Views
@@ -88,7 +88,7 @@ def ads_source(settings: Bootstrap, client: Client, views: Views, changed: Calla
     if settings.state_dir is not None:
         who = (settings.control, client.namespace, client.service_account, repr(client.labels))
         cache = Cache(settings.state_dir, (*who, str(client.locality)))
-    keep = functools.partial(KeptStream, secure=secure(identity(settings)))
+    keep = secured(identity(settings))
     return Ads(settings, to_node(client), views, cache, changed=changed, keep=keep)
 
 
@@ -101,9 +101,11 @@ def identity(settings: Bootstrap) -> "Certs | None":
     return certs_of(settings)
 
 
-def secure(certs: "Certs | None") -> Secure:
-    """How connections to the control service are secured: by that certificate, or not at all."""
-    return in_the_clear if certs is None else certs.secure
+def secured(certs: "Certs | None") -> Callable[..., KeptStream]:
+    """Makes streams to the control service that are secured by that certificate, or not at all."""
+    if certs is None:
+        return KeptStream
+    return functools.partial(KeptStream, secure=certs.secure, follow=certs.follow)
 
 
 class Mesh:

@@ -11,7 +11,6 @@ Rules:
 """
 
 import atexit
-import functools
 import ipaddress
 import logging
 import os
@@ -26,8 +25,8 @@ from google.protobuf.message import DecodeError
 from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane import fork
 from meshlib.dataplane.ads import backoff
-from meshlib.dataplane.grpc_stream import Kept, KeptStream
-from meshlib.dataplane.mesh import identity, secure
+from meshlib.dataplane.grpc_stream import Kept
+from meshlib.dataplane.mesh import identity, secured
 from meshlib.errors import ConfigError
 from meshlib.xds import pb
 from meshlib.xds.client_stream import ProtocolError
@@ -78,7 +77,7 @@ class Registration:
         self._certs = identity(settings) if keep is None else None
         if self._certs is not None:
             self._certs.use()
-        keep = keep or functools.partial(KeptStream, secure=secure(self._certs))
+        keep = keep or secured(self._certs)
         self._kept = keep("meshlib-register", settings.control, pb.HDS, self)
         self._kept.start()
         atexit.register(self.close)

@@ -16,7 +16,7 @@ from enum import Enum
 from cryptography import x509
 
 RATIO, SPREAD = 0.5, 0.01
-LATE, EXPIRING = 0.6, 0.8
+LATE, EXPIRING = 0.6, 0.75
 """Shares of the term after which a certificate that should be new is an alarm, and a loud one."""
 SLICE_S = 60.0
 """The longest wait without a look at the clock."""

@@ -22,6 +22,7 @@ import grpc.aio
 from meshlib.control.ca.jwt import TokenRefused, header
 from meshlib.control.ca.kubernetes import KeysUnavailable
 from meshlib.control.ca.tokens import Proof
+from meshlib.control.serve.credentials import Shown
 from meshlib.control.serve.front import Peer
 from meshlib.control.serve.rates import Allowance
 from meshlib.errors import ControlError
@@ -48,6 +49,8 @@ class Caller:
     """The join token that says so, if one does."""
     ends: float | None = None
     """When the token ends that says so, in seconds since 1970; None: a certificate does."""
+    shown: Shown | None = None
+    """The certificate that says so."""
 
 
 class Denied(ControlError):
@@ -102,7 +105,7 @@ class Callers:
         if peer is None:
             raise Denied("UNAUTHENTICATED", "this connection did not come through the control service's port")
         if peer.identity is not None:
-            return Caller(peer.address, peer.identity)
+            return Caller(peer.address, peer.identity, shown=peer.shown)
         if peer.refusal:
             raise self._failed(peer, f"the client certificate is refused: {peer.refusal}")
         try:

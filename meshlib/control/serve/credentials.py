@@ -17,13 +17,13 @@ import ssl
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from cryptography import x509
 
 from meshlib.errors import MeshError
 from meshlib.identity.chain import Purpose, check_peer
-from meshlib.identity.pem import split_pem
+from meshlib.identity.pem import fingerprint, split_pem
 from meshlib.identity.renewal import Term, is_due
 from meshlib.identity.spiffe import SpiffeId
 from meshlib.xds.names import CONTROL_SERVER
@@ -75,6 +75,9 @@ class Authority(Protocol):
     def reload(self, now: float) -> bool:
         """Goes on to that time; whether the roots or the issuer changed."""
 
+    def status(self, now: float) -> dict[str, Any]:
+        """See `control.ca.report`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
@@ -86,10 +89,12 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A client's certificate that was verified. `ends` in seconds since 1970."""
+    """A client's certificate that was verified."""
 
     identity: SpiffeId
-    ends: float
+    term: Term
+    root: str
+    """The fingerprint of the root that it leads to."""
     roots: frozenset[str]
 
 
@@ -135,15 +140,19 @@ class Credentials:
         self._made, self._roots, self._root = made, roots, root
         return self._offer
 
-    def identify(self, der: bytes, roots: frozenset[str]) -> Shown:
-        """Whose certificate that is, its path to one of `roots` being verified. BadCertificate: nobody's."""
-        identity = check_peer([der], trust_domains=self._domains, now=self._wall(), purpose=Purpose.CLIENT)
-        ends = x509.load_der_x509_certificate(der).not_valid_after_utc.timestamp()
-        return Shown(identity, ends, roots)
+    def identify(self, chain: Sequence[bytes], roots: frozenset[str]) -> Shown:
+        """Whose certificate the first is, its path to the last, one of `roots`, being verified.
+
+        BadCertificate: nobody's.
+        """
+        leaf, now = chain[0], self._wall()
+        identity = check_peer([leaf], trust_domains=self._domains, now=now, purpose=Purpose.CLIENT)
+        term = Term.of(x509.load_der_x509_certificate(leaf))
+        return Shown(identity, term, fingerprint(chain[-1]), roots)
 
     def lapsed(self, shown: Shown) -> str:
         """Why a certificate that was good is so no more; empty: it is."""
-        if self._wall() >= shown.ends:
+        if self._wall() >= shown.term.end:
             return "it has ended; come back with the next one"
         pem = self._authority.roots_pem
         if self._trusted[0] != pem:

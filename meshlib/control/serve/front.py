@@ -34,7 +34,7 @@ import socket
 import struct
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -385,7 +385,7 @@ class _Pipe:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: outside, accepted)
             async with asyncio.timeout(front.limits.handshake_seconds):
                 await outside.shaken
-            self._identify(outside.certificate(), offer.roots)
+            self._identify(outside.chain(), offer.roots)
             front.shaken(self)
             if self.peer.shown is None:
                 front.strangers.came(self, self.abort)
@@ -402,11 +402,11 @@ class _Pipe:
             if self._outside is not None and not self._outside.lost.is_set():
                 self._outside.end()
 
-    def _identify(self, der: bytes | None, roots: frozenset[str]) -> None:
-        if der is None:
+    def _identify(self, chain: Sequence[bytes], roots: frozenset[str]) -> None:
+        if not chain:
             return
         try:
-            self.peer.shown = self._front.credentials.identify(der, roots)
+            self.peer.shown = self._front.credentials.identify(chain, roots)
         except BadCertificate as error:
             self.peer.refusal = str(error)
 

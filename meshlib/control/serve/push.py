@@ -18,13 +18,16 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from meshlib.control.serve.limits import HOLD_SECONDS
 from meshlib.xds.kinds import Kind
 from meshlib.xds.node import Client, Flavour
 from meshlib.xds.server_stream import ServerStream
 from meshlib.xds.snapshot import Resource, Snapshot
+
+if TYPE_CHECKING:  # which loads gRPC; whoever compiles without serving does not need it
+    from meshlib.control.serve.callers import Caller
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +63,9 @@ class Nothing:
 class Connection:
     """One open stream, as the hub and the status see it."""
 
-    def __init__(self, number: int, delta: bool, peer: str, now: float, seen: int) -> None:
+    def __init__(self, number: int, delta: bool, caller: "Caller", now: float, seen: int) -> None:
         self.number = number
-        self.peer = peer
+        self.caller = caller
         self.stream = ServerStream(delta)
         self.since = now
         self.behind_since: float | None = None
@@ -70,6 +73,11 @@ class Connection:
         self.seen = seen
         """How many configurations had been published when it was last up to date."""
         self.dirty = asyncio.Event()
+
+    @property
+    def peer(self) -> str:
+        """`host:port` of the other end."""
+        return self.caller.address
 
     @property
     def listeners(self) -> frozenset[str]:
@@ -141,9 +149,9 @@ class Hub:
             for connection in self._connections.values():
                 connection.dirty.set()
 
-    def opened(self, delta: bool, peer: str) -> Connection:
+    def opened(self, delta: bool, caller: "Caller") -> Connection:
         """A stream began."""
-        connection = Connection(next(self._numbers), delta, peer, self._clock(), self._versions)
+        connection = Connection(next(self._numbers), delta, caller, self._clock(), self._versions)
         self._connections[connection.number] = connection
         return connection
 

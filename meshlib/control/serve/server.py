@@ -140,6 +140,12 @@ class ControlServer:
         """`host:port` as bound."""
         return f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
 
+    def renewed(self, caller: Caller) -> bool:
+        """Whether that workload, at that host, got a certificate that ends later than the one it showed."""
+        if self._signing is None or caller.identity is None or caller.shown is None:
+            return False
+        return self._signing.newest_end(caller.identity, caller.address) > caller.shown.term.end
+
     async def start(self) -> None:
         """Binds and serves. ConfigError: the port is taken or not ours to bind."""
         server = grpc.aio.server(options=GRPC_OPTIONS)
@@ -268,7 +274,7 @@ class ControlServer:
     async def _discovery(
         self, requests: AsyncIterator[Any], context: Context, caller: Caller, delta: bool
     ) -> None:
-        connection = self._hub.opened(delta, caller.address)
+        connection = self._hub.opened(delta, caller)
         sending = asyncio.create_task(self._send(connection, context))
         try:
             async for request in requests:

@@ -6,6 +6,7 @@ Rules:
 - Bounded: the size of a request, how many are signed at once and wait, how often one identity asks.
 - A token for single use is spent, on disk, before anything is signed. A request that is refused for what it
   is does not spend one.
+- The newest certificate of an identity at an address is remembered by its end, for the status.
 - A certificate for somebody else (`ImpersonatedIdentity`, for ztunnel) is refused, not silently made out to
   the caller.
 """
@@ -13,6 +14,7 @@ Rules:
 import asyncio
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -22,6 +24,7 @@ from meshlib.control.ca.tokens import Proof
 from meshlib.control.serve.callers import Caller, Denied
 from meshlib.control.serve.credentials import Authority
 from meshlib.control.serve.rates import Allowance
+from meshlib.identity.pem import load_bundle
 from meshlib.identity.spiffe import SpiffeId
 from meshlib.xds import pb
 
@@ -32,6 +35,9 @@ WAITING = 256
 """More than that are refused at once."""
 BURST, PER_SECOND = 200, 20
 """Of one identity: a service may start with some hundred processes at the same time."""
+
+
+REMEMBERED = 50_000
 
 
 class Spending(Protocol):
@@ -62,6 +68,7 @@ class Signing:
         self._rates = Allowance(BURST, PER_SECOND)
         self._signing = asyncio.Semaphore(SIGNED_AT_ONCE)
         self._waiting = 0
+        self._newest: OrderedDict[tuple[SpiffeId, str], float] = OrderedDict()
 
     async def create(self, request: Any, caller: Caller) -> Any:
         """An IstioCertificateResponse for an IstioCertificateRequest. Denied: with the reason."""
@@ -77,6 +84,7 @@ class Signing:
         try:
             async with self._signing:
                 chain = await self._signed(csr, request.validity_duration, identity, caller.proof)
+            self._remember(identity, caller.address, chain[0])
         except CsrRefused as error:
             log.warning("no certificate for %s at %s: %s", identity, caller.address, error)
             raise Denied(error.code, str(error)) from None
@@ -97,11 +105,26 @@ class Signing:
         life, now = max(0, seconds), self._wall()
         return await asyncio.to_thread(self._authority.sign, csr, identity, life, now, self._hosts(identity))
 
+    def newest_end(self, identity: SpiffeId, address: str) -> float:
+        """When the newest certificate of that identity at that host ends; 0: none is known."""
+        return self._newest.get((identity, _host(address)), 0.0)
+
+    def _remember(self, identity: SpiffeId, address: str, leaf: str) -> None:
+        key = identity, _host(address)
+        self._newest[key] = load_bundle(leaf)[0].not_valid_after_utc.timestamp()
+        self._newest.move_to_end(key)
+        while len(self._newest) > REMEMBERED:
+            self._newest.popitem(last=False)
+
     def roots(self) -> Any:
         """A Struct {"roots": PEM bundle}."""
         reply = pb.Struct()
         reply.update({"roots": self._authority.roots_pem})
         return reply
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0]
 
 
 def _checked(request: Any) -> str:

@@ -12,7 +12,9 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
+
+from meshlib.identity.pem import to_der
 
 CHUNK = 64 * 1024
 BUFFER = 256 * 1024
@@ -61,9 +63,15 @@ class Secured(asyncio.Protocol):
         """Done when the handshake is; OSError: it failed."""
         self.lost = asyncio.Event()
 
-    def certificate(self) -> bytes | None:
-        """The peer's, in DER, verified against the context's roots; None: it showed none."""
-        return self._tls.getpeercert(binary_form=True)
+    def chain(self) -> tuple[bytes, ...]:
+        """From the peer's certificate to one of the context's roots, in DER; empty: it showed none."""
+        if self._tls.getpeercert(binary_form=True) is None:
+            return ()
+        tls: Any = self._tls
+        if hasattr(tls, "get_verified_chain"):
+            return tuple(tls.get_verified_chain())
+        # Python before 3.13 has it without a name.
+        return tuple(to_der("".join(one.public_bytes() for one in tls._sslobj.get_verified_chain())))  # noqa: SLF001
 
     def join(self, other: Writable) -> None:
         """What is read goes there from now on."""

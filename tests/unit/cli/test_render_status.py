@@ -24,6 +24,8 @@ CLIENT: dict[str, Any] = {
     "service_account": "bookinfo-productpage",
     "behind_seconds": 0,
     "behind_versions": 0,
+    "certificate": None,
+    "token_left": None,
     "kinds": [RESOURCES],
 }
 SERVER: dict[str, Any] = {
@@ -38,7 +40,15 @@ SERVER: dict[str, Any] = {
 
 def text(**found: Any) -> str:
     console = Console(width=160, no_color=True, file=StringIO())
-    empty = {"version": "7.1", "clients": [], "registrations": [], "errors": [], "warnings": []}
+    empty = {
+        "version": "7.1",
+        "clients": [],
+        "registrations": [],
+        "authority": None,
+        "alarms": [],
+        "errors": [],
+        "warnings": [],
+    }
     show_status(console, "127.0.0.1:15010", empty | found)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
@@ -81,3 +91,41 @@ def test_many_names_are_counted() -> None:
 def test_errors_and_warnings_of_the_configuration() -> None:
     shown = text(errors=["a.yaml:3: spec: bad"], warnings=["b.yaml:4: old"])
     assert "error a.yaml:3: spec: bad\nwarning b.yaml:4: old\n" in shown
+
+
+CERTIFICATE = {
+    "root": "sha256:" + "ab" * 32,
+    "end": 2e9,
+    "left": 18 * 3600.0,
+    "life": 24 * 3600.0,
+    "health": "ok",
+    "renewed": False,
+    "alarm": False,
+}
+
+
+def certified(**changes: Any) -> str:
+    client = CLIENT | {"certificate": CERTIFICATE | changes}
+    return text(clients=[client], authority={"fingerprint": "sha256:" + "ab" * 32})
+
+
+def test_when_a_certificate_ends_and_below_which_root_it_is() -> None:
+    shown = certified()
+    for words in ("18 h", "75% left", "sha256:abababababab… issues", "good"):
+        assert words in shown
+    assert "is being replaced" in certified(root="sha256:" + "cd" * 32)
+    assert "should have been renewed" in certified(left=30_000.0, health="late")
+    assert "renewed since" in certified(left=10_800.0, health="expiring", renewed=True)
+    assert "3 h" in certified(left=10_800.0, health="expiring", alarm=True)
+    assert "ends soon, and was not renewed" in certified(left=10_800.0, health="expiring", alarm=True)
+
+
+def test_who_is_known_by_a_token_and_who_by_nothing() -> None:
+    shown = text(clients=[CLIENT | {"token_left": 600.0}])
+    assert "10 min" in shown
+    assert "by token" in shown
+    assert "certificates" not in text(clients=[CLIENT])
+
+
+def test_alarms_are_told() -> None:
+    assert "alarm the root ends in 9 days\n" in text(alarms=["the root ends in 9 days"])

@@ -173,6 +173,23 @@ def test_close_says_what_is_due(server: Server, talk: Talk, stream: KeptStream) 
     assert not [t for t in threading.enumerate() if t.name == "meshlib-test"]
 
 
+def test_a_refreshed_stream_begins_anew_at_once_and_nothing_was_lost(
+    server: Server, talk: Talk, stream: KeptStream
+) -> None:
+    stream.refresh()  # there is none yet
+    stream.start()
+    server.accept().greet()
+    server.send(HELLO)
+    assert [talk.next(), talk.next()] == ["opened", "took hello"]
+    talk.say, talk.again = [b"last"], 60.0
+    stream.refresh()
+    assert server.heard(b"\0\0\0\0\4last")
+    talk.say = [b"first"]
+    server.accept().greet()
+    assert talk.next() == "opened"
+    assert server.heard(b"\0\0\0\0\5first")
+
+
 def test_what_is_refused_ends_the_stream(server: Server, talk: Talk, stream: KeptStream) -> None:
     talk.refuse, talk.again = "it is older", 60.0
     stream.start()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from meshlib.control.serve.callers import Caller
 from meshlib.control.serve.push import Connection, Hub
 from meshlib.control.status import status
 from meshlib.xds import pb
@@ -35,7 +36,7 @@ class Peer:
 
     def __init__(self, hub: Hub, *targets: str, namespace: str = "shop", name: str = "peer") -> None:
         self.hub = hub
-        self.connection: Connection = hub.opened(True, "here")
+        self.connection: Connection = hub.opened(True, Caller("here", None))
         client = Client(Flavour.MESHLIB, namespace=namespace, id=name)
         self.state = ClientStream(to_node(client), delta=True)
         self.state.subscribe(Kind.LISTENER, list(targets))
@@ -172,5 +173,5 @@ async def test_a_closed_stream_is_forgotten(hub: Hub) -> None:
 
 
 def test_who_has_not_said_its_name_is_not_in_the_status(hub: Hub) -> None:
-    hub.opened(True, "here")
+    hub.opened(True, Caller("here", None))
     assert status(hub)["clients"] == []
