@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,6 +105,7 @@ async def _serve(folder: Path, listen: str, namespace: str, asked: "Asked | None
     from rich.console import Console
 
     from meshlib.cli.control_report import Report, reported
+    from meshlib.cli.control_rotation import RotationReport
     from meshlib.cli.control_security import how_to_join, many_files, secured
     from meshlib.control.build import Builder
     from meshlib.control.jwks import KeyFetcher
@@ -116,10 +118,12 @@ async def _serve(folder: Path, listen: str, namespace: str, asked: "Asked | None
     many_files()
     source = FileSource(folder, namespace)
     security = secured(asked, source) if asked is not None else None
+    if security is not None:
+        security = replace(security, changed=RotationReport(console, security.authority).look)
     keys = KeyFetcher()
     service = ControlService(
         source,
-        reported(report, Builder(keys.want)),
+        reported(report, Builder(keys.want, security.authority.trust_domain if security else "")),
         listen,
         security=security,
         allow_plaintext=security is None,

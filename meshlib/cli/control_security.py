@@ -73,6 +73,7 @@ def secured(asked: Asked, source: "Source") -> "Security":
         names=(*asked.names, socket.getfqdn()),
         aliases=mesh.trust_domain_aliases,
         root_namespace=mesh.root_namespace,
+        adopted=lambda namespace: MeshNote(authority.trust_domain, namespace).write(folder),
         hosts=service_names,
     )
 
@@ -96,13 +97,13 @@ def how_to_join(console: "Console", asked: Asked, security: "Security", address:
     reached = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     state = f" --state {shlex.quote(str(asked.state))}" if asked.state else ""
     console.print("\nTo join the mesh, a workload needs in its environment:\n", highlight=False)
-    for line in (
+    environment(
+        console,
         f"MESHLIB_CONTROL={reached}",
         f"MESHLIB_CA_FINGERPRINT={security.authority.fingerprint}",
         "MESHLIB_NAMESPACE=default MESHLIB_SERVICE_ACCOUNT=NAME",
         f"MESHLIB_TOKEN=$(meshlib ca token --namespace default --account NAME --ttl 1h{state})",
-    ):
-        console.print(f"  export {line}", highlight=False, markup=False, soft_wrap=True)
+    )
     if security.pods is not None:
         console.print(
             "\nA pod of Kubernetes has a token, where it mounts one for audience istio-ca: "
@@ -112,6 +113,12 @@ def how_to_join(console: "Console", asked: Asked, security: "Security", address:
         )
     console.print("\nWho is connected: [bold]meshlib status[/]" + state.replace("[", r"\["), highlight=False)
     console.print()
+
+
+def environment(console: "Console", *lines: str) -> None:
+    """Prints lines to be pasted into a shell."""
+    for line in lines:
+        console.print(f"  export {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def many_files() -> None:

@@ -6,7 +6,7 @@ A builder remembers its last result, so that what did not change is neither reso
 a server that joins touches endpoints only.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 from meshlib.control.analysis.analyze import analyze
@@ -14,6 +14,9 @@ from meshlib.control.built import Built
 from meshlib.control.compile.compiler import GraphCompiler
 from meshlib.control.graph import Graph, build_graph
 from meshlib.control.graph.policies import KeySource
+from meshlib.control.istio.document import AnyDocument
+from meshlib.control.istio.meshconfig import domain_name
+from meshlib.control.istio.problem import NOT_IN_FORCE, Problem, Severity
 from meshlib.control.registration import Registration
 from meshlib.control.sources.source import Loaded
 
@@ -24,9 +27,13 @@ Keys = Callable[[Mapping[KeySource, float]], Mapping[KeySource, str]]
 class Builder:
     """Builds one configuration after the other. Not thread-safe: the control service builds one at a time."""
 
-    def __init__(self, keys: Keys = lambda wanted: {}) -> None:
-        """`keys` knows the keys of token issuers that do not stand in the documents."""
+    def __init__(self, keys: Keys = lambda wanted: {}, trust_domain: str = "") -> None:
+        """`keys` knows the keys of token issuers that do not stand in the documents.
+
+        `trust_domain` is the one in which certificates are signed; empty: as the documents say.
+        """
         self._keys = keys
+        self._trust_domain = trust_domain
         self._loaded: Loaded | None = None
         self._graph: Graph | None = None
         self._compiler: GraphCompiler | None = None
@@ -40,7 +47,7 @@ class Builder:
     ) -> Built:
         """The configuration of that version; `roots_pem` are the mesh's roots."""
         if self._graph is None or loaded is not self._loaded:
-            self._graph = build_graph(loaded.documents, registrations)
+            self._graph = build_graph(loaded.documents, registrations, trust_domain=self._trust_domain)
             self._loaded = loaded
             analyse = partial(analyze, loaded.documents, loaded.problems)
         else:
@@ -48,4 +55,29 @@ class Builder:
             analyse = None
         self._graph = self._graph.with_keys(self._keys(self._graph.policies.key_sources()))
         self._compiler = GraphCompiler(self._graph, version, before=self._compiler, roots_pem=roots_pem)
-        return Built(self._compiler, analyse=analyse)
+        problems = tuple(_of_trust_domain(loaded.documents, self._trust_domain))
+        return Built(self._compiler, problems, analyse, self._graph.mesh)
+
+
+def _of_trust_domain(documents: Iterable[AnyDocument], running: str) -> Iterator[Problem]:
+    """What is wrong if the documents ask for another trust domain than certificates are signed in."""
+    found = sorted((one for one in documents if one.kind == "MeshConfig"), key=lambda one: one.age)
+    if not found or not running:
+        return
+    spec = found[0].spec
+    if "trust_domain" not in spec.model_fields_set or domain_name(spec.trust_domain) == running:
+        return
+    places = (("spec", "trustDomain"), ("trustDomain",))
+    line = next((line for place in places if (line := found[0].line_of(place))), found[0].line)
+    yield Problem(
+        Severity.WARNING,
+        NOT_IN_FORCE,
+        f"certificates are still signed in {running!r}, in which the control service was started; to change "
+        f"that, list {running!r} under trustDomainAliases, so that certificates in use stay good, and "
+        "restart the control service without --trust-domain, or with the new one",
+        document=found[0].title,
+        file=found[0].file,
+        line=line,
+        field="trustDomain",
+        found=repr(spec.trust_domain),
+    )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from meshlib.control.istio.meshconfig import MeshConfig
 from meshlib.control.istio.problem import Problem
 from meshlib.control.registration import Registration
 from meshlib.control.serve.push import Compiler
@@ -18,6 +19,8 @@ class Built:
     analyse: Callable[[], tuple[Problem, ...]] | None = None
     """Finds what is wrong between the documents; called on a thread once the configuration is served, for
     nobody should wait for it. None: nothing changed since the last one."""
+    mesh: MeshConfig | None = None
+    """The settings of the mesh in this configuration."""
 
 
 Build = Callable[[Loaded, tuple[Registration, ...], str, bytes], Built]

@@ -219,6 +219,8 @@ class ControlService:
         self._failure = ""
         self._loaded, self._built_for, self._problems = loaded, (registrations, roots), built.problems
         self._hub.publish(built.compiler)
+        if built.mesh is not None:
+            self._server.adopt(built.mesh.trust_domain_aliases, built.mesh.root_namespace)
         if built.analyse is not None:
             self._analyse = built.analyse
             self._to_analyse.set()

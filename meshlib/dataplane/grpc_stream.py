@@ -8,7 +8,8 @@ Rules:
 - A connection that says nothing for `SILENCE` seconds is asked for a sign of life and given up `ANSWER`
   seconds later. So is one that does not speak HTTP/2 within `ANSWER` seconds of its beginning.
 - A connection is made as its `Secure` says: what can't be secured is not opened. When that would be another
-  by now, `refresh` begins the stream anew, at once and without a word: nothing was lost.
+  by now, `refresh` begins the stream anew without a word: nothing was lost. The connection before stays open
+  until something is heard on the new one: who lives at the server by this stream never left.
 - A child of a fork closes its copies of the sockets, which the parent goes on using, and starts anew
   when it is told to.
 """
@@ -112,6 +113,8 @@ class KeptStream:
         self._thread: threading.Thread | None = None
         self._connection: _Connection | None = None
         self._refreshing = False
+        self._before: _Connection | None = None
+        """The one before a refresh. The stream's thread alone touches it."""
 
     def start(self) -> None:
         """Starts the thread, unless it runs or was closed."""
@@ -146,8 +149,9 @@ class KeptStream:
     def after_fork_in_child(self) -> None:
         """Stream and thread stay the parent's; `start` begins anew, unless it was closed."""
         closed = self._closing.is_set()
-        if self._connection is not None:
-            self._connection.drop()
+        for one in (self._connection, self._before):
+            if one is not None:
+                one.drop()
         self._fresh()
         if closed:
             self._closing.set()
@@ -155,14 +159,14 @@ class KeptStream:
     def _run(self) -> None:
         while not self._closing.is_set():
             why, pause = self._one(), CONNECT
-            calmly, self._refreshing = self._refreshing and not why, False
-            if calmly and not self._closing.is_set():
+            if self._before is not None and not why and not self._closing.is_set():
                 continue
             try:
                 pause = self._talk.ended(why)
             except Exception:
                 log.exception("the end of the stream to %s was not noted", self._address)
             self._closing.wait(pause)
+        self._let_go()
 
     def _one(self) -> str:
         """One stream, from its beginning to its end; why it ended."""
@@ -176,7 +180,7 @@ class KeptStream:
             connection = self._connection = _Connection(self._address, self._path, context)
         try:
             self._talk.opened()
-            connection.run(self._talk)
+            connection.run(self._talk, self._let_go)
         except OSError as error:
             return f"UNAVAILABLE: {error.strerror or error}"
         except ControlError as error:
@@ -186,10 +190,20 @@ class KeptStream:
             log.exception("the stream to %s failed", self._address)
             return repr(error)
         finally:
+            self._let_go()
             with self._guard:
+                if self._refreshing:
+                    self._before, self._refreshing = connection, False
+                else:
+                    connection.drop()
                 self._connection = None
-                connection.drop()
         return ""
+
+    def _let_go(self) -> None:
+        """The connection before is needed no more."""
+        if self._before is not None:
+            self._before.drop()
+            self._before = None
 
 
 class _Connection:
@@ -216,8 +230,11 @@ class _Connection:
             if one is not None:
                 one.close()
 
-    def run(self, talk: Talk) -> None:
-        """Until `end`. CallEnded, OSError, or what `talk` raises: it ended by itself."""
+    def run(self, talk: Talk, heard: Callable[[], None]) -> None:
+        """Until `end`; calls `heard` after each message. CallEnded, OSError, or what `talk` raises: it ended
+        by itself.
+        """
+        self._heard = heard
         with _Selector() as selector:
             selector.register(self._hear, _READ)
             self._connect(selector)
@@ -334,6 +351,7 @@ class _Connection:
             for message in call.receive(data):
                 if not self._ending:
                     talk.take(message)
+                    self._heard()
             if call.ended is not None:
                 raise call.ended
             if not isinstance(of, ssl.SSLSocket) or not of.pending():

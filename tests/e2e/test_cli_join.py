@@ -179,3 +179,21 @@ def test_the_trust_domain_is_the_meshconfigs(tmp_path: Path) -> None:
     with control(tmp_path):
         said = (tmp_path / "state" / "mesh.json").read_text()
     assert said == '{"trust_domain": "shop.example", "root_namespace": "ops"}'
+
+
+def test_a_rotation_is_told_step_by_step_and_what_is_printed_last_is_enough_to_join(tmp_path: Path) -> None:
+    with control(tmp_path) as (_, log):
+        old = printed(log, "cart")
+        state = ("--state", str(tmp_path / "state"))
+        done = meshlib("ca", "rotate-root", *state, "--overlap", "2s", "--keep", "1s")
+        assert done.returncode == 0, done.stderr
+        wait_until(lambda: " is new: trusted from now on beside " in log.read_text(), 10, "the announcement")
+        wait_until(lambda: " is trusted no more. " in log.read_text(), 20, "the end of the old root")
+        new = printed(log, "cart")
+        given = {"MESHLIB_STATE_DIR": str(tmp_path / "app"), "MESHLIB_FIRST_CALL_TIMEOUT": "2"}
+        assert new["MESHLIB_CA_FINGERPRINT"] != old["MESHLIB_CA_FINGERPRINT"]
+        assert join(old | given).returncode != 0
+        done = join(new | given)
+        assert (done.returncode, done.stdout) == (0, "503\n"), done.stderr
+        said = log.read_text()
+    assert f"root {new['MESHLIB_CA_FINGERPRINT']} issues now. {old['MESHLIB_CA_FINGERPRINT']} is" in said

@@ -54,7 +54,11 @@ class SecureMesh:
         security = Security(self.authority, self.tokens, hosts=service_names)
         again = not self.address.endswith(":0")  # servers of an earlier life come back
         made = ControlService(
-            FileSource(self.documents), Builder(), self.address, security=security, settle=3.0 * again
+            FileSource(self.documents),
+            Builder(trust_domain=self.authority.trust_domain),
+            self.address,
+            security=security,
+            settle=3.0 * again,
         )
         await made.start()
         self.service, self.address = made, made.address

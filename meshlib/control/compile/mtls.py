@@ -27,7 +27,7 @@ from meshlib.control.compile.policy import Policy
 from meshlib.control.compile.secrets import put_socket, show_own, trust_mesh
 from meshlib.control.graph.graph import Graph
 from meshlib.control.istio.destinationrule import ClientTLSMode, ClientTLSSettings
-from meshlib.control.istio.meshconfig import MeshConfig
+from meshlib.control.istio.meshconfig import MeshConfig, domain_name
 from meshlib.control.istio.peerauthentication import MutualTLSMode
 from meshlib.control.registry import Endpoint, Port, Protocol, Service
 from meshlib.identity.spiffe import SpiffeId
@@ -142,7 +142,7 @@ def _identities(endpoints: Iterable[Endpoint]) -> set[tuple[str, str]]:
 def trust_domains(mesh: MeshConfig) -> tuple[str, ...]:
     """The mesh's trust domain and its aliases, as they stand in identities."""
     listed = (mesh.trust_domain, *mesh.trust_domain_aliases)
-    return tuple(dict.fromkeys(domain.replace("@", ".").lower() for domain in listed))
+    return tuple(dict.fromkeys(domain_name(domain) for domain in listed))
 
 
 def least_version(settings: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from meshlib.control.graph.scope import Scope
 from meshlib.control.graph.sidecars import Sidecars
 from meshlib.control.graph.virtualservices import VirtualServices
 from meshlib.control.istio.document import AnyDocument
-from meshlib.control.istio.meshconfig import MeshConfig
+from meshlib.control.istio.meshconfig import MeshConfig, in_force
 from meshlib.control.registration import Registration
 from meshlib.control.registry import Registry, build_registry
 from meshlib.xds.node import Client
@@ -86,15 +86,21 @@ class Graph:
 
 
 def build_graph(
-    documents: Iterable[AnyDocument], registrations: Iterable[Registration] = (), domain: str = DOMAIN
+    documents: Iterable[AnyDocument],
+    registrations: Iterable[Registration] = (),
+    domain: str = DOMAIN,
+    trust_domain: str = "",
 ) -> Graph:
-    """The graph of these documents and servers; `domain` is that of Kubernetes' services."""
+    """The graph of these documents and servers; `domain` is that of Kubernetes' services.
+
+    `trust_domain` is the one in which certificates are signed; empty: as the documents say.
+    """
     kinds: dict[str, list[AnyDocument]] = {}
     documents = tuple(documents)
     for document in documents:
         kinds.setdefault(document.kind, []).append(document)
     meshes = sorted(kinds.get("MeshConfig", ()), key=lambda document: document.age)
-    mesh: MeshConfig = meshes[0].spec if meshes else MeshConfig()
+    mesh = in_force(meshes[0].spec if meshes else MeshConfig(), trust_domain)
     root = mesh.root_namespace
     peers = PeerAuthentications(kinds.get("PeerAuthentication", ()), root)
     return Graph(

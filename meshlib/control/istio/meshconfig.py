@@ -87,6 +87,11 @@ def _allow_any() -> OutboundTrafficPolicy:
     return OutboundTrafficPolicy(mode=OutboundTrafficMode.ALLOW_ANY)
 
 
+def domain_name(text: str) -> str:
+    """A trust domain as it stands in identities."""
+    return text.replace("@", ".").lower()
+
+
 class MeshConfig(Spec):
     """Defaults are those of Istio's mesh."""
 
@@ -142,3 +147,16 @@ class MeshConfig(Spec):
     ingress_selector: Text = ""
     ingress_class: Text = ""
     ingress_controller_mode: Text = ""
+
+
+def in_force(mesh: MeshConfig, trust_domain: str) -> MeshConfig:
+    """The settings with the trust domain in which certificates are signed; empty: as they are.
+
+    Another one that they ask for is an alias meanwhile: nobody is refused for what is to come.
+    """
+    asked = domain_name(mesh.trust_domain)
+    if not trust_domain or asked == trust_domain:
+        return mesh
+    more = (asked,) if "trust_domain" in mesh.model_fields_set else ()
+    aliases = tuple(dict.fromkeys((*mesh.trust_domain_aliases, *more)))
+    return mesh.model_copy(update={"trust_domain": trust_domain, "trust_domain_aliases": aliases})

@@ -58,6 +58,9 @@ NOT_APPLIED = "MESH0001"
 OTHER_TLS = "MESH0002"
 """Clients are told to speak what their servers refuse."""
 
+NOT_IN_FORCE = "MESH0003"
+"""Understood, but what was in force at the start stays so."""
+
 
 def shorten(value: object, limit: int = 80) -> str:
     """A value as it can stand in a message, never longer than `limit`."""

@@ -5,6 +5,8 @@ Rules:
 - A certificate counts before a token. One that names nobody is not made good by a token.
 - A caller may only say of itself what its identity says: a node whose namespace or account is another's is
   refused, and what it leaves out is filled in.
+- An alias of the trust domain is another name of the same mesh: its identities are the mesh's own, and get
+  certificates in the trust domain of now.
 - A token for single use is good for a certificate and nothing else.
 - A good token is never refused for the bad ones of a neighbour: checking one is cheap. Who fails too often
   on one connection loses it; an address with too many failures is told so and no longer logged.
@@ -13,7 +15,7 @@ Rules:
 
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -85,6 +87,7 @@ class Callers:
         who: Callable[[str], Peer | None],
         trust_domain: str,
         *,
+        aliases: Callable[[], Collection[str]] = lambda: (),
         joined: Tokens | None = None,
         pods: PodTokens | None = None,
         wall: Callable[[], float] = time.time,
@@ -93,6 +96,7 @@ class Callers:
         """`who` knows the peer of a connection by gRPC's name; `wall` in seconds since 1970."""
         self._who = who
         self._trust_domain = trust_domain
+        self._aliases = aliases
         self._joined = joined
         self._pods = pods
         self._wall = wall
@@ -105,7 +109,7 @@ class Callers:
         if peer is None:
             raise Denied("UNAUTHENTICATED", "this connection did not come through the control service's port")
         if peer.identity is not None:
-            return Caller(peer.address, peer.identity, shown=peer.shown)
+            return Caller(peer.address, self._own(peer.identity), shown=peer.shown)
         if peer.refusal:
             raise self._failed(peer, f"the client certificate is refused: {peer.refusal}")
         try:
@@ -123,13 +127,19 @@ class Callers:
             self._pods is None or header(token, MAX_BEARER).key == self._joined.name
         ):
             proof = self._joined.verify(token, now)
-            if proof.identity.trust_domain != self._trust_domain:
+            identity = self._own(proof.identity)
+            if identity.trust_domain != self._trust_domain:
                 raise TokenRefused(f"the token is for a workload of another mesh than {self._trust_domain}")
-            return Caller(peer.address, proof.identity, proof, proof.ends)
+            return Caller(peer.address, identity, proof, proof.ends)
         if self._pods is not None:
             identity, ends = await self._pods.verify(token, now)
             return Caller(peer.address, identity, ends=ends)
         raise TokenRefused("no tokens are taken here")
+
+    def _own(self, identity: SpiffeId) -> SpiffeId:
+        if identity.trust_domain not in self._aliases():
+            return identity
+        return SpiffeId(self._trust_domain, identity.namespace, identity.service_account)
 
     def _failed(self, peer: Peer, why: str) -> Denied:
         peer.failures += 1

@@ -106,13 +106,13 @@ class Credentials:
         authority: Authority,
         names: Sequence[str],
         *,
-        aliases: Collection[str] = (),
+        aliases: Callable[[], Collection[str]] = lambda: (),
         wall: Callable[[], float],
     ) -> None:
-        """`names`: the server's host names and addresses; `aliases`: further trust domains of clients."""
+        """`names`: the server's host names and addresses; `aliases`: further trust domains, as of now."""
         self._authority = authority
         self._names = tuple(dict.fromkeys(names))
-        self._domains = (authority.trust_domain, *aliases)
+        self._aliases = aliases
         self._wall = wall
         self._offer: Offer | None = None
         self._trusted: tuple[str, frozenset[str]] = ("", frozenset())
@@ -146,14 +146,19 @@ class Credentials:
         BadCertificate: nobody's.
         """
         leaf, now = chain[0], self._wall()
-        identity = check_peer([leaf], trust_domains=self._domains, now=now, purpose=Purpose.CLIENT)
+        identity = check_peer([leaf], trust_domains=self._domains(), now=now, purpose=Purpose.CLIENT)
         term = Term.of(x509.load_der_x509_certificate(leaf))
         return Shown(identity, term, fingerprint(chain[-1]), roots)
+
+    def _domains(self) -> tuple[str, ...]:
+        return self._authority.trust_domain, *self._aliases()
 
     def lapsed(self, shown: Shown) -> str:
         """Why a certificate that was good is so no more; empty: it is."""
         if self._wall() >= shown.term.end:
             return "it has ended; come back with the next one"
+        if shown.identity.trust_domain not in self._domains():
+            return f"{shown.identity.trust_domain} is no trust domain of the mesh any more"
         pem = self._authority.roots_pem
         if self._trusted[0] != pem:
             self._trusted = pem, frozenset(split_pem(pem))

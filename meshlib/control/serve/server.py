@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError, Message
 
 from meshlib.control.ca.kubernetes import KubernetesTokens
 from meshlib.control.ca.tokens import JoinTokens
+from meshlib.control.istio.meshconfig import domain_name
 from meshlib.control.registration import Registration
 from meshlib.control.serve.callers import Caller, Callers, Denied, claim, operator, standing
 from meshlib.control.serve.calls import Calls
@@ -82,9 +83,11 @@ class Security:
     names: Sequence[str] = ()
     """Host names and addresses by which clients reach the server, besides the one that it listens at."""
     aliases: Sequence[str] = ()
-    """Trust domains whose certificates are taken besides the authority's."""
+    """Trust domains whose certificates are taken besides the authority's, as its own; until `adopt`."""
     root_namespace: str = "istio-system"
-    """Its identities are operators."""
+    """Its identities are operators; until `adopt`."""
+    adopted: Callable[[str], None] = lambda _: None
+    """Told of another root namespace that is in force now."""
     hosts: Callable[[SpiffeId], Sequence[str]] = lambda _: ()
     """The DNS names of an identity's certificate."""
     wall: Callable[[], float] = time.time
@@ -123,6 +126,8 @@ class ControlServer:
                 "PLAINTEXT on %s: whoever reaches it reads all configuration and may register", listen
             )
         self._security = security
+        self._aliases = tuple(domain_name(one) for one in security.aliases) if security is not None else ()
+        self._root_namespace = security.root_namespace if security is not None else ""
         self._front: Front | None = None
         self._callers: Callers | None = None
         self._signing: Signing | None = None
@@ -139,6 +144,18 @@ class ControlServer:
     def address(self) -> str:
         """`host:port` as bound."""
         return f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
+
+    def adopt(self, aliases: Sequence[str], root_namespace: str) -> None:
+        """Other settings of the mesh are in force: for new calls, and for the connections there are."""
+        if self._security is None:
+            return
+        self._aliases = tuple(domain_name(alias) for alias in aliases)
+        if root_namespace != self._root_namespace:
+            self._root_namespace = root_namespace
+            try:
+                self._security.adopted(root_namespace)
+            except ConfigError as error:
+                log.warning("operators are of namespace %s now; %s", root_namespace, error)
 
     def renewed(self, caller: Caller) -> bool:
         """Whether that workload, at that host, got a certificate that ends later than the one it showed."""
@@ -167,11 +184,16 @@ class ControlServer:
 
     def _secure(self, by: Security) -> None:
         names = server_names(self._host, by.names)
-        credentials = Credentials(by.authority, names, aliases=by.aliases, wall=by.wall)
+        credentials = Credentials(by.authority, names, aliases=lambda: self._aliases, wall=by.wall)
         credentials.offer()  # what is wrong is told at the start
         self._front = Front(self._host, self._port, credentials, refused=self._calls.refused)
         self._callers = Callers(
-            self._front.who, by.authority.trust_domain, joined=by.tokens, pods=by.pods, wall=by.wall
+            self._front.who,
+            by.authority.trust_domain,
+            aliases=lambda: self._aliases,
+            joined=by.tokens,
+            pods=by.pods,
+            wall=by.wall,
         )
         self._signing = Signing(by.authority, by.tokens, hosts=by.hosts, wall=by.wall)
 
@@ -358,7 +380,7 @@ class ControlServer:
 
     async def _get_status(self, _: Any, caller: Caller) -> Any:
         if self._security is not None:
-            operator(standing(caller), self._security.root_namespace)
+            operator(standing(caller), self._root_namespace)
         reply = pb.Struct()
         reply.update(self._status())
         return reply
