@@ -11,6 +11,7 @@ Rules:
 - Files are looked at every `LOOK_SECONDS`, and read when they changed and then stood still for
   `STILL_SECONDS`: an editor empties a file before it writes it. A broken edit changes nothing; it is
   logged once.
+- Keys of token issuers (`jwksUri`) are fetched as a control service does, beside all that.
 - A server that registers says what it would say to a control service, and is checked in the same way.
 - A fork's child knows what its parent knew and looks at the files itself from its first call on.
 """
@@ -36,6 +37,7 @@ from meshlib.xds.snapshot import Resource
 try:
     from meshlib.control.build import Builder
     from meshlib.control.istio.problem import Problem, Severity
+    from meshlib.control.jwks import KeyErrands
     from meshlib.control.registration import Registration
     from meshlib.control.serve.push import Compiler
     from meshlib.control.serve.registration import Joining, specifier
@@ -62,7 +64,10 @@ class LocalControl:
         except OSError as error:
             raise ConfigError(f"control: {error}") from None
         self.path = path
-        self._build = Builder()
+        self._keys = KeyErrands(self._keys_changed)
+        self._other_keys = False
+        """Whether other keys than those in the configuration in force are known."""
+        self._build = Builder(lambda sources: self._keys.want(sources))
         self._told: frozenset[Problem] = frozenset()
         self._looks: Any = None
         self._seen: Any = None
@@ -113,6 +118,7 @@ class LocalControl:
     def after_fork_in_child(self) -> None:
         """New locks; the thread starts at the next `use`."""
         self._unlocked()
+        self._keys.after_fork_in_child()
         self._users = {}
 
     def _run(self) -> None:
@@ -132,6 +138,7 @@ class LocalControl:
                         # The thread must live: what is wrong for one is not wrong for all.
                         log.exception("%s can't be compiled for %r", self.path, user)
                 still = self._looks == self._seen
+            self._keys.go()
             self._bell.wait(LOOK_SECONDS if still else STILL_SECONDS)
             self._bell.clear()
 
@@ -139,15 +146,26 @@ class LocalControl:
         """Builds if documents or servers changed; why it could not."""
         try:
             found = self._load()
-            if self._loaded is None or found is not self._loaded[0] or registrations != self._loaded[1]:
+            other, self._other_keys = self._other_keys, False
+            if (
+                other
+                or self._loaded is None
+                or found is not self._loaded[0]
+                or registrations != self._loaded[1]
+            ):
                 self._count += 1
                 self._compiler = self._build(found, registrations, f"{self._life}.{self._count}").compiler
                 self._loaded = (found, registrations)
         except Exception as error:
             log.exception("%s can't be built; what was there stays in force", self.path)
             self._seen = None  # so that it is read, and tried, again
+            self._other_keys = True
             return f"{self.path} can't be built: {error!r}"
         return ""
+
+    def _keys_changed(self) -> None:
+        self._other_keys = True
+        self._bell.set()
 
     def _load(self) -> Loaded:
         """The documents as they are; the same object as before if they are the same: the builder knows it."""

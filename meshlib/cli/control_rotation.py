@@ -1,4 +1,4 @@
-"""What `meshlib control` prints when its roots or its issuing key change: the step, and what to do about it."""
+"""What `meshlib control` prints when its roots or its issuing key change: the step, and what to do."""
 
 import time
 from collections.abc import Callable, Mapping

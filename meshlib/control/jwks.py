@@ -5,24 +5,21 @@ Rules:
 - Nobody waits for a fetch: who builds a configuration takes what is known, and is told of changes.
 - Keys are fetched every 20 minutes. What fails is tried again after 1, 2, 4, … seconds, at most 5 minutes;
   the last good keys stay in force meanwhile.
-- A fetch is bounded in time as a whole, in bytes and in redirects, and never leaves TLS for plain text.
+- A fetch is bounded in time as a whole, and as `fetch` says.
 - Without a URI the issuer is asked for it: `<issuer>/.well-known/openid-configuration` (OpenID Discovery, 4).
 """
 
 import asyncio
 import contextlib
-import functools
 import json
 import logging
-import ssl
+import selectors
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
+from dataclasses import dataclass, replace
 
-import h11
-
+from meshlib.control.fetch import WELL_KNOWN, Unfetched, get, json_object
 from meshlib.control.graph.policies import KeySource
 from meshlib.control.keysets import has_usable_key
 
@@ -30,17 +27,10 @@ log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 20 * 60.0
 RETRY_SECONDS = 300.0
-MAX_BYTES = 1 << 20
-MAX_REDIRECTS = 5
 AT_ONCE = 8
-WELL_KNOWN = "/.well-known/openid-configuration"
 
 Fetch = Callable[[KeySource, float], Awaitable[str]]
 """The key set of a source within so many seconds; any exception says why not."""
-
-
-class Unfetched(Exception):
-    """Keys could not be fetched; the message says why."""
 
 
 @dataclass(slots=True)
@@ -106,6 +96,12 @@ class KeySets:
             entry.failures, entry.fetching, entry.due = entry.failures + 1, False, now + wait
             return wait
 
+    def forked(self) -> "KeySets":
+        """The same in a fork's child, where nobody fetches and no lock is held."""
+        made = KeySets()
+        made._entries = {source: replace(entry, fetching=False) for source, entry in self._entries.items()}
+        return made
+
 
 class KeyFetcher:
     """Fetches what is wanted for as long as `run` runs."""
@@ -146,25 +142,79 @@ class KeyFetcher:
     async def _one(
         self, source: KeySource, seconds: float, room: asyncio.Semaphore, changed: Callable[[], None]
     ) -> None:
-        try:
-            async with room, asyncio.timeout(seconds):
-                keys = await self._fetch(source, seconds)
-        except Exception as error:  # noqa: BLE001 - whatever it is, what is known stays in force
-            wait = self._sets.failed(source, self._clock())
-            reason = f"not within {seconds:g} s" if isinstance(error, TimeoutError) else str(error)
-            log.warning("no keys from %s (%s); trying again in %g s", source, reason, wait)
-        else:
-            if self._sets.fetched(source, keys, self._clock()):
-                log.info("keys of %s have changed", source)
+        async with room:
+            if await _renew(self._sets, source, seconds, self._fetch, self._clock):
                 changed()
         self._wake.set()
+
+
+class KeyErrands:
+    """The same without an event loop of its own: `go` sends a thread, for as long as there is something due.
+
+    Thread-safe; survives a fork, of which the child knows what its parent knew.
+    """
+
+    def __init__(self, changed: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
+        """`changed` is called, on such a thread, whenever other keys are known."""
+        self._changed = changed
+        self._clock = clock
+        self._sets = KeySets()
+
+    def want(self, sources: Mapping[KeySource, float]) -> Mapping[KeySource, str]:
+        """What is known of these sources now; `go` fetches what is not. Never waits."""
+        return self._sets.want(sources, self._clock())
+
+    def go(self) -> None:
+        """Has fetched what is due now. To be called now and then."""
+        if due := self._sets.start(self._clock()):
+            threading.Thread(target=self._run, args=(due,), name="meshlib-local-keys", daemon=True).start()
+
+    def after_fork_in_child(self) -> None:
+        """What the parent is fetching, the child fetches itself."""
+        self._sets = self._sets.forked()
+
+    def _run(self, due: list[tuple[KeySource, float]]) -> None:
+        # Not epoll: its descriptor would be shared with the children of a fork.
+        def loop() -> asyncio.AbstractEventLoop:
+            return asyncio.SelectorEventLoop(selectors.SelectSelector())
+
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(self._all(due))
+
+    async def _all(self, due: list[tuple[KeySource, float]]) -> None:
+        room = asyncio.Semaphore(AT_ONCE)
+
+        async def one(source: KeySource, seconds: float) -> None:
+            async with room:
+                if await _renew(self._sets, source, seconds, fetch_keys, self._clock):
+                    self._changed()
+
+        await asyncio.gather(*(one(source, seconds) for source, seconds in due))
+
+
+async def _renew(
+    sets: KeySets, source: KeySource, seconds: float, fetch: Fetch, clock: Callable[[], float]
+) -> bool:
+    """Fetches the keys of a source; whether they are others than before."""
+    try:
+        async with asyncio.timeout(seconds):
+            keys = await fetch(source, seconds)
+    except Exception as error:  # noqa: BLE001 - whatever it is, what is known stays in force
+        wait = sets.failed(source, clock())
+        reason = f"not within {seconds:g} s" if isinstance(error, TimeoutError) else str(error)
+        log.warning("no keys from %s (%s); trying again in %g s", source, reason, wait)
+        return False
+    if not sets.fetched(source, keys, clock()):
+        return False
+    log.info("keys of %s have changed", source)
+    return True
 
 
 async def fetch_keys(source: KeySource, seconds: float) -> str:
     """A source's key set as JSON in one spelling. Unfetched, OSError, TimeoutError."""
     async with asyncio.timeout(seconds):
         uri = source.uri or await _discover(source.issuer)
-        found = _json(await _get(uri), uri)
+        found = json_object(await get(uri), uri)
     text = json.dumps(found, separators=(",", ":"), sort_keys=True)
     if not has_usable_key(text):
         raise Unfetched(f"{uri} is no key set with a key that can be used")
@@ -175,87 +225,7 @@ async def _discover(issuer: str) -> str:
     if not issuer.startswith(("http://", "https://")):
         raise Unfetched(f"issuer {issuer!r} is no URL; give jwksUri or jwks")
     place = issuer.rstrip("/") + WELL_KNOWN
-    uri = _json(await _get(place), place).get("jwks_uri")
+    uri = json_object(await get(place), place).get("jwks_uri")
     if not isinstance(uri, str) or not uri:
         raise Unfetched(f"{place} names no jwks_uri")
     return uri
-
-
-def _json(body: bytes, uri: str) -> dict[str, object]:
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        raise Unfetched(f"{uri} is no JSON") from None
-    if not isinstance(found, dict):
-        raise Unfetched(f"{uri} is no JSON object")
-    return found
-
-
-async def _get(uri: str) -> bytes:
-    for _ in range(MAX_REDIRECTS + 1):
-        status, location, body = await _ask(uri)
-        if status == 200:
-            return body
-        if status not in (301, 302, 303, 307, 308) or not location:
-            raise Unfetched(f"{uri} answers {status}")
-        try:
-            target = urljoin(uri, location)
-        except ValueError:
-            raise Unfetched(f"{uri} leads to {location!r}, which is no URL") from None
-        if uri.startswith("https:") and not target.startswith("https:"):
-            raise Unfetched(f"{uri} leads away from TLS")
-        uri = target
-    raise Unfetched(f"{uri}: more than {MAX_REDIRECTS} redirects")
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    return ssl.create_default_context()
-
-
-async def _ask(uri: str) -> tuple[int, str, bytes]:
-    """Status, Location and body of one GET."""
-    try:
-        parts = urlsplit(uri)
-        host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError:
-        raise Unfetched(f"{uri!r} is no URL") from None
-    if parts.scheme not in ("http", "https") or not host:
-        raise Unfetched(f"{uri!r} is no URL of http or https")
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    headers = [
-        ("Host", parts.netloc.rpartition("@")[2]),
-        ("Accept", "application/json"),
-        ("Connection", "close"),
-    ]
-    tls = await asyncio.to_thread(_tls) if parts.scheme == "https" else None
-    reader, writer = await asyncio.open_connection(host, port, ssl=tls)
-    try:
-        talk = h11.Connection(h11.CLIENT)
-        request = h11.Request(method="GET", target=path, headers=headers)
-        writer.write((talk.send(request) or b"") + (talk.send(h11.EndOfMessage()) or b""))
-        await writer.drain()
-        return await _answer(uri, talk, reader)
-    except (h11.ProtocolError, UnicodeError) as error:
-        raise Unfetched(f"{uri}: {error}") from None
-    finally:
-        writer.transport.abort()
-
-
-async def _answer(uri: str, talk: h11.Connection, reader: asyncio.StreamReader) -> tuple[int, str, bytes]:
-    status, location, body = 0, "", bytearray()
-    while True:
-        event = talk.next_event()
-        if event is h11.NEED_DATA:
-            talk.receive_data(await reader.read(65_536))
-        elif isinstance(event, h11.Response):
-            status = event.status_code
-            location = next((v.decode("latin-1") for n, v in event.headers if n == b"location"), "")
-        elif isinstance(event, h11.Data):
-            body += event.data
-            if len(body) > MAX_BYTES:
-                raise Unfetched(f"{uri} is larger than {MAX_BYTES} bytes")
-        elif isinstance(event, h11.EndOfMessage):
-            return status, location, bytes(body)
-        elif isinstance(event, h11.ConnectionClosed):
-            raise Unfetched(f"{uri}: the answer ends early")

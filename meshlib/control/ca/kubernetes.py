@@ -19,10 +19,8 @@ import json
 import logging
 import ssl
 import time
-import urllib.error
-import urllib.request
 from base64 import urlsafe_b64decode
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +35,7 @@ from meshlib.control.ca.jwt import (
     text,
     verified,
 )
+from meshlib.control.fetch import MAX_BYTES, WELL_KNOWN, get, json_object
 from meshlib.errors import ConfigError, ControlError
 from meshlib.identity.spiffe import SpiffeId
 
@@ -44,14 +43,12 @@ log = logging.getLogger(__name__)
 
 AUDIENCE = "istio-ca"
 MAX_TOKEN = 12 * 1024
-MAX_JWKS = 1024 * 1024
 MAX_KEYS = 100
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 16_384
 REFETCH_SECONDS = 10.0
 """At least so long between two fetches."""
 MAX_AGE_SECONDS = 300.0
 FETCH_TIMEOUT = 10.0
-DISCOVERY = "/.well-known/openid-configuration"
 _SUBJECT = "system:serviceaccount:"
 _RSA = ("RS256", "RS384", "RS512")
 _CURVES = {"P-256": ("ES256",), "P-384": ("ES384",), "P-521": ("ES512",)}
@@ -90,9 +87,9 @@ class KubernetesTokens:
         trust_domain: str,
         *,
         clock: Callable[[], float] = time.monotonic,
-        fetch: Callable[[Cluster], bytes] | None = None,
+        fetch: Callable[[Cluster], Awaitable[bytes]] | None = None,
     ) -> None:
-        """`clock` in seconds; `fetch` blocks and gives the JWKS. ConfigError: keys can't come from there."""
+        """`clock` in seconds; `fetch` gives the JWKS. ConfigError: keys can't come from there."""
         if not (cluster.issuer or cluster.jwks):
             raise ConfigError("an issuer or a JWKS is needed to check Kubernetes' tokens")
         place = cluster.jwks or cluster.issuer
@@ -152,12 +149,13 @@ class KubernetesTokens:
 
     async def _take(self) -> None:
         try:
-            self._keys = parse_keys(await asyncio.to_thread(self._fetch, self._cluster))
+            self._keys = parse_keys(await self._fetch(self._cluster))
             self._fetched = self._clock()
             self._failure = ""
         except (OSError, ControlError, ConfigError) as error:
-            self._failure = str(error)
-            log.warning("the keys of Kubernetes' tokens can't be fetched: %s", error)
+            late = isinstance(error, TimeoutError)
+            self._failure = f"not within {FETCH_TIMEOUT:g} s" if late else str(error)
+            log.warning("the keys of Kubernetes' tokens can't be fetched: %s", self._failure)
         finally:
             self._fetching = None
 
@@ -223,60 +221,44 @@ def _of(entry: Mapping[str, Any], algorithms: tuple[str, ...]) -> tuple[str, ...
     return algorithms if only is None else tuple(name for name in algorithms if name == only)
 
 
-def fetch_keys(cluster: Cluster) -> bytes:
+async def fetch_keys(cluster: Cluster) -> bytes:
     """The JWKS. OSError, ConfigError, ControlError: it can't be had."""
-    place = cluster.jwks
-    if not place:
-        found = json_object(_get(cluster.issuer.rstrip("/") + DISCOVERY, cluster))
-        if found.get("issuer") != cluster.issuer:
-            raise ControlError(f"the discovery document of {cluster.issuer} is of another issuer")
-        place = str(found.get("jwks_uri", ""))
-    elif "://" not in place:
-        with Path(place).open("rb") as file:
-            return _bounded(file.read(MAX_JWKS + 1), place)
-    return _get(place, cluster)
+    async with asyncio.timeout(FETCH_TIMEOUT):
+        place = cluster.jwks
+        if not place:
+            where = cluster.issuer.rstrip("/") + WELL_KNOWN
+            found = json_object(await _get(where, cluster), where)
+            if found.get("issuer") != cluster.issuer:
+                raise ControlError(f"the discovery document of {cluster.issuer} is of another issuer")
+            place = str(found.get("jwks_uri", ""))
+        elif "://" not in place:
+            return await asyncio.to_thread(_read, place)
+        return await _get(place, cluster)
 
 
-def json_object(data: bytes) -> Mapping[str, Any]:
-    """A JSON object. ControlError: it is none."""
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise ControlError("the discovery document is no JSON object")
-    return found
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        """None: a redirect is an error."""
-
-
-def _get(url: str, cluster: Cluster) -> bytes:
-    _check_url(url)
-    context, headers = ssl.create_default_context(), {"accept": "application/json"}
-    if cluster.credentials is not None:
-        context = ssl.create_default_context(cafile=str(cluster.credentials / "ca.crt"))
-        token = (cluster.credentials / "token").read_text("ascii").strip()
-        if urlsplit(url).scheme == "https":
-            headers["authorization"] = f"Bearer {token}"
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), _NoRedirect(), urllib.request.HTTPSHandler(context=context)
-    )
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the scheme was checked
-    try:
-        with opener.open(request, timeout=FETCH_TIMEOUT) as response:
-            return _bounded(response.read(MAX_JWKS + 1), url)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise ControlError(f"{url} answers {error.code}") from None
-
-
-def _bounded(data: bytes, place: str) -> bytes:
-    if len(data) > MAX_JWKS:
-        raise ControlError(f"{place} has more than {MAX_JWKS} bytes")
+def _read(place: str) -> bytes:
+    with Path(place).open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ControlError(f"{place} is larger than {MAX_BYTES} bytes")
     return data
+
+
+async def _get(url: str, cluster: Cluster) -> bytes:
+    """Redirects are not followed: the token is for the cluster alone."""
+    _check_url(url)
+    if cluster.credentials is None:
+        return await get(url, redirects=0)
+    authority, token = await asyncio.to_thread(_credentials, cluster.credentials)
+    secured = urlsplit(url).scheme == "https"
+    return await get(
+        url, tls=authority, headers=[("Authorization", f"Bearer {token}")] if secured else (), redirects=0
+    )
+
+
+def _credentials(folder: Path) -> tuple[ssl.SSLContext, str]:
+    authority = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+    return authority, (folder / "token").read_text("ascii").strip()
 
 
 def _check_url(url: str) -> None:

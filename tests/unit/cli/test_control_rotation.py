@@ -44,8 +44,8 @@ def test_each_step_with_its_fingerprints_and_the_new_environment(tmp_path: Path)
         one["fingerprint"] for one in it.authority.status(NOW + 2)["roots"] if one["fingerprint"] != old
     )
     assert announced == (
-        f"root {new} is new: trusted from now on beside {old}, it issues from 2027-01-16 08:00 UTC (in 24 h). "
-        "Before then, give roots.pem of the state folder to whoever trusts a file. "
+        f"root {new} is new: trusted from now on beside {old}, it issues from 2027-01-16 08:00 UTC "
+        "(in 24 h). Before then, give roots.pem of the state folder to whoever trusts a file. "
         "Joins name the old fingerprint until then."
     )
     assert it.at(NOW + DAY_S - 1) == []

@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from joserfc.jwk import ECKey
 
+from meshlib.control.fetch import MAX_BYTES, Unfetched
 from meshlib.control.graph.policies import KeySource
-from meshlib.control.jwks import MAX_BYTES, REFRESH_SECONDS, KeyFetcher, KeySets, Unfetched, fetch_keys
+from meshlib.control.jwks import REFRESH_SECONDS, KeyFetcher, KeySets, fetch_keys
 
 ONE, TWO = KeySource("https://one.example/keys", ""), KeySource("", "https://two.example")
 KEYS = {"keys": [ECKey.generate_key("P-256", {"kid": "a"}).as_dict(private=False)]}

@@ -70,7 +70,7 @@ class Served:
     def __init__(self, keys: Any = KEYS) -> None:
         self.keys, self.asked = keys, 0
 
-    def __call__(self, _: Cluster) -> bytes:
+    async def __call__(self, _: Cluster) -> bytes:
         self.asked += 1
         if isinstance(self.keys, Exception):
             raise self.keys
@@ -274,24 +274,24 @@ def serving(replies: dict[str, tuple[int, bytes]]) -> Iterator[str]:
             thread.join()
 
 
-def test_keys_come_from_a_file_a_url_or_by_discovery(tmp_path: Path) -> None:
+async def test_keys_come_from_a_file_a_url_or_by_discovery(tmp_path: Path) -> None:
     keys = json.dumps(KEYS).encode()
     (tmp_path / "jwks.json").write_bytes(keys)
-    assert fetch_keys(Cluster(jwks=str(tmp_path / "jwks.json"))) == keys
+    assert await fetch_keys(Cluster(jwks=str(tmp_path / "jwks.json"))) == keys
     replies: dict[str, tuple[int, bytes]] = {"/jwks": (200, keys), "/moved": (302, b"")}
     with serving(replies) as url:
         replies["/.well-known/openid-configuration"] = (
             200,
             json.dumps({"issuer": url, "jwks_uri": f"{url}/jwks"}).encode(),
         )
-        assert fetch_keys(Cluster(jwks=f"{url}/jwks")) == keys
-        assert fetch_keys(Cluster(issuer=url)) == keys
+        assert await fetch_keys(Cluster(jwks=f"{url}/jwks")) == keys
+        assert await fetch_keys(Cluster(issuer=url)) == keys
         with pytest.raises(ControlError, match="answers 302"):
-            fetch_keys(Cluster(jwks=f"{url}/moved"))
+            await fetch_keys(Cluster(jwks=f"{url}/moved"))
         with pytest.raises(ControlError, match="answers 404"):
-            fetch_keys(Cluster(jwks=f"{url}/none"))
+            await fetch_keys(Cluster(jwks=f"{url}/none"))
         with pytest.raises(ControlError, match="of another issuer"):
-            fetch_keys(Cluster(issuer=f"{url}/"))
+            await fetch_keys(Cluster(issuer=f"{url}/"))
         replies["/huge"] = (200, b" " * (1024 * 1024 + 1))
-        with pytest.raises(ControlError, match="more than 1048576 bytes"):
-            fetch_keys(Cluster(jwks=f"{url}/huge"))
+        with pytest.raises(ControlError, match="larger than 1048576 bytes"):
+            await fetch_keys(Cluster(jwks=f"{url}/huge"))
