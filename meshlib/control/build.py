@@ -67,8 +67,6 @@ def _of_trust_domain(documents: Iterable[AnyDocument], running: str) -> Iterator
     spec = found[0].spec
     if "trust_domain" not in spec.model_fields_set or domain_name(spec.trust_domain) == running:
         return
-    places = (("spec", "trustDomain"), ("trustDomain",))
-    line = next((line for place in places if (line := found[0].line_of(place))), found[0].line)
     yield Problem(
         Severity.WARNING,
         NOT_IN_FORCE,
@@ -77,7 +75,7 @@ def _of_trust_domain(documents: Iterable[AnyDocument], running: str) -> Iterator
         "restart the control service without --trust-domain, or with the new one",
         document=found[0].title,
         file=found[0].file,
-        line=line,
+        line=found[0].line_of(("trustDomain",)) or found[0].line,
         field="trustDomain",
         found=repr(spec.trust_domain),
     )
