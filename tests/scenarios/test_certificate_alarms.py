@@ -11,7 +11,7 @@ from support.secure_mesh import SecureMesh, asked, failures, more, secure_mesh
 
 from meshlib.control.ca.mesh import MeshNote
 
-LIFE = 5
+LIFE = 4
 
 
 def callers(control: SecureMesh, account: str = "productpage") -> list[dict[str, Any]]:
@@ -37,7 +37,7 @@ def test_each_new_certificate_is_seen_and_nothing_is_lost(
         more(asking)
         ends: set[float] = set()
         servers = set[str]()
-        until = time.time() + 1.8 * LIFE
+        until = time.time() + 1.4 * LIFE
         while time.time() < until and not failures(asking):
             for one in callers(control):
                 ends.add(one["certificate"]["end"])
@@ -48,7 +48,7 @@ def test_each_new_certificate_is_seen_and_nothing_is_lost(
             more(asking, 3)
         done = told(control)
     assert failures(asking) == []
-    assert len(ends) >= 3
+    assert len(ends) >= 2
     assert len(servers) == 1  # nobody ever left
     assert (done.returncode, "default/productpage" in done.stdout) == (0, True), done.stdout
     assert [r.message for r in caplog.records if "lost the control service" in r.message] == []

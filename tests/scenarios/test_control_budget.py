@@ -70,7 +70,7 @@ async def test_one_connection_is_refused_with_the_reason(path: str, tmp_path: Pa
                 await served(it)
                 assert held(it) <= 8.25 * MEBIBYTE
         grown = memory() - before
-    assert one.sent < 12 * MEBIBYTE
+    assert one.sent < 24 * MEBIBYTE  # what waits in sockets is sent, too
     assert set(one.ended.values()) == {
         (EXHAUSTED, "this connection holds more than 8.25 MiB in messages that are not whole")
     }
