@@ -58,9 +58,6 @@ NOT_APPLIED = "MESH0001"
 OTHER_TLS = "MESH0002"
 """Clients are told to speak what their servers refuse."""
 
-NOT_IN_FORCE = "MESH0003"
-"""Understood, but what was in force at the start stays so."""
-
 
 def shorten(value: object, limit: int = 80) -> str:
     """A value as it can stand in a message, never longer than `limit`."""
@@ -77,3 +74,5 @@ def shorten(value: object, limit: int = 80) -> str:
 
 HIDDEN = "MESH0003"
 """Another document of the same kind wins over it, or over a part of it."""
+NOT_IN_FORCE = "MESH0004"
+"""Understood, but what was in force at the start stays so."""

@@ -29,7 +29,7 @@ def test_what_is_asked_for_is_an_alias_until_the_next_start(
     assert built.mesh is not None
     assert built.mesh.trust_domain.replace("@", ".").lower() == "run.example"
     assert built.mesh.trust_domain_aliases == aliases
-    assert [problem.code for problem in built.problems] == ["MESH0003"] * warned
+    assert [problem.code for problem in built.problems] == ["MESH0004"] * warned
 
 
 def test_without_an_authority_the_documents_count() -> None:
