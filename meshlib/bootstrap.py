@@ -81,9 +81,12 @@ class Bootstrap:
     """Whether a control service without TLS is talked to: there is no identity then, and no mutual TLS."""
 
     access_log: str = ""
-    """Where each request is told in a line: `/dev/stdout`, `/dev/stderr` or a file; empty: nowhere."""
+    """Where each request is told in a line, whatever the mesh's configuration says: `/dev/stdout`,
+    `/dev/stderr`, a file, or `none`; empty: as the configuration says."""
     access_log_encoding: str = "TEXT"
     """`TEXT` or `JSON`."""
+    access_log_dir: Path | None = None
+    """Where the configuration may have access logs written; None: to /dev/stdout and /dev/stderr only."""
 
     @property
     def label_map(self) -> Mapping[str, str]:
@@ -113,7 +116,7 @@ def bootstrap(environ: Mapping[str, str] | None = None, **arguments: Any) -> Boo
     `locality`, `state_dir` (a path; empty: keep nothing), `first_call_timeout`, `idle_targets`, `drain`
     (seconds), `max_targets`, `address`, `ports` (mapping or `http=9080`), `weight`, `ca_fingerprint`,
     `ca_file`, `token`, `token_file`, `forward_headers` (names, or `a,b`), `allow_plaintext`,
-    `access_log` (a path), `access_log_encoding`.
+    `access_log` (a path, or `none`), `access_log_encoding`, `access_log_dir`.
     ConfigError: one can't be used. TypeError: no such argument.
     """
     found = os.environ if environ is None else environ
@@ -313,6 +316,11 @@ def _yes_or_no(given: Any) -> bool:
     return {"true": True, "1": True, "false": False, "0": False}[given.lower()]
 
 
+def _access_log(given: Any) -> str:
+    path = str(_file(given))
+    return path if path != "none" or given == "none" else f"./{path}"
+
+
 def _encoding(given: Any) -> str:
     if given.upper() not in ("TEXT", "JSON"):
         raise ValueError(given)
@@ -353,8 +361,7 @@ _SETTINGS = {
     "token_file": _Setting(_file, "the path of a file that holds a token"),
     "forward_headers": _Setting(_names_of_headers, "at most 64 names of headers, with commas between"),
     "allow_plaintext": _Setting(_yes_or_no, "true or false"),
-    "access_log": _Setting(
-        lambda given: str(_file(given)), "/dev/stdout, /dev/stderr, or the path of a file"
-    ),
+    "access_log": _Setting(_access_log, "/dev/stdout, /dev/stderr, the path of a file, or none"),
     "access_log_encoding": _Setting(_encoding, "TEXT or JSON"),
+    "access_log_dir": _Setting(_file, "the path of a folder"),
 }

@@ -330,6 +330,7 @@ class Mesh:
         if view.roots_pem and view.roots_pem != self._view.roots_pem and (certs := self.certs) is not None:
             certs.trust(view.roots_pem.decode())
         self._view = view
+        self.telemetry.take(view.telling)
         if self._ledger is not None:
             self._ledger.prune(view)
 

@@ -36,6 +36,7 @@ class Inbound:
             "_flags",
             "_grpc_status",
             "_headers",
+            "_logs",
             "_port",
             "_protocol",
             "_span",
@@ -50,6 +51,7 @@ class Inbound:
         self.received = self.sent = 0
         """Bytes of both bodies; whoever moves them counts."""
         self._telemetry, self._port, self._protocol = telemetry, port, protocol
+        self._logs = telemetry.logs(port)
         self._started, self._wall = telemetry.clock(), telemetry.wall()
         self._status, self._flags, self._details = 0, "-", VIA_UPSTREAM
         self._headers: Iterable[Header] = ()
@@ -129,7 +131,7 @@ class Inbound:
         seconds = telemetry.clock() - self._started
         if telemetry.instruments is not None:
             self._measure(seconds)
-        if telemetry.log is None and self._span is None:
+        if not self._logs and self._span is None:
             return
         peer = self.peer
         ended = Ended(
@@ -150,8 +152,8 @@ class Inbound:
             sni=peer.sni,
             principal=peer.principal,
         )
-        if telemetry.log is not None:
-            telemetry.log.write(ended)
+        for log in self._logs:
+            log.write(ended)
         if self._span is not None:
             self._span.update_name(
                 f"{telemetry.service[0]}:{self._port}/*" if telemetry.service[0] else spans.INGRESS

@@ -11,7 +11,7 @@ Rules:
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from meshlib.bootstrap import Bootstrap
@@ -20,9 +20,11 @@ from meshlib.core.balance.cluster import Cluster
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet
 from meshlib.core.mtls import ClientTls, SanMatch, secure
 from meshlib.core.request import Header, Peer
+from meshlib.core.telemetry import Telling
 from meshlib.core.view import View
-from meshlib.dataplane.telemetry import accesslog, labels, propagation, spans
+from meshlib.dataplane.telemetry import labels, logs, propagation, spans
 from meshlib.dataplane.telemetry.labels import End, Ends, Service
+from meshlib.dataplane.telemetry.logs import Log
 from meshlib.dataplane.telemetry.metrics import SCOPE, Instruments, Series, instruments
 from meshlib.dataplane.telemetry.workload import (
     MOST_BYTES,
@@ -33,6 +35,7 @@ from meshlib.dataplane.telemetry.workload import (
     of_settings,
     peer_metadata,
 )
+from meshlib.xds.names import inbound_port
 from meshlib.xds.workload import NOBODY
 
 if TYPE_CHECKING:
@@ -86,8 +89,8 @@ class Telemetry:
         """`view` and `principal` give what is known, and this workload's `spiffe://…` (empty: none), now;
         `ends`, when its certificate does, in Unix seconds.
 
-        `tracers` and `meters` None: the process's own, as soon as there are some. ConfigError: the access
-        log of the settings can't be written.
+        Of the configuration it hears by `take`. `tracers` and `meters` None: the process's own, as soon as
+        there are some. ConfigError: the access log of the settings can't be written.
         """
         self.own = of_settings(settings)
         self.service = _service_of(settings)
@@ -95,7 +98,11 @@ class Telemetry:
         self.clock, self.wall = clock, wall
         self.formats = propagation.formats(os.environ.get("OTEL_PROPAGATORS"))
         self.tags = spans.tags_of(self.own, MESH_ID)
-        self.log = _log(settings)
+        self._own_logs = logs.of_settings(settings)
+        self._configured = logs.Configured(settings.access_log_dir)
+        self._telling: Mapping[str, Telling] = {}
+        self._logs: Mapping[str | int, tuple[Log, ...]] = {}
+        """By target, and by served port."""
         self.tracer: Tracer | None = tracers.get_tracer(SCOPE) if tracers is not None else None
         self.instruments: Instruments | None = None
         self._settings, self._view, self._principal, self._ends = settings, view, principal, ends
@@ -107,8 +114,9 @@ class Telemetry:
         self._told: list[Header] | None = None
 
     def __repr__(self) -> str:
-        listed = (("spans", self.tracer), ("metrics", self.instruments), (repr(self.log), self.log))
-        told = ", ".join(name for name, one in listed if one is not None)
+        found = [name for name, one in (("spans", self.tracer), ("metrics", self.instruments)) if one]
+        written = self._own_logs or sorted({log for some in self._logs.values() for log in some}, key=repr)
+        told = ", ".join([*found, *map(repr, written)])
         return f"<Telemetry of {self.own.name}: {told or 'nobody is told'}>"
 
     def close(self) -> None:
@@ -116,12 +124,27 @@ class Telemetry:
         if self.instruments is not None:
             self.instruments.rest()
 
-    @property
-    def wanted(self) -> bool:
-        """Whether anybody wants to be told of a request."""
+    def take(self, telling: Mapping[str, Telling]) -> None:
+        """What the configuration wants told from now on, by listener."""
+        if telling is self._telling or (self._own_logs is not None):
+            return
+        self._telling = telling
+        opened = self._configured.of(one.logs for one in telling.values())
+        found: dict[str | int, tuple[Log, ...]] = {}
+        for name, written in zip(telling, opened, strict=True):
+            port = inbound_port(name)
+            found[name if port is None else port] = written
+        self._logs = found
+
+    def logs(self, listener: str | int) -> tuple[Log, ...]:
+        """Where requests to a target, or to a served port, are lines."""
+        return self._logs.get(listener, ()) if self._own_logs is None else self._own_logs
+
+    def wants(self, listener: str | int) -> bool:
+        """Whether anybody wants to be told of a request to a target, or to a served port."""
         if self.tracer is None or self.instruments is None:
             self._look()
-        return self.tracer is not None or self.instruments is not None or self.log is not None
+        return self.tracer is not None or self.instruments is not None or bool(self.logs(listener))
 
     def _look(self) -> None:
         """Looks for an SDK. Who has one has loaded the API; who has not does not pay for it."""
@@ -219,13 +242,6 @@ def _service_of(settings: Bootstrap) -> Service:
         return "", "", ""
     host = f"{settings.service}.{settings.namespace}.svc.cluster.local"
     return host, settings.service, settings.namespace
-
-
-def _log(settings: Bootstrap) -> accesslog.Log | None:
-    if not settings.access_log:
-        return None
-    line = accesslog.as_json() if settings.access_log_encoding == "JSON" else accesslog.text()
-    return accesslog.Log(settings.access_log, line)
 
 
 def _of_the_api(provider: object) -> bool:
