@@ -3,23 +3,28 @@
 A gRPC client refuses filters that it does not know; it is given those that it does.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
+from meshlib.control.compile.accesslog import put_logs
 from meshlib.control.compile.fault import CORS, FAULT
+from meshlib.control.graph.telemetries import FileLog
 from meshlib.xds import pb
 
 ROUTER = "envoy.filters.http.router"
 LOOPBACK = "127.0.0.1"
 
 
-def api_listener(name: str, routes: str, *, grpc: bool) -> Any:
+def api_listener(name: str, routes: str, logs: Iterable[FileLog] = (), *, grpc: bool) -> Any:
     """An envoy.config.listener.v3.Listener for a client inside a process."""
     made = pb.Listener(name=name)
-    made.api_listener.api_listener.CopyFrom(pb.pack(_manager(name, routes, with_cors=not grpc)))
+    manager = _manager(name, routes, with_cors=not grpc)
+    put_logs(manager, made, logs)
+    made.api_listener.api_listener.CopyFrom(pb.pack(manager))
     return made
 
 
-def loopback_listener(port: int) -> Any:
+def loopback_listener(port: int, logs: Iterable[FileLog] = ()) -> Any:
     """An envoy.config.listener.v3.Listener of an Envoy, for all services at one port."""
     made = pb.Listener(name=f"{LOOPBACK}_{port}", traffic_direction="OUTBOUND")
     made.address.socket_address.address = LOOPBACK
@@ -28,6 +33,7 @@ def loopback_listener(port: int) -> Any:
     manager.upgrade_configs.add(upgrade_type="websocket")
     manager.normalize_path.value = True
     manager.use_remote_address.value = False
+    put_logs(manager, made, logs)
     made.filter_chains.add().filters.add(
         name="envoy.filters.network.http_connection_manager", typed_config=pb.pack(manager)
     )
