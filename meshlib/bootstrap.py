@@ -87,6 +87,8 @@ class Bootstrap:
     """`TEXT` or `JSON`."""
     access_log_dir: Path | None = None
     """Where the configuration may have access logs written; None: to /dev/stdout and /dev/stderr only."""
+    tag_variables: tuple[str, ...] = ("HOSTNAME", "NODE_NAME", "POD_NAME", "POD_NAMESPACE")
+    """Variables of the environment that the configuration may put into spans."""
 
     @property
     def label_map(self) -> Mapping[str, str]:
@@ -116,7 +118,8 @@ def bootstrap(environ: Mapping[str, str] | None = None, **arguments: Any) -> Boo
     `locality`, `state_dir` (a path; empty: keep nothing), `first_call_timeout`, `idle_targets`, `drain`
     (seconds), `max_targets`, `address`, `ports` (mapping or `http=9080`), `weight`, `ca_fingerprint`,
     `ca_file`, `token`, `token_file`, `forward_headers` (names, or `a,b`), `allow_plaintext`,
-    `access_log` (a path, or `none`), `access_log_encoding`, `access_log_dir`.
+    `access_log` (a path, or `none`), `access_log_encoding`, `access_log_dir`,
+    `tag_variables` (names, or `A,B`).
     ConfigError: one can't be used. TypeError: no such argument.
     """
     found = os.environ if environ is None else environ
@@ -310,6 +313,14 @@ def _names_of_headers(given: Any) -> tuple[str, ...]:
     return found
 
 
+def _variables(given: Any) -> tuple[str, ...]:
+    names = given.split(",") if isinstance(given, str) else list(given)
+    found = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+    if len(found) > 64 or not all(name.isprintable() and "=" not in name for name in found):
+        raise ValueError(given)
+    return found
+
+
 def _yes_or_no(given: Any) -> bool:
     if isinstance(given, bool):
         return given
@@ -364,4 +375,5 @@ _SETTINGS = {
     "access_log": _Setting(_access_log, "/dev/stdout, /dev/stderr, the path of a file, or none"),
     "access_log_encoding": _Setting(_encoding, "TEXT or JSON"),
     "access_log_dir": _Setting(_file, "the path of a folder"),
+    "tag_variables": _Setting(_variables, "at most 64 names of environment variables, with commas between"),
 }

@@ -4,6 +4,7 @@ Nothing here decides about a request; whoever tells (`dataplane.telemetry`) make
 """
 
 from dataclasses import dataclass
+from enum import Enum
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +26,42 @@ class AccessLog:
     """Why it can't be written at all; empty: it can."""
 
 
+class TagSource(Enum):
+    """Where the value of a span's tag is from."""
+
+    LITERAL = "literal"
+    ENVIRONMENT = "environment"
+    HEADER = "header"
+
+
+@dataclass(frozen=True, slots=True)
+class CustomTag:
+    """A tag of every span."""
+
+    name: str
+    source: TagSource
+    value: str
+    """The value itself, or the name of the variable or header."""
+    default: str = ""
+    """If there is no such variable or header; empty: then there is no tag."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """Spans are made."""
+
+    sampling: float | None = None
+    """The share, 0 to 1, of the traces that begin here which are sampled; None: nobody says."""
+    tags: tuple[CustomTag, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Telling:
     """All that is to be told."""
 
     logs: tuple[AccessLog, ...] = ()
+    tracing: Tracing | None = Tracing()
+    """None: no spans are made."""
 
 
 NOTHING = Telling()

@@ -135,7 +135,7 @@ class Mesh:
         self._source: Source = source(self.bootstrap, self._client(), self._views, self._changed)
         self._asked = False
         self.telemetry = Telemetry(
-            self.bootstrap, lambda: self._view, self._principal, self._certificate_ends
+            self.bootstrap, lambda: self._view, self._principal, self._certificate_ends, dice=self.dice
         )
         fork.watch(self)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from meshlib.control.analysis.notapplied import LATER
 from meshlib.control.analysis.world import World, problem
 from meshlib.control.compile.accesslog import wrong_filter
 from meshlib.control.graph.telemetries import form_of_json
@@ -12,11 +13,12 @@ from meshlib.control.istio.document import AnyDocument, FieldPath
 from meshlib.control.istio.extensionprovider import FILE, file_access_log, find
 from meshlib.control.istio.meshconfig import AccessLogEncoding, MeshConfig
 from meshlib.control.istio.problem import NOT_APPLIED, Problem, Severity
-from meshlib.control.istio.telemetry import AccessLogging
+from meshlib.control.istio.telemetry import AccessLogging, Tracing
 from meshlib.xds import accesslog
 
 WITHOUT_PROVIDER = "IST0157"
 NOT_WRITTEN = "nothing is written"
+_NOT_OF_SPANS = ("use_request_id_for_trace_sampling", "enable_istio_tags", "disable_context_propagation")
 _STANDARD = (accesslog.STDOUT, accesslog.STDERR)
 
 
@@ -36,6 +38,29 @@ def analyze(world: World) -> Iterator[Problem]:
         for index, entry in enumerate(document.spec.access_logging):
             at: FieldPath = ("spec", "access_logging", index)
             yield from _entry(document, entry, at, mesh, inherits=inherits)
+        for index, tracing in enumerate(document.spec.tracing):
+            yield from _tracing(document, tracing, ("spec", "tracing", index), mesh)
+
+
+def _tracing(document: AnyDocument, tracing: Tracing, at: FieldPath, mesh: MeshConfig) -> Iterator[Problem]:
+    for position, named in enumerate(tracing.providers):
+        path = (*at, "providers", position, "name")
+        if find(mesh.extension_providers, named.name) is None:
+            message = "no extensionProvider has this name; an application's spans go to its SDK all the same"
+            yield _tell(Severity.WARNING, document, path, message, repr(named.name))
+    for name, tag in tracing.custom_tags.items():
+        if tag.formatter is not None:
+            message = "a tag from a format is not supported: spans do not have it"
+            yield _tell(Severity.WARNING, document, (*at, "custom_tags", name, "formatter"), message)
+        if tag.environment is not None:
+            message = (
+                "an application puts this variable into spans only if its MESHLIB_TAG_VARIABLES names it"
+            )
+            path = (*at, "custom_tags", name, "environment")
+            yield _tell(Severity.INFO, document, path, message, repr(tag.environment.name))
+    for field in _NOT_OF_SPANS:
+        if getattr(tracing, field) is not None:
+            yield _tell(Severity.INFO, document, (*at, field), LATER)
 
 
 def _tell(

@@ -23,7 +23,7 @@ from meshlib.control.compile.secrets import roots_secret
 from meshlib.control.graph import Graph
 from meshlib.control.graph.hosts import is_wildcard, spellings
 from meshlib.control.graph.scope import HTTP_PORT, Called, Scope
-from meshlib.control.graph.telemetries import FileLog
+from meshlib.control.graph.telemetries import Told
 from meshlib.control.graph.virtualservices import VirtualService
 from meshlib.control.istio.sidecar import OutboundTrafficMode
 from meshlib.control.istio.telemetry import WorkloadMode
@@ -81,10 +81,10 @@ class _Compiling:
         self.who = (client.flavour, client.namespace, client.labels)
 
     @cached_property
-    def _logs(self) -> tuple[FileLog, ...]:
-        """The access logs of the client's own requests."""
+    def _told(self) -> Told:
+        """What is told of the client's own requests."""
         client, told = self.client, self.scope.graph.telemetries
-        return told.logs(client.namespace, client.label_map, WorkloadMode.CLIENT)
+        return told.told(client.namespace, client.label_map, WorkloadMode.CLIENT)
 
     # By name
 
@@ -129,13 +129,12 @@ class _Compiling:
         return Called(host)
 
     def _listener(self, name: str, routes: str) -> Resource:
-        grpc = self.client.flavour is Flavour.GRPC
-        logs = () if grpc else self._logs
+        flavour, told = self.client.flavour, self._told
 
         def make() -> Resource:
-            return Resource.of(Kind.LISTENER, name, listeners.api_listener(name, routes, logs, grpc=grpc))
+            return Resource.of(Kind.LISTENER, name, listeners.api_listener(name, routes, told, flavour))
 
-        return self._kept(("listener", self.client.flavour, name, logs), routes, make)
+        return self._kept(("listener", flavour, name, told), routes, make)
 
     def _kept(self, key: Key, inputs: object, make: Callable[[], Resource]) -> Resource:
         """A resource of exactly these inputs, made if it is not there yet."""
@@ -264,7 +263,7 @@ class _Compiling:
         for name in names:
             yield from self.cluster(name)
         for number, services in sorted(ports.items()):
-            listener = listeners.loopback_listener(number, self._logs)
+            listener = listeners.loopback_listener(number, self._told)
             yield Resource.of(Kind.LISTENER, listener.name, listener)
             yield self._port_routes(number, services)
 

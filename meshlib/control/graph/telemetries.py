@@ -9,12 +9,16 @@ Rules (Istio):
   those before it, at first the mesh's defaultProviders. An entry's filter holds for the providers that it
   names itself. `disabled` ends a provider until a later entry has it again.
 - MeshConfig.accessLogFile holds where no Telemetry and no default provider of an access log is in force.
+- Tracing: each field of a later entry overrides; customTags as a whole. Where nobody says a percentage or
+  tags, MeshConfig.defaultConfig.tracing does. enableTracing holds where no Telemetry and no default provider
+  of tracing is in force. Providers are not asked: who gets spans is an application's SDK.
 """
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -22,11 +26,19 @@ from meshlib.control.graph.visibility import by_age
 from meshlib.control.istio.document import AnyDocument
 from meshlib.control.istio.extensionprovider import FileAccessLog, file_access_log, find, is_access_log
 from meshlib.control.istio.meshconfig import AccessLogEncoding, MeshConfig
-from meshlib.control.istio.telemetry import AccessLogging, LogSelector, WorkloadMode
+from meshlib.control.istio.telemetry import (
+    AccessLogging,
+    CustomTag,
+    LogSelector,
+    TracingSelector,
+    WorkloadMode,
+)
 from meshlib.xds.accesslog import JSON, STDOUT, TEXT
 
 BUILT_IN_LOG = "envoy"
 """The provider whose format is MeshConfig's, if it has none of its own."""
+ISTIO_PERCENTAGE = 1.0
+"""Istio's default of random sampling."""
 Labels = Mapping[str, str]
 
 
@@ -44,6 +56,37 @@ class FileLog:
     """In CEL, which requests; empty: all."""
     source: str = ""
     """`file:line` that asks for it."""
+
+
+class Tag(NamedTuple):
+    """A tag of every span."""
+
+    name: str
+    source: str
+    """`literal`, `environment` or `header`."""
+    value: str
+    """The value itself, or the name of the variable or header."""
+    default: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """How spans are made of requests."""
+
+    enabled: bool = True
+    said: bool = False
+    """Whether anything speaks of spans at all."""
+    percentage: float | None = None
+    """Of the traces that begin here; None: nobody says."""
+    tags: tuple[Tag, ...] = ()
+    """By name."""
+
+
+class Told(NamedTuple):
+    """What is told of the requests of a workload on one side."""
+
+    logs: tuple[FileLog, ...] = ()
+    spans: Spans = Spans()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +120,7 @@ class Telemetries:
             else:
                 self._wide.setdefault(document.namespace, document)
         self._logs: dict[tuple[tuple[AnyDocument, ...], WorkloadMode], tuple[FileLog, ...]] = {}
+        self._spans: dict[tuple[tuple[AnyDocument, ...], WorkloadMode], Spans] = {}
 
     def holding(self, namespace: str, labels: Labels) -> tuple[AnyDocument, ...]:
         """The documents that hold for a workload; a later one overrides."""
@@ -94,6 +138,37 @@ class Telemetries:
         found = self._logs.get((holding, mode))
         if found is None:
             found = self._logs[holding, mode] = tuple(self._made_logs(holding, mode))
+        return found
+
+    def told(self, namespace: str, labels: Labels, mode: WorkloadMode) -> Told:
+        """All that is told of a workload's requests, as CLIENT or SERVER."""
+        return Told(self.logs(namespace, labels, mode), self.spans(namespace, labels, mode))
+
+    def spans(self, namespace: str, labels: Labels, mode: WorkloadMode) -> Spans:
+        """How spans are made of a workload's requests, as CLIENT or SERVER."""
+        holding = self.holding(namespace, labels)
+        found = self._spans.get((holding, mode))
+        if found is None:
+            found = self._spans[holding, mode] = self._made_spans(holding, mode)
+        return found
+
+    def _made_spans(self, holding: Iterable[AnyDocument], mode: WorkloadMode) -> Spans:
+        entries = [entry for document in holding for entry in document.spec.tracing]
+        percentage, tags = default_tracing(self._mesh)
+        default = self._mesh.default_providers is not None and self._mesh.default_providers.tracing
+        if not entries and not default:
+            said = percentage is not None or bool(tags) or not self._mesh.enable_tracing
+            return Spans(self._mesh.enable_tracing, said, percentage, tags)
+        found = Spans(True, True, percentage, tags)
+        for entry in entries:
+            if not _is_for(entry.match, mode):
+                continue
+            if entry.disable_span_reporting is not None:
+                found = replace(found, enabled=not entry.disable_span_reporting)
+            if entry.random_sampling_percentage is not None:
+                found = replace(found, percentage=entry.random_sampling_percentage)
+            if entry.custom_tags:
+                found = replace(found, tags=_tags(entry.custom_tags))
         return found
 
     def _made_logs(self, holding: Iterable[AnyDocument], mode: WorkloadMode) -> Iterator[FileLog]:
@@ -176,7 +251,41 @@ def _entries(document: AnyDocument) -> list[tuple[AccessLogging, str]]:
     ]
 
 
-def _is_for(match: LogSelector | None, mode: WorkloadMode) -> bool:
+def default_tracing(mesh: MeshConfig) -> tuple[float | None, tuple[Tag, ...]]:
+    """Percentage and tags of MeshConfig.defaultConfig.tracing; what is no such thing counts as unset."""
+    said = mesh.default_config.get("tracing")
+    if not isinstance(said, Mapping):
+        return None, ()
+    sampling, tags = said.get("sampling"), said.get("customTags", said.get("custom_tags"))
+    percentage = None
+    if isinstance(sampling, int | float) and not isinstance(sampling, bool) and sampling > 0:
+        # As in Istio; 0 is as good as nothing.
+        percentage = float(sampling) if sampling <= 100 else ISTIO_PERCENTAGE
+    found: dict[str, CustomTag] = {}
+    for name, tag in tags.items() if isinstance(tags, Mapping) else ():
+        with contextlib.suppress(ValidationError):
+            found[str(name)] = CustomTag.model_validate(tag)
+    return percentage, _tags(found)
+
+
+def _tags(said: Mapping[str, CustomTag]) -> tuple[Tag, ...]:
+    """What is none of the three sources, and what Envoy would refuse, is left out."""
+    found = []
+    for name, tag in sorted(said.items()):
+        if tag.literal is not None:
+            made = Tag(name, "literal", tag.literal.value)
+        elif tag.environment is not None:
+            made = Tag(name, "environment", tag.environment.name, tag.environment.default_value)
+        elif tag.header is not None:
+            made = Tag(name, "header", tag.header.name, tag.header.default_value)
+        else:
+            continue
+        if made.name and made.value:
+            found.append(made)
+    return tuple(found)
+
+
+def _is_for(match: LogSelector | TracingSelector | None, mode: WorkloadMode) -> bool:
     return match is None or match.mode in (WorkloadMode.CLIENT_AND_SERVER, mode)
 
 

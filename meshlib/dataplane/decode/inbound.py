@@ -32,6 +32,7 @@ from meshlib.dataplane.decode.mtls import (
     is_own_certificate,
     unpack_socket,
 )
+from meshlib.dataplane.decode.tracing import decode_tracing
 from meshlib.identity.spiffe import SCHEME
 from meshlib.xds import pb
 from meshlib.xds.names import MESHLIB_METADATA
@@ -90,7 +91,7 @@ def decode_inbound(message: Any, filters: Mapping[str, FilterDecoder] = FILTERS)
     manager, path = _manager(message.filter_chains[0])
     mode = _MODES[frozenset(chains)]
     try:
-        telling = Telling(decode_logs(manager, message))
+        telling = Telling(decode_logs(manager, message), decode_tracing(manager))
     except Refused as refused:
         raise refused.within(path) from None
     return Inbound(

@@ -16,6 +16,7 @@ from meshlib.dataplane.decode.accesslog import decode_logs
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.inbound import decode_inbound
 from meshlib.dataplane.decode.routes import decode_routes
+from meshlib.dataplane.decode.tracing import decode_tracing
 from meshlib.xds import pb
 from meshlib.xds.names import inbound_port
 
@@ -50,7 +51,7 @@ def decode_listener(message: Any) -> ListenerFacts:
     )
     filters = tuple(each.name for each in manager.http_filters)
     try:
-        telling = Telling(decode_logs(manager, message))
+        telling = Telling(decode_logs(manager, message), decode_tracing(manager))
     except Refused as refused:
         raise refused.within(path) from None
     return ListenerFacts(message.name, _routes(manager, path), filters, metadata, telling)

@@ -40,6 +40,7 @@ class Inbound:
             "_port",
             "_protocol",
             "_span",
+            "_spans",
             "_started",
         ),
         *("_status", "_telemetry", "_wall", "head", "peer", "received", "sent"),
@@ -51,22 +52,25 @@ class Inbound:
         self.received = self.sent = 0
         """Bytes of both bodies; whoever moves them counts."""
         self._telemetry, self._port, self._protocol = telemetry, port, protocol
-        self._logs = telemetry.logs(port)
+        self._logs, self._spans = telemetry.told(port)
         self._started, self._wall = telemetry.clock(), telemetry.wall()
         self._status, self._flags, self._details = 0, "-", VIA_UPSTREAM
         self._headers: Iterable[Header] = ()
         self._grpc_status = ""
         self._done = False
         self._span: Span | None = None
-        if telemetry.tracer is not None:
+        if telemetry.tracer is not None and self._spans is not None:
             from opentelemetry import trace
 
             # A span that is current already is the server's own instrumentation: this one belongs below it.
             known = trace.get_current_span().get_span_context().is_valid
             parent = None if known else propagation.extract(head.index)
-            self._span = telemetry.tracer.start_span(
-                spans.INGRESS, spans.below(parent), trace.SpanKind.SERVER, spans.at_start(head)
-            )
+            if not known and parent is None and not self._spans.samples():
+                self._span = spans.unsampled()
+            else:
+                self._span = telemetry.tracer.start_span(
+                    spans.INGRESS, spans.below(parent), trace.SpanKind.SERVER, spans.at_start(head)
+                )
 
     def attach(self) -> object:
         """What is done from here on, in this task or thread, is done for the request."""
@@ -158,7 +162,8 @@ class Inbound:
             self._span.update_name(
                 f"{telemetry.service[0]}:{self._port}/*" if telemetry.service[0] else spans.INGRESS
             )
-            spans.finish(self._span, ended, telemetry.tags, peer.address[0])
+            assert self._spans is not None  # noqa: S101 - there is a span
+            spans.finish(self._span, ended, telemetry.tags, self._spans, peer.address[0])
 
     def _measure(self, seconds: float) -> None:
         telemetry = self._telemetry

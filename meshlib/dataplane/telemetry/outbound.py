@@ -48,7 +48,18 @@ class Outbound:
     """Not thread-safe: a request has one driver."""
 
     __slots__ = (
-        *("_body", "_details", "_done", "_facts", "_failure", "_headers", "_logs", "_span", "_started"),
+        *(
+            "_body",
+            "_details",
+            "_done",
+            "_facts",
+            "_failure",
+            "_headers",
+            "_logs",
+            "_span",
+            "_spans",
+            "_started",
+        ),
         *("_status", "_telemetry", "_version", "_waited", "_wall", "head", "received"),
     )
 
@@ -58,7 +69,7 @@ class Outbound:
         self.received = 0
         """Bytes of the response's body that have come; whoever reads it counts."""
         self._telemetry, self._body = telemetry, body
-        self._logs = telemetry.logs(target)
+        self._logs, self._spans = telemetry.told(target)
         self._started, self._wall = telemetry.clock(), telemetry.wall()
         self._status, self._facts, self._details, self._failure = 0, _NO_FACTS, "", ""
         self._headers: Iterable[Header] = ()
@@ -67,21 +78,25 @@ class Outbound:
         """Seconds until the response's head."""
         self._done = False
         self._span: Span | None = None
-        if telemetry.tracer is not None:
-            self._begin_span()
+        if telemetry.tracer is not None and self._spans is not None:
+            self._begin_span(self._spans)
 
-    def _begin_span(self) -> None:
+    def _begin_span(self, said: spans.Spans) -> None:
         from opentelemetry import trace
 
         telemetry, head = self._telemetry, self.head
         parent = propagation.extract(head.index)
-        if parent is None and not trace.get_current_span().get_span_context().is_valid:
+        first = parent is None and not trace.get_current_span().get_span_context().is_valid
+        if first:
             handed = context.current()
             parent = propagation.extract(dict(handed.headers)) if handed is not None else None
         assert telemetry.tracer is not None  # noqa: S101 - asked before
-        self._span = span = telemetry.tracer.start_span(
-            f"egress {head.authority}", spans.below(parent), trace.SpanKind.CLIENT, spans.at_start(head)
-        )
+        if first and parent is None and not said.samples():
+            self._span = span = spans.unsampled()
+        else:
+            self._span = span = telemetry.tracer.start_span(
+                f"egress {head.authority}", spans.below(parent), trace.SpanKind.CLIENT, spans.at_start(head)
+            )
         own = spans.id_of(span)
         if own is not None:
             above = parent.span if parent is not None else 0
@@ -155,7 +170,8 @@ class Outbound:
             log.write(ended)
         if self._span is not None:
             self._span.update_name(spans.name_of(facts.cluster, head.authority))
-            spans.finish(self._span, ended, telemetry.tags, facts.endpoint.rpartition(":")[0])
+            assert self._spans is not None  # noqa: S101 - there is a span
+            spans.finish(self._span, ended, telemetry.tags, self._spans, facts.endpoint.rpartition(":")[0])
 
     def _measure(self, seconds: float) -> None:
         telemetry, facts = self._telemetry, self._facts

@@ -9,23 +9,25 @@ Rules:
 """
 
 import os
+import random
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from meshlib.bootstrap import Bootstrap
 from meshlib.core.actions import Facts
 from meshlib.core.balance.cluster import Cluster
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet
 from meshlib.core.mtls import ClientTls, SanMatch, secure
-from meshlib.core.request import Header, Peer
-from meshlib.core.telemetry import Telling
+from meshlib.core.request import Dice, Header, Peer
+from meshlib.core.telemetry import Telling, Tracing
 from meshlib.core.view import View
 from meshlib.dataplane.telemetry import labels, logs, propagation, spans
 from meshlib.dataplane.telemetry.labels import End, Ends, Service
 from meshlib.dataplane.telemetry.logs import Log
 from meshlib.dataplane.telemetry.metrics import SCOPE, Instruments, Series, instruments
+from meshlib.dataplane.telemetry.spans import Spans
 from meshlib.dataplane.telemetry.workload import (
     MOST_BYTES,
     PEER_METADATA,
@@ -71,6 +73,14 @@ class Bound:
         return found
 
 
+class Told(NamedTuple):
+    """What is told of the requests of one listener, beside metrics."""
+
+    logs: tuple[Log, ...]
+    spans: Spans | None
+    """None: there are no spans."""
+
+
 class Telemetry:
     """What one mesh tells of its requests. Thread-safe."""
 
@@ -85,6 +95,7 @@ class Telemetry:
         meters: "MeterProvider | None" = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        dice: Dice | None = None,
     ) -> None:
         """`view` and `principal` give what is known, and this workload's `spiffe://…` (empty: none), now;
         `ends`, when its certificate does, in Unix seconds.
@@ -101,7 +112,10 @@ class Telemetry:
         self._own_logs = logs.of_settings(settings)
         self._configured = logs.Configured(settings.access_log_dir)
         self._telling: Mapping[str, Telling] = {}
-        self._logs: Mapping[str | int, tuple[Log, ...]] = {}
+        self._dice = dice or random.Random()  # noqa: S311 - samples, keeps no secret
+        self._plain = Told(self._own_logs or (), Spans(Tracing(), self._dice))
+        """What is told where the configuration says nothing."""
+        self._of_listener: Mapping[str | int, Told] = {}
         """By target, and by served port."""
         self.tracer: Tracer | None = tracers.get_tracer(SCOPE) if tracers is not None else None
         self.instruments: Instruments | None = None
@@ -115,7 +129,8 @@ class Telemetry:
 
     def __repr__(self) -> str:
         found = [name for name, one in (("spans", self.tracer), ("metrics", self.instruments)) if one]
-        written = self._own_logs or sorted({log for some in self._logs.values() for log in some}, key=repr)
+        listed = (self._plain, *self._of_listener.values())
+        written = sorted({log for one in listed for log in one.logs}, key=repr)
         told = ", ".join([*found, *map(repr, written)])
         return f"<Telemetry of {self.own.name}: {told or 'nobody is told'}>"
 
@@ -126,25 +141,33 @@ class Telemetry:
 
     def take(self, telling: Mapping[str, Telling]) -> None:
         """What the configuration wants told from now on, by listener."""
-        if telling is self._telling or (self._own_logs is not None):
+        if telling is self._telling:
             return
         self._telling = telling
-        opened = self._configured.of(one.logs for one in telling.values())
-        found: dict[str | int, tuple[Log, ...]] = {}
-        for name, written in zip(telling, opened, strict=True):
+        own, variables = self._own_logs, self._settings.tag_variables
+        opened = self._configured.of(() if own is not None else one.logs for one in telling.values())
+        made: dict[Tracing, Spans] = {}
+        found: dict[str | int, Told] = {}
+        for (name, one), written in zip(telling.items(), opened, strict=True):
+            if one.tracing is not None and one.tracing not in made:
+                made[one.tracing] = Spans(one.tracing, self._dice, variables)
             port = inbound_port(name)
-            found[name if port is None else port] = written
-        self._logs = found
+            traced = made[one.tracing] if one.tracing is not None else None
+            found[name if port is None else port] = Told(written if own is None else own, traced)
+        self._of_listener = found
 
-    def logs(self, listener: str | int) -> tuple[Log, ...]:
-        """Where requests to a target, or to a served port, are lines."""
-        return self._logs.get(listener, ()) if self._own_logs is None else self._own_logs
+    def told(self, listener: str | int) -> "Told":
+        """What is told of requests to a target, or to a served port, if anybody is there to be told."""
+        return self._of_listener.get(listener, self._plain)
 
     def wants(self, listener: str | int) -> bool:
         """Whether anybody wants to be told of a request to a target, or to a served port."""
         if self.tracer is None or self.instruments is None:
             self._look()
-        return self.tracer is not None or self.instruments is not None or bool(self.logs(listener))
+        if self.instruments is not None:
+            return True
+        logs, made = self._of_listener.get(listener, self._plain)
+        return bool(logs) or (made is not None and self.tracer is not None)
 
     def _look(self) -> None:
         """Looks for an SDK. Who has one has loaded the API; who has not does not pay for it."""

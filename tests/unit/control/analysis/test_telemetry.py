@@ -65,6 +65,27 @@ CASES = [
         "  targetRef: {kind: Gateway, group: gateway.networking.k8s.io, name: g}\n  accessLogging: [{}]\n",
         (INFO, "spec.targetRef", "it is for gateways"),
     ),
+    ("", "  tracing: [{providers: [{name: file}], randomSamplingPercentage: 5}]\n", None),
+    (
+        "",
+        "  tracing: [{providers: [{name: zipkin}]}]\n",
+        (WARNING, "spec.tracing[0].providers[0].name", "no extensionProvider has this name"),
+    ),
+    (
+        "",
+        "  tracing: [{customTags: {a: {formatter: {value: '%PROTOCOL%'}}}}]\n",
+        (WARNING, "spec.tracing[0].customTags.a.formatter", "a tag from a format is not supported"),
+    ),
+    (
+        "",
+        "  tracing: [{customTags: {a: {environment: {name: TOKEN}}}}]\n",
+        (INFO, "spec.tracing[0].customTags.a.environment", "an application puts this variable"),
+    ),
+    (
+        "",
+        "  tracing: [{enableIstioTags: false}]\n",
+        (INFO, "spec.tracing[0].enableIstioTags", "in-process clients do not apply it yet"),
+    ),
     ("accessLogFile: /dev/stderr\n", "", None),
     ("accessLogFile: /var/log/a\n", "", (INFO, "accessLogFile", "an application writes this file only if")),
     (

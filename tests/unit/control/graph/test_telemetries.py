@@ -5,12 +5,13 @@ import json
 import pytest
 
 from meshlib.control.graph import build_graph
-from meshlib.control.graph.telemetries import FileLog
+from meshlib.control.graph.telemetries import FileLog, Spans, Tag
 from meshlib.control.istio.problem import Severity
 from meshlib.control.istio.telemetry import WorkloadMode
 from meshlib.control.sources.text import documents_in
 from meshlib.xds.accesslog import JSON, TEXT
 
+A, B, M = (Tag(name, "literal", "x") for name in "abm")
 CLIENT, SERVER = WorkloadMode.CLIENT, WorkloadMode.SERVER
 LABELS = {"app": "test", "version": "v1"}
 PROVIDERS = """
@@ -238,3 +239,72 @@ def test_a_mesh_may_have_its_own_provider_envoy() -> None:
     text = f"apiVersion: mesh.istio.io/v1alpha1\nkind: MeshConfig\n{own}\naccessLogFormat: x\n{DEFAULT}\n"
     (found,) = logs(text)
     assert (found.path, found.text) == ("/dev/stderr", "x\n")
+
+
+def tracing(namespace: str, entries: str, more: str = "", name: str = "t") -> str:
+    text = telemetry(namespace, "[]", f", tracing: [{entries}]{more}", name=name)
+    return text.replace("accessLogging: [], ", "")
+
+
+def spans(text: str, mode: WorkloadMode = CLIENT) -> Spans:
+    read = documents_in(text, "t.yaml")
+    assert [str(p) for p in read.problems if p.severity is Severity.ERROR] == []
+    return build_graph(read.documents).telemetries.spans(OWN, LABELS, mode)
+
+
+HALF, TENTH = "{randomSamplingPercentage: 50}", "{randomSamplingPercentage: 10}"
+CLIENT_HALF = "{match: {mode: CLIENT}, randomSamplingPercentage: 50}"
+NO_SPANS, NO_SPANS_SERVER = (
+    "{disableSpanReporting: true}",
+    "{match: {mode: SERVER}, disableSpanReporting: true}",
+)
+DEFAULTS = "defaultConfig: {tracing: {sampling: 5, customTags: {m: {literal: {value: x}}}}}"
+TAG_A, TAG_B = (f"{{customTags: {{{name}: {{literal: {{value: x}}}}}}}}" for name in "ab")
+
+SPANS: list[tuple[str, str, list[tuple[str, str, str]], Spans, Spans]] = [
+    ("nothing", "", [], Spans(), Spans()),
+    ("none at all", "enableTracing: false", [], Spans(False, True), Spans(False, True)),
+    ("the mesh's", DEFAULTS, [], Spans(True, True, 5.0, (M,)), Spans(True, True, 5.0, (M,))),
+    ("too much is Istio's", "defaultConfig: {tracing: {sampling: 101}}", [], *[Spans(True, True, 1.0)] * 2),
+    ("no number", "defaultConfig: {tracing: {sampling: many, customTags: {a: b}}}", [], Spans(), Spans()),
+    ("root", "", [(ROOT, HALF, "")], Spans(True, True, 50.0), Spans(True, True, 50.0)),
+    (
+        "enableTracing does not matter then",
+        "enableTracing: false",
+        [(ROOT, HALF, "")],
+        *[Spans(True, True, 50.0)] * 2,
+    ),
+    ("the namespace overrides", "", [(ROOT, HALF, ""), (OWN, TENTH, "")], *[Spans(True, True, 10.0)] * 2),
+    ("the workload overrides", "", [(OWN, HALF, ""), (OWN, TENTH, SELECTED)], *[Spans(True, True, 10.0)] * 2),
+    (
+        "one side",
+        DEFAULTS,
+        [(ROOT, CLIENT_HALF, "")],
+        Spans(True, True, 50.0, (M,)),
+        Spans(True, True, 5.0, (M,)),
+    ),
+    ("off", "", [(ROOT, HALF, ""), (OWN, NO_SPANS, "")], *[Spans(False, True, 50.0)] * 2),
+    ("off at one side", "", [(OWN, NO_SPANS_SERVER, "")], Spans(True, True), Spans(False, True)),
+    (
+        "on again",
+        "",
+        [(ROOT, NO_SPANS, ""), (OWN, "{disableSpanReporting: false}", "")],
+        *[Spans(True, True)] * 2,
+    ),
+    ("tags as a whole", DEFAULTS, [(ROOT, TAG_A, ""), (OWN, TAG_B, "")], *[Spans(True, True, 5.0, (B,))] * 2),
+    ("several entries", "", [(OWN, f"{HALF}, {TAG_A}", "")], *[Spans(True, True, 50.0, (A,))] * 2),
+    ("0 is 0", DEFAULTS, [(OWN, "{randomSamplingPercentage: 0}", "")], *[Spans(True, True, 0.0, (M,))] * 2),
+]
+SPAN_ROWS = [row[1:] for row in SPANS]
+
+
+@pytest.mark.parametrize(
+    ("settings", "telemetries", "as_client", "as_server"), SPAN_ROWS, ids=[r[0] for r in SPANS]
+)
+def test_precedence_of_spans(
+    settings: str, telemetries: list[tuple[str, str, str]], as_client: Spans, as_server: Spans
+) -> None:
+    found = (tracing(*one, name=f"t{number}") for number, one in enumerate(telemetries))
+    text = mesh(settings) + "".join(found)
+    assert spans(text) == as_client
+    assert spans(text, SERVER) == as_server

@@ -34,6 +34,7 @@ def listener(*logs: Any, name: str = "a:80", routes: str = "a:80", sources: list
     manager = pb.HttpConnectionManager()
     manager.rds.route_config_name = routes
     manager.access_log.extend(logs)
+    manager.tracing.SetInParent()
     message = pb.Listener(name=name)
     message.api_listener.api_listener.CopyFrom(pb.pack(manager))
     if sources:

@@ -157,7 +157,7 @@ def test_telemetry_takes_what_the_configuration_says_by_target_and_port(tmp_path
     one, other = (Telling((AccessLog(str(tmp_path / name), CODE),)) for name in ("out", "in"))
     telemetry.take({TARGET: one, inbound_listener(9080): other})
     assert [telemetry.wants(name) for name in (TARGET, "else:80", 9080, 9081)] == [True, False, True, False]
-    assert [log.path for log in telemetry.logs(9080)] == [str(tmp_path / "in")]
+    assert [log.path for log in telemetry.told(9080).logs] == [str(tmp_path / "in")]
     assert repr(telemetry).endswith(f": <Log to {tmp_path}/in>, <Log to {tmp_path}/out>>")
     telemetry.take({})
     assert not telemetry.wants(TARGET)
@@ -167,5 +167,5 @@ def test_telemetry_takes_what_the_configuration_says_by_target_and_port(tmp_path
 def test_the_applications_own_setting_is_instead(own: str, paths: list[str], tmp_path: Path) -> None:
     telemetry = Telemetry(replace(WHO, access_log=own, access_log_dir=tmp_path), View)
     telemetry.take({TARGET: Telling((AccessLog(str(tmp_path / "log"), CODE),))})
-    assert [log.path for log in telemetry.logs(TARGET)] == paths
+    assert [log.path for log in telemetry.told(TARGET).logs] == paths
     assert not (tmp_path / "log").exists()
