@@ -81,9 +81,14 @@ class Bootstrap:
     """Whether a control service without TLS is talked to: there is no identity then, and no mutual TLS."""
 
     access_log: str = ""
-    """Where each request is told in a line: `/dev/stdout`, `/dev/stderr` or a file; empty: nowhere."""
+    """Where each request is told in a line, whatever the mesh's configuration says: `/dev/stdout`,
+    `/dev/stderr`, a file, or `none`; empty: as the configuration says."""
     access_log_encoding: str = "TEXT"
     """`TEXT` or `JSON`."""
+    access_log_dir: Path | None = None
+    """Where the configuration may have access logs written; None: to /dev/stdout and /dev/stderr only."""
+    tag_variables: tuple[str, ...] = ("HOSTNAME", "NODE_NAME", "POD_NAME", "POD_NAMESPACE")
+    """Variables of the environment that the configuration may put into spans."""
 
     @property
     def label_map(self) -> Mapping[str, str]:
@@ -113,7 +118,8 @@ def bootstrap(environ: Mapping[str, str] | None = None, **arguments: Any) -> Boo
     `locality`, `state_dir` (a path; empty: keep nothing), `first_call_timeout`, `idle_targets`, `drain`
     (seconds), `max_targets`, `address`, `ports` (mapping or `http=9080`), `weight`, `ca_fingerprint`,
     `ca_file`, `token`, `token_file`, `forward_headers` (names, or `a,b`), `allow_plaintext`,
-    `access_log` (a path), `access_log_encoding`.
+    `access_log` (a path, or `none`), `access_log_encoding`, `access_log_dir`,
+    `tag_variables` (names, or `A,B`).
     ConfigError: one can't be used. TypeError: no such argument.
     """
     found = os.environ if environ is None else environ
@@ -307,10 +313,23 @@ def _names_of_headers(given: Any) -> tuple[str, ...]:
     return found
 
 
+def _variables(given: Any) -> tuple[str, ...]:
+    names = given.split(",") if isinstance(given, str) else list(given)
+    found = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+    if len(found) > 64 or not all(name.isprintable() and "=" not in name for name in found):
+        raise ValueError(given)
+    return found
+
+
 def _yes_or_no(given: Any) -> bool:
     if isinstance(given, bool):
         return given
     return {"true": True, "1": True, "false": False, "0": False}[given.lower()]
+
+
+def _access_log(given: Any) -> str:
+    path = str(_file(given))
+    return path if path != "none" or given == "none" else f"./{path}"
 
 
 def _encoding(given: Any) -> str:
@@ -353,8 +372,8 @@ _SETTINGS = {
     "token_file": _Setting(_file, "the path of a file that holds a token"),
     "forward_headers": _Setting(_names_of_headers, "at most 64 names of headers, with commas between"),
     "allow_plaintext": _Setting(_yes_or_no, "true or false"),
-    "access_log": _Setting(
-        lambda given: str(_file(given)), "/dev/stdout, /dev/stderr, or the path of a file"
-    ),
+    "access_log": _Setting(_access_log, "/dev/stdout, /dev/stderr, the path of a file, or none"),
     "access_log_encoding": _Setting(_encoding, "TEXT or JSON"),
+    "access_log_dir": _Setting(_file, "the path of a folder"),
+    "tag_variables": _Setting(_variables, "at most 64 names of environment variables, with commas between"),
 }

@@ -11,7 +11,7 @@ from meshlib_asgi.peers import Receive, Scope, Send
 
 def watch(telemetry: Telemetry, scope: Scope, head: RequestHead, peer: Peer, port: int) -> Inbound | None:
     """What watches a request; None: nobody wants to be told, or it is a WebSocket, which is no request."""
-    if scope["type"] != "http" or not telemetry.wanted:
+    if scope["type"] != "http" or not telemetry.wants(port):
         return None
     version = scope.get("http_version", "1.1")
     return Inbound(telemetry, head, peer, port, f"HTTP/{version}")

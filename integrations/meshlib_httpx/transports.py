@@ -266,7 +266,7 @@ class _Asked:
 
     def flow(self, mesh: Mesh) -> outbound.Flow:
         """The decisions about it. It is made for the request that is being served here, if one is."""
-        watched = self.watched = watch(mesh.telemetry, self.head, self.body)
+        watched = self.watched = watch(mesh.telemetry, self.name, self.head, self.body)
         if watched is not None:
             self.head = watched.head
         context.hand_on(self.head, self._is_known(mesh), traced=watched is not None and watched.traced)

@@ -15,7 +15,7 @@ def watch(telemetry: Telemetry, environ: Environ, head: RequestHead, peer: Peer,
     Of its body is known what the caller announced: what the application has read of it, only the server
     knows.
     """
-    if not telemetry.wanted:
+    if not telemetry.wants(port):
         return None
     made = Inbound(telemetry, head, peer, port, str(environ.get("SERVER_PROTOCOL", "HTTP/1.1")))
     length = str(environ.get("CONTENT_LENGTH") or "0")

@@ -30,6 +30,7 @@ from meshlib.core.caller import Caller
 from meshlib.core.mtls import InboundMode, ServerTls
 from meshlib.core.request import Peer, RequestHead
 from meshlib.core.route.rule import Origin
+from meshlib.core.telemetry import NOTHING, Telling
 
 _DEFAULT = Origin()
 _NOTHING: Mapping[str, Origin] = MappingProxyType({})
@@ -54,6 +55,7 @@ class Inbound:
     """What a path is before it is looked at."""
     policies: Mapping[str, Origin] = field(default_factory=lambda: _NOTHING, compare=False)
     """Which YAML made a policy, by its name in the filters."""
+    telling: Telling = NOTHING
 
     def source_of(self, policy: str) -> Origin:
         """Which YAML made a policy; its name may have a word before `ns[` and after the last `]`."""

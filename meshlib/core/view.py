@@ -3,6 +3,7 @@
 name "reviews:9080" ──► Target ──► RouteTable ──► Route ──► cluster names
 cluster name ──► Cluster (policy) + EndpointSet (who is there now)
 inbound listener's name ──► Inbound (what a port of this process asks of its callers)
+any listener's name ──► Telling (what is to be told of its requests)
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,16 @@ from meshlib.core.balance.cluster import Cluster
 from meshlib.core.balance.endpoints import EndpointSet
 from meshlib.core.inbound import Inbound
 from meshlib.core.route.table import RouteTable
+from meshlib.core.telemetry import NOTHING, Telling
+
+
+@dataclass(frozen=True, slots=True)
+class TargetListener:
+    """What the listener of a target says."""
+
+    routes: str | RouteTable
+    """Where requests go: the name of a route configuration, or the table itself."""
+    telling: Telling = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,8 @@ class View:
     """By the name of the listener, `xds.names.inbound_listener(port)`."""
     roots_pem: bytes = b""
     """The certificates that the mesh's identities are signed by, as the control service said last."""
+    telling: Mapping[str, Telling] = field(default_factory=lambda: MappingProxyType({}))
+    """By the name of the listener, of a target or inbound: what is to be told of its requests."""
 
     def __repr__(self) -> str:
         return (

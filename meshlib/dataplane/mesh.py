@@ -137,7 +137,7 @@ class Mesh:
         self._source: Source = source(self.bootstrap, self._client(), self._views, self._changed)
         self._asked = False
         self.telemetry = Telemetry(
-            self.bootstrap, lambda: self._view, self._principal, self._certificate_ends
+            self.bootstrap, lambda: self._view, self._principal, self._certificate_ends, dice=self.dice
         )
         fork.watch(self)
 
@@ -332,6 +332,7 @@ class Mesh:
         if view.roots_pem and view.roots_pem != self._view.roots_pem and (certs := self.certs) is not None:
             certs.trust(view.roots_pem.decode())
         self._view = view
+        self.telemetry.take(view.telling)
         if self._ledger is not None:
             self._ledger.prune(view)
 

@@ -14,6 +14,7 @@ Rules:
 - Who is to trust the mesh's roots (a cluster, a served port) is held back until they are there, or known
   to be missing; they are asked for as soon as somebody is.
 - An update of endpoints alone touches only its entries.
+- What is to be told of requests is in force at once: it decides nothing.
 
 Not thread-safe but for reading `view` and `targets`: the caller holds a lock around all else.
 """
@@ -29,7 +30,8 @@ from meshlib.core.inbound import Inbound
 from meshlib.core.mtls import InboundMode, Trust
 from meshlib.core.route.rule import Forward
 from meshlib.core.route.table import RouteTable
-from meshlib.core.view import View
+from meshlib.core.telemetry import NOTHING, Telling
+from meshlib.core.view import TargetListener, View
 from meshlib.dataplane.cache import LastGood
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.errors import RefusedResource
@@ -49,6 +51,8 @@ class _Held:
     resource: Resource | None = None
     refused: str = ""
     """Why the newest one was refused; empty: it was not."""
+    telling: Telling = NOTHING
+    """Of a listener."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +83,8 @@ class Views:
         published: Callable[[View], None] = lambda _: None,
     ) -> None:
         """`decoders` gives for each kind the function from message to core value, raising Refused; a
-        listener's value is the name of its routes, its own RouteTable, or an Inbound. `published` is called
-        with each new view, under the caller's lock.
+        listener's value is a TargetListener or an Inbound. `published` is called with each new view, under
+        the caller's lock.
         """
         self._decoders = decoders
         self._published = published
@@ -126,7 +130,7 @@ class Views:
         for name, resource in resources.items():
             entry = held.setdefault(name, _Held())
             try:
-                entry.value = self._decode(kind, resource)
+                entry.value, entry.telling = self._decode(kind, resource)
                 entry.resource, entry.refused = resource, ""
             except Refused as error:
                 entry.refused = refused[name] = str(error)
@@ -216,17 +220,16 @@ class Views:
         """The names of what is known not to exist."""
         return {n for n, e in self._held[kind].items() if e.resource is None and not e.refused}
 
-    def _decode(self, kind: Kind, resource: Resource) -> Any:
+    def _decode(self, kind: Kind, resource: Resource) -> tuple[Any, Telling]:
         try:
             message = resource.message()
         except Exception as error:  # noqa: BLE001 - protobuf's DecodeError, without loading protobuf here
             raise Refused("", f"can't be decoded: {error}") from None
         value = self._decoders[kind](message)
-        if kind is Kind.ROUTES:
-            return _Routes(value, clusters_of(value))
-        if kind is Kind.LISTENER and isinstance(value, RouteTable):
-            return _Routes(value, clusters_of(value))
-        return value
+        telling = value.telling if isinstance(value, TargetListener | Inbound) else NOTHING
+        if isinstance(value, TargetListener):
+            value = value.routes
+        return _Routes(value, clusters_of(value)) if isinstance(value, RouteTable) else value, telling
 
     def _newest(self, target: str) -> _Routes | Inbound | RefusedResource | None:
         """The newest good value of a target; an error: there never was one; None: it has not come."""
@@ -303,8 +306,16 @@ class Views:
             MappingProxyType(endpoints),
             MappingProxyType(inbound),
             roots.value or b"" if roots is not None else b"",
+            self._telling(),
         )
         self._set(view, targets)
+
+    def _telling(self) -> Mapping[str, Telling]:
+        """What is told, as the newest good listeners say; the same mapping as before if nothing changed."""
+        held = self._held[Kind.LISTENER]
+        listed = ((name, held.get(name)) for name in self._wanted)
+        found = {name: one.telling for name, one in listed if one is not None and one.telling != NOTHING}
+        return self.view.telling if found == self.view.telling else MappingProxyType(found)
 
     def _clusters(self) -> tuple[dict[str, Cluster], dict[str, EndpointSet]]:
         """Clusters and endpoints that tables in force name, for those held back also what is gone."""

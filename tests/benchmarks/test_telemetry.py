@@ -62,7 +62,7 @@ def outbound(telemetry: Telemetry) -> None:
 
 def inbound(telemetry: Telemetry) -> None:
     made = head()
-    if telemetry.wanted:
+    if telemetry.wants(9080):
         watched = Inbound(telemetry, made, PEER, 9080, "HTTP/1.1")
         token = watched.attach()
         watched.answered(200, HEADERS)
@@ -86,7 +86,7 @@ def test_a_request(
     telemetry = told.telemetry(settings, **VARIANTS[variant])
     if variant == "nobody":
         # As in a process that has an SDK's API loaded, and no SDK: the worst case.
-        assert not telemetry.wanted
+        assert not telemetry.wants(9080)
     taken = []
     for _ in range(rounds):
         start = time.perf_counter()

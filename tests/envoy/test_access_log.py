@@ -26,8 +26,7 @@ from meshlib.bootstrap import bootstrap
 from meshlib.core.view import View
 from meshlib.dataplane.decode.clusters import decode_cluster
 from meshlib.dataplane.decode.routes import decode_routes
-from meshlib.dataplane.telemetry import accesslog
-from meshlib.xds import pb
+from meshlib.xds import accesslog, pb
 
 WHO = bootstrap({}, service="productpage", state_dir="")
 ONLY_OF_A_PROXY = (
@@ -160,7 +159,11 @@ async def _theirs(listed: list[dict[str, Any]], folder: Path) -> dict[str, dict[
         },
         {
             "name": "json",
-            "typed_config": {"@type": FILE, "path": str(path), "log_format": {"json_format": accesslog.JSON}},
+            "typed_config": {
+                "@type": FILE,
+                "path": str(path),
+                "log_format": {"json_format": dict(accesslog.JSON)},
+            },
         },
     ]
     manager = {

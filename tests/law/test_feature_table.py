@@ -21,6 +21,7 @@ KINDS = [
     "PeerAuthentication",
     "AuthorizationPolicy",
     "RequestAuthentication",
+    "Telemetry",
 ]
 
 

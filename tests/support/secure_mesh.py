@@ -111,12 +111,14 @@ class SecureMesh:
         new.rename(self.documents / "mesh.yaml")
 
     @contextlib.contextmanager
-    def served(self, parser: str = "") -> Iterator["Served"]:
+    def served(self, parser: str = "", **settings: str) -> Iterator["Served"]:
         """`meshlib serve` of `support.telling`, in a process of its own; `parser`: h11 or httptools."""
         own = {name: value for name, value in os.environ.items() if not name.startswith("MESHLIB_")}
         own["PYTHONPATH"] = os.pathsep.join((str(Path(__file__).parents[1]), own.get("PYTHONPATH", "")))
         own["MESHLIB_STATE_DIR"] = str(self.folder / "served")
-        own |= {f"MESHLIB_{name.upper()}": value for name, value in self.settings("reviews").items()}
+        own |= {
+            f"MESHLIB_{name.upper()}": value for name, value in (self.settings("reviews") | settings).items()
+        }
         command = [*MESHLIB, "serve", "support.telling:app", "--service", "reviews", "--port", "0"]
         if parser:
             command = [sys.executable, "-m", "support.serving_parser", parser]

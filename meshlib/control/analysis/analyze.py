@@ -2,7 +2,15 @@
 
 from collections.abc import Iterable
 
-from meshlib.control.analysis import conflicts, delegation, mtls, notapplied, references, unreachable
+from meshlib.control.analysis import (
+    conflicts,
+    delegation,
+    mtls,
+    notapplied,
+    references,
+    telemetry,
+    unreachable,
+)
 from meshlib.control.analysis.world import SUPPRESS, World
 from meshlib.control.istio.document import AnyDocument
 from meshlib.control.istio.problem import Problem
@@ -12,6 +20,7 @@ _ANALYSES = (
     conflicts.analyze,
     mtls.analyze,
     unreachable.analyze,
+    telemetry.analyze,
     notapplied.analyze,
 )
 

@@ -11,6 +11,7 @@ from meshlib.control.istio.problem import NOT_APPLIED, Problem, Severity
 LATER = "in-process clients do not apply it yet; an Envoy that this control service configures may"
 
 NOT_YET: dict[str, tuple[tuple[str, ...], ...]] = {
+    "Telemetry": (("metrics",),),
     "VirtualService": (
         ("http", "fault"),
         ("http", "cors_policy"),
@@ -42,7 +43,6 @@ NOT_YET: dict[str, tuple[tuple[str, ...], ...]] = {
 
 WHOLE_KINDS = (
     "Gateway",
-    "Telemetry",
     "ProxyConfig",
 )
 

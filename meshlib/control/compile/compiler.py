@@ -10,6 +10,7 @@ What an earlier compiler made from the same documents and endpoints is taken ove
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 from meshlib.control.compile import clusters, listeners
@@ -22,8 +23,10 @@ from meshlib.control.compile.secrets import roots_secret
 from meshlib.control.graph import Graph
 from meshlib.control.graph.hosts import is_wildcard, spellings
 from meshlib.control.graph.scope import HTTP_PORT, Called, Scope
+from meshlib.control.graph.telemetries import Told
 from meshlib.control.graph.virtualservices import VirtualService
 from meshlib.control.istio.sidecar import OutboundTrafficMode
+from meshlib.control.istio.telemetry import WorkloadMode
 from meshlib.control.registry import Service
 from meshlib.xds.kinds import Kind
 from meshlib.xds.names import (
@@ -77,6 +80,12 @@ class _Compiling:
         self.base = (graph.mesh_fingerprint, sidecar.fingerprint if sidecar else "")
         self.who = (client.flavour, client.namespace, client.labels)
 
+    @cached_property
+    def _told(self) -> Told:
+        """What is told of the client's own requests."""
+        client, told = self.client, self.scope.graph.telemetries
+        return told.told(client.namespace, client.label_map, WorkloadMode.CLIENT)
+
     # By name
 
     def closure(self, names: Iterable[str]) -> Iterator[Resource]:
@@ -120,11 +129,12 @@ class _Compiling:
         return Called(host)
 
     def _listener(self, name: str, routes: str) -> Resource:
-        def make() -> Resource:
-            grpc = self.client.flavour is Flavour.GRPC
-            return Resource.of(Kind.LISTENER, name, listeners.api_listener(name, routes, grpc=grpc))
+        flavour, told = self.client.flavour, self._told
 
-        return self._kept(("listener", self.client.flavour, name), routes, make)
+        def make() -> Resource:
+            return Resource.of(Kind.LISTENER, name, listeners.api_listener(name, routes, told, flavour))
+
+        return self._kept(("listener", flavour, name, told), routes, make)
 
     def _kept(self, key: Key, inputs: object, make: Callable[[], Resource]) -> Resource:
         """A resource of exactly these inputs, made if it is not there yet."""
@@ -253,7 +263,7 @@ class _Compiling:
         for name in names:
             yield from self.cluster(name)
         for number, services in sorted(ports.items()):
-            listener = listeners.loopback_listener(number)
+            listener = listeners.loopback_listener(number, self._told)
             yield Resource.of(Kind.LISTENER, listener.name, listener)
             yield self._port_routes(number, services)
 

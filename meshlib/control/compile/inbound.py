@@ -19,10 +19,12 @@ from meshlib.control.compile.mtls import least_version, trust_domains
 from meshlib.control.compile.provenance import mark_document, mark_policies
 from meshlib.control.compile.secrets import put_socket, show_own, trust_mesh
 from meshlib.control.compile.security import Security, security_filters, sources_of
+from meshlib.control.compile.telemetry import put_telemetry
 from meshlib.control.graph.graph import Graph
 from meshlib.control.istio.meshconfig import MeshConfig, NormalizationType
 from meshlib.control.istio.parse import spell
 from meshlib.control.istio.peerauthentication import MutualTLSMode
+from meshlib.control.istio.telemetry import WorkloadMode
 from meshlib.identity.spiffe import SCHEME
 from meshlib.xds import pb
 from meshlib.xds.names import INBOUND_LISTENER, MUTUAL, TLS_MODE_LABEL
@@ -48,6 +50,8 @@ def inbound_listener(
     manager = _manager(port, security)
     if not grpc:
         _as_sidecar(manager, graph.mesh)
+        told = graph.telemetries.told(client.namespace, client.label_map, WorkloadMode.SERVER)
+        put_telemetry(manager, made, told, client.flavour)
     packed = pb.pack(manager)
     for transport in _transports(decided.mode, client.label_map, grpc=grpc, roots=roots):
         chain = made.filter_chains.add(name="inbound-mtls" if transport == TLS else "inbound-plaintext")

@@ -6,20 +6,25 @@ A gRPC client refuses filters that it does not know; it is given those that it d
 from typing import Any
 
 from meshlib.control.compile.fault import CORS, FAULT
+from meshlib.control.compile.telemetry import put_telemetry
+from meshlib.control.graph.telemetries import Told
 from meshlib.xds import pb
+from meshlib.xds.node import Flavour
 
 ROUTER = "envoy.filters.http.router"
 LOOPBACK = "127.0.0.1"
 
 
-def api_listener(name: str, routes: str, *, grpc: bool) -> Any:
+def api_listener(name: str, routes: str, told: Told, flavour: Flavour) -> Any:
     """An envoy.config.listener.v3.Listener for a client inside a process."""
     made = pb.Listener(name=name)
-    made.api_listener.api_listener.CopyFrom(pb.pack(_manager(name, routes, with_cors=not grpc)))
+    manager = _manager(name, routes, with_cors=flavour is not Flavour.GRPC)
+    put_telemetry(manager, made, told, flavour)
+    made.api_listener.api_listener.CopyFrom(pb.pack(manager))
     return made
 
 
-def loopback_listener(port: int) -> Any:
+def loopback_listener(port: int, told: Told) -> Any:
     """An envoy.config.listener.v3.Listener of an Envoy, for all services at one port."""
     made = pb.Listener(name=f"{LOOPBACK}_{port}", traffic_direction="OUTBOUND")
     made.address.socket_address.address = LOOPBACK
@@ -28,6 +33,7 @@ def loopback_listener(port: int) -> Any:
     manager.upgrade_configs.add(upgrade_type="websocket")
     manager.normalize_path.value = True
     manager.use_remote_address.value = False
+    put_telemetry(manager, made, told, Flavour.ENVOY)
     made.filter_chains.add().filters.add(
         name="envoy.filters.network.http_connection_manager", typed_config=pb.pack(manager)
     )

@@ -12,6 +12,7 @@ from meshlib.control.graph.peerauthentication import PeerAuthentications
 from meshlib.control.graph.policies import KeySource, Policies
 from meshlib.control.graph.scope import Scope
 from meshlib.control.graph.sidecars import Sidecars
+from meshlib.control.graph.telemetries import Telemetries
 from meshlib.control.graph.virtualservices import VirtualServices
 from meshlib.control.istio.document import AnyDocument
 from meshlib.control.istio.meshconfig import MeshConfig, in_force
@@ -33,6 +34,7 @@ class Graph:
         sidecars: Sidecars,
         peer_authentications: PeerAuthentications,
         policies: Policies,
+        telemetries: Telemetries,
         domain: str,
     ) -> None:
         """`mesh_fingerprint` changes whenever the mesh's settings do."""
@@ -44,6 +46,7 @@ class Graph:
         self.sidecars = sidecars
         self.peer_authentications = peer_authentications
         self.policies = policies
+        self.telemetries = telemetries
         self.keys: Mapping[KeySource, str] = {}
         """The key sets (JWKS) that could be fetched so far."""
         self.domain = domain
@@ -114,5 +117,6 @@ def build_graph(
         Sidecars(kinds.get("Sidecar", ()), root),
         peers,
         Policies(kinds.get("AuthorizationPolicy", ()), kinds.get("RequestAuthentication", ()), root),
+        Telemetries(kinds.get("Telemetry", ()), mesh, meshes[0] if meshes else None, root),
         domain,
     )

@@ -19,6 +19,8 @@ from meshlib.core.authz.path import EscapedSlashes, PathOptions
 from meshlib.core.inbound import Inbound
 from meshlib.core.mtls import InboundMode, SanMatch, ServerTls
 from meshlib.core.route.rule import Origin
+from meshlib.core.telemetry import Telling
+from meshlib.dataplane.decode.accesslog import decode_logs
 from meshlib.dataplane.decode.authn import decode_jwt
 from meshlib.dataplane.decode.authz import decode_rbac
 from meshlib.dataplane.decode.errors import Refused
@@ -30,6 +32,7 @@ from meshlib.dataplane.decode.mtls import (
     is_own_certificate,
     unpack_socket,
 )
+from meshlib.dataplane.decode.tracing import decode_tracing
 from meshlib.identity.spiffe import SCHEME
 from meshlib.xds import pb
 from meshlib.xds.names import MESHLIB_METADATA
@@ -87,6 +90,10 @@ def decode_inbound(message: Any, filters: Mapping[str, FilterDecoder] = FILTERS)
         raise Refused("filter_chains", "is empty")
     manager, path = _manager(message.filter_chains[0])
     mode = _MODES[frozenset(chains)]
+    try:
+        telling = Telling(decode_logs(manager, message), decode_tracing(manager))
+    except Refused as refused:
+        raise refused.within(path) from None
     return Inbound(
         name=message.name,
         tls=ServerTls(mode, secured.trust_domains, secured.alpn, secured.min_version),
@@ -94,6 +101,7 @@ def decode_inbound(message: Any, filters: Mapping[str, FilterDecoder] = FILTERS)
         origin=_origin(message),
         paths=_paths(manager, path),
         policies=_policies(message),
+        telling=telling,
     )
 
 

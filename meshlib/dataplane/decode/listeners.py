@@ -10,9 +10,13 @@ from google.protobuf.message import DecodeError
 
 from meshlib.core.inbound import Inbound
 from meshlib.core.route.table import RouteTable
+from meshlib.core.telemetry import NOTHING, Telling
+from meshlib.core.view import TargetListener
+from meshlib.dataplane.decode.accesslog import decode_logs
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.inbound import decode_inbound
 from meshlib.dataplane.decode.routes import decode_routes
+from meshlib.dataplane.decode.tracing import decode_tracing
 from meshlib.xds import pb
 from meshlib.xds.names import inbound_port
 
@@ -27,6 +31,7 @@ class ListenerFacts:
     """Names of the HTTP filters, in order."""
     metadata: tuple[tuple[str, str], ...] = ()
     """`space/key` and value of every text in the listener's filter metadata."""
+    telling: Telling = NOTHING
 
 
 def decode_listener(message: Any) -> ListenerFacts:
@@ -45,14 +50,19 @@ def decode_listener(message: Any) -> ListenerFacts:
         if value.WhichOneof("kind") == "string_value"
     )
     filters = tuple(each.name for each in manager.http_filters)
-    return ListenerFacts(message.name, _routes(manager, path), filters, metadata)
+    try:
+        telling = Telling(decode_logs(manager, message), decode_tracing(manager))
+    except Refused as refused:
+        raise refused.within(path) from None
+    return ListenerFacts(message.name, _routes(manager, path), filters, metadata, telling)
 
 
-def listener_value(message: Any) -> str | RouteTable | Inbound:
-    """What a Listener amounts to: of a target its routes' name or the routes, of a served port its policy."""
+def listener_value(message: Any) -> TargetListener | Inbound:
+    """What a Listener amounts to: of a target where its routes are, of a served port its policy."""
     if inbound_port(message.name) is not None:
         return decode_inbound(message)
-    return decode_listener(message).routes
+    facts = decode_listener(message)
+    return TargetListener(facts.routes, facts.telling)
 
 
 def _manager(message: Any) -> tuple[Any, str]:

@@ -1,69 +1,28 @@
-"""The access log: one line a request, by Envoy's format operators, in Istio's default format or another.
+"""The lines of an access log: a format of Envoy, as text or JSON, becomes a function from a request to bytes.
 
 Rules (Envoy):
 
-- A format is text with `%OPERATOR%`, `%OPERATOR(argument)%` or `%OPERATOR(argument):length%`; `%%` is a
-  percent sign. What a request does not have is `-`.
+- What a request does not have is `-`, in JSON null; or nothing, where the format leaves out what is empty.
 - `%REQ(A?B)%` is the header A, or B if it is absent; `:METHOD`, `:PATH`, `:AUTHORITY`, `:SCHEME` are headers.
-- As JSON the same operators are values: numbers are numbers, what is absent is null.
+- As JSON a text that is one operator is its value: numbers are numbers. Texts with more are put together.
+- An operator that only a real Envoy knows writes what is absent.
 
-A format is taken apart once. A line is written with one call, so that those of several processes do not mix.
+A format is taken apart once; nothing of it is looked at again for a request.
 """
 
 import json
-import logging
 import os
-import stat
-import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from meshlib.dataplane.telemetry.ended import Ended
-from meshlib.errors import ConfigError
-
-log = logging.getLogger(__name__)
-
-TEXT = (
-    '[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% '
-    "%RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% "
-    '"%UPSTREAM_TRANSPORT_FAILURE_REASON%" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% '
-    '%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" '
-    '"%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%" %UPSTREAM_CLUSTER_RAW% '
-    "%UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% "
-    "%REQUESTED_SERVER_NAME% %ROUTE_NAME%\n"
-)
-"""Istio's default."""
-JSON = {
-    "start_time": "%START_TIME%",
-    "route_name": "%ROUTE_NAME%",
-    "method": "%REQ(:METHOD)%",
-    "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
-    "protocol": "%PROTOCOL%",
-    "response_code": "%RESPONSE_CODE%",
-    "response_flags": "%RESPONSE_FLAGS%",
-    "response_code_details": "%RESPONSE_CODE_DETAILS%",
-    "connection_termination_details": "%CONNECTION_TERMINATION_DETAILS%",
-    "bytes_received": "%BYTES_RECEIVED%",
-    "bytes_sent": "%BYTES_SENT%",
-    "duration": "%DURATION%",
-    "upstream_service_time": "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%",
-    "x_forwarded_for": "%REQ(X-FORWARDED-FOR)%",
-    "user_agent": "%REQ(USER-AGENT)%",
-    "request_id": "%REQ(X-REQUEST-ID)%",
-    "authority": "%REQ(:AUTHORITY)%",
-    "upstream_host": "%UPSTREAM_HOST%",
-    "upstream_cluster": "%UPSTREAM_CLUSTER_RAW%",
-    "upstream_local_address": "%UPSTREAM_LOCAL_ADDRESS%",
-    "downstream_local_address": "%DOWNSTREAM_LOCAL_ADDRESS%",
-    "downstream_remote_address": "%DOWNSTREAM_REMOTE_ADDRESS%",
-    "requested_server_name": "%REQUESTED_SERVER_NAME%",
-    "upstream_transport_failure_reason": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
-}
-"""Istio's default as JSON."""
+from meshlib.xds.accesslog import JSON, TEXT, Operator, pieces
 
 Value = str | int | None
-Operator = Callable[[Ended], Value]
+Writes = Callable[[Ended], Value]
 Line = Callable[[Ended], bytes]
+_EMPTY_TEXT, _EMPTY_JSON = "-", "null"
 
 
 def _start_time(ended: Ended) -> str:
@@ -75,146 +34,165 @@ def _host_only(address: str) -> str:
     return address.rpartition(":")[0].removeprefix("[").removesuffix("]")
 
 
-_OPERATORS: dict[str, Operator] = {
+_OPERATORS: dict[str, Writes] = {
     "START_TIME": _start_time,
-    "PROTOCOL": lambda ended: ended.protocol,
+    "PROTOCOL": lambda ended: ended.protocol or None,
     "RESPONSE_CODE": lambda ended: ended.status,
     "RESPONSE_FLAGS": lambda ended: ended.flags,
-    "RESPONSE_CODE_DETAILS": lambda ended: ended.details,
+    "RESPONSE_CODE_DETAILS": lambda ended: ended.details or None,
     "CONNECTION_TERMINATION_DETAILS": lambda ended: None,
-    "UPSTREAM_TRANSPORT_FAILURE_REASON": lambda ended: ended.failure,
+    "UPSTREAM_TRANSPORT_FAILURE_REASON": lambda ended: ended.failure or None,
     "BYTES_RECEIVED": lambda ended: ended.received,
     "BYTES_SENT": lambda ended: ended.sent,
     "DURATION": lambda ended: int(ended.seconds * 1000),
-    "UPSTREAM_HOST": lambda ended: ended.upstream,
-    "UPSTREAM_CLUSTER": lambda ended: ended.cluster,
-    "UPSTREAM_CLUSTER_RAW": lambda ended: ended.cluster,
-    "UPSTREAM_LOCAL_ADDRESS": lambda ended: ended.upstream_local,
-    "DOWNSTREAM_LOCAL_ADDRESS": lambda ended: ended.local,
-    "DOWNSTREAM_REMOTE_ADDRESS": lambda ended: ended.remote,
-    "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": lambda ended: _host_only(ended.remote),
-    "DOWNSTREAM_PEER_URI_SAN": lambda ended: ended.principal,
-    "REQUESTED_SERVER_NAME": lambda ended: ended.sni,
-    "ROUTE_NAME": lambda ended: ended.route,
+    "UPSTREAM_HOST": lambda ended: ended.upstream or None,
+    "UPSTREAM_CLUSTER": lambda ended: ended.cluster or None,
+    "UPSTREAM_CLUSTER_RAW": lambda ended: ended.cluster or None,
+    "UPSTREAM_LOCAL_ADDRESS": lambda ended: ended.upstream_local or None,
+    "DOWNSTREAM_LOCAL_ADDRESS": lambda ended: ended.local or None,
+    "DOWNSTREAM_REMOTE_ADDRESS": lambda ended: ended.remote or None,
+    "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": lambda ended: _host_only(ended.remote) or None,
+    "DOWNSTREAM_PEER_URI_SAN": lambda ended: ended.principal or None,
+    "REQUESTED_SERVER_NAME": lambda ended: ended.sni or None,
+    "ROUTE_NAME": lambda ended: ended.route or None,
+    "HOSTNAME": lambda ended: os.uname().nodename,
 }
 
 
-def text(form: str = TEXT) -> Line:
-    """Lines of a format. ConfigError: it has an operator that is not known."""
+def text(form: str = TEXT, *, omit_empty: bool = False) -> Line:
+    """Lines of a format. ValueError: it is none."""
     parts = _parts(form)
     breaks = sum(part.count("\n") for part in parts if isinstance(part, str))
+    empty = "" if omit_empty else _EMPTY_TEXT
 
     def line(ended: Ended) -> bytes:
-        made = "".join(part if isinstance(part, str) else _shown(part(ended)) for part in parts)
+        made = "".join(part if isinstance(part, str) else _shown(part(ended), empty) for part in parts)
         if made.count("\n") != breaks or "\r" in made:
             # No parser of ours lets such a header through; another server's may.
-            made = "".join(p if isinstance(p, str) else " ".join(_shown(p(ended)).split()) for p in parts)
+            shown = (p if isinstance(p, str) else " ".join(_shown(p(ended), empty).split()) for p in parts)
+            made = "".join(shown)
         return made.encode("latin-1", "replace")
 
     return line
 
 
-def as_json(form: Mapping[str, str] = JSON) -> Line:
-    """Lines of JSON, a member for each format. ConfigError: one has an operator that is not known."""
-    members = [(json.dumps(name), _parts(value)) for name, value in form.items()]
-
-    def line(ended: Ended) -> bytes:
-        found = (f"{name}:{_json(parts, ended)}" for name, parts in members)
-        return ("{" + ",".join(found) + "}\n").encode("ascii")
-
-    return line
+def as_json(form: Mapping[str, Any] = JSON, *, omit_empty: bool = False) -> Line:
+    """Lines of a JSON object whose texts are formats. ValueError: one is none."""
+    written = _object(form, omit_empty=omit_empty)
+    return lambda ended: (written(ended) + "\n").encode("ascii")
 
 
-def _shown(value: Value) -> str:
-    return "-" if value is None or value == "" else str(value)
+def _shown(value: Value, empty: str) -> str:
+    return empty if value is None else str(value)
 
 
-def _json(parts: tuple[str | Operator, ...], ended: Ended) -> str:
+Json = Callable[[Ended], str]
+
+
+def _object(form: Mapping[str, Any], *, omit_empty: bool) -> Json:
+    members = [(json.dumps(name), _json(value, omit_empty=omit_empty)) for name, value in form.items()]
+
+    def written(ended: Ended) -> str:
+        found = ((name, value(ended)) for name, value in members)
+        kept = (f"{name}:{value}" for name, value in found if not omit_empty or value != _EMPTY_JSON)
+        return "{" + ",".join(kept) + "}"
+
+    return written
+
+
+def _json(form: Any, *, omit_empty: bool) -> Json:
+    if isinstance(form, Mapping):
+        return _object(form, omit_empty=omit_empty)
+    if isinstance(form, list | tuple):
+        listed = [_json(one, omit_empty=omit_empty) for one in form]
+        return lambda ended: "[" + ",".join(one(ended) for one in listed) + "]"
+    if not isinstance(form, str):
+        constant = json.dumps(form)
+        return lambda _: constant
+    parts = _parts(form, as_bytes=False)
     if len(parts) == 1 and not isinstance(parts[0], str):
-        value = parts[0](ended)
-        return json.dumps(None if value == "" else value)
-    return json.dumps("".join(p if isinstance(p, str) else _shown(p(ended)) for p in parts))
+        value = parts[0]
+        return lambda ended: json.dumps(value(ended))
+    empty = "" if omit_empty else _EMPTY_TEXT
+    return lambda ended: json.dumps(
+        "".join(part if isinstance(part, str) else _shown(part(ended), empty) for part in parts)
+    )
 
 
-def _parts(form: str) -> tuple[str | Operator, ...]:
-    found: list[str | Operator] = []
-    for number, piece in enumerate(form.split("%")):
-        if number % 2 == 0:
-            if piece:
-                found.append(piece)
-        else:
-            found.append(_operator(piece, form) if piece else "%")
-    if form.count("%") % 2:
-        raise ConfigError(f"access log: {form!r} has a percent sign that nothing closes; `%%` is one")
-    return tuple(found)
+def _parts(form: str, *, as_bytes: bool = True) -> tuple[str | Writes, ...]:
+    """Texts and what writes the operators. Of `as_bytes` a letter stands for each byte of UTF-8."""
+    return tuple(
+        _writes(piece)
+        if isinstance(piece, Operator)
+        else piece.encode("utf-8", "replace").decode("latin-1")
+        if as_bytes
+        else piece
+        for piece in pieces(form)
+    )
 
 
-def _operator(said: str, form: str) -> Operator:
-    name, parenthesis, rest = said.partition("(")
-    if not parenthesis:
-        if name in _OPERATORS:
-            return _OPERATORS[name]
+def _writes(operator: Operator) -> Writes:
+    name, argument, length = operator
+    if name in ("REQ", "RESP", "REQ_WITHOUT_QUERY") and argument:
+        found = _header(argument, of_request=name != "RESP", query=name != "REQ_WITHOUT_QUERY")
+    elif name == "START_TIME" and argument:
+        found = _moment(argument)
+    elif argument is None and name in _OPERATORS:
+        found = _OPERATORS[name]
     else:
-        argument, closed, length = rest.rpartition(")")
-        limit = int(length[1:]) if length[:1] == ":" and length[1:].isdecimal() else None
-        if closed and (not length or limit is not None) and name in ("REQ", "RESP"):
-            return _header(argument, limit, of_request=name == "REQ")
-    known = ", ".join((*_OPERATORS, "REQ(NAME)", "RESP(NAME)"))
-    raise ConfigError(f"access log: found the operator {said!r} in {form!r}; allowed is {known}")
+        return lambda _: None
+    return found if length is None else _cut(found, length)
 
 
-def _header(argument: str, limit: int | None, *, of_request: bool) -> Operator:
+def _cut(of: Writes, length: int) -> Writes:
+    def value(ended: Ended) -> Value:
+        found = of(ended)
+        return found[:length] if isinstance(found, str) else found
+
+    return value
+
+
+def _header(argument: str, *, of_request: bool, query: bool) -> Writes:
     names = tuple(name.strip().lower().encode("latin-1", "replace") for name in argument.split("?"))
 
     def value(ended: Ended) -> Value:
         for name in names:
             found = ended.head.header(name) if of_request else ended.response.get(name)
             if found is not None:
-                return found.decode("latin-1")[:limit]
+                shown = found.decode("latin-1")
+                return shown if query else shown.partition("?")[0]
         return None
 
     return value
 
 
-class Log:
-    """Where lines go. Thread-safe; what can't be written is lost, with one warning."""
+def _moment(form: str) -> Writes:
+    """START_TIME in a form of its own: strftime's, with %s, and %3f, %6f, … for fractions of a second."""
+    parts: list[str | int] = []
+    place = 0
+    while place < len(form):
+        step = 2 if form[place] == "%" else 1
+        piece = form[place : place + step]
+        if piece[1:].isdecimal() and form[place + 2 : place + 3] == "f":
+            parts.append(int(piece[1:]))
+            step = 3
+        elif piece in ("%f", "%s"):
+            parts.append(9 if piece == "%f" else 0)
+        else:
+            parts.append(piece)
+        place += step
 
-    def __init__(self, path: str, line: Line) -> None:
-        """`path`: /dev/stdout, /dev/stderr, or a file that is appended to. ConfigError: it can't be."""
-        self.path = path
-        self._line = line
-        self._guard = threading.Lock()
-        self._failed = False
-        try:
-            self._to = os.dup(_STANDARD[path]) if path in _STANDARD else _open(path)
-        except OSError as error:
-            raise ConfigError(f"access_log: {path} can't be written: {error.strerror or error}") from None
+    def value(ended: Ended) -> Value:
+        moment = datetime.fromtimestamp(ended.started, UTC)
+        fraction = f"{moment.microsecond:06d}000"
+        found = (
+            moment.strftime(one)
+            if isinstance(one, str)
+            else fraction[:one]
+            if one
+            else str(int(ended.started))
+            for one in parts
+        )
+        return "".join(found)
 
-    def __repr__(self) -> str:
-        return f"<Log to {self.path}>"
-
-    def write(self, ended: Ended) -> None:
-        """One line."""
-        try:
-            os.write(self._to, self._line(ended))
-        except OSError as error:
-            with self._guard:
-                failed, self._failed = self._failed, True
-            if not failed:
-                log.warning("the access log %s can't be written: %s", self.path, error.strerror or error)
-
-    def __del__(self) -> None:
-        # Not before: a request that ends late must not write into whatever has the number by then.
-        if hasattr(self, "_to"):
-            os.close(self._to)
-
-
-_STANDARD = {"/dev/stdout": 1, "/dev/stderr": 2}
-
-
-def _open(path: str) -> int:
-    opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    if stat.S_ISDIR(os.fstat(opened).st_mode):
-        os.close(opened)
-        raise IsADirectoryError(0, "it is a folder")
-    return opened
+    return value

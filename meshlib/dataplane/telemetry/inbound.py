@@ -36,9 +36,11 @@ class Inbound:
             "_flags",
             "_grpc_status",
             "_headers",
+            "_logs",
             "_port",
             "_protocol",
             "_span",
+            "_spans",
             "_started",
         ),
         *("_status", "_telemetry", "_wall", "head", "peer", "received", "sent"),
@@ -50,21 +52,25 @@ class Inbound:
         self.received = self.sent = 0
         """Bytes of both bodies; whoever moves them counts."""
         self._telemetry, self._port, self._protocol = telemetry, port, protocol
+        self._logs, self._spans = telemetry.told(port)
         self._started, self._wall = telemetry.clock(), telemetry.wall()
         self._status, self._flags, self._details = 0, "-", VIA_UPSTREAM
         self._headers: Iterable[Header] = ()
         self._grpc_status = ""
         self._done = False
         self._span: Span | None = None
-        if telemetry.tracer is not None:
+        if telemetry.tracer is not None and self._spans is not None:
             from opentelemetry import trace
 
             # A span that is current already is the server's own instrumentation: this one belongs below it.
             known = trace.get_current_span().get_span_context().is_valid
             parent = None if known else propagation.extract(head.index)
-            self._span = telemetry.tracer.start_span(
-                spans.INGRESS, spans.below(parent), trace.SpanKind.SERVER, spans.at_start(head)
-            )
+            if not known and parent is None and not self._spans.samples():
+                self._span = spans.unsampled()
+            else:
+                self._span = telemetry.tracer.start_span(
+                    spans.INGRESS, spans.below(parent), trace.SpanKind.SERVER, spans.at_start(head)
+                )
 
     def attach(self) -> object:
         """What is done from here on, in this task or thread, is done for the request."""
@@ -129,7 +135,7 @@ class Inbound:
         seconds = telemetry.clock() - self._started
         if telemetry.instruments is not None:
             self._measure(seconds)
-        if telemetry.log is None and self._span is None:
+        if not self._logs and self._span is None:
             return
         peer = self.peer
         ended = Ended(
@@ -150,13 +156,14 @@ class Inbound:
             sni=peer.sni,
             principal=peer.principal,
         )
-        if telemetry.log is not None:
-            telemetry.log.write(ended)
+        for log in self._logs:
+            log.write(ended)
         if self._span is not None:
             self._span.update_name(
                 f"{telemetry.service[0]}:{self._port}/*" if telemetry.service[0] else spans.INGRESS
             )
-            spans.finish(self._span, ended, telemetry.tags, peer.address[0])
+            assert self._spans is not None  # noqa: S101 - there is a span
+            spans.finish(self._span, ended, telemetry.tags, self._spans, peer.address[0])
 
     def _measure(self, seconds: float) -> None:
         telemetry = self._telemetry

@@ -48,16 +48,28 @@ class Outbound:
     """Not thread-safe: a request has one driver."""
 
     __slots__ = (
-        *("_body", "_details", "_done", "_facts", "_failure", "_headers", "_span", "_started"),
+        *(
+            "_body",
+            "_details",
+            "_done",
+            "_facts",
+            "_failure",
+            "_headers",
+            "_logs",
+            "_span",
+            "_spans",
+            "_started",
+        ),
         *("_status", "_telemetry", "_version", "_waited", "_wall", "head", "received"),
     )
 
-    def __init__(self, telemetry: Telemetry, head: RequestHead, body: Sized) -> None:
+    def __init__(self, telemetry: Telemetry, target: str, head: RequestHead, body: Sized) -> None:
         self.head = head
         """The request as it goes on."""
         self.received = 0
         """Bytes of the response's body that have come; whoever reads it counts."""
         self._telemetry, self._body = telemetry, body
+        self._logs, self._spans = telemetry.told(target)
         self._started, self._wall = telemetry.clock(), telemetry.wall()
         self._status, self._facts, self._details, self._failure = 0, _NO_FACTS, "", ""
         self._headers: Iterable[Header] = ()
@@ -66,21 +78,25 @@ class Outbound:
         """Seconds until the response's head."""
         self._done = False
         self._span: Span | None = None
-        if telemetry.tracer is not None:
-            self._begin_span()
+        if telemetry.tracer is not None and self._spans is not None:
+            self._begin_span(self._spans)
 
-    def _begin_span(self) -> None:
+    def _begin_span(self, said: spans.Spans) -> None:
         from opentelemetry import trace
 
         telemetry, head = self._telemetry, self.head
         parent = propagation.extract(head.index)
-        if parent is None and not trace.get_current_span().get_span_context().is_valid:
+        first = parent is None and not trace.get_current_span().get_span_context().is_valid
+        if first:
             handed = context.current()
             parent = propagation.extract(dict(handed.headers)) if handed is not None else None
         assert telemetry.tracer is not None  # noqa: S101 - asked before
-        self._span = span = telemetry.tracer.start_span(
-            f"egress {head.authority}", spans.below(parent), trace.SpanKind.CLIENT, spans.at_start(head)
-        )
+        if first and parent is None and not said.samples():
+            self._span = span = spans.unsampled()
+        else:
+            self._span = span = telemetry.tracer.start_span(
+                f"egress {head.authority}", spans.below(parent), trace.SpanKind.CLIENT, spans.at_start(head)
+            )
         own = spans.id_of(span)
         if own is not None:
             above = parent.span if parent is not None else 0
@@ -128,7 +144,7 @@ class Outbound:
         status = self._status
         if telemetry.instruments is not None:
             self._measure(seconds)
-        if telemetry.log is None and self._span is None:
+        if not self._logs and self._span is None:
             return
         headers = {name.lower(): value for name, value in self._headers}
         if self._waited is not None:
@@ -150,11 +166,12 @@ class Outbound:
             facts.endpoint,
             failure=self._failure,
         )
-        if telemetry.log is not None:
-            telemetry.log.write(ended)
+        for log in self._logs:
+            log.write(ended)
         if self._span is not None:
             self._span.update_name(spans.name_of(facts.cluster, head.authority))
-            spans.finish(self._span, ended, telemetry.tags, facts.endpoint.rpartition(":")[0])
+            assert self._spans is not None  # noqa: S101 - there is a span
+            spans.finish(self._span, ended, telemetry.tags, self._spans, facts.endpoint.rpartition(":")[0])
 
     def _measure(self, seconds: float) -> None:
         telemetry, facts = self._telemetry, self._facts
@@ -171,9 +188,9 @@ class Outbound:
         telemetry.instruments.add((bound.of(end, telemetry.instruments), seconds * 1000, sent, received))
 
 
-def watch(telemetry: Telemetry, head: RequestHead, body: Sized) -> Outbound | None:
-    """What watches the request; its `head` is what goes on. None: nobody wants to be told."""
-    return Outbound(telemetry, head, body) if telemetry.wanted else None
+def watch(telemetry: Telemetry, target: str, head: RequestHead, body: Sized) -> Outbound | None:
+    """What watches a request to a target; its `head` is what goes on. None: nobody wants to be told."""
+    return Outbound(telemetry, target, head, body) if telemetry.wants(target) else None
 
 
 def introduced(attempt: Attempt, telemetry: Telemetry) -> Attempt:

@@ -5,14 +5,19 @@ Rules:
 - The parent is what the request itself says, if it says something; else the span that is current in this
   task or thread; else what the request that is being served said.
 - A span that nobody will see (not sampled) is told nothing but where it belongs.
+- Of a trace that begins here the configuration's share is given to the SDK, whose own sampler is asked then;
+  the others begin with a span that is not sampled, and everybody below hears so. What a caller decided stays.
+- A tag from the environment is one of the variables that the application allows: others may be secrets.
 - Values are text, as Envoy's are. An error is a status of 500 and more, or none at all.
 """
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from meshlib.core.request import RequestHead
+from meshlib.core.request import Dice, RequestHead
+from meshlib.core.telemetry import TagSource, Tracing
 from meshlib.dataplane.telemetry.ended import Ended
 from meshlib.dataplane.telemetry.propagation import SpanId
 from meshlib.xds.names import ClusterName
@@ -22,7 +27,62 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
+log = logging.getLogger(__name__)
+
 INGRESS = "ingress"
+
+
+class Spans:
+    """What the configuration says of the spans of one listener."""
+
+    __slots__ = ("_dice", "_fixed", "_headers", "_sampling")
+
+    def __init__(
+        self,
+        said: Tracing,
+        dice: Dice,
+        variables: Collection[str] = (),
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        """`variables`: those that may be read of `environ`."""
+        self._sampling, self._dice = said.sampling, dice
+        self._fixed: dict[str, str] = {}
+        self._headers: list[tuple[str, bytes, str]] = []
+        for tag in said.tags:
+            value = tag.value
+            if tag.source is TagSource.HEADER:
+                self._headers.append((tag.name, value.lower().encode("latin-1", "replace"), tag.default))
+                continue
+            if tag.source is TagSource.ENVIRONMENT:
+                if value not in variables:
+                    said_of = "the tag %s of spans is not %s of the environment: see `tag_variables`"
+                    log.warning(said_of, tag.name, value)
+                value = (environ.get(value) if value in variables else None) or tag.default
+            if value:
+                self._fixed[tag.name] = value
+
+    def samples(self) -> bool:
+        """Whether a trace that begins now is one of those that are sampled."""
+        return self._sampling is None or self._dice.random() < self._sampling
+
+    def tags(self, head: RequestHead) -> dict[str, str]:
+        """The tags of a request's span."""
+        if not self._headers:
+            return self._fixed
+        found = dict(self._fixed)
+        for name, header, default in self._headers:
+            value = _text(head.header(header)) or default
+            if value:
+                found[name] = value
+        return found
+
+
+def unsampled() -> "Span":
+    """The beginning of a trace that nobody will see."""
+    from opentelemetry import trace
+
+    whole, own = (int.from_bytes(os.urandom(size)) or 1 for size in (16, 8))
+    return trace.NonRecordingSpan(trace.SpanContext(whole, own, is_remote=False))
 
 
 def name_of(cluster: str, authority: str) -> str:
@@ -70,10 +130,10 @@ def at_start(head: RequestHead) -> dict[str, str]:
     return {"http.method": head.method, "http.url": f"{head.scheme}://{head.authority}{head.path}"}
 
 
-def finish(span: "Span", ended: Ended, tags: Mapping[str, str], peer: str) -> None:
+def finish(span: "Span", ended: Ended, tags: Mapping[str, str], said: Spans, peer: str) -> None:
     """Says everything, and ends the span. `peer`: the IP of the other side."""
     if span.is_recording():
-        span.set_attributes({**tags, **_attributes(ended, peer)})
+        span.set_attributes({**tags, **_attributes(ended, peer), **said.tags(ended.head)})
         if ended.status == 0 or ended.status >= 500:
             from opentelemetry.trace import Status, StatusCode
 

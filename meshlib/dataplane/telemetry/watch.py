@@ -9,21 +9,25 @@ Rules:
 """
 
 import os
+import random
 import sys
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from meshlib.bootstrap import Bootstrap
 from meshlib.core.actions import Facts
 from meshlib.core.balance.cluster import Cluster
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet
 from meshlib.core.mtls import ClientTls, SanMatch, secure
-from meshlib.core.request import Header, Peer
+from meshlib.core.request import Dice, Header, Peer
+from meshlib.core.telemetry import Telling, Tracing
 from meshlib.core.view import View
-from meshlib.dataplane.telemetry import accesslog, labels, propagation, spans
+from meshlib.dataplane.telemetry import labels, logs, propagation, spans
 from meshlib.dataplane.telemetry.labels import End, Ends, Service
+from meshlib.dataplane.telemetry.logs import Log
 from meshlib.dataplane.telemetry.metrics import SCOPE, Instruments, Series, instruments
+from meshlib.dataplane.telemetry.spans import Spans
 from meshlib.dataplane.telemetry.workload import (
     MOST_BYTES,
     PEER_METADATA,
@@ -33,6 +37,7 @@ from meshlib.dataplane.telemetry.workload import (
     of_settings,
     peer_metadata,
 )
+from meshlib.xds.names import inbound_port
 from meshlib.xds.workload import NOBODY
 
 if TYPE_CHECKING:
@@ -68,6 +73,14 @@ class Bound:
         return found
 
 
+class Told(NamedTuple):
+    """What is told of the requests of one listener, beside metrics."""
+
+    logs: tuple[Log, ...]
+    spans: Spans | None
+    """None: there are no spans."""
+
+
 class Telemetry:
     """What one mesh tells of its requests. Thread-safe."""
 
@@ -82,12 +95,13 @@ class Telemetry:
         meters: "MeterProvider | None" = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        dice: Dice | None = None,
     ) -> None:
         """`view` and `principal` give what is known, and this workload's `spiffe://…` (empty: none), now;
         `ends`, when its certificate does, in Unix seconds.
 
-        `tracers` and `meters` None: the process's own, as soon as there are some. ConfigError: the access
-        log of the settings can't be written.
+        Of the configuration it hears by `take`. `tracers` and `meters` None: the process's own, as soon as
+        there are some. ConfigError: the access log of the settings can't be written.
         """
         self.own = of_settings(settings)
         self.service = _service_of(settings)
@@ -95,7 +109,14 @@ class Telemetry:
         self.clock, self.wall = clock, wall
         self.formats = propagation.formats(os.environ.get("OTEL_PROPAGATORS"))
         self.tags = spans.tags_of(self.own, MESH_ID)
-        self.log = _log(settings)
+        self._own_logs = logs.of_settings(settings)
+        self._configured = logs.Configured(settings.access_log_dir)
+        self._telling: Mapping[str, Telling] = {}
+        self._dice = dice or random.Random()  # noqa: S311 - samples, keeps no secret
+        self._plain = Told(self._own_logs or (), Spans(Tracing(), self._dice))
+        """What is told where the configuration says nothing."""
+        self._of_listener: Mapping[str | int, Told] = {}
+        """By target, and by served port."""
         self.tracer: Tracer | None = tracers.get_tracer(SCOPE) if tracers is not None else None
         self.instruments: Instruments | None = None
         self._settings, self._view, self._principal, self._ends = settings, view, principal, ends
@@ -107,8 +128,10 @@ class Telemetry:
         self._told: list[Header] | None = None
 
     def __repr__(self) -> str:
-        listed = (("spans", self.tracer), ("metrics", self.instruments), (repr(self.log), self.log))
-        told = ", ".join(name for name, one in listed if one is not None)
+        found = [name for name, one in (("spans", self.tracer), ("metrics", self.instruments)) if one]
+        listed = (self._plain, *self._of_listener.values())
+        written = sorted({log for one in listed for log in one.logs}, key=repr)
+        told = ", ".join([*found, *map(repr, written)])
         return f"<Telemetry of {self.own.name}: {told or 'nobody is told'}>"
 
     def close(self) -> None:
@@ -116,12 +139,35 @@ class Telemetry:
         if self.instruments is not None:
             self.instruments.rest()
 
-    @property
-    def wanted(self) -> bool:
-        """Whether anybody wants to be told of a request."""
+    def take(self, telling: Mapping[str, Telling]) -> None:
+        """What the configuration wants told from now on, by listener."""
+        if telling is self._telling:
+            return
+        self._telling = telling
+        own, variables = self._own_logs, self._settings.tag_variables
+        opened = self._configured.of(() if own is not None else one.logs for one in telling.values())
+        made: dict[Tracing, Spans] = {}
+        found: dict[str | int, Told] = {}
+        for (name, one), written in zip(telling.items(), opened, strict=True):
+            if one.tracing is not None and one.tracing not in made:
+                made[one.tracing] = Spans(one.tracing, self._dice, variables)
+            port = inbound_port(name)
+            traced = made[one.tracing] if one.tracing is not None else None
+            found[name if port is None else port] = Told(written if own is None else own, traced)
+        self._of_listener = found
+
+    def told(self, listener: str | int) -> "Told":
+        """What is told of requests to a target, or to a served port, if anybody is there to be told."""
+        return self._of_listener.get(listener, self._plain)
+
+    def wants(self, listener: str | int) -> bool:
+        """Whether anybody wants to be told of a request to a target, or to a served port."""
         if self.tracer is None or self.instruments is None:
             self._look()
-        return self.tracer is not None or self.instruments is not None or self.log is not None
+        if self.instruments is not None:
+            return True
+        logs, made = self._of_listener.get(listener, self._plain)
+        return bool(logs) or (made is not None and self.tracer is not None)
 
     def _look(self) -> None:
         """Looks for an SDK. Who has one has loaded the API; who has not does not pay for it."""
@@ -219,13 +265,6 @@ def _service_of(settings: Bootstrap) -> Service:
         return "", "", ""
     host = f"{settings.service}.{settings.namespace}.svc.cluster.local"
     return host, settings.service, settings.namespace
-
-
-def _log(settings: Bootstrap) -> accesslog.Log | None:
-    if not settings.access_log:
-        return None
-    line = accesslog.as_json() if settings.access_log_encoding == "JSON" else accesslog.text()
-    return accesslog.Log(settings.access_log, line)
 
 
 def _of_the_api(provider: object) -> bool:

@@ -1,4 +1,4 @@
-"""MeshConfig.extensionProviders, as far as they decide on requests; as Istio checks them."""
+"""MeshConfig.extensionProviders, as far as they are read here; as Istio checks them."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -7,7 +7,7 @@ from typing import Any
 import re2
 from pydantic import ValidationError
 
-from meshlib.control.istio.extensionprovider import ExtAuthzHttp, ext_authz
+from meshlib.control.istio.extensionprovider import ExtAuthzHttp, ext_authz, file_access_log
 from meshlib.control.istio.validity import hosts
 from meshlib.control.istio.validity.report import Report
 
@@ -26,7 +26,13 @@ def can_be_asked(name: str) -> bool:
 
 
 def provider(given: Mapping[str, Any], to: Report) -> None:
-    """One of MeshConfig.extensionProviders, as far as it decides on requests."""
+    """One of MeshConfig.extensionProviders, as far as it is read here."""
+    try:
+        file_access_log(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        to.error(f"not an access log: {first['msg']}", ".".join(map(str, first["loc"])), "see Istio's fields")
+        return
     try:
         found = ext_authz(given)
     except ValidationError as error:

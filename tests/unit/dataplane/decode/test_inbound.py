@@ -11,6 +11,7 @@ from meshlib.control.sources.text import documents_in
 from meshlib.core.inbound import Inbound
 from meshlib.core.mtls import InboundMode, ServerTls
 from meshlib.core.route.rule import Origin
+from meshlib.core.telemetry import AccessLog, Telling
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.inbound import decode_inbound
 from meshlib.dataplane.decode.listeners import listener_value
@@ -49,6 +50,17 @@ def listener(mode: str = "PERMISSIVE") -> Any:
 def test_modes(mode: str, tls: ServerTls) -> None:
     origin = Origin("PeerAuthentication default/peers", "in.yaml:11")
     assert listener_value(listener(mode)) == Inbound(NAME, tls, origin=origin)
+
+
+def test_what_is_told_of_requests() -> None:
+    made = listener()
+    for chain in made.filter_chains:
+        manager = pb.unpack(chain.filters[0].typed_config)
+        settings = pb.message("envoy.extensions.access_loggers.file.v3.FileAccessLog")(path="/dev/stdout")
+        settings.log_format.text_format_source.inline_string = "%PROTOCOL%"
+        manager.access_log.add(name="file").typed_config.CopyFrom(pb.pack(settings))
+        chain.filters[0].typed_config.CopyFrom(pb.pack(manager))
+    assert decode_inbound(made).telling == Telling((AccessLog("/dev/stdout", "%PROTOCOL%"),))
 
 
 def with_filter(made: Any, config: Any, **more: Any) -> Any:

@@ -1,15 +1,15 @@
-"""The lines of the access log: Envoy's operators, in text and JSON, and where lines go."""
+"""The lines of the access log: Envoy's operators, in text and JSON."""
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 
 from meshlib.core.request import RequestHead
-from meshlib.dataplane.telemetry.accesslog import Log, as_json, text
+from meshlib.dataplane.telemetry import accesslog
+from meshlib.dataplane.telemetry.accesslog import as_json, text
 from meshlib.dataplane.telemetry.ended import Ended
-from meshlib.errors import ConfigError
+from meshlib.xds.accesslog import JSON, PLAIN, TEXT, operators
 
 HEAD = RequestHead(
     "GET", "http", "reviews:9080", "/a?b=c", [(b"User-Agent", b"caf\xe9"), (b"x-a", b"long value")]
@@ -39,15 +39,26 @@ ENDED = Ended(
         ("%DOWNSTREAM_REMOTE_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", b"[::1]:4711 ::1"),
         ("100%% %PROTOCOL%", b"100% HTTP/1.1"),
         ("", b""),
+        # The next are what a real Envoy 1.40 wrote.
+        ("%REQ_WITHOUT_QUERY(:PATH)% %REQ_WITHOUT_QUERY(X-MISSING?:PATH):2%", b"/a /a"),
+        ("%START_TIME(%s)%", b"1700000000"),
+        ("%START_TIME(%Y/%m/%dT%H:%M:%S%z %s)%", b"2023/11/14T22:13:20+0000 1700000000"),
+        (
+            "%START_TIME(%s.%3f)% %START_TIME(%3f %6f %9f %f)%",
+            b"%s.042 042 042500 042500000 042500000" % b"1700000000",
+        ),
+        ("%HOSTNAME%", os.uname().nodename.encode()),
+        ("%FILTER_STATE(a:PLAIN)%|%TRACE_ID%|%REQ%", b"-|-|-"),
+        ("\N{RIGHTWARDS ARROW} %PROTOCOL%", "\N{RIGHTWARDS ARROW} HTTP/1.1".encode()),
     ],
 )
 def test_text(form: str, line: bytes) -> None:
     assert text(form)(ENDED) == line
 
 
-@pytest.mark.parametrize("form", ["%WHAT%", "%REQ(%", "%REQ(A):x%", "%RESP(A)b%", "%START_TIME(%s)%", "50%"])
+@pytest.mark.parametrize("form", ["%REQ(%", "%REQ(A):x%", "%RESP(A)b%", "50%", "%%%", "% %", "%lower%"])
 def test_what_is_no_format_is_refused(form: str) -> None:
-    with pytest.raises(ConfigError, match="access log"):
+    with pytest.raises(ValueError, match="no operator begins"):
         text(form)
 
 
@@ -76,24 +87,31 @@ def test_a_header_makes_no_second_line_in_text(value: bytes) -> None:
     assert text('"%REQ(USER-AGENT)%"\n')(Ended(head, 200, 0.0, 0.0)) == b'"x [2026] GET"\n'
 
 
-def test_a_log_is_appended_to(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    path.write_text("before\n")
-    for _ in range(2):
-        Log(str(path), text("%RESPONSE_CODE%\n")).write(ENDED)
-    assert path.read_text() == "before\n200\n200\n"
+def test_json_may_be_deep_and_leave_out_what_is_empty() -> None:
+    form = {
+        "b": "%RESPONSE_CODE%",
+        "n": {"z": "%BYTES_SENT%", "y": "x %BYTES_SENT%"},
+        "list": ["%PROTOCOL%", 1, True, None],
+        "num": 1.5,
+        "mix": "%REQ(X-MISSING)% x",
+        "none": "%REQ(X-MISSING)%",
+        "plain": "\N{RIGHTWARDS ARROW}%%",
+    }
+    whole = {
+        "b": 200,
+        "n": {"z": 0, "y": "x 0"},
+        "list": ["HTTP/1.1", 1, True, None],
+        "num": 1.5,
+        "mix": "- x",
+        "none": None,
+        "plain": "\N{RIGHTWARDS ARROW}%",
+    }
+    assert json.loads(as_json(form)(ENDED)) == whole
+    sparse = {name: value for name, value in whole.items() if name != "none"}
+    assert json.loads(as_json(form, omit_empty=True)(ENDED)) == {**sparse, "mix": " x"}
+    assert text("%REQ(X-MISSING)%|%PROTOCOL%", omit_empty=True)(ENDED) == b"|HTTP/1.1"
 
 
-def test_a_log_that_can_not_be_opened_is_refused(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "none" / "log"):
-        with pytest.raises(ConfigError, match="access_log"):
-            Log(str(path), text())
-
-
-def test_a_log_that_breaks_warns_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    log = Log("/dev/full", text())
-    for _ in range(3):
-        log.write(ENDED)
-    assert [record.message for record in caplog.records] == [
-        f"the access log /dev/full can't be written: {os.strerror(28)}"
-    ]
+def test_the_contract_knows_what_is_written() -> None:
+    assert set(accesslog._OPERATORS) == PLAIN
+    assert {one.name for one in operators(TEXT)} == {one.name for one in operators(JSON)}

@@ -87,12 +87,12 @@ def test_an_sdk_is_looked_for_once_a_second(monkeypatch: pytest.MonkeyPatch) -> 
 
     told, now = Told(), [0.0]
     telemetry = Telemetry(WHO, View, clock=lambda: now[0])
-    assert not telemetry.wanted
+    assert not telemetry.wants("reviews:9080")
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: told.tracers)
     monkeypatch.setattr(metrics, "get_meter_provider", lambda: told.meters)
-    assert not telemetry.wanted
+    assert not telemetry.wants("reviews:9080")
     now[0] = 1.0
-    assert telemetry.wanted
+    assert telemetry.wants("reviews:9080")
     assert repr(telemetry) == "<Telemetry of productpage: spans, metrics>"
     told.close()
 
