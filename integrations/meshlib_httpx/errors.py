@@ -19,8 +19,8 @@ import httpx
 from meshlib import errors
 from meshlib.core.actions import Facts
 from meshlib.core.request import Failed, Failure
-from meshlib.dataplane.http.codec import Unsendable
 from meshlib.dataplane.http.limits import TooSlow
+from meshlib.dataplane.http.syntax import Unsendable
 
 
 class _Both(errors.RequestError):

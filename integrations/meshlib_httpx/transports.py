@@ -24,8 +24,8 @@ from meshlib.dataplane import context, fork
 from meshlib.dataplane.body import RequestBody
 from meshlib.dataplane.drive import Answer, AsyncBody, Body, FlightFailed, adrive, drive
 from meshlib.dataplane.http import asynchronous, blocking
-from meshlib.dataplane.http.codec import Unsendable
 from meshlib.dataplane.http.limits import OwnTimeouts, TooSlow
+from meshlib.dataplane.http.syntax import Unsendable
 from meshlib.dataplane.mesh import Mesh
 from meshlib.dataplane.mirroring import AsyncMirrors, Mirrors
 from meshlib.dataplane.telemetry.outbound import Outbound, introduced, watch

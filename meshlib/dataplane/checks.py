@@ -39,10 +39,10 @@ from meshlib.dataplane.decode.check import check_request, grpc_opinion
 from meshlib.dataplane.grpc_call import CallEnded
 from meshlib.dataplane.grpc_unary import call_once
 from meshlib.dataplane.http import asynchronous, blocking
-from meshlib.dataplane.http.codec import Unsendable
 from meshlib.dataplane.http.limits import Broken
 from meshlib.dataplane.http.secure import check as check_server
 from meshlib.dataplane.http.secure import context_for, server_name
+from meshlib.dataplane.http.syntax import Unsendable
 from meshlib.dataplane.mesh import Mesh
 from meshlib.errors import MeshError
 from meshlib.xds import pb

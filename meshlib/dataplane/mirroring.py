@@ -17,8 +17,8 @@ from meshlib.core.actions import Attempt, Mirror
 from meshlib.core.request import Failed
 from meshlib.dataplane.body import RequestBody
 from meshlib.dataplane.http import asynchronous, blocking
-from meshlib.dataplane.http.codec import Unsendable
 from meshlib.dataplane.http.limits import Broken
+from meshlib.dataplane.http.syntax import Unsendable
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from meshlib.core.actions import Attempt
 from meshlib.core.request import Failed, ResponseHead
-from meshlib.dataplane.http.codec import Codec, Malformed, Need
+from meshlib.dataplane.http.codec import Codec
 from meshlib.dataplane.http.failures import broken_off, closed, not_connected, overflow, without_head
 from meshlib.dataplane.http.lease import Lease
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, OwnTimeouts
 from meshlib.dataplane.http.pool import SWEEP_SECONDS, Found, Kept, Overflow, Pool
 from meshlib.dataplane.http.quiet import watch
+from meshlib.dataplane.http.read import Need
 from meshlib.dataplane.http.secure import MakeContexts, address_of, check, context_for, no_contexts
+from meshlib.dataplane.http.syntax import Malformed
 
 HIGH_WATER = 256 * 1024
 """Bytes that may wait to be read before the peer is made to wait."""

@@ -4,8 +4,8 @@ import ssl
 
 from meshlib.core.actions import Attempt
 from meshlib.core.request import Failed, Failure
-from meshlib.dataplane.http.codec import Malformed
 from meshlib.dataplane.http.limits import Broken, Limits
+from meshlib.dataplane.http.syntax import Malformed
 from meshlib.dataplane.tls import NotTrusted, words
 
 

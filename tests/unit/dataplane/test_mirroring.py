@@ -11,8 +11,8 @@ from meshlib.core.actions import Attempt, Mirror
 from meshlib.core.request import Failed, Failure, RequestHead
 from meshlib.dataplane import mirroring
 from meshlib.dataplane.body import RequestBody
-from meshlib.dataplane.http.codec import Unsendable
 from meshlib.dataplane.http.limits import Broken
+from meshlib.dataplane.http.syntax import Unsendable
 from meshlib.dataplane.mirroring import MOST, THREADS, AsyncMirrors, Mirrors
 
 MIRROR = Mirror("m", ("m", 1), RequestHead("GET", "http", "a", "/"), 1.0, 2.0)

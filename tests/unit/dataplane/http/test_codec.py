@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshlib.core.request import RequestHead, ResponseHead
-from meshlib.dataplane.http.codec import LARGEST_HEAD, Codec, Malformed, Need, Unsendable
+from meshlib.dataplane.http.codec import Codec
+from meshlib.dataplane.http.read import LARGEST_HEAD, Need
+from meshlib.dataplane.http.syntax import Malformed, Unsendable
 
 INFORMED = b"HTTP/1.1 103 H\r\nL: a\r\n\r\nHTTP/1.1 100 C\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\n"

@@ -5,9 +5,9 @@ import errno
 import pytest
 
 from meshlib.core.request import Failed, Failure
-from meshlib.dataplane.http.codec import Malformed
 from meshlib.dataplane.http.failures import not_connected, without_head
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Limits
+from meshlib.dataplane.http.syntax import Malformed
 
 
 def limits(now: float, deadline: float | None = None) -> Limits:
