@@ -236,17 +236,20 @@ class _Asked:
 
     def __init__(self, request: httpx.Request) -> None:
         url = request.url
-        port = url.port or _DEFAULT_PORTS.get(url.scheme, 80)
-        authority, headers = url.netloc.decode("ascii"), []
+        scheme = url.scheme
+        port = url.port or _DEFAULT_PORTS.get(scheme, 80)
+        authority, headers = "", []
         for header in request.headers.raw:
             if header[0].lower() == b"host":
                 authority = header[1].decode("latin-1") or authority
             else:
                 headers.append(header)
+        if not authority:
+            authority = url.netloc.decode("ascii")
         target = request.extensions.get("target", url.raw_path)
         self.request = request
         self.watched: Outbound | None = None
-        self.head = RequestHead(request.method, url.scheme, authority, target.decode("latin-1"), headers)
+        self.head = RequestHead(request.method, scheme, authority, target.decode("latin-1"), headers)
         host = _host_of(authority)
         self.name = f"{host}:{port}"
         self.original = (url.host, port)
@@ -269,7 +272,8 @@ class _Asked:
         watched = self.watched = watch(mesh.telemetry, self.name, self.head, self.body)
         if watched is not None:
             self.head = watched.head
-        context.hand_on(self.head, self._is_known(mesh), traced=watched is not None and watched.traced)
+        if context.current() is not None:
+            context.hand_on(self.head, self._is_known(mesh), traced=watched is not None and watched.traced)
         return outbound.flow(
             self.head,
             self.body,

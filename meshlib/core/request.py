@@ -7,7 +7,7 @@ not told to. Lookups go by lower-case name.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 Header = tuple[bytes, bytes]
 
@@ -119,8 +119,7 @@ class Peer:
     """The certificate's DNS names."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
+class ResponseHead(NamedTuple):
     """Status and headers of a response."""
 
     status: int

@@ -9,9 +9,7 @@ Rules:
 """
 
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from meshlib.core.actions import Attempt, BodyEnded, Deliver, Discard, Facts, Mirror, Raise, Reply, Sleep
 from meshlib.core.outbound import Event, Flow
@@ -62,8 +60,7 @@ class AsyncHands(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a request came to. `body` is whole for replies of the mesh's own."""
 
     status: int
@@ -72,6 +69,10 @@ class Answer:
     body: "bytes | Body | AsyncBody"
     version: bytes = b"HTTP/1.1"
     reason: bytes = b""
+
+
+_WHOLE = BodyEnded()
+_NOT_WHOLE = BodyEnded(False)
 
 
 class _Ending:
@@ -86,8 +87,10 @@ class _Ending:
     def tell(self, ended: BodyEnded) -> None:
         flow, self._flow = self._flow, None
         if flow is not None:
-            with suppress(StopIteration):
+            try:
                 flow.send(ended)
+            except StopIteration:
+                return
             flow.close()
 
 
@@ -108,14 +111,14 @@ class Body:
             self._ending.tell(BodyEnded(False, error.failed))
             raise FlightFailed(error.failed, self._ending.facts) from error
         except BaseException:
-            self._ending.tell(BodyEnded(False))
+            self._ending.tell(_NOT_WHOLE)
             raise
-        self._ending.tell(BodyEnded())
+        self._ending.tell(_WHOLE)
 
     def close(self) -> None:
         """Ends the request."""
         self._response.close()
-        self._ending.tell(BodyEnded(False))
+        self._ending.tell(_NOT_WHOLE)
 
 
 class AsyncBody:
@@ -136,14 +139,14 @@ class AsyncBody:
             self._ending.tell(BodyEnded(False, error.failed))
             raise FlightFailed(error.failed, self._ending.facts) from error
         except BaseException:
-            self._ending.tell(BodyEnded(False))
+            self._ending.tell(_NOT_WHOLE)
             raise
-        self._ending.tell(BodyEnded())
+        self._ending.tell(_WHOLE)
 
     def close(self) -> None:
         """Ends the request."""
         self._response.close()
-        self._ending.tell(BodyEnded(False))
+        self._ending.tell(_NOT_WHOLE)
 
 
 def drive(flow: Flow, hands: Hands) -> Answer:
@@ -158,6 +161,10 @@ def drive(flow: Flow, hands: Hands) -> Answer:
                     response = None if isinstance(sent, Failed) else sent
                     event = sent if isinstance(sent, Failed) else sent.head
                     continue
+                case Deliver() as deliver:
+                    assert response is not None  # noqa: S101 - core delivers after a response
+                    body = Body(response, _Ending(flow, deliver.facts))
+                    return _delivered(response, deliver, body)
                 case Mirror() as mirror:
                     hands.mirror(mirror)
                 case Sleep(seconds):
@@ -168,10 +175,6 @@ def drive(flow: Flow, hands: Hands) -> Answer:
                 case Reply() as reply:
                     flow.close()
                     return Answer(reply.status, reply.headers, reply.facts, reply.body)
-                case Deliver() as deliver:
-                    assert response is not None  # noqa: S101 - core delivers after a response
-                    body = Body(response, _Ending(flow, deliver.facts))
-                    return _delivered(response, deliver, body)
                 case Raise(failed, facts):
                     flow.close()
                     raise FlightFailed(failed, facts)
@@ -197,6 +200,10 @@ async def adrive(flow: Flow, hands: AsyncHands) -> Answer:
                     response = None if isinstance(sent, Failed) else sent
                     event = sent if isinstance(sent, Failed) else sent.head
                     continue
+                case Deliver() as deliver:
+                    assert response is not None  # noqa: S101 - core delivers after a response
+                    body = AsyncBody(response, _Ending(flow, deliver.facts))
+                    return _delivered(response, deliver, body)
                 case Mirror() as mirror:
                     hands.mirror(mirror)
                 case Sleep(seconds):
@@ -207,10 +214,6 @@ async def adrive(flow: Flow, hands: AsyncHands) -> Answer:
                 case Reply() as reply:
                     flow.close()
                     return Answer(reply.status, reply.headers, reply.facts, reply.body)
-                case Deliver() as deliver:
-                    assert response is not None  # noqa: S101 - core delivers after a response
-                    body = AsyncBody(response, _Ending(flow, deliver.facts))
-                    return _delivered(response, deliver, body)
                 case Raise(failed, facts):
                     flow.close()
                     raise FlightFailed(failed, facts)

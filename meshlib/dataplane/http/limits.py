@@ -6,6 +6,7 @@ httpx counts per operation, are the application's business: `TooSlow` goes strai
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from meshlib.core.request import Failed, Failure
 
@@ -13,8 +14,7 @@ EARLY = 0.002
 """Seconds that a timer may fire before its time."""
 
 
-@dataclass(frozen=True, slots=True)
-class OwnTimeouts:
+class OwnTimeouts(NamedTuple):
     """The application's limits of single operations, in seconds; None: none."""
 
     connect: float | None = None

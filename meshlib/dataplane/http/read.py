@@ -46,6 +46,11 @@ class _At(Enum):
     END = auto()
 
 
+# Every response asks for them several times, and Python 3.11 takes long to find a member of an Enum.
+_HEAD, _COUNTED, _CHUNKED, _UNCOUNTED, _END = _At
+_DATA, _NOTHING = Need
+
+
 class _Fields:
     """What llhttp calls."""
 
@@ -79,7 +84,7 @@ class Reader:
     def expect(self, method: str, upgrade: bool) -> None:
         """The next response answers a request with this method; `upgrade`: it asks for another protocol."""
         self._method, self._upgrade = method, upgrade
-        self._at = _At.HEAD
+        self._at = _HEAD
         self._searched = self._informed = 0
         self._again = False
 
@@ -96,28 +101,25 @@ class Reader:
 
     def next(self) -> ResponseHead | bytes | Need:
         """The next part of the response. Malformed: it is not HTTP, or ended too early."""
-        match self._at:
-            case _At.HEAD:
-                return self._head()
-            case _At.COUNTED:
-                return self._counted()
-            case _At.CHUNKED:
-                return self._chunked()
-            case _At.UNCOUNTED:
-                return self._uncounted()
-            case _At.END:
-                return Need.NOTHING
+        at = self._at
+        if at is _HEAD:
+            return self._head()
+        if at is _COUNTED:
+            return self._counted()
+        if at is _CHUNKED:
+            return self._chunked()
+        return _NOTHING if at is _END else self._uncounted()
 
     @property
     def clean(self) -> bool:
         """Whether the response is whole, nothing came after it, and another may."""
-        return self._at is _At.END and self._again and not self._data and not self.ended
+        return self._at is _END and self._again and not self._data and not self.ended
 
     def _head(self) -> ResponseHead | Need:
         while True:
             end = self._data.find(b"\r\n\r\n", self._searched) + 4
             if end < 4:
-                return self._no_head()
+                return self._no_head() if self._data or self.ended else _DATA
             if end > LARGEST_HEAD:
                 raise Malformed(f"a head of more than {LARGEST_HEAD} bytes")
             head, self._data = bytes(self._data[:end]), self._data[end:]
@@ -142,7 +144,7 @@ class Reader:
         if data.count(b"\n", searched) != data.count(b"\r\n", max(0, searched - 1)):
             raise Malformed("a line of a head that ends without CR")
         self._searched = max(0, len(data) - 3)
-        return Need.DATA
+        return _DATA
 
     def _lex(self, head: bytes) -> ResponseHead:
         """A whole head, whose framing is not decided yet."""
@@ -189,13 +191,13 @@ class Reader:
             raise Malformed("both Transfer-Encoding and Content-Length")
         self._again = not close
         if self._has_no_body(head.status):
-            self._at = _At.END
+            self._at = _END
         elif chunked:
-            self._at, self._chunks = _At.CHUNKED, Chunks()
+            self._at, self._chunks = _CHUNKED, Chunks()
         elif length is not None:
-            self._at, self._left = _At.COUNTED if length else _At.END, length
+            self._at, self._left = _COUNTED if length else _END, length
         else:
-            self._at, self._again = _At.UNCOUNTED, False
+            self._at, self._again = _UNCOUNTED, False
 
     def _has_no_body(self, status: int) -> bool:
         if status == 101 and not self._upgrade:
@@ -211,15 +213,15 @@ class Reader:
         part, self._data = bytes(self._data[: self._left]), self._data[self._left :]
         self._left -= len(part)
         if not self._left:
-            self._at = _At.END
+            self._at = _END
         return part
 
     def _uncounted(self) -> bytes | Need:
         part, self._data = bytes(self._data), b""
         if part or not self.ended:
-            return part or Need.DATA
-        self._at = _At.END
-        return Need.NOTHING
+            return part or _DATA
+        self._at = _END
+        return _NOTHING
 
     def _chunked(self) -> bytes | Need:
         chunks, data = self._chunks, self._data
@@ -228,12 +230,12 @@ class Reader:
         self._data = b""
         part = chunks.feed(data)
         if chunks.whole:
-            self._at, self._chunks = _At.END, None
+            self._at, self._chunks = _END, None
             self._again = self._again and not chunks.surplus
-            return part or Need.NOTHING
+            return part or _NOTHING
         return part or self._more()
 
     def _more(self) -> Need:
         if self.ended:
             raise Malformed("the peer closed the connection in the middle of a response's body")
-        return Need.DATA
+        return _DATA

@@ -38,21 +38,23 @@ class Writer:
     def head(self, head: RequestHead) -> bytes:
         """Begins a request. Unsendable."""
         self._begin()
-        lines = [_start(head)]
+        parts = [_start(head)]
         for name, value in head.headers:
             if not name or value != value.strip():
                 raise Unsendable(f"illegal header: {name!r}: {value!r}")
             lower = name.lower()
             if lower in _MEANING:
                 self._heed(lower, value)
-            lines.append(b"%b: %b" % (name, value))
-        written = b"\r\n".join((*lines, b"\r\n"))
-        names = b"".join([name for name, _ in head.headers])
-        if names.translate(None, TOKEN) or written.translate(None, TEXT) != b"\r\n" * (len(lines) + 2):
+            parts += (name, b": ", value, b"\r\n")
+        parts.append(b"\r\n")
+        written = b"".join(parts)
+        names = b"".join(parts[1:-1:4])
+        # Two more for what begins and one for what ends it.
+        if names.translate(None, TOKEN) or written.translate(None, TEXT) != b"\r\n" * (len(head.headers) + 3):
             raise Unsendable("illegal characters in a header")
         if self._chunked and self._left is not None:
-            lines = [line for line in lines if not line.lower().startswith(b"content-length:")]
-            written = b"\r\n".join((*lines, b"\r\n"))
+            headers = [header for header in head.headers if header[0].lower() != b"content-length"]
+            return self.head(RequestHead(head.method, head.scheme, head.authority, head.path, headers))
         return written
 
     def _heed(self, lower: bytes, value: bytes) -> None:
@@ -109,4 +111,4 @@ def _start(head: RequestHead) -> bytes:
         raise Unsendable(f"illegal target: {head.path!r}")
     if host != host.strip():
         raise Unsendable(f"illegal host: {head.authority!r}")
-    return b"%b %b HTTP/1.1\r\nHost: %b" % (method, target, host)
+    return b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method, target, host)
