@@ -10,7 +10,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -374,21 +374,26 @@ class _AsyncStream(httpx.AsyncByteStream):
         self._request = request
         self._watched = watched
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> "_AsyncStream":
+        return self
+
+    async def __anext__(self) -> bytes:
         watched = self._watched
         try:
-            async for chunk in self._body:
-                if watched is not None:
-                    watched.received += len(chunk)
-                yield chunk
+            chunk = await anext(self._body)
+        except StopAsyncIteration:
             if watched is not None:
                 watched.end()
+            raise
         except FlightFailed as error:
             if watched is not None:
                 watched.failed(error.failed, error.facts)
             raise of_failure(error.failed, error.facts, self._request) from None
         except TooSlow as error:
             raise of_own(error, self._request) from None
+        if watched is not None:
+            watched.received += len(chunk)
+        return chunk
 
     async def aclose(self) -> None:
         self._body.close()

@@ -8,7 +8,7 @@ Rules:
 - The application's own limits (`TooSlow`) and errors of its own body go straight up.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import Awaitable, Iterator
 from typing import NamedTuple, Protocol
 
 from meshlib.core.actions import Attempt, BodyEnded, Deliver, Discard, Facts, Mirror, Raise, Reply, Sleep
@@ -124,24 +124,29 @@ class Body:
 class AsyncBody:
     """A delivered body, for tasks."""
 
-    __slots__ = ("_ending", "_response")
+    __slots__ = ("_ending", "_parts", "_response")
 
     def __init__(self, response: asynchronous.Response, ending: _Ending) -> None:
         self._response = response
+        self._parts = aiter(response)
         self._ending = ending
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> "AsyncBody":
         """The body. FlightFailed: it broke off, or the time of the route ran out."""
+        return self
+
+    async def __anext__(self) -> bytes:
         try:
-            async for chunk in self._response:
-                yield chunk
+            return await anext(self._parts)
+        except StopAsyncIteration:
+            self._ending.tell(_WHOLE)
+            raise
         except Broken as error:
             self._ending.tell(BodyEnded(False, error.failed))
             raise FlightFailed(error.failed, self._ending.facts) from error
         except BaseException:
             self._ending.tell(_NOT_WHOLE)
             raise
-        self._ending.tell(_WHOLE)
 
     def close(self) -> None:
         """Ends the request."""

@@ -5,7 +5,7 @@ import contextlib
 import math
 import socket
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 from meshlib.core.actions import Attempt
 from meshlib.core.request import Failed, ResponseHead
@@ -157,12 +157,17 @@ class Response:
         self.reason = codec.reason
         self._lease = lease
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    # Not an asynchronous generator: an event loop keeps books of each of those.
+
+    def __aiter__(self) -> "Response":
         """The body. Broken, TooSlow."""
+        return self
+
+    async def __anext__(self) -> bytes:
         lease, connection = self._lease, self._lease.kept.connection
         try:
-            while lease.open and isinstance(part := await connection.next(), bytes):
-                yield part
+            if lease.open and isinstance(part := await connection.next(), bytes):
+                return part
         except (Malformed, OSError) as error:
             lease.end(False)
             raise Broken(broken_off(error)) from error
@@ -171,6 +176,7 @@ class Response:
             raise
         if lease.open:
             lease.end(connection.codec.reuse())
+        raise StopAsyncIteration
 
     def close(self) -> None:
         """Ends the exchange; a body that was not read to its end costs the connection."""
