@@ -10,6 +10,7 @@ from meshlib.core.actions import Facts, Reply
 from meshlib.core.authz.opinion import Told, answered
 from meshlib.core.authz.path import beneath, given
 from meshlib.core.caller import Caller
+from meshlib.core.framing import HTTP2, ambiguous
 from meshlib.core.inbound import Admitted
 from meshlib.core.request import Header, RequestHead
 from meshlib.dataplane import context
@@ -53,8 +54,7 @@ class MeshMiddleware:
         if watched is not None:
             receive = receiving(receive, watched)
         body = Body(scope, receive)
-        why = ambiguous(scope)
-        verdict = unreadable(why) if why else await gate.aadmit(head, peer, body.read)
+        verdict = unclear(scope, head) or await gate.aadmit(head, peer, body.read)
         if isinstance(verdict, Reply):
             await refuse(verdict, scope, receive, send)
             if watched is not None:
@@ -88,14 +88,17 @@ class MeshMiddleware:
 
 
 def head_of(scope: Scope) -> RequestHead:
-    """The request as it came."""
-    authority = ""
+    """The request as it came. Several hosts are joined with a comma; of HTTP/2 one may stand there twice."""
+    hosts: list[bytes] = []
     headers: list[Header] = []
     for header in scope["headers"]:
         if header[0] == b"host":
-            authority = header[1].decode("latin-1")
+            hosts.append(header[1])
         else:
             headers.append(header)
+    if len(hosts) > 1 and _version(scope) in HTTP2:
+        hosts = list(dict.fromkeys(hosts))
+    authority = b",".join(hosts).decode("latin-1")
     raw = scope.get("raw_path")
     path: str = raw.decode("latin-1") if raw else quote(scope["path"], safe="/:@!$&'()*+,;=~-._")
     query = scope.get("query_string")
@@ -111,25 +114,18 @@ def known(scope: Scope) -> Caller | None:
     return found if isinstance(found, Caller) else None
 
 
-def ambiguous(scope: Scope) -> str:
-    """Why others may read an HTTP/1 request otherwise than the server did; empty: they don't.
-
-    RFC 9112: 3.2 for Host, 6.3 for a message with both lengths. Not every parser looks at it.
-    """
-    if scope.get("http_version") not in ("1.1", "1.0"):
-        return ""
-    names = [name for name, _ in scope["headers"]]
-    coded = [value.strip().lower() for name, value in scope["headers"] if name == b"transfer-encoding"]
-    whole = coded == [b"chunked"] and b"content-length" not in names and scope["http_version"] == "1.1"
-    if coded and not whole:
-        return "ambiguous_length"
-    hosts = names.count(b"host")
-    return "ambiguous_host" if hosts > 1 or (not hosts and scope["http_version"] == "1.1") else ""
+def unclear(scope: Scope, head: RequestHead) -> Reply | None:
+    """The answer to a request that others may read otherwise; None: nobody does."""
+    version = _version(scope)
+    why = ambiguous(version, head)
+    if not why:
+        return None
+    return Reply(400, Facts(detail=why), () if version in HTTP2 else ((b"connection", b"close"),))
 
 
-def unreadable(why: str) -> Reply:
-    """The answer to a request that others may read otherwise."""
-    return Reply(400, Facts(detail=why), ((b"connection", b"close"),))
+def _version(scope: Scope) -> str:
+    found: str = scope.get("http_version", "1.1")
+    return "1.0" if found == "1" else found  # as granian writes it
 
 
 def tell(scope: Scope, admitted: Admitted, head: RequestHead) -> bool:
@@ -141,9 +137,10 @@ def tell(scope: Scope, admitted: Admitted, head: RequestHead) -> bool:
     scope[CALLER] = admitted.caller
     # A state of its own: not every server makes one for each request.
     scope["state"] = {**(scope.get("state") or {}), "mesh": admitted.caller}
-    if admitted.head is not head:
-        host: list[Header] = [(b"host", admitted.head.authority.encode("latin-1"))] if head.authority else []
-        scope["headers"] = [*host, *_lower(admitted.head.headers)]
+    # A list of its own, in each case: uvicorn with httptools adds trailers to its list, whenever they come.
+    own = admitted.head
+    host: list[Header] = [(b"host", own.authority.encode("latin-1"))] if own.authority else []
+    scope["headers"] = [*host, *(own.headers if own is head else _lower(own.headers))]
     path = admitted.head.path
     if path == head.path and "%" not in path:
         return True

@@ -22,7 +22,7 @@ from meshlib_asgi import middleware as asgi
 from meshlib_asgi.peers import peer_of as asgi_peer
 from meshlib_django.body import Body
 from meshlib_wsgi.environ import head_of, mistrust, write, write_headers
-from meshlib_wsgi.middleware import elsewhere
+from meshlib_wsgi.middleware import elsewhere, unclear
 from meshlib_wsgi.peers import caller_of, peer_of, port_of
 from meshlib_wsgi.watching import watch
 
@@ -57,7 +57,7 @@ class MeshMiddleware:
         peer = _peer(request, gate)
         watched = _watch(request, gate, head, peer)
         body = Body(request)
-        verdict = gate.admit(head, peer, body.read)
+        verdict = _unclear(request, head) or gate.admit(head, peer, body.read)
         if isinstance(verdict, Reply):
             if watched is not None:
                 watched.refused(verdict)
@@ -79,7 +79,7 @@ class MeshMiddleware:
         peer = _peer(request, gate)
         watched = _watch(request, gate, head, peer)
         body = Body(request)
-        verdict = await gate.aadmit(head, peer, body.aread)
+        verdict = _unclear(request, head) or await gate.aadmit(head, peer, body.aread)
         if isinstance(verdict, Reply):
             if watched is not None:
                 watched.refused(verdict)
@@ -127,6 +127,11 @@ def _head(request: HttpRequest) -> RequestHead:
         meta[key] = str(meta.get(key, "")).encode().decode("latin-1")
     mistrust(meta)
     return head_of(meta)
+
+
+def _unclear(request: HttpRequest, head: RequestHead) -> Reply | None:
+    scope = _scope(request)
+    return unclear(request.META, head) if scope is None else asgi.unclear(scope, head)
 
 
 def _peer(request: HttpRequest, gate: Gate) -> Peer:
@@ -190,6 +195,8 @@ def _tell(request: HttpRequest, admitted: Admitted, head: RequestHead) -> bool:
         meta["PATH_INFO"] = request.path_info = scope["path"].removeprefix(script)
         if admitted.head.headers != head.headers or admitted.head.authority != head.authority:
             write_headers(meta, admitted.head)
+        if admitted.head.authority:  # of HTTP/2 it may have stood there twice
+            meta["HTTP_HOST"] = admitted.head.authority
     request.path = f"{str(meta['SCRIPT_NAME']).rstrip('/')}/{request.path_info.removeprefix('/')}"
     for made in ("headers", "GET", "COOKIES"):  # of META, or of the scope, at the first look
         request.__dict__.pop(made, None)

@@ -7,6 +7,8 @@ from typing import Any
 import meshlib
 from meshlib.core.actions import Facts, Reply
 from meshlib.core.authz.opinion import Told, answered
+from meshlib.core.framing import ambiguous
+from meshlib.core.request import RequestHead
 from meshlib.dataplane import context
 from meshlib.dataplane.context import Handed
 from meshlib.dataplane.gate import Gate, Gates
@@ -18,6 +20,8 @@ from meshlib_wsgi.watching import starting, watch, whole
 
 StartResponse = Callable[..., Any]
 Application = Callable[[Any, Any], Iterable[bytes]]
+_VERSIONS = {"2.0": "2", "3.0": "3", "1": "1.0"}
+"""As servers write them: CGI's with a dot, granian none."""
 
 
 class MeshMiddleware:
@@ -45,7 +49,10 @@ class MeshMiddleware:
         peer = peer_of(environ, gate.principal)
         watched = watch(gate.mesh.telemetry, environ, head, peer, gate.port)
         shown = Body(environ)
-        verdict = gate.admit(head, peer, shown.read)
+        why = unclear(environ, head)
+        if why is not None:
+            _close_after(start_response)
+        verdict = why or gate.admit(head, peer, shown.read)
         if isinstance(verdict, Reply):
             if watched is not None:
                 watched.refused(verdict)
@@ -116,6 +123,23 @@ class _Body:
                 close()
         if self._watched is not None:
             self._watched.left()
+
+
+def unclear(environ: Environ, head: RequestHead) -> Reply | None:
+    """The answer to a request that others may read otherwise; None: nobody does."""
+    version = str(environ.get("SERVER_PROTOCOL", "HTTP/1.1")).removeprefix("HTTP/")
+    why = ambiguous(_VERSIONS.get(version, version), head)
+    return Reply(400, Facts(detail=why)) if why else None
+
+
+def _close_after(start_response: StartResponse) -> None:
+    """No other request of the connection is served, where the server has a word for that: gunicorn has.
+
+    An application has none: headers of the connection are the server's (PEP 3333).
+    """
+    close = getattr(getattr(start_response, "__self__", None), "force_close", None)
+    if close is not None:
+        close()
 
 
 def elsewhere() -> Reply:
