@@ -18,6 +18,7 @@ from meshlib.core.authz.opinion import Passed
 from meshlib.core.authz.path import normalize, origin_form
 from meshlib.core.authz.question import Question
 from meshlib.core.authz.rbac import Rbac, Rules
+from meshlib.core.framing import ambiguous
 from meshlib.core.inbound import Inbound, arrive, question_of
 from meshlib.core.mtls import InboundMode
 from meshlib.core.request import Peer, RequestHead
@@ -60,6 +61,8 @@ def decide_inbound(served: Served, head: RequestHead, caller: Peer, now: float) 
         return answer | {"detail": "plain text is cut off before a request is read: mutual TLS is STRICT"}
     if strange := _strange(peer, inbound.tls.trust_domains):
         return answer | {"detail": strange}
+    if why := ambiguous("1.1", head):
+        return answer | {"status": 400, "detail": why}
     answer["steps"] = _steps(inbound, head, peer, now)
     verdict = _verdict(inbound, head, peer, now, version)
     if not isinstance(verdict, Reply):

@@ -215,7 +215,7 @@ def our_verdict(world: World, case: Case, ask: Ask, filters: tuple[Any, ...]) ->
 def stricter(
     world: World, case: Case, ask: Ask, filters: tuple[Any, ...], envoy: Verdict, ours: Verdict
 ) -> bool:
-    """Whether we refuse by the decoded path at a filter that the path as it was sent passes."""
+    """Whether we refuse by a reading of the path at a filter that the path as it was sent passes."""
     if envoy.status not in (PASSED, REFUSED) or ours.status != REFUSED:
         return False
     peer = world.peer(ask.who, world.ports[case.paths])
@@ -226,16 +226,16 @@ def stricter(
             if one.judge(question, time.time()) is not None:
                 return False
             continue
-        decoded, rules = question.as_given(), one.rules
-        if decoded is None or rules is None:
+        rules = one.rules
+        if rules is None:
             return False
-        sent, read = rules.match(question), rules.match(decoded)
         if rules.verb is Verb.LOG:
             continue
-        if (sent is None) is (rules.verb is Verb.ALLOW):
+        if (rules.match(question) is None) is (rules.verb is Verb.ALLOW):
             return False
-        if (read is None) is (rules.verb is Verb.ALLOW):
-            return ours == Verdict(REFUSED, Denied(read).detail, "RBAC: access denied")
+        for read in map(rules.match, question.readings()):
+            if (read is None) is (rules.verb is Verb.ALLOW):
+                return ours == Verdict(REFUSED, Denied(read).detail, "RBAC: access denied")
     return False
 
 

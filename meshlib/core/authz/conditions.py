@@ -5,8 +5,10 @@ Rules (Envoy):
 - `authenticated` is true of peers with a verified certificate only. Its name is the certificate's URI,
   one of its DNS names, or its subject: one that fits is enough.
 - Values of metadata are compared by their kind: a text condition is false of a number, and of nothing.
-- A path is compared as it was normalised; and, where the request is looked at as the application is given
-  it, as that, or as it is written with the fewest escapes: to `/a/{*}` the escape of an `é` is one letter.
+- A path is compared as it was normalised; and, where the request is looked at as the application reads it, as
+  that, or as it is written with the fewest escapes: to `/a/{*}` the escape of an `é` is one letter.
+- What is compared with it may be read in the same way: `/a%20b` means `/a b`, and `/to/http://x` is met by
+  `/to/http:/x` where no path has two slashes.
 - The server name that a client asked for is compared in lower case; without one it is empty.
 """
 
@@ -14,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from meshlib.core.authz.path import given
-from meshlib.core.authz.question import Question, parse_ip
+from meshlib.core.authz.path import given, routed
+from meshlib.core.authz.question import Question, Reading, parse_ip
 from meshlib.core.route.match import HeaderMatch
 from meshlib.core.route.text import TextKind, TextMatch
 
@@ -92,13 +94,14 @@ def header(match: HeaderMatch) -> Condition:
 def url_path(match: TextMatch) -> Condition:
     """The path without its query."""
     only, meets = match.only, match.meets
-    if match.kind is not TextKind.REGEX and "%" in match.value:
-        # Whoever wrote it escaped meant what is escaped there, of the path that is decoded, too.
-        readable = TextMatch(match.kind, given(match.value).decode("utf-8", "replace"), match.ignore_case)
-        either = readable.meets
-        return lambda question: (
-            any(map(meets, question.paths)) or (question.decoded and any(map(either, question.paths)))
-        )
+    read = _read(match)
+    if read:
+
+        def meets_read(question: Question) -> bool:
+            tests = (meets, *(test for reading, test in read if question.reading >= reading))
+            return any(any(map(test, question.paths)) for test in tests)
+
+        return meets_read
     if only is not None:
         return lambda question: only in question.paths
 
@@ -109,6 +112,21 @@ def url_path(match: TextMatch) -> Condition:
         return False
 
     return holds
+
+
+def _read(match: TextMatch) -> list[tuple[Reading, Callable[[bytes | None], bool]]]:
+    """What else meets a condition on a path, and from which reading on."""
+    if match.kind is TextKind.REGEX:
+        return []
+    decoded = given(match.value)
+    forms = ((Reading.GIVEN, decoded), (Reading.ROUTED, routed(decoded)))
+    texts = [(reading, form.decode("utf-8", "replace")) for reading, form in forms]
+    before = (match.value, texts[0][1])
+    return [
+        (reading, TextMatch(match.kind, text, match.ignore_case).meets)
+        for (reading, text), other in zip(texts, before, strict=True)
+        if text != other
+    ]
 
 
 def server_name(match: TextMatch) -> Condition:

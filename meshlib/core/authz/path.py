@@ -17,6 +17,10 @@ be one thing to the policy and another to the application.
 
 It is given it decoded, as ASGI and WSGI want it (`given`): `/a%3Ab` is `/a:b` to it. Only escaped slashes
 stay so, for they were none to the policies. So policies look at both readings (core/authz/rbac.py).
+
+And at a third (`routed`), as the most forgiving of the frameworks' routers reads what it is given: werkzeug
+takes away slashes at the beginning, and so do those that mount one application in another; Starlette takes a
+line break for the end (Python's `$`). `//admin` and `/admin%0A` run the handler of `/admin` there.
 """
 
 from dataclasses import dataclass
@@ -116,6 +120,14 @@ def plain(path: str) -> bytes:
 
     shortest: str = _ESCAPE.sub(lambda found: written(found[0]), path)
     return shortest.encode("latin-1", "replace")
+
+
+def routed(path: bytes) -> bytes:
+    """A decoded path as the most forgiving router reads it: no empty segment, no line break at the end."""
+    path = path.removesuffix(b"\n")
+    while b"//" in path:
+        path = path.replace(b"//", b"/")
+    return path
 
 
 def beneath(path: str, root: str) -> bool:

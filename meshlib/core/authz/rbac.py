@@ -5,9 +5,9 @@ Rules (Envoy):
 - Policies are tried in the order of their names; the first that matches is the one that is told.
 - ALLOW lets in what a policy matches, and nothing if there is none. DENY keeps out what a policy matches.
   LOG keeps out nothing.
-- Where a path holds escapes, Envoy judges it as it is written, but the application is given it decoded. Here
-  both are judged: DENY keeps out, and LOG tells of, what matches in either reading; ALLOW lets in what
-  matches in both.
+- Envoy judges a path as it is written, but the application is given it decoded, and its router may forgive
+  slashes. Here each reading is judged: DENY keeps out, and LOG tells of, what matches in one of them; ALLOW
+  lets in what matches in all.
 - Shadow rules decide nothing. What they would have done is left in the metadata of the request, for filters
   that follow and for telemetry.
 """
@@ -56,13 +56,13 @@ class Rules:
 
     def judge(self, question: Question) -> tuple[Policy | None, bool]:
         """Which policy matches, in every reading of the path that counts, and whether that lets it in."""
-        matched, given = self.match(question), question.as_given()
+        matched = self.match(question)
         if self.verb is Verb.ALLOW:
-            if matched is not None and given is not None and self.match(given) is None:
+            if matched is not None and not all(map(self.match, question.readings())):
                 matched = None
             return matched, matched is not None
-        if matched is None and given is not None:
-            matched = self.match(given)
+        for reading in question.readings() if matched is None else ():
+            matched = matched or self.match(reading)
         return matched, self.verb is Verb.LOG or matched is None
 
 

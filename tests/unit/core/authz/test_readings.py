@@ -1,4 +1,4 @@
-"""A path with escapes has two readings: as it was sent, and as the application is given it."""
+"""A path has readings: as it was sent, as the application is given it, and as a router forgives it."""
 
 import pytest
 
@@ -36,14 +36,30 @@ def rules(verb: Verb, *paths: str, kind: TextKind = EXACT) -> Rules:
 )
 def test_readings(path: str, bytes_: bytes, written: bytes) -> None:
     assert (given(path), plain(path)) == (bytes_, written)
-    decoded = asked(f"{path}?q=%3A").as_given()
-    assert decoded is not None
+    (decoded,) = asked(f"{path}?q=%3A").readings()
     assert decoded.paths == (bytes_, written)
     assert decoded.head.path == f"{bytes_.decode('latin-1')}?q=%3A"
 
 
 def test_without_an_escape_there_is_one() -> None:
-    assert asked("/a:b?c=%20").as_given() is None
+    assert asked("/a:b?c=%20").readings() == ()
+    assert asked("/a?b=http://c").readings() == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "readings"),
+    [
+        ("//admin", [(b"/admin", b"/admin")]),
+        ("/a///b//", [(b"/a/b/", b"/a/b/")]),
+        ("/admin%0a", [(b"/admin\n", b"/admin%0A"), (b"/admin", b"/admin")]),
+        ("//%61%0A?x=//", [(b"//a\n", b"//a%0A"), (b"/a", b"/a")]),
+        ("/admin%0A%0A", [(b"/admin\n\n", b"/admin%0A%0A"), (b"/admin\n", b"/admin%0A")]),
+        ("/%2f/admin", [(b"/%2f/admin", b"/%2F/admin")]),
+        ("//", [(b"/", b"/")]),
+    ],
+)
+def test_a_router_forgives_slashes_and_a_line_break(path: str, readings: list[tuple[bytes, bytes]]) -> None:
+    assert [reading.paths for reading in asked(path).readings()] == readings
 
 
 @pytest.mark.parametrize(
@@ -56,6 +72,12 @@ def test_without_an_escape_there_is_one() -> None:
         ("/%C3%A9", "/%c3%a9", "/%C3%A9"),
         ("/a:b", "/a%253Ab", None),
         ("/a/b", "/a%2Fb", None),
+        ("/a", "//a", "/a"),
+        ("/a/b", "/a//b", "/a/b"),
+        ("/a", "/a%0A", "/a"),
+        ("/a", "/%61%0a", "/a"),
+        ("/a", "/a%0a%0a", None),
+        ("/to/http://x", "/to/http://x", "/to/http://x"),
     ],
 )
 def test_deny_takes_either(denied: str, path: str, named: str | None) -> None:
@@ -72,9 +94,14 @@ def test_deny_takes_either(denied: str, path: str, named: str | None) -> None:
         (["/a%20b"], "/a%20b", True),
         (["/a b"], "/a%20b", False),
         (["/a%"], "/a%", True),
+        (["/a"], "//a", False),
+        (["//a"], "//a", True),
+        (["/to/http://x", "/to"], "/to/http://x", True),
+        (["/to/http://a%20b"], "/to/http://a%20b", True),
+        (["/a%0A"], "/a%0A", True),
     ],
 )
-def test_allow_needs_both(allowed: list[str], path: str, passes: bool) -> None:
+def test_allow_needs_all(allowed: list[str], path: str, passes: bool) -> None:
     found = Rbac(rules=rules(Verb.ALLOW, *allowed)).judge(asked(path))
     assert found == (None if passes else Denied(None))
 
@@ -85,6 +112,8 @@ def test_what_is_allowed_but_for_a_path_is_not_reached_by_its_escapes() -> None:
     rbac = Rbac(rules=Rules(Verb.ALLOW, (policy,)))
     assert rbac.judge(asked("/public/%20")) is None
     assert rbac.judge(asked("/public%3Ano")) == Denied(None)
+    assert rbac.judge(asked("/public//x")) is None
+    assert rbac.judge(asked("/public:no%0a")) == Denied(None)
 
 
 def test_a_template_takes_the_escape_of_a_letter_for_one() -> None:
