@@ -15,6 +15,7 @@ from meshlib.core.request import Peer
 from meshlib.dataplane.accept import Acceptor
 from meshlib.dataplane.doorstep import Port
 from meshlib_asgi.peers import WithPeer
+from meshlib_uvicorn.head_size import sized
 
 STARTUP_FAILURE = 3
 """uvicorn's exit code for an application that did not start."""
@@ -57,6 +58,7 @@ class Server(uvicorn.Server):
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(STARTUP_FAILURE)
+        sized(self.config.http_protocol_class)
         if not sockets:
             raise ValueError("sockets: listening sockets are needed")
         self.servers: list[Any] = [Acceptor(sockets, self._port, self._protocol)]
@@ -84,5 +86,6 @@ class Server(uvicorn.Server):
         """uvicorn's protocol for one connection. A WebSocket takes the application from its config, too."""
         config = copy.copy(self.config)
         config.loaded_app = WithPeer(self.config.loaded_app, peer)
-        protocol: Any = config.http_protocol_class
+        http: Any = config.http_protocol_class
+        protocol = sized(http)
         return protocol(config=config, server_state=self.server_state, app_state=self.lifespan.state)
