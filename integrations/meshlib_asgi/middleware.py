@@ -116,11 +116,8 @@ def known(scope: Scope) -> Caller | None:
 
 def unclear(scope: Scope, head: RequestHead) -> Reply | None:
     """The answer to a request that others may read otherwise; None: nobody does."""
-    version = _version(scope)
-    why = ambiguous(version, head)
-    if not why:
-        return None
-    return Reply(400, Facts(detail=why), () if version in HTTP2 else ((b"connection", b"close"),))
+    why = ambiguous(_version(scope), head)
+    return Reply(400, Facts(detail=why), ((b"connection", b"close"),)) if why else None
 
 
 def _version(scope: Scope) -> str:
@@ -162,7 +159,7 @@ def _lower(headers: Iterable[Header]) -> list[Header]:
 async def refuse(reply: Reply, scope: Scope, receive: Receive, send: Send) -> None:
     """Answers for the application."""
     headers = [*reply.headers, (b"content-length", str(len(reply.body)).encode())]
-    if scope.get("http_version") not in ("1.1", "1.0"):
+    if _version(scope) in HTTP2:
         headers = [header for header in headers if header[0] != b"connection"]  # RFC 9113, 8.2.2
     if scope["type"] == "websocket":
         await receive()  # websocket.connect

@@ -158,7 +158,7 @@ def test_warm_request(control: SecureMesh, rounds: int) -> None:
     The server's end is in it, with asyncio's TLS, and that it tells the application who calls.
     """
     with (
-        control.served("h11"),
+        control.served("serve-h11"),
         control.joined("productpage") as mesh,
         meshlib.Client(mesh=mesh) as client,
     ):

@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import os
-import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from support.commands import MESHLIB, wait_until
+from support.ports import free_port
 
 import meshlib
 from meshlib.control.build import Builder
@@ -35,6 +36,46 @@ spec:
   ports: [{name: http, port: 9080, targetPort: http}]
 """
 URL = "http://reviews:9080"
+_GUNICORN = [sys.executable, "-m", "gunicorn", "-b", "127.0.0.1:PORT", "--log-level", "warning", "-k"]
+_UVICORN = [
+    sys.executable,
+    "-m",
+    "uvicorn",
+    "support.telling:met",
+    "--port",
+    "PORT",
+    "--log-level",
+    "critical",
+]
+_GRANIAN = [
+    sys.executable,
+    "-m",
+    "granian",
+    "--no-log",
+    "--host",
+    "127.0.0.1",
+    "--port",
+    "PORT",
+    "--interface",
+]
+MESHED = {
+    "serve": [*MESHLIB, "serve", "support.telling:app", "--port", "PORT"],
+    "serve-h11": [sys.executable, "-m", "support.serving_parser", "h11", "PORT"],
+    "serve-wsgi": [*MESHLIB, "serve", "support.telling_wsgi:app", "--port", "PORT"],
+    "sync": [*_GUNICORN, "meshlib_gunicorn.SyncMeshWorker", "support.telling_wsgi:app"],
+    "gthread": [*_GUNICORN, "meshlib_gunicorn.ThreadWorker", "--threads", "2", "support.telling_wsgi:app"],
+    "uvicorn-worker": [*_GUNICORN, "meshlib_gunicorn.UvicornWorker", "support.telling:app"],
+}
+"""Servers whose port the mesh secures."""
+FOREIGN = {
+    "uvicorn-httptools": [*_UVICORN, "--http", "httptools"],
+    "uvicorn-h11": [*_UVICORN, "--http", "h11"],
+    "hypercorn": [sys.executable, "-m", "hypercorn", "support.telling:met", "--bind", "127.0.0.1:PORT"],
+    "granian": [*_GRANIAN, "asgi", "support.telling:met"],
+    "granian-wsgi": [*_GRANIAN, "wsgi", "support.telling_wsgi:met"],
+}
+"""Servers before whose application the mesh's middleware stands."""
+SERVERS = MESHED | FOREIGN
 
 
 @dataclass
@@ -111,22 +152,26 @@ class SecureMesh:
         new.rename(self.documents / "mesh.yaml")
 
     @contextlib.contextmanager
-    def served(self, parser: str = "", **settings: str) -> Iterator["Served"]:
-        """`meshlib serve` of `support.telling`, in a process of its own; `parser`: h11 or httptools."""
+    def served(self, server: str = "serve", **settings: str) -> Iterator["Served"]:
+        """`support.telling` in a process of its own, by one of SERVERS."""
         own = {name: value for name, value in os.environ.items() if not name.startswith("MESHLIB_")}
         own["PYTHONPATH"] = os.pathsep.join((str(Path(__file__).parents[1]), own.get("PYTHONPATH", "")))
         own["MESHLIB_STATE_DIR"] = str(self.folder / "served")
         own |= {
             f"MESHLIB_{name.upper()}": value for name, value in (self.settings("reviews") | settings).items()
         }
-        command = [*MESHLIB, "serve", "support.telling:app", "--service", "reviews", "--port", "0"]
-        if parser:
-            command = [sys.executable, "-m", "support.serving_parser", parser]
+        port = free_port()
+        own |= {"PORT": str(port), "MESHLIB_LABELS": "app=reviews", "MESHLIB_ADDRESS": "127.0.0.1"}
+        command = [one.replace("PORT", str(port)) for one in SERVERS[server]]
         process = subprocess.Popen(
             command, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         try:
-            yield Served(process, _port(process))
+            if server.startswith("serve"):
+                _announced(process)
+            else:
+                wait_until(lambda: process.poll() is not None or _answers(port), 30, server)
+            yield Served(process, port, server)
         finally:
             process.send_signal(signal.SIGTERM)
             try:
@@ -143,16 +188,28 @@ class Served:
 
     process: subprocess.Popen[str]
     port: int
+    name: str
+    """Of SERVERS."""
 
 
-def _port(process: subprocess.Popen[str]) -> int:
+def _announced(process: subprocess.Popen[str]) -> None:
+    """Waits until the server says that it serves."""
     assert process.stdout is not None
     said = ""
     for line in process.stdout:
         said += line
-        if found := re.match(r"serving at .*:(\d+)", line):
-            return int(found[1])
+        if line.startswith("serving at "):
+            return
     raise AssertionError(f"it does not serve: {said}")
+
+
+def _answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), 10) as made:
+            made.sendall(b"GET / HTTP/1.1\r\nhost: reviews\r\nconnection: close\r\n\r\n")
+            return bool(made.recv(1))
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Serves `support.telling` as `meshlib serve` does, with the HTTP parser that is asked for: h11 or httptools.
 
-python -m support.serving_parser h11
+python -m support.serving_parser h11 9080
 """
 
 import asyncio
@@ -15,10 +15,9 @@ from meshlib.dataplane.register import Registration
 from meshlib_uvicorn import serve
 
 
-async def main(parser: str) -> int:
+async def main(parser: str, port: int) -> int:
     """Until SIGTERM."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    port = listening.getsockname()[1]
+    listening = socket.create_server(("127.0.0.1", port))
     settings = bootstrap(service="reviews", address="127.0.0.1", ports={"http": port})
 
     def ready() -> None:
@@ -37,4 +36,4 @@ async def main(parser: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main(sys.argv[1])))
+    sys.exit(asyncio.run(main(sys.argv[1], int(sys.argv[2]))))

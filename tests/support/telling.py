@@ -1,7 +1,10 @@
 """An ASGI application that tells what it was given: who called, the path and the headers."""
 
 import json
+import os
 from typing import Any
+
+from meshlib_asgi import MeshMiddleware
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -11,6 +14,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     size = 0
     while True:
         event = await receive()
+        if event["type"] == "http.disconnect":
+            return
         size += len(event.get("body", b""))
         if not event.get("more_body"):
             break
@@ -27,3 +32,6 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+met = MeshMiddleware(app, port=int(os.environ.get("PORT", "0")))
