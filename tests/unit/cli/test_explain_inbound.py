@@ -85,12 +85,14 @@ PATH = Policy("path", conditions.url_path(TextMatch(TextKind.EXACT, "/a:b")))
 
 @pytest.mark.parametrize("shadow", ["istio_dry_run_deny_", "istio_ext_authz_"])
 def test_steps_say_what_the_verdict_is_made_of(shadow: str) -> None:
-    """The client's address is that of the headers, and a path is judged in both readings."""
+    """The client's address is that of the headers, and a path is judged in all its readings."""
     rules = Rules(Verb.DENY, (PATH, REMOTE))
     inbound = Inbound("in", ServerTls(), (Rbac(shadow=rules, shadow_prefix=shadow), Rbac(rules=rules)))
     peer = Peer(("127.0.0.1", 0), ("127.0.0.1", 9080))
     for path, address, matched in (
         ("/a%3Ab", b"10.0.0.1", [True, False]),
+        ("//a:b", b"10.0.0.1", [True, False]),
+        ("/a:b%0A", b"10.0.0.1", [True, False]),
         ("/", b"10.0.0.1, 203.0.113.7", [False, True]),
         ("/", b"203.0.113.7, 10.0.0.1", [False, False]),
     ):
@@ -100,3 +102,9 @@ def test_steps_say_what_the_verdict_is_made_of(shadow: str) -> None:
         assert [step["filter"] for step in answer["steps"]] == [title, title, "DENY", "DENY"]
         assert [step["matched"] for step in answer["steps"]] == matched * 2
         assert answer["admitted"] is not any(matched)
+
+
+def test_what_others_may_read_otherwise_is_refused() -> None:
+    inbound, peer = Inbound("in", ServerTls()), Peer(("127.0.0.1", 0), ("127.0.0.1", 9080))
+    answer = decide_inbound(Served(inbound, "1", True), RequestHead("GET", "http", "a,b", "/"), peer, 0.0)
+    assert (answer["admitted"], answer["status"], answer["detail"]) == (False, 400, "ambiguous_host")
