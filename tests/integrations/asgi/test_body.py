@@ -123,7 +123,7 @@ async def test_byte_by_byte_costs_no_more_memory() -> None:
 class Guard:
     """A gate that shows the body to an authority, which says `verdict`."""
 
-    mesh = SimpleNamespace(telemetry=SimpleNamespace(wanted=False))
+    mesh = SimpleNamespace(telemetry=SimpleNamespace(wants=lambda listener: False))
     port, verdict = 9080, Unread.TOO_SLOW.reply("1")
     principal = staticmethod(lambda chain: "")
 
