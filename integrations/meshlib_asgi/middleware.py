@@ -53,7 +53,7 @@ class MeshMiddleware:
         if watched is not None:
             receive = receiving(receive, watched)
         body = Body(scope, receive)
-        why = ambiguous(scope)
+        why = ambiguous(scope, head)
         verdict = unreadable(why) if why else await gate.aadmit(head, peer, body.read)
         if isinstance(verdict, Reply):
             await refuse(verdict, scope, receive, send)
@@ -111,20 +111,20 @@ def known(scope: Scope) -> Caller | None:
     return found if isinstance(found, Caller) else None
 
 
-def ambiguous(scope: Scope) -> str:
+def ambiguous(scope: Scope, head: RequestHead) -> str:
     """Why others may read an HTTP/1 request otherwise than the server did; empty: they don't.
 
     RFC 9112: 3.2 for Host, 6.3 for a message with both lengths. Not every parser looks at it.
     """
-    if scope.get("http_version") not in ("1.1", "1.0"):
+    version = scope.get("http_version")
+    if version not in ("1.1", "1.0"):
         return ""
-    names = [name for name, _ in scope["headers"]]
-    coded = [value.strip().lower() for name, value in scope["headers"] if name == b"transfer-encoding"]
-    whole = coded == [b"chunked"] and b"content-length" not in names and scope["http_version"] == "1.1"
-    if coded and not whole:
+    coded = head.index.get(b"transfer-encoding")
+    whole = coded is None or (coded.strip().lower() == b"chunked" and b"content-length" not in head.index)
+    if not whole or (coded is not None and version == "1.0"):
         return "ambiguous_length"
-    hosts = names.count(b"host")
-    return "ambiguous_host" if hosts > 1 or (not hosts and scope["http_version"] == "1.1") else ""
+    hosts = len(scope["headers"]) - len(head.headers)
+    return "ambiguous_host" if hosts > 1 or (not hosts and version == "1.1") else ""
 
 
 def unreadable(why: str) -> Reply:

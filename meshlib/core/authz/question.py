@@ -35,8 +35,7 @@ class Question:
         """The path, in all its spellings: a condition holds if it holds of one."""
         self.decoded = False
         """Whether this is the request as the application is given it."""
-        self.names = _names(peer)
-        """By which the peer's certificate names it, the URI first; none: plain text."""
+        self.names = peer.names
         self.metadata: dict[str, dict[str, Any]] = {}
 
     def as_given(self) -> "Question | None":
@@ -57,12 +56,6 @@ class Question:
         made.peer, made.remote, made.names, made.metadata = self.peer, self.remote, self.names, self.metadata
         made.paths, made.decoded = (path, plain(bare)), True
         return made
-
-
-def _names(peer: Peer) -> tuple[bytes, ...]:
-    if not peer.principal:
-        return ()
-    return (peer.principal.encode(), *(name.encode() for name in peer.dns), peer.subject.encode())
 
 
 @functools.lru_cache(maxsize=4096)
