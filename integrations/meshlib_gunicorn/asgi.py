@@ -33,7 +33,9 @@ class UvicornWorker(Meshed, Worker):  # type: ignore[misc]
 
     async def _serve(self) -> int:
         self._server = server = Server(
-            uvicorn.Config(MeshMiddleware(self.wsgi, self.gate), **self._options()), self.gate
+            uvicorn.Config(MeshMiddleware(self.wsgi, self.gate), **self._options()),
+            self.gate,
+            patience=self.patience,
         )
         asyncio.get_running_loop().add_signal_handler(
             signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None

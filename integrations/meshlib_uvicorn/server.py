@@ -13,8 +13,9 @@ import uvicorn
 
 from meshlib.core.request import Peer
 from meshlib.dataplane.accept import Acceptor
-from meshlib.dataplane.doorstep import Port
+from meshlib.dataplane.doorstep import PATIENCE, Port
 from meshlib_asgi.peers import WithPeer
+from meshlib_uvicorn.heads import bounded
 
 STARTUP_FAILURE = 3
 """uvicorn's exit code for an application that did not start."""
@@ -28,15 +29,22 @@ class Server(uvicorn.Server):
     """Takes connections at sockets that it is given, as the mesh says."""
 
     def __init__(
-        self, config: uvicorn.Config, port: Port, before_exit: Callable[[], Awaitable[None]] = _at_once
+        self,
+        config: uvicorn.Config,
+        port: Port,
+        before_exit: Callable[[], Awaitable[None]] = _at_once,
+        *,
+        patience: float = PATIENCE,
     ) -> None:
         """`port` says what is asked of callers: a `meshlib.dataplane.gate.Gate`.
 
+        `patience`: seconds that a caller has for the handshake, and again for the head of each request.
         `before_exit` is awaited between the first signal to stop and the end of taking connections: the time
         to tell others. A second signal does not wait for it.
         """
         super().__init__(config)
         self._port = port
+        self._patience = patience
         self._before_exit = before_exit
         self._leaving: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -59,7 +67,7 @@ class Server(uvicorn.Server):
             sys.exit(STARTUP_FAILURE)
         if not sockets:
             raise ValueError("sockets: listening sockets are needed")
-        self.servers: list[Any] = [Acceptor(sockets, self._port, self._protocol)]
+        self.servers: list[Any] = [Acceptor(sockets, self._port, self._protocol, patience=self._patience)]
         self.started = True
         self.opened.set()
 
@@ -84,5 +92,6 @@ class Server(uvicorn.Server):
         """uvicorn's protocol for one connection. A WebSocket takes the application from its config, too."""
         config = copy.copy(self.config)
         config.loaded_app = WithPeer(self.config.loaded_app, peer)
-        protocol: Any = config.http_protocol_class
+        http: Any = config.http_protocol_class
+        protocol = bounded(http, self._patience)
         return protocol(config=config, server_state=self.server_state, app_state=self.lifespan.state)

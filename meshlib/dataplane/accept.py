@@ -5,7 +5,7 @@
 Rules:
 
 - A byte of a request is read only after the peer was checked. Who may not be served is cut off.
-- Connections that say nothing, or shake hands slowly, are cut off after `PATIENCE` seconds, and there are
+- Connections that say nothing, or shake hands slowly, are cut off after `patience` seconds, and there are
   at most `MOST_STRANGERS` of them at a time; then the oldest goes.
 """
 
@@ -41,8 +41,12 @@ class Acceptor:
         port: Port,
         make: MakeProtocol,
         speaks: Sequence[str] = HTTP1,
+        patience: float = PATIENCE,
     ) -> None:
-        """Starts at once. `make` gives the protocol for a peer that may be served; `speaks` is its ALPN."""
+        """Starts at once. `make` gives the protocol for a peer that may be served; `speaks` is its ALPN;
+        `patience`: seconds for the first byte and the handshake.
+        """
+        self._patience = patience
         self._speaks = frozenset(speaks)
         self.sockets = tuple(sockets)
         self._port = port
@@ -90,7 +94,7 @@ class Acceptor:
             accepted.setblocking(False)
             with contextlib.suppress(OSError):  # a socket of the file system
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(self._patience):
                 await self._secure(accepted)
         except (TimeoutError, OSError) as error:
             log.debug(
@@ -122,7 +126,7 @@ class Acceptor:
             lambda: _Door(self._make, terms),
             accepted,
             ssl=context,
-            ssl_handshake_timeout=PATIENCE,
+            ssl_handshake_timeout=self._patience,
             ssl_shutdown_timeout=FAREWELL,
         )
 

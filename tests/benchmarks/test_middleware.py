@@ -106,12 +106,15 @@ class Column:
     log: bool = False
     told: Told = field(init=False)
     telemetry: Telemetry = field(init=False)
+    written: Path | None = field(default=None, init=False)
+    """The access log."""
 
     def open(self, mesh: meshlib.Mesh, log: Path) -> None:
         """Makes its telemetry, of that mesh."""
         self.told = Told(ALWAYS_ON if self.sampled else ALWAYS_OFF)
         more: dict[str, Any] = {} if self.metrics else {"meters": None}
         more |= {} if self.spans else {"tracers": None}
+        self.written = log if self.log else None
         who = replace(mesh.bootstrap, access_log=str(log) if self.log else "")
         self.telemetry = self.told.telemetry(who, lambda: mesh.view, mesh.telemetry._principal(), **more)
 
@@ -387,7 +390,7 @@ async def works(guarded: Ask, bench: Bench) -> None:
         bench.gate.mesh.telemetry, told = column.telemetry, column.told
         told.spans_forgotten()
         before = {code: count_of(told, code) for code in ("200", "403")}
-        log = Path(column.telemetry.log.path) if column.telemetry.log is not None else None
+        log = column.written
         lines = len(log.read_text().splitlines()) if log else 0
         for peer, status in ((PEER_OF_PAGE, 200), (STRANGER, 403)):
             asked = guarded(peer)
