@@ -10,6 +10,9 @@ import meshlib
 from meshlib.dataplane.gate import Gate
 from meshlib_gunicorn.presence import listening, present
 
+LINGER = 2.0
+"""Seconds in which a worker that was told to stop still serves who has come, as gunicorn's gthread does."""
+
 
 class Meshed:
     """Stands before gunicorn's class among the bases."""

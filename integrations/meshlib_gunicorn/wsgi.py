@@ -31,15 +31,13 @@ from gunicorn.workers.sync import SyncWorker as GunicornSync
 from meshlib.core.request import Peer
 from meshlib.dataplane.accept_blocking import Bounded, BoundedTls, Steps, begun, meet, meeting
 from meshlib.dataplane.doorstep import Refused
-from meshlib_gunicorn.worker import Meshed
+from meshlib_gunicorn.worker import LINGER, Meshed
 from meshlib_wsgi import PEER, MeshMiddleware
 
 log = logging.getLogger(__name__)
 
 _MOST_STRANGERS = 500
 """Connections of a sync worker whose request has not come yet; then the oldest goes."""
-_LINGER = 2.0
-"""Seconds for the request of who had come when a sync worker was told to stop, as gthread has it."""
 
 
 class _Blocking(Meshed):
@@ -111,7 +109,7 @@ class SyncMeshWorker(_Blocking, GunicornSync):  # type: ignore[misc]
     def run(self) -> None:
         """The worker's main loop; who has come by its end is still served."""
         super().run()
-        until = time.monotonic() + _LINGER
+        until = time.monotonic() + LINGER
         while self._strangers and (left := until - time.monotonic()) > 0:
             self.notify()
             for one in select.select(list(self._strangers), [], [], left)[0]:

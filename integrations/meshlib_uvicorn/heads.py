@@ -1,4 +1,4 @@
-"""A uvicorn protocol that waits for the whole head of a request only so long.
+"""A uvicorn protocol that waits for the head of a request only so long, and says which one is the last.
 
 uvicorn itself waits for ever: only what comes after a response, and says nothing at all, has a limit there.
 
@@ -7,12 +7,16 @@ Rules:
 - The time begins with the connection, and with the first bytes after a request that was answered whole.
 - It ends with the head. A body, and a WebSocket, take the time that they take.
 - Who is too slow is cut off, unanswered, as who shakes hands too slowly is.
+- While the server lingers, requests are answered with `connection: close`: who was told so sends no other.
 """
 
 import asyncio
 import functools
 import logging
+from collections.abc import Callable
 from typing import Any
+
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +26,7 @@ class _Bounded:
 
     head_seconds: float
     _head: asyncio.TimerHandle | None = None
+    lingers: Callable[[], bool]
     cycle: Any
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
@@ -31,7 +36,11 @@ class _Bounded:
         self._begin()
 
     def data_received(self, data: bytes) -> None:
+        before = self.cycle
         super().data_received(data)  # type: ignore[misc]
+        if self.cycle is not before and self.lingers():
+            # To uvicorn it is the caller's wish. The application's task has not run yet.
+            self.cycle.scope["headers"].append(CLOSE_HEADER)
         if self._waits():
             self._begin()
         else:
@@ -65,5 +74,5 @@ class _Bounded:
 
 @functools.cache
 def bounded(protocol: Any, seconds: float) -> Any:
-    """uvicorn's protocol for HTTP, whose heads may take so long."""
+    """uvicorn's protocol for HTTP, whose heads may take so long. Whoever makes one sets its `lingers`."""
     return type(protocol.__name__, (_Bounded, protocol), {"head_seconds": seconds})

@@ -57,12 +57,23 @@ class Acceptor:
     def __repr__(self) -> str:
         return f"<Acceptor of {len(self.sockets)} sockets, {len(self._strangers)} strangers>"
 
-    def close(self) -> None:
-        """Takes no more connections; those that are being looked at are cut off."""
-        for task in (*self._accepting, *self._strangers):
+    @property
+    def strangers(self) -> int:
+        """How many connections are being looked at."""
+        return len(self._strangers)
+
+    def stop(self) -> None:
+        """Takes no more connections."""
+        for task in self._accepting:
             task.cancel()
         for one in self.sockets:
             one.close()
+
+    def close(self) -> None:
+        """Takes no more connections; those that are being looked at are cut off."""
+        self.stop()
+        for task in self._strangers:
+            task.cancel()
 
     async def wait_closed(self) -> None:
         """Waits until nothing of it is left."""
