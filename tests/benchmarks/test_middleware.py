@@ -7,7 +7,7 @@
 - The peer is known by its certificate; of twenty ALLOW rules the last one lets it in, and one DENY rule is
   passed. Every other column has that, too.
 - Goal: at most 40 microseconds with authorisation and metrics, on a machine that has nothing else to do. The
-  yardstick says how fast this one is just now: 300 numbers written into a dictionary.
+  yardstick says how fast this one is just now: 300 numbers written into a dictionary, 20 microseconds there.
 - What the SDK makes of a measurement afterwards is the business of test_telemetry.py. A sampled span is put
   into a list when it ends, by the SDK's simplest processor.
 

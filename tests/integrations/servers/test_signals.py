@@ -17,9 +17,9 @@ import meshlib
 
 FLASK, FASTAPI = "support.served_flask:app", "support.served_fastapi:app"
 SERVERS = {
-    "sync": gunicorn("meshlib_gunicorn.SyncMeshWorker", FLASK, "-w", "2"),
-    "gthread": gunicorn("meshlib_gunicorn.ThreadWorker", FLASK, "-w", "2", "--threads", "4"),
-    "uvicorn": gunicorn("meshlib_gunicorn.UvicornWorker", FASTAPI, "-w", "2"),
+    "sync": gunicorn("meshlib_gunicorn.SyncMeshWorker", FLASK),
+    "gthread": gunicorn("meshlib_gunicorn.ThreadWorker", FLASK, "--threads", "4"),
+    "uvicorn": gunicorn("meshlib_gunicorn.UvicornWorker", FASTAPI),
 }
 
 
@@ -108,9 +108,9 @@ def test_no_request_is_lost(mesh: SecureMesh, name: str, tmp_path: Path) -> None
             )
             return children(old.pid)
 
-        load.until_only(told(signal.SIGTTIN, 3))
-        load.until_only(told(signal.SIGTTOU, 2))
-        load.until_only(told(signal.SIGHUP, 2))
+        load.until_only(told(signal.SIGTTIN, 2))
+        load.until_only(told(signal.SIGTTOU, 1))
+        load.until_only(told(signal.SIGHUP, 1))
         old.send_signal(signal.SIGUSR2)
         wait_until(Path(f"{pid}.2").exists, 30, "the new arbiter")
         new = int(Path(f"{pid}.2").read_text())
