@@ -60,6 +60,8 @@ class Bootstrap:
     """Seconds after which a target that nothing called is forgotten."""
     max_targets: int = 1000
     """How many targets are held; the one unused for longest makes room."""
+    request_headers_timeout: float = 5.0
+    """Seconds of a server for a caller's handshake, and again for the whole head of each request."""
     drain: float = 0.5
     """Seconds between saying DRAINING and leaving, so that clients hear of it."""
     address: str = ""
@@ -115,10 +117,10 @@ def bootstrap(environ: Mapping[str, str] | None = None, **arguments: Any) -> Boo
     """A Bootstrap from arguments (None: not given), environment (os.environ if None) and defaults.
 
     Arguments: `control`, `namespace`, `service`, `service_account`, `labels` (mapping or `a=b,c=d`),
-    `locality`, `state_dir` (a path; empty: keep nothing), `first_call_timeout`, `idle_targets`, `drain`
-    (seconds), `max_targets`, `address`, `ports` (mapping or `http=9080`), `weight`, `ca_fingerprint`,
-    `ca_file`, `token`, `token_file`, `forward_headers` (names, or `a,b`), `allow_plaintext`,
-    `access_log` (a path, or `none`), `access_log_encoding`, `access_log_dir`,
+    `locality`, `state_dir` (a path; empty: keep nothing), `first_call_timeout`, `idle_targets`,
+    `request_headers_timeout`, `drain` (seconds), `max_targets`, `address`, `ports` (mapping or
+    `http=9080`), `weight`, `ca_fingerprint`, `ca_file`, `token`, `token_file`, `forward_headers` (names, or
+    `a,b`), `allow_plaintext`, `access_log` (a path, or `none`), `access_log_encoding`, `access_log_dir`,
     `tag_variables` (names, or `A,B`).
     ConfigError: one can't be used. TypeError: no such argument.
     """
@@ -362,6 +364,7 @@ _SETTINGS = {
     "first_call_timeout": _Setting(_seconds(0.0), _SECONDS),
     "idle_targets": _Setting(_seconds(1.0), "a number of seconds, 1 or more"),
     "max_targets": _Setting(_whole(1, 20_000), "a whole number from 1 to 20000"),
+    "request_headers_timeout": _Setting(_seconds(0.1), "a number of seconds, 0.1 or more"),
     "drain": _Setting(_seconds(0.0), _SECONDS),
     "address": _Setting(_address, "the IP address at which others reach this process"),
     "ports": _Setting(_ports, "name=number pairs, such as http=9080, numbers from 1 to 65535"),

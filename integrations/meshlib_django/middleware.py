@@ -49,47 +49,59 @@ class MeshMiddleware:
         return self._acall(request) if self._async else self._call(request)
 
     def _call(self, request: HttpRequest) -> HttpResponseBase:
-        if _known(request):
+        scope = _scope(request)
+        if _known(request, scope):
             return _response(self._next(request))
-        gate = self._gates.at(_port(request))
+        gate = self._gates.at(_port(request, scope))
         gate.prepare()
-        head = _head(request)
-        peer = _peer(request, gate)
-        watched = _watch(request, gate, head, peer)
+        head = _head(request, scope)
+        peer = _peer(request, scope, gate)
+        watched = _watch(request, scope, gate, head, peer)
         body = Body(request)
-        verdict = _unclear(request, head) or gate.admit(head, peer, body.read)
+        verdict = _unclear(request, scope, head) or gate.admit(head, peer, body.read)
         if isinstance(verdict, Reply):
             if watched is not None:
                 watched.refused(verdict)
             return _refuse(verdict)
-        if not _tell(request, verdict, head):
+        if not _tell(request, scope, verdict, head):
             return _gone(watched)
         body.restore()
         handed = gate.handed(verdict, watched)
-        with _breaking(watched), context.entered(handed):
-            response = _response(self._next(request))
+        try:
+            with context.entered(handed):
+                response = _response(self._next(request))
+        except BaseException:
+            if watched is not None:
+                watched.broken()
+            raise
         return _finish(response, verdict, handed, watched)
 
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
-        if _known(request):
+        scope = _scope(request)
+        if _known(request, scope):
             return _response(await self._next(request))
-        gate = self._gates.at(_port(request))
+        gate = self._gates.at(_port(request, scope))
         await gate.aprepare()
-        head = _head(request)
-        peer = _peer(request, gate)
-        watched = _watch(request, gate, head, peer)
+        head = _head(request, scope)
+        peer = _peer(request, scope, gate)
+        watched = _watch(request, scope, gate, head, peer)
         body = Body(request)
-        verdict = _unclear(request, head) or await gate.aadmit(head, peer, body.aread)
+        verdict = _unclear(request, scope, head) or await gate.aadmit(head, peer, body.aread)
         if isinstance(verdict, Reply):
             if watched is not None:
                 watched.refused(verdict)
             return _refuse(verdict)
-        if not _tell(request, verdict, head):
+        if not _tell(request, scope, verdict, head):
             return _gone(watched)
         body.restore()
         handed = gate.handed(verdict, watched)
-        with _breaking(watched), context.entered(handed):
-            response = _response(await self._next(request))
+        try:
+            with context.entered(handed):
+                response = _response(await self._next(request))
+        except BaseException:
+            if watched is not None:
+                watched.broken()
+            raise
         return _finish(response, verdict, handed, watched)
 
 
@@ -103,9 +115,8 @@ def _scope(request: HttpRequest) -> Any:
     return getattr(request, "scope", None)
 
 
-def _known(request: HttpRequest) -> bool:
+def _known(request: HttpRequest, scope: Any) -> bool:
     """Whether a middleware around Django has let it in; then `request.mesh` says whom."""
-    scope = _scope(request)
     known = caller_of(request.META) if scope is None else asgi.known(scope)
     if known is None:
         return False
@@ -113,13 +124,11 @@ def _known(request: HttpRequest) -> bool:
     return True
 
 
-def _port(request: HttpRequest) -> int:
-    scope = _scope(request)
+def _port(request: HttpRequest, scope: Any) -> int:
     return port_of(request.META) if scope is None else asgi.port_of(scope)
 
 
-def _head(request: HttpRequest) -> RequestHead:
-    scope = _scope(request)
+def _head(request: HttpRequest, scope: Any) -> RequestHead:
     if scope is not None:
         return asgi.head_of(scope)
     meta = request.META
@@ -129,36 +138,18 @@ def _head(request: HttpRequest) -> RequestHead:
     return head_of(meta)
 
 
-def _unclear(request: HttpRequest, head: RequestHead) -> Reply | None:
-    scope = _scope(request)
+def _unclear(request: HttpRequest, scope: Any, head: RequestHead) -> Reply | None:
     return unclear(request.META, head) if scope is None else asgi.unclear(scope, head)
 
 
-def _peer(request: HttpRequest, gate: Gate) -> Peer:
-    scope = _scope(request)
+def _peer(request: HttpRequest, scope: Any, gate: Gate) -> Peer:
     return peer_of(request.META, gate.principal) if scope is None else asgi_peer(scope, gate.principal)
 
 
-def _watch(request: HttpRequest, gate: Gate, head: RequestHead, peer: Peer) -> Inbound | None:
+def _watch(request: HttpRequest, scope: Any, gate: Gate, head: RequestHead, peer: Peer) -> Inbound | None:
     """What watches the request; None: nobody wants to be told."""
-    scope = _scope(request)
-    environ = (
-        request.META
-        if scope is None
-        else {**request.META, "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}"}
-    )
-    return watch(gate.mesh.telemetry, environ, head, peer, gate.port)
-
-
-@contextlib.contextmanager
-def _breaking(watched: Inbound | None) -> Iterator[None]:
-    """What the views raise ends the request, also for who watches it."""
-    try:
-        yield
-    except BaseException:
-        if watched is not None:
-            watched.broken()
-        raise
+    protocol = None if scope is None else f"HTTP/{scope['http_version']}"
+    return watch(gate.mesh.telemetry, request.META, head, peer, gate.port, protocol)
 
 
 def _refuse(reply: Reply) -> HttpResponse:
@@ -178,10 +169,9 @@ def _gone(watched: Inbound | None) -> HttpResponse:
     return _refuse(verdict)
 
 
-def _tell(request: HttpRequest, admitted: Admitted, head: RequestHead) -> bool:
+def _tell(request: HttpRequest, scope: Any, admitted: Admitted, head: RequestHead) -> bool:
     """Whether the request is still one for this project."""
     request.mesh = admitted.caller
-    scope = _scope(request)
     meta = request.META
     if scope is None:
         stays = write(meta, admitted.head, head)
@@ -193,8 +183,8 @@ def _tell(request: HttpRequest, admitted: Admitted, head: RequestHead) -> bool:
         script = str(meta.get("SCRIPT_NAME", ""))
         meta["QUERY_STRING"] = scope.get("query_string", b"").decode("latin-1")
         meta["PATH_INFO"] = request.path_info = scope["path"].removeprefix(script)
-        if admitted.head.headers != head.headers or admitted.head.authority != head.authority:
-            write_headers(meta, admitted.head)
+        if admitted.head is not head:
+            write_headers(meta, admitted.head, head)
         if admitted.head.authority:  # of HTTP/2 it may have stood there twice
             meta["HTTP_HOST"] = admitted.head.authority
     request.path = f"{str(meta['SCRIPT_NAME']).rstrip('/')}/{request.path_info.removeprefix('/')}"

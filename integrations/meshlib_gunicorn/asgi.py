@@ -10,7 +10,7 @@ import uvicorn
 from gunicorn.workers.base import Worker
 
 from meshlib_asgi import MeshMiddleware
-from meshlib_gunicorn.worker import Meshed
+from meshlib_gunicorn.worker import LINGER, Meshed
 from meshlib_uvicorn.server import STARTUP_FAILURE, Server
 
 _LOOK = 1.0
@@ -33,7 +33,10 @@ class UvicornWorker(Meshed, Worker):  # type: ignore[misc]
 
     async def _serve(self) -> int:
         self._server = server = Server(
-            uvicorn.Config(MeshMiddleware(self.wsgi, self.gate), **self._options()), self.gate
+            uvicorn.Config(MeshMiddleware(self.wsgi, self.gate), **self._options()),
+            self.gate,
+            patience=self.patience,
+            linger=LINGER,  # a worker may go while its server stays, and nobody is told
         )
         asyncio.get_running_loop().add_signal_handler(
             signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None

@@ -10,6 +10,9 @@ import meshlib
 from meshlib.dataplane.gate import Gate
 from meshlib_gunicorn.presence import listening, present
 
+LINGER = 2.0
+"""Seconds in which a worker that was told to stop still serves who has come, as gunicorn's gthread does."""
+
 
 class Meshed:
     """Stands before gunicorn's class among the bases."""
@@ -18,6 +21,8 @@ class Meshed:
     cfg: Any
     gate: Gate
     """Of the port; in the worker only."""
+    patience: float
+    """Seconds for a caller's handshake, and again for the head of each request; in the worker only."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         """In the arbiter, before the fork."""
@@ -29,5 +34,6 @@ class Meshed:
         if self.cfg.is_ssl:
             raise meshlib.ConfigError("certfile, keyfile: the mesh secures the port; leave them out")
         self.gate = Gate(meshlib.default(), listening(self.sockets).getsockname()[1])
+        self.patience = self.gate.mesh.bootstrap.request_headers_timeout
         self.gate.prepare()
         super().load_wsgi()  # type: ignore[misc]

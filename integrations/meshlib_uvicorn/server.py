@@ -13,10 +13,13 @@ import uvicorn
 
 from meshlib.core.request import Peer
 from meshlib.dataplane.accept import Acceptor
-from meshlib.dataplane.doorstep import Port
+from meshlib.dataplane.doorstep import PATIENCE, Port
 from meshlib_asgi.peers import WithPeer
 from meshlib_uvicorn.head_size import sized
+from meshlib_uvicorn.heads import bounded
 
+_LOOK = 0.05
+"""Seconds between two looks at whether connections are left."""
 STARTUP_FAILURE = 3
 """uvicorn's exit code for an application that did not start."""
 
@@ -29,15 +32,25 @@ class Server(uvicorn.Server):
     """Takes connections at sockets that it is given, as the mesh says."""
 
     def __init__(
-        self, config: uvicorn.Config, port: Port, before_exit: Callable[[], Awaitable[None]] = _at_once
+        self,
+        config: uvicorn.Config,
+        port: Port,
+        before_exit: Callable[[], Awaitable[None]] = _at_once,
+        *,
+        patience: float = PATIENCE,
+        linger: float = 0.0,
     ) -> None:
         """`port` says what is asked of callers: a `meshlib.dataplane.gate.Gate`.
 
+        `patience`: seconds that a caller has for the handshake, and again for the head of each request.
+        `linger`: seconds at the end in which connections stay, whose callers were not told that it leaves.
         `before_exit` is awaited between the first signal to stop and the end of taking connections: the time
         to tell others. A second signal does not wait for it.
         """
         super().__init__(config)
         self._port = port
+        self._patience = patience
+        self._linger, self._lingers = linger, False
         self._before_exit = before_exit
         self._leaving: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -61,7 +74,7 @@ class Server(uvicorn.Server):
         sized(self.config.http_protocol_class)
         if not sockets:
             raise ValueError("sockets: listening sockets are needed")
-        self.servers: list[Any] = [Acceptor(sockets, self._port, self._protocol)]
+        self.servers: list[Any] = [Acceptor(sockets, self._port, self._protocol, patience=self._patience)]
         self.started = True
         self.opened.set()
 
@@ -82,10 +95,27 @@ class Server(uvicorn.Server):
         finally:
             self.should_exit = True
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Takes no more connections; those that there are may bring the request that is on its way."""
+        loop = asyncio.get_running_loop()
+        until, self._lingers = loop.time() + self._linger, True
+        for acceptor in self.servers if self._linger else ():
+            acceptor.stop()
+        while loop.time() < until and not self.force_exit and self._held:  # noqa: ASYNC110 - as uvicorn does
+            await asyncio.sleep(_LOOK)
+        await super().shutdown(sockets)
+
+    @property
+    def _held(self) -> bool:
+        """Whether there are connections."""
+        return bool(self.server_state.connections) or any(one.strangers for one in self.servers)
+
     def _protocol(self, peer: Peer) -> Any:
         """uvicorn's protocol for one connection. A WebSocket takes the application from its config, too."""
         config = copy.copy(self.config)
         config.loaded_app = WithPeer(self.config.loaded_app, peer)
         http: Any = config.http_protocol_class
-        protocol = sized(http)
-        return protocol(config=config, server_state=self.server_state, app_state=self.lifespan.state)
+        protocol = bounded(sized(http), self._patience)
+        made = protocol(config=config, server_state=self.server_state, app_state=self.lifespan.state)
+        made.lingers = lambda: self._lingers
+        return made

@@ -54,7 +54,7 @@ async def serve(
         if registration is not None:
             await asyncio.to_thread(registration.drain)
 
-    server = Server(config, gate, leave)
+    server = Server(config, gate, leave, patience=mesh.bootstrap.request_headers_timeout)
     serving = await server.begin([listening])
     try:
         if not serving.done():

@@ -13,6 +13,7 @@ Rules:
   the same way. A name with an underscore, which can't be told there from one with a dash, is never written.
 """
 
+import functools
 import os
 from urllib.parse import quote
 
@@ -24,6 +25,8 @@ _RAW = ("RAW_URI", "REQUEST_URI")
 """What was sent after the method, by gunicorn and by uWSGI, mod_wsgi and werkzeug."""
 _BARE = {"CONTENT_TYPE": b"content-type", "CONTENT_LENGTH": b"content-length"}
 _KEYS = {name: key for key, name in _BARE.items()}
+_MOST_NAMES = 256
+"""Headers whose names are kept in both spellings."""
 SAFE = "/%:@!$&'()*+,;=~-._"
 
 
@@ -54,32 +57,43 @@ def mistrust(environ: Environ) -> bool:
 
 def write(environ: Environ, admitted: RequestHead, came: RequestHead) -> bool:
     """Puts into the environ what the mesh has changed of a request; False: the path left the application."""
-    if admitted.headers != came.headers or admitted.authority != came.authority:
-        write_headers(environ, admitted)
+    if admitted is not came:
+        write_headers(environ, admitted, came)
     if admitted.path == came.path and "%" not in came.path:
         return True
     return _write_path(environ, admitted.path, came.path)
 
 
+@functools.lru_cache(maxsize=_MOST_NAMES)
 def key_of(name: bytes) -> str:
     """Under which name a header is in an environ."""
-    lower = name.lower()
-    return _KEYS.get(lower) or "HTTP_" + lower.decode("latin-1").upper().replace("-", "_")
+    return _KEYS.get(name.lower()) or f"HTTP_{_upper(name)}"
 
 
-def write_headers(environ: Environ, head: RequestHead) -> None:
-    """Puts the headers into the environ in place of those that are there."""
-    for key in [key for key in environ if key.startswith("HTTP_")]:
-        del environ[key]
-    if head.authority:
+def write_headers(environ: Environ, head: RequestHead, came: RequestHead) -> None:
+    """Puts into the environ what the headers are, where that is not what `came` and is there."""
+    new, old = head.index, came.index
+    if b"_" in b" ".join(old):  # made of an ASGI scope: what is there may be either's
+        old = {}
+        for key in [key for key in environ if key.startswith("HTTP_")]:
+            del environ[key]
+    for name in old.keys() - new.keys():
+        environ.pop(f"HTTP_{_upper(name)}", None)
+    for name, value in new.items():
+        if old.get(name) != value and b"_" not in name:
+            environ[key_of(name)] = value.decode("latin-1")
+    if not head.authority:
+        environ.pop("HTTP_HOST", None)
+    elif environ.get("HTTP_HOST") != head.authority:
         environ["HTTP_HOST"] = head.authority
-    for name, value in head.index.items():
-        if b"_" in name:
-            continue
-        environ[key_of(name)] = value.decode("latin-1")
-    cookies = [value for name, value in head.headers if name.lower() == b"cookie"]
-    if len(cookies) > 1:
-        environ["HTTP_COOKIE"] = b"; ".join(cookies).decode("latin-1")
+    if len(head.headers) > len(new):
+        cookies = [value for name, value in head.headers if name.lower() == b"cookie"]
+        if len(cookies) > 1:
+            environ["HTTP_COOKIE"] = b"; ".join(cookies).decode("latin-1")
+
+
+def _upper(name: bytes) -> str:
+    return name.decode("latin-1").upper().replace("-", "_")
 
 
 def _write_path(environ: Environ, target: str, came: str) -> bool:
@@ -108,5 +122,6 @@ def _target(environ: Environ) -> str:
     return f"{quoted}?{query}" if query else quoted
 
 
+@functools.lru_cache(maxsize=_MOST_NAMES)
 def _name(key: str) -> bytes:
     return key[5:].replace("_", "-").lower().encode("latin-1")

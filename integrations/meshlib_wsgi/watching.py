@@ -9,15 +9,22 @@ from meshlib.dataplane.telemetry.watch import Telemetry
 from meshlib_wsgi.peers import Environ
 
 
-def watch(telemetry: Telemetry, environ: Environ, head: RequestHead, peer: Peer, port: int) -> Inbound | None:
-    """What watches a request; None: nobody wants to be told.
+def watch(
+    telemetry: Telemetry,
+    environ: Environ,
+    head: RequestHead,
+    peer: Peer,
+    port: int,
+    protocol: str | None = None,
+) -> Inbound | None:
+    """What watches a request; None: nobody wants to be told. `protocol` None: what the environ says.
 
     Of its body is known what the caller announced: what the application has read of it, only the server
     knows.
     """
     if not telemetry.wants(port):
         return None
-    made = Inbound(telemetry, head, peer, port, str(environ.get("SERVER_PROTOCOL", "HTTP/1.1")))
+    made = Inbound(telemetry, head, peer, port, protocol or str(environ.get("SERVER_PROTOCOL", "HTTP/1.1")))
     length = str(environ.get("CONTENT_LENGTH") or "0")
     made.received = int(length) if length.isascii() and length.isdecimal() else 0
     return made

@@ -10,6 +10,8 @@ Rules:
 - A Service's target port by name is looked up in the workload's named ports. A registered server is
   reached at a port it reported: under the target's name, the service port's name, or of the target's
   number; or, if server and service have one port each, at that one.
+- Two processes may serve one address and port (a new one beside the old, with its socket): that is one
+  endpoint, which drains when both do.
 - A Service with `publishNotReadyAddresses` lists what is not ready too.
 - A workload takes mutual TLS if its label `security.istio.io/tlsMode` is `istio` (or, of one that is
   written down without the label, if it has a service account), unless PeerAuthentication says DISABLE.
@@ -351,7 +353,9 @@ class Registry:
         key = (service.namespace, service.host, port.number)
         found = self._endpoints.get(key)
         if found is None:
-            unique = {(e.address, e.port): e for e in self._find(service, port)}
+            # Two processes may serve one socket; of them the one that stays speaks for it.
+            known = sorted(self._find(service, port), key=lambda e: not e.draining)
+            unique = {(e.address, e.port): e for e in known}
             ordered = sorted(unique.values(), key=lambda e: (e.address, e.port))
             found = self._endpoints[key] = tuple(ordered)
         return found

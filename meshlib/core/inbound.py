@@ -12,7 +12,7 @@ import functools
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from meshlib.core import outsiders
 from meshlib.core.actions import Facts, Reply
@@ -64,8 +64,7 @@ class Inbound:
         return self.policies.get(plain, _DEFAULT)
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """A request that may be served."""
 
     caller: Caller
@@ -173,7 +172,7 @@ def _hear(
 
 def _caller(question: Question) -> Caller:
     peer, said = question.peer, question.metadata.get(CLAIMS)
-    attempt = question.head.header(_ATTEMPT) if peer.principal else None
+    attempt = question.head.index.get(_ATTEMPT) if peer.principal else None
     if said is None and attempt is None:
         return _plain_caller(peer)
     domain, namespace, account = _parts(peer.principal)

@@ -13,43 +13,35 @@ Rules:
 
 import functools
 
-from meshlib.core.request import Header, Peer, RequestHead
+from meshlib.core.request import Peer, RequestHead
 
 XFCC = b"x-forwarded-client-cert"
 _BELIEVED = frozenset((b"x-envoy-expected-rq-timeout-ms",))
-_FIRST = (b"x", b"X")
 _PREFIXES = (b"x-envoy-", b"x-istio-")
 
 
 def told(head: RequestHead, peer: Peer, own: str) -> RequestHead:
     """The request without what its caller may not say; `own`: the `spiffe://…` of this workload."""
-    headers = _without_claims(head.headers, known=bool(peer.principal))
-    if not peer.principal:
-        if headers is head.headers:
-            return head
-        return RequestHead(head.method, head.scheme, head.authority, head.path, headers)
-    before = [value for name, value in headers if name.lower() == XFCC]
-    kept = [header for header in headers if header[0].lower() != XFCC] if before else headers
-    value = b",".join((*before, certified(peer, own)))
-    return RequestHead(head.method, head.scheme, head.authority, head.path, [*kept, (XFCC, value)])
-
-
-def _without_claims(headers: list[Header], *, known: bool) -> list[Header]:
-    """Headers that may stay; the same list, if all may."""
-    kept = [header for header in headers if not _is_claim(header[0], known=known)]
-    return headers if len(kept) == len(headers) else kept
+    known, index = bool(peer.principal), head.index
+    gone = {name for name in index if name[:1] == b"x" and _is_claim(name, known=known)}
+    value = certified(peer, own) if known else b""
+    if known and XFCC in index:
+        gone.add(XFCC)
+        value = index[XFCC] + b"," + value
+    if gone:
+        kept = [header for header in head.headers if header[0].lower() not in gone]
+        head = RequestHead(head.method, head.scheme, head.authority, head.path, kept)
+    return head.plus([(XFCC, value)]) if known else head
 
 
 def _is_claim(name: bytes, *, known: bool) -> bool:
-    if name[:1] not in _FIRST:
-        return False
-    lower = name.lower()
-    plain = lower.replace(b"_", b"-") if b"_" in lower else lower
+    """Of a name in lower case."""
+    plain = name.replace(b"_", b"-")
     if plain == XFCC:
-        return not known or lower != plain
+        return not known or name != plain
     if not plain.startswith(_PREFIXES):
         return False
-    return lower != plain or (not known and plain not in _BELIEVED)
+    return name != plain or (not known and plain not in _BELIEVED)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -70,7 +62,7 @@ def client_address(head: RequestHead) -> str:
     Envoy does the same where it is no edge (`use_remote_address` false, no trusted hops). Whoever can
     reach the port can say so: a policy on remoteIpBlocks is as good as the proxy before the port.
     """
-    said = head.header(b"x-forwarded-for")
+    said = head.index.get(b"x-forwarded-for")
     if said is None:
         return ""
     return said.rpartition(b",")[2].strip().decode("latin-1")

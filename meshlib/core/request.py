@@ -5,7 +5,7 @@ not told to. Lookups go by lower-case name.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol
 
@@ -80,7 +80,11 @@ class RequestHead:
 
     def plus(self, added: Iterable[Header]) -> "RequestHead":
         """This request with further headers, whose names are in lower case and not in it yet."""
-        return RequestHead(self.method, self.scheme, self.authority, self.path, [*self.headers, *added])
+        more = list(added)
+        made = RequestHead(self.method, self.scheme, self.authority, self.path, self.headers + more)
+        if self._index is not None and len(new := dict(more)) == len(more):
+            made._index = self._index | new
+        return made
 
     def __repr__(self) -> str:
         return f"<{self.method} {self.scheme}://{self.authority}{self.path}, {len(self.headers)} headers>"
@@ -117,6 +121,12 @@ class Peer:
     """Of its certificate, as RFC 2253 writes it."""
     dns: tuple[str, ...] = ()
     """The certificate's DNS names."""
+    names: tuple[bytes, ...] = field(init=False, compare=False, repr=False)
+    """By which the certificate names it, the URI first, its subject last; none: plain text."""
+
+    def __post_init__(self) -> None:
+        named = (self.principal, *self.dns, self.subject) if self.principal else ()
+        object.__setattr__(self, "names", tuple(name.encode() for name in named))
 
 
 class ResponseHead(NamedTuple):

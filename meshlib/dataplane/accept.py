@@ -5,7 +5,7 @@
 Rules:
 
 - A byte of a request is read only after the peer was checked. Who may not be served is cut off.
-- Connections that say nothing, or shake hands slowly, are cut off after `PATIENCE` seconds, and there are
+- Connections that say nothing, or shake hands slowly, are cut off after `patience` seconds, and there are
   at most `MOST_STRANGERS` of them at a time; then the oldest goes.
 """
 
@@ -41,48 +41,70 @@ class Acceptor:
         port: Port,
         make: MakeProtocol,
         speaks: Sequence[str] = HTTP1,
+        patience: float = PATIENCE,
     ) -> None:
-        """Starts at once. `make` gives the protocol for a peer that may be served; `speaks` is its ALPN."""
+        """Starts at once. `make` gives the protocol for a peer that may be served; `speaks` is its ALPN;
+        `patience`: seconds for the first byte and the handshake.
+        """
+        self._patience = patience
         self._speaks = frozenset(speaks)
         self.sockets = tuple(sockets)
         self._port = port
         self._make = make
         self._strangers: dict[asyncio.Task[None], None] = {}
-        self._accepting = [asyncio.ensure_future(self._accept(one)) for one in self.sockets]
+        self._loop = asyncio.get_running_loop()
+        for one in self.sockets:
+            one.setblocking(False)
+            self._listen(one)
 
     def __repr__(self) -> str:
         return f"<Acceptor of {len(self.sockets)} sockets, {len(self._strangers)} strangers>"
 
+    @property
+    def strangers(self) -> int:
+        """How many connections are being looked at."""
+        return len(self._strangers)
+
+    def stop(self) -> None:
+        """Takes no more connections."""
+        for one in self.sockets:
+            if one.fileno() >= 0:
+                self._loop.remove_reader(one)
+                one.close()
+
     def close(self) -> None:
         """Takes no more connections; those that are being looked at are cut off."""
-        for task in (*self._accepting, *self._strangers):
+        self.stop()
+        for task in self._strangers:
             task.cancel()
-        for one in self.sockets:
-            one.close()
 
     async def wait_closed(self) -> None:
         """Waits until nothing of it is left."""
-        tasks = (*self._accepting, *self._strangers)
-        if tasks:
-            await asyncio.wait(tasks)
+        if self._strangers:
+            await asyncio.wait(tuple(self._strangers))
 
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        listening.setblocking(False)
-        while True:
-            try:
-                accepted, _ = await loop.sock_accept(listening)
-            except OSError as error:
-                if error.errno in (errno.EBADF, errno.EINVAL):
-                    return
-                log.warning("a connection can't be accepted: %s", error)
-                await asyncio.sleep(_PAUSE if error.errno in _FULL else 0)
-                continue
-            if len(self._strangers) >= MOST_STRANGERS:
-                next(iter(self._strangers)).cancel()
-            task = asyncio.ensure_future(self._meet(accepted))
-            self._strangers[task] = None
-            task.add_done_callback(lambda done: self._strangers.pop(done, None))
+    def _listen(self, listening: socket.socket) -> None:
+        # Not `loop.sock_accept`: what that has accepted when it is cancelled is lost.
+        if listening.fileno() >= 0:
+            self._loop.add_reader(listening, self._accept, listening)
+
+    def _accept(self, listening: socket.socket) -> None:
+        """There is somebody, or was: others may listen there, too."""
+        try:
+            accepted, _ = listening.accept()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            log.warning("a connection can't be accepted: %s", error)
+            if error.errno in _FULL:
+                self._loop.remove_reader(listening)
+                self._loop.call_later(_PAUSE, self._listen, listening)
+            return
+        if len(self._strangers) >= MOST_STRANGERS:
+            next(iter(self._strangers)).cancel()
+        task = asyncio.ensure_future(self._meet(accepted))
+        self._strangers[task] = None
+        task.add_done_callback(lambda done: self._strangers.pop(done, None))
 
     async def _meet(self, accepted: socket.socket) -> None:
         """One connection, until it has its protocol or is cut off."""
@@ -90,7 +112,7 @@ class Acceptor:
             accepted.setblocking(False)
             with contextlib.suppress(OSError):  # a socket of the file system
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(self._patience):
                 await self._secure(accepted)
         except (TimeoutError, OSError) as error:
             log.debug(
@@ -122,7 +144,7 @@ class Acceptor:
             lambda: _Door(self._make, terms),
             accepted,
             ssl=context,
-            ssl_handshake_timeout=PATIENCE,
+            ssl_handshake_timeout=self._patience,
             ssl_shutdown_timeout=FAREWELL,
         )
 

@@ -11,13 +11,11 @@ Rules:
 - If the call has a span of its own, that says where it belongs, and not what came in.
 """
 
-import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from meshlib.core.caller import Caller
 from meshlib.core.request import Header, RequestHead
@@ -54,15 +52,14 @@ class Attachable(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Handed:
+class Handed(NamedTuple):
     """What one inbound request hands on."""
 
     headers: tuple[Header, ...] = ()
     deadline: float | None = None
     """When its caller stops waiting, on the monotonic clock."""
     caller: Caller | None = None
-    within: Attachable | None = field(default=None, compare=False, repr=False)
+    within: Attachable | None = None
     """The request's span; None: it has none."""
 
 
@@ -79,29 +76,37 @@ def handed(
     """What a request hands on; `forward`: further header names, in lower case; `within`: its span."""
     wanted = _wanted(forward)
     found: list[Header] = []
-    size = 0
-    for name, value in head.headers:
-        lower = name.lower()
-        if lower in wanted:
-            size += len(lower) + len(value)
-            if size > _MOST_BYTES:
-                break
-            found.append((lower, value))
+    if not wanted.isdisjoint(head.index):
+        size = 0
+        for name, value in head.headers:
+            lower = name.lower()
+            if lower in wanted:
+                size += len(lower) + len(value)
+                if size > _MOST_BYTES:
+                    break
+                found.append((lower, value))
     left = _time_left(head)
     return Handed(tuple(found), None if left is None else clock() + left, caller, within)
 
 
-@contextlib.contextmanager
-def entered(what: Handed) -> Iterator[None]:
+class entered:  # noqa: N801 - as contextlib's are, half of whose time a generator takes
     """Calls made in this block, and in what it starts, are made for that request."""
-    token = _current.set(what)
-    attached = what.within.attach() if what.within is not None else None
-    try:
-        yield
-    finally:
-        if what.within is not None:
-            what.within.detach(attached)
-        _current.reset(token)
+
+    __slots__ = ("_attached", "_token", "_what")
+
+    def __init__(self, what: Handed) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        what = self._what
+        self._token = _current.set(what)
+        self._attached = None if what.within is None else what.within.attach()
+
+    def __exit__(self, *_: object) -> None:
+        within = self._what.within
+        if within is not None:
+            within.detach(self._attached)
+        _current.reset(self._token)
 
 
 def current() -> Handed | None:

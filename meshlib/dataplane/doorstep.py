@@ -19,7 +19,7 @@ from meshlib.core.mtls import InboundMode, ServerTls
 from meshlib.core.request import Peer
 from meshlib.dataplane.tls import Contexts, asked_name
 
-PATIENCE = 10.0
+PATIENCE = 5.0
 """Seconds for the first byte and the handshake."""
 HTTP1 = ("istio-http/1.1", "istio-http/1.0", "istio", "http/1.1", "http/1.0")
 """What HTTP/1.1 is called in ALPN, by sidecars and by everybody else."""

@@ -75,9 +75,9 @@ class Gate:
         """Waits until the policy is known, at once if it is. ControlUnavailable, RefusedResource, Closed."""
         return self.mesh.prepare_inbound(self.port)
 
-    async def aprepare(self) -> Inbound:
+    def aprepare(self) -> Awaitable[Inbound]:
         """`prepare` for asyncio."""
-        return await self.mesh.aprepare_inbound(self.port)
+        return self.mesh.aprepare_inbound(self.port)
 
     @property
     def policy(self) -> Inbound:

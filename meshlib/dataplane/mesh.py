@@ -247,16 +247,19 @@ class Mesh:
         """Waits until it is known what a served port asks of its callers; fails as `prepare` does, and with
         ControlUnavailable where control knows no policy.
         """
-        self.prepare(inbound_listener(port))
-        return self._inbound(port)
+        name = inbound_listener(port)
+        self.prepare(name)
+        return self._inbound(name, port)
 
     async def aprepare_inbound(self, port: int) -> Inbound:
         """`prepare_inbound` for asyncio."""
-        await self.aprepare(inbound_listener(port))
-        return self._inbound(port)
+        name = inbound_listener(port)
+        if not (self._live and self._is_known(name)):
+            await self.aprepare(name)
+        return self._inbound(name, port)
 
-    def _inbound(self, port: int) -> Inbound:
-        found = self._view.inbound.get(inbound_listener(port))
+    def _inbound(self, name: str, port: int) -> Inbound:
+        found = self._view.inbound.get(name)
         if found is None:
             raise ControlUnavailable(
                 f"the control service {self.bootstrap.control} has no policy for port {port}"

@@ -8,6 +8,7 @@
 - secrets: `default` is the workload's own certificate, `ROOTCA` the roots it trusts
 """
 
+import functools
 from dataclasses import dataclass
 
 PASSTHROUGH_CLUSTER = "PassthroughCluster"
@@ -62,6 +63,7 @@ def cluster_name(port: int, subset: str, host: str) -> str:
     return f"outbound|{port}|{subset}|{host}"
 
 
+@functools.cache
 def inbound_listener(port: int) -> str:
     """The name of the listener of a server's own port."""
     return f"{INBOUND_LISTENER}0.0.0.0:{port}"

@@ -1,11 +1,10 @@
-"""What mutual TLS and the gate cost: paired, interleaved, in the same run.
+"""What mutual TLS costs: paired, interleaved, in the same run.
 
     pytest tests/benchmarks/test_mtls.py --benchmark-enable -s
 
 - A warm request over mutual TLS against one in plain text, by the same client (goal: at most 10 us more): its
   connections alone, and the whole way to a served application. Servers are processes of their own.
 - Handshakes a second, both ends in this process on one core.
-- The ASGI middleware with authorisation on against the bare application (goal: at most 40 us).
 
 Without --benchmark-enable one short round only checks that everything works.
 """
@@ -17,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.secure_mesh import URL, SecureMesh, secure_mesh
@@ -26,11 +24,9 @@ from support.small_ca import SmallCa
 import meshlib
 from meshlib.core.actions import Attempt, Failed
 from meshlib.core.mtls import ClientTls, InboundMode, ServerTls
-from meshlib.core.request import Peer, RequestHead
-from meshlib.dataplane.gate import Gate
+from meshlib.core.request import RequestHead
 from meshlib.dataplane.http import blocking
 from meshlib.dataplane.tls import Contexts
-from meshlib_asgi import MeshMiddleware
 
 DOCUMENTS = """
 apiVersion: v1
@@ -176,67 +172,6 @@ def test_warm_request(control: SecureMesh, rounds: int) -> None:
     print(f" ({difference:+.0f} us, ratio {ratio:.2f})")
     if rounds >= 1000:
         assert ratio < 1.5
-
-
-async def test_middleware(control: SecureMesh, rounds: int) -> None:
-    with control.joined("reviews", service="reviews") as mesh:
-        gate = Gate(mesh, 9080)
-        inbound = await gate.aprepare()
-        assert len(inbound.filters) >= 2
-
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send({"type": "http.response.body", "body": b"hello"})
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": b""}
-
-        statuses = []
-
-        async def send(event: dict[str, Any]) -> None:
-            if "status" in event:
-                statuses.append(event["status"])
-
-        peer = Peer(
-            ("10.0.0.1", 4000), ("10.0.0.2", 9080), PAGE, "outbound_.9080_._.reviews", True, "ab" * 32
-        )
-        guarded = MeshMiddleware(app, gate)
-
-        def scope() -> dict[str, Any]:
-            names = (
-                "accept",
-                "user-agent",
-                "x-request-id",
-                "traceparent",
-                "end-user",
-                "x-user",
-                "accept-encoding",
-            )
-            return {
-                "type": "http",
-                "http_version": "1.1",
-                "method": "GET",
-                "scheme": "https",
-                "path": "/reviews/7",
-                "raw_path": b"/reviews/7",
-                "query_string": b"page=1",
-                "headers": [(b"host", b"reviews:9080"), *((name.encode(), b"some value") for name in names)],
-                "extensions": {"meshlib": {"peer": peer}},
-                "state": {},
-            }
-
-        times: list[list[float]] = [[], []]
-        for number in range(rounds * 3):
-            for which in (0, 1) if number % 2 else (1, 0):
-                asked, call = scope(), (app, guarded)[which]
-                begun = time.perf_counter()
-                await call(asked, receive, send)
-                times[which].append(time.perf_counter() - begun)
-    assert set(statuses) == {200}
-    bare, on = map(p50, times)
-    print(f"\nASGI middleware: bare {bare:.1f} us, with authorisation {on:.1f} us ({on - bare:+.1f} us)")
-    if rounds >= 1000:
-        assert on - bare < 80  # the goal is 40 on a machine of its own
 
 
 def test_handshakes(rounds: int) -> None:

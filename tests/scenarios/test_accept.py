@@ -53,11 +53,11 @@ def ca() -> SmallCa:
 
 
 @contextlib.asynccontextmanager
-async def serving(mode: InboundMode, held: Held | None) -> AsyncIterator[AtPort]:
+async def serving(mode: InboundMode, held: Held | None, patience: float = 5.0) -> AsyncIterator[AtPort]:
     port = AtPort(mode, held)
     listening = socket.create_server(("127.0.0.1", 0))
     port.number = listening.getsockname()[1]
-    acceptor = Acceptor([listening], port, Echo)
+    acceptor = Acceptor([listening], port, Echo, patience=patience)
     try:
         yield port
     finally:
@@ -178,9 +178,8 @@ def _s_client(port: int, arguments: list[str]) -> bytes:
         return line
 
 
-async def test_silent_and_slow_callers_are_cut_off(ca: SmallCa, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accept, "PATIENCE", 0.1)
-    async with serving(InboundMode.PERMISSIVE, ca.held(REVIEWS)) as port:
+async def test_silent_and_slow_callers_are_cut_off(ca: SmallCa) -> None:
+    async with serving(InboundMode.PERMISSIVE, ca.held(REVIEWS), patience=0.1) as port:
         silent, other = await asyncio.open_connection("127.0.0.1", port.number)
         slow, writer = await asyncio.open_connection("127.0.0.1", port.number)
         writer.write(b"\x16\x03")

@@ -12,7 +12,7 @@ from support.small_ca import SmallCa
 
 from meshlib.core.mtls import ClientTls, InboundMode, ServerTls, Trust
 from meshlib.core.request import Peer
-from meshlib.dataplane.accept_blocking import meet
+from meshlib.dataplane.accept_blocking import MOST_HEAD, Bounded, begun, meet
 from meshlib.dataplane.doorstep import Refused
 from meshlib.dataplane.tls import Contexts, Held
 
@@ -162,3 +162,53 @@ def test_who_goes_at_once_is_forgotten(ca: SmallCa) -> None:
         socket.create_connection(("127.0.0.1", port.number), 5).close()
         assert call(port) == b"hello\n"
     assert port.refused == ["it said nothing"]
+
+
+def test_reads_are_bounded_together_and_what_was_read_too_early_comes_again() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, Bounded(fileno=ours.detach()) as connection:
+        connection.unread(b"abc")
+        connection.bound(0.05)
+        assert (connection.recv(2), connection.recv(2)) == (b"ab", b"c")
+        theirs.sendall(b"d")
+        assert connection.recv(2) == b"d"
+        with pytest.raises(ConnectionResetError, match="too slow"):
+            connection.recv(2)
+        theirs.sendall(b"e")
+        connection.bound(None)
+        assert (connection.recv(2), connection.gettimeout()) == (b"e", None)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "head"),
+    [
+        ([b"GET / HTTP/1.1\r\n\r\n"], b"GET / HTTP/1.1\r\n\r\n"),
+        (
+            [b"\r\n\r\n", b"GET / HTTP/1.1\r\nx: y\r", b"\n\r", b"\nbody"],
+            b"GET / HTTP/1.1\r\nx: y\r\n\r\nbody",
+        ),
+        ([b"x" * MOST_HEAD], b"x" * MOST_HEAD),
+    ],
+    ids=["at once", "in pieces", "too long"],
+)
+def test_a_head_is_waited_for_without_a_thread(pieces: list[bytes], head: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, Bounded(fileno=ours.detach()) as connection:
+        connection.setblocking(False)
+        steps = begun(connection)
+        for piece in pieces:
+            assert next(steps) is connection
+            theirs.sendall(piece)
+        with pytest.raises(StopIteration):
+            next(steps)
+        assert connection.recv(1 << 20) == head
+
+
+def test_who_goes_before_its_head_is_whole_is_left_to_the_parser() -> None:
+    ours, theirs = socket.socketpair()
+    with Bounded(fileno=ours.detach()) as connection:
+        connection.setblocking(False)
+        theirs.sendall(b"GET")
+        theirs.close()
+        assert list(begun(connection)) == []
+        assert (connection.recv(9), connection.recv(9)) == (b"GET", b"")

@@ -117,11 +117,16 @@ class SecureMesh:
         return meshlib.connect(**self.settings(account))
 
     @contextmanager
-    def process(self, command: Iterable[str], app: str, account: str, tier: str) -> Iterator["Served"]:
-        """A server of the service `app`; ends with SIGTERM, and has to end well."""
+    def process(
+        self, command: Iterable[str], app: str, account: str, tier: str, **more: str
+    ) -> Iterator["Served"]:
+        """A server of the service `app`, with `more` settings; ends with SIGTERM, and has to end well."""
         log = self.folder / f"{app}-{time.monotonic_ns()}.log"
         environ = self.environ(
-            account, labels=f"app={app},tier={tier}", state_dir=str(log.with_suffix(".state")), drain="0.5"
+            account,
+            labels=f"app={app},tier={tier}",
+            state_dir=str(log.with_suffix(".state")),
+            **{"drain": "0.5", **more},
         )
         with log.open("w") as file:
             process = subprocess.Popen(

@@ -46,8 +46,7 @@ class Question:
         self.paths: tuple[bytes, ...] = (bare_path(head.path).encode("latin-1", "replace"),)
         """The path, in all its spellings: a condition holds if it holds of one."""
         self.reading = Reading.WRITTEN
-        self.names = _names(peer)
-        """By which the peer's certificate names it, the URI first; none: plain text."""
+        self.names = peer.names
         self.metadata: dict[str, dict[str, Any]] = {}
 
     def readings(self) -> "tuple[Question, ...]":
@@ -73,12 +72,6 @@ class Question:
         made.peer, made.remote, made.names, made.metadata = self.peer, self.remote, self.names, self.metadata
         made.paths, made.reading = (path, shortest), reading
         return made
-
-
-def _names(peer: Peer) -> tuple[bytes, ...]:
-    if not peer.principal:
-        return ()
-    return (peer.principal.encode(), *(name.encode() for name in peer.dns), peer.subject.encode())
 
 
 @functools.lru_cache(maxsize=4096)

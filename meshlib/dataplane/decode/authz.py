@@ -27,6 +27,7 @@ MAX_CONDITIONS = 100_000
 """In one filter."""
 _VERBS = {0: Verb.ALLOW, 1: Verb.DENY, 2: Verb.LOG}
 _TEMPLATE = "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig"
+_ANY = conditions.always
 _UNSUPPORTED = ("condition", "checked_condition", "cel_config")
 
 
@@ -79,14 +80,17 @@ def _policy(name: str, message: Any, budget: _Budget) -> Policy:
         if message.HasField(field):
             raise Refused(field, "is not supported")
     permission = conditions.some(_list(message.permissions, "permissions", _permission, budget, 0))
-    principal = conditions.some(_list(message.principals, "principals", _principal, budget, 0))
-    return Policy(name, conditions.every((permission, principal)))
+    principals = _list(message.principals, "principals", _principal, budget, 0)
+    principal, named = (conditions.some(parts) for parts in zip(*principals, strict=True))
+    return Policy(name, conditions.every((permission, principal)), named)
 
 
-Decoder = Callable[[Any, _Budget, int], Condition]
+Decoder = Callable[[Any, _Budget, int], T]
+Principal = tuple[Condition, Condition]
+"""The condition, and what of it the names of the peer's certificate decide (`Policy.named`)."""
 
 
-def _list(messages: Any, field: str, decode: Decoder, budget: _Budget, depth: int) -> list[Condition]:
+def _list(messages: Any, field: str, decode: Decoder[T], budget: _Budget, depth: int) -> list[T]:
     made = []
     for number, message in enumerate(messages):
         try:
@@ -129,7 +133,7 @@ def _permission(message: Any, budget: _Budget, depth: int) -> Condition:
     return _shared(which, message)
 
 
-def _principal(message: Any, budget: _Budget, depth: int) -> Condition:
+def _principal(message: Any, budget: _Budget, depth: int) -> Principal:
     """An envoy.config.rbac.v3.Principal."""
     budget.spend(depth)
     which = message.WhichOneof("identifier")
@@ -137,16 +141,19 @@ def _principal(message: Any, budget: _Budget, depth: int) -> Condition:
     match which:
         case "and_ids" | "or_ids":
             parts = _one(which, lambda: _list(value.ids, "ids", _principal, budget, depth))
-            return conditions.every(parts) if which == "and_ids" else conditions.some(parts)
+            join = conditions.every if which == "and_ids" else conditions.some
+            whole, named = zip(*parts, strict=True)
+            return join(whole), join(named)
         case "not_id":
-            return conditions.negated(_one(which, lambda: _principal(value, budget, depth + 1)))
+            return conditions.negated(_one(which, lambda: _principal(value, budget, depth + 1))[0]), _ANY
         case "authenticated":
-            return conditions.authenticated(_name(message.authenticated))
+            found = conditions.authenticated(_name(message.authenticated))
+            return found, found
         case "source_ip" | "direct_remote_ip":
-            return conditions.direct_ip(_block(value, which))
+            return conditions.direct_ip(_block(value, which)), _ANY
         case "remote_ip":
-            return conditions.remote_ip(_block(value, which))
-    return _shared(which, message)
+            return conditions.remote_ip(_block(value, which)), _ANY
+    return _shared(which, message), _ANY
 
 
 def _shared(which: str | None, message: Any) -> Condition:

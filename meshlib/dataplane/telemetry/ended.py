@@ -3,10 +3,11 @@
 Both sides make one, if somebody wants to be told. Texts are as they were on the wire, decoded as Latin-1.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from meshlib.core.request import Failure, RequestHead
+from meshlib.core.request import Failure, Header, RequestHead
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,9 @@ def details_of_reply(flag: str) -> str:
 
 def size(head: RequestHead) -> int:
     """Bytes of a request's head in HTTP/1.1."""
-    total = _AROUND + len(head.method) + len(head.path) + len(head.authority)
-    for name, value in head.headers:
-        total += len(name) + len(value) + 4
-    return total
+    return _AROUND + len(head.method) + len(head.path) + len(head.authority) + size_of_headers(head.headers)
+
+
+def size_of_headers(headers: Collection[Header]) -> int:
+    """Bytes of headers in HTTP/1.1."""
+    return 4 * len(headers) + sum(map(len, itertools.chain.from_iterable(headers)))

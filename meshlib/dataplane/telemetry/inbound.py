@@ -8,13 +8,13 @@ Rules:
 - An application that fails before its response began counts as 500; a caller that left, as Envoy's flag DC.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from meshlib.core.actions import Reply
 from meshlib.core.request import Header, Peer, RequestHead
 from meshlib.dataplane.telemetry import labels, propagation, spans
-from meshlib.dataplane.telemetry.ended import VIA_UPSTREAM, Ended, size
+from meshlib.dataplane.telemetry.ended import VIA_UPSTREAM, Ended, size, size_of_headers
 from meshlib.dataplane.telemetry.watch import Telemetry
 from meshlib.dataplane.telemetry.workload import PEER_METADATA
 
@@ -53,9 +53,10 @@ class Inbound:
         """Bytes of both bodies; whoever moves them counts."""
         self._telemetry, self._port, self._protocol = telemetry, port, protocol
         self._logs, self._spans = telemetry.told(port)
-        self._started, self._wall = telemetry.clock(), telemetry.wall()
+        self._started = telemetry.clock()
+        self._wall = telemetry.wall() if self._logs else 0.0
         self._status, self._flags, self._details = 0, "-", VIA_UPSTREAM
-        self._headers: Iterable[Header] = ()
+        self._headers: Collection[Header] = ()
         self._grpc_status = ""
         self._done = False
         self._span: Span | None = None
@@ -87,7 +88,7 @@ class Inbound:
 
             context.detach(token)
 
-    def answered(self, status: int, headers: Iterable[Header]) -> None:
+    def answered(self, status: int, headers: Collection[Header]) -> None:
         """The head of the application's response."""
         self._status, self._headers = status, headers
 
@@ -171,9 +172,7 @@ class Inbound:
         index = self.head.index
         bound = telemetry.inbound_ends(self.peer, index.get(PEER_METADATA))
         grpc = labels.is_grpc(index.get(b"content-type"))
-        sent = self.sent + _STATUS_LINE
-        for name, value in self._headers:
-            sent += len(name) + len(value) + 4
+        sent = self.sent + _STATUS_LINE + size_of_headers(self._headers)
         if grpc and not self._grpc_status:
             self.trailers(self._headers)
         end = labels.end_of(self._status, self._flags, grpc=grpc, grpc_status=self._grpc_status)

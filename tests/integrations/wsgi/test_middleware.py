@@ -15,7 +15,7 @@ from meshlib.core.request import RequestHead
 from meshlib.dataplane import context
 from meshlib.dataplane.gate import Gate
 from meshlib_wsgi import CALLER, PEER, MeshMiddleware
-from meshlib_wsgi.environ import write
+from meshlib_wsgi.environ import write, write_headers
 
 
 @pytest.fixture
@@ -201,6 +201,26 @@ def test_claims_of_outsiders_are_removed(tmp_path: Path) -> None:
     assert seen[CALLER].principal == ""
     assert sorted(key for key in seen if key.startswith("HTTP_")) == ["HTTP_HOST", "HTTP_X_MINE"]
     assert seen["CONTENT_TYPE"] == "text/plain"
+
+
+def test_only_what_the_mesh_has_changed_is_written() -> None:
+    came = RequestHead("GET", "http", "r", "/", [(b"a", b"1"), (b"x-gone", b"2"), (b"cookie", b"3")])
+    now = RequestHead(
+        "GET", "http", "s", "/", [(b"a", b"4"), (b"cookie", b"3"), (b"x-new", b"5"), (b"y_z", b"6")]
+    )
+    given = {"HTTP_A": "1", "HTTP_X_GONE": "2", "HTTP_COOKIE": "3", "HTTP_HOST": "r", "wsgi.input": None}
+    write_headers(given, now, came)
+    left = {"HTTP_A": "4", "HTTP_COOKIE": "3", "HTTP_HOST": "s", "HTTP_X_NEW": "5", "wsgi.input": None}
+    assert given == left
+    write_headers(given, RequestHead("GET", "http", "", "/"), now)
+    assert given == {"wsgi.input": None}
+
+
+def test_what_an_underscore_has_become_is_written_anew() -> None:
+    came = RequestHead("GET", "http", "r", "/", [(b"x_a", b"forged"), (b"x-a", b"1"), (b"b", b"2")])
+    given = {"HTTP_X_A": "forged,1", "HTTP_B": "2", "HTTP_HOST": "r"}
+    write_headers(given, came.plus([(b"c", b"3")]), came)
+    assert given == {"HTTP_X_A": "1", "HTTP_B": "2", "HTTP_C": "3", "HTTP_HOST": "r"}
 
 
 def test_what_is_handed_on_is_there_while_the_body_is_made(reviews: Gate) -> None:

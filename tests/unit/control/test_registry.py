@@ -1,5 +1,7 @@
 """Which endpoints stand behind a service's port."""
 
+from dataclasses import replace
+
 import pytest
 
 from meshlib.control.registration import Registration
@@ -100,6 +102,18 @@ ports: [{name: http, port: 8080}]
     assert found(registry(text)) == [("10.0.0.2", 8080)]
     any_port = documents_in(text.replace("{name: http, port: 8080}", "{name: http}"), "mesh.yaml")
     assert found(build_registry(any_port.documents)) == []
+
+
+@pytest.mark.parametrize("draining", [(True, False), (False, True), (True, True), (False, False)])
+def test_an_address_that_two_processes_serve_drains_with_the_last_of_them(
+    draining: tuple[bool, bool],
+) -> None:
+    one = server("10.0.0.1", {"http": 1})
+    servers = [replace(one, id=f"1~{number}", draining=says) for number, says in enumerate(draining)]
+    known = registry(REVIEWS % "80", *servers)
+    service = known.services["reviews.default.svc.cluster.local"][0]
+    endpoints = known.endpoints(service, service.ports[0])
+    assert [(e.address, e.draining) for e in endpoints] == [("10.0.0.1", all(draining))]
 
 
 def test_other_registrations_leave_the_first_registry_alone() -> None:

@@ -1,7 +1,10 @@
 """Paths before policies look at them; a real Envoy does the same (tests/envoy/test_authorization.py)."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from meshlib.core.authz import path
 from meshlib.core.authz.path import (
     GO_ON,
     NOT_FOUND,
@@ -82,3 +85,24 @@ def test_options(options: PathOptions, asked: str, status: int, becomes: str) ->
 )
 def test_a_whole_url_holds_the_authority(path: str, expected: tuple[str, str]) -> None:
     assert origin_form("h", path) == expected
+
+
+class Nothing:
+    """No path is plain."""
+
+    @staticmethod
+    def Match(_: str) -> None:  # noqa: N802 - RE2's
+        pass
+
+
+@given(st.text(alphabet="/a.%25;?#~é\\", max_size=12), st.sampled_from([ISTIO, STRICT, FORWARD]))
+def test_a_plain_path_is_one_in_which_there_is_nothing_to_do(tail: str, options: PathOptions) -> None:
+    asked = "/" + tail
+    with pytest.MonkeyPatch.context() as patch:
+        found = normalize(asked, options)
+        patch.setattr(path, "_PLAIN", Nothing)
+        assert normalize(asked, options) == found
+
+
+def test_a_long_path_is_no_work() -> None:
+    assert normalize("/ab" * 100_000 + "\0", ISTIO)[0] == REFUSE

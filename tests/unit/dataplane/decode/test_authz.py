@@ -1,8 +1,11 @@
 """RBAC from the wire: what it decides, and what is refused."""
 
+import itertools
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from meshlib.core.authz.question import Question
 from meshlib.core.authz.rbac import SPACE, Denied, Rbac
@@ -47,6 +50,46 @@ def test_the_first_policy_by_name_is_told() -> None:
     denied = rbac("DENY", b=(ANY, ANY), a=(ANY, ANY)).judge(question())
     assert denied is not None
     assert denied.detail == "rbac_access_denied_matched_policy[a]"
+
+
+NAMES = ("web", "batch", "page")
+LEAVES = st.one_of(
+    st.sampled_from([{"authenticated": {"principal_name": {"suffix": f"/sa/{name}"}}} for name in NAMES]),
+    st.sampled_from([{"authenticated": {}}, ANY, {"url_path": {"path": {"exact": "/a"}}}]),
+    st.just({"direct_remote_ip": {"address_prefix": "10.0.0.2", "prefix_len": 32}}),
+)
+PRINCIPALS = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=3).map(lambda ids: {"and_ids": {"ids": ids}}),
+        st.lists(inner, min_size=1, max_size=3).map(lambda ids: {"or_ids": {"ids": ids}}),
+        inner.map(lambda one: {"not_id": one}),
+    ),
+    max_leaves=5,
+)
+
+
+@given(st.lists(PRINCIPALS, max_size=4))
+def test_policies_that_a_certificate_rules_out_are_no_others_than_those_that_do_not_match(
+    principals: list[Any],
+) -> None:
+    rules = rbac("ALLOW", **{f"p{number}": (ANY, one) for number, one in enumerate(principals)}).rules
+    assert rules is not None
+    for name in (*NAMES, *NAMES):
+        for path, principal in itertools.product(("/a", "/b"), (WEB.replace("web", name), "")):
+            asked = question(path, principal)
+            all_of_them = next((one for one in rules.policies if one.holds(asked)), None)
+            assert rules.match(asked) == all_of_them
+
+
+def test_what_is_kept_of_callers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshlib.core.authz.rbac._MOST_KEPT", 10)
+    for policies in ({}, {"a": (ANY, ANY), "b": (ANY, ANY)}):
+        rules = rbac("ALLOW", **policies).rules
+        assert rules is not None
+        for number in range(50):
+            rules.match(question("/", f"{WEB}{number}"))
+        assert len(rules._by_names) <= 10
 
 
 def test_log_keeps_nobody_out() -> None:
