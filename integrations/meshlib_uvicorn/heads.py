@@ -25,7 +25,7 @@ class _Bounded:
     """Stands before uvicorn's protocol among the bases."""
 
     head_seconds: float
-    _head: asyncio.TimerHandle | None = None
+    _head_timer: asyncio.TimerHandle | None = None
     lingers: Callable[[], bool]
     cycle: Any
     loop: asyncio.AbstractEventLoop
@@ -59,13 +59,13 @@ class _Bounded:
         return now is self  # else it is a WebSocket's by now
 
     def _begin(self) -> None:
-        if self._head is None:
-            self._head = self.loop.call_later(self.head_seconds, self._too_slow)
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.head_seconds, self._too_slow)
 
     def _end(self) -> None:
-        if self._head is not None:
-            self._head.cancel()
-            self._head = None
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def _too_slow(self) -> None:
         log.info("a connection is cut off: a request's head took more than %g s", self.head_seconds)
