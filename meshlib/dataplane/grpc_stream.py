@@ -100,10 +100,14 @@ class KeptStream:
         talk: Talk,
         secure: Secure = in_the_clear,
         follow: "Callable[[KeptStream], None]" = lambda _: None,
+        doubt: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Starts nothing; `name` becomes the thread's. `follow` is told of this, to `refresh` it."""
+        """Starts nothing; `name` becomes the thread's. `follow` is told of this, to `refresh` it; `doubt` why
+        a secured connection ended before anything was heard: it may be what was shown that is not taken.
+        """
         self._name, self._address, self._path, self._talk = name, address, path, talk
         self._secure = secure
+        self._doubt = doubt
         self._fresh()
         follow(self)
 
@@ -113,6 +117,8 @@ class KeptStream:
         self._thread: threading.Thread | None = None
         self._connection: _Connection | None = None
         self._refreshing = False
+        self._stood = self._heard = False
+        """Of the last connection: whether there was one, and whether a message came."""
         self._before: _Connection | None = None
         """The one before a refresh. The stream's thread alone touches it."""
 
@@ -170,17 +176,24 @@ class KeptStream:
 
     def _one(self) -> str:
         """One stream, from its beginning to its end; why it ended."""
+        self._heard = False
         try:
             context = self._secure()
         except ControlError as error:
             return str(error)
+        why = self._opened(context)
+        if why and context is not None and self._stood and not self._heard:
+            self._doubt(why)
+        return why
+
+    def _opened(self, context: ssl.SSLContext | None) -> str:
         with self._guard:
             if self._closing.is_set():
                 return ""
             connection = self._connection = _Connection(self._address, self._path, context)
         try:
             self._talk.opened()
-            connection.run(self._talk, self._let_go)
+            connection.run(self._talk, self._has_heard)
         except OSError as error:
             return f"UNAVAILABLE: {error.strerror or error}"
         except ControlError as error:
@@ -191,6 +204,7 @@ class KeptStream:
             return repr(error)
         finally:
             self._let_go()
+            self._stood = connection.stood
             with self._guard:
                 if self._refreshing:
                     self._before, self._refreshing = connection, False
@@ -198,6 +212,10 @@ class KeptStream:
                     connection.drop()
                 self._connection = None
         return ""
+
+    def _has_heard(self) -> None:
+        self._heard = True
+        self._let_go()
 
     def _let_go(self) -> None:
         """The connection before is needed no more."""
@@ -216,6 +234,8 @@ class _Connection:
         self._bell.setblocking(False)
         self._socket: socket.socket | None = None
         self._ending = False
+        self.stood = False
+        """Whether there was a connection, secured or not yet."""
 
     def wake(self) -> None:
         with contextlib.suppress(BlockingIOError):  # full: it wakes anyway
@@ -254,6 +274,7 @@ class _Connection:
                 code = self._connected(selector, connecting)
                 selector.unregister(connecting)
             if code == 0 or self._ending:
+                self.stood = code == 0
                 connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if self._context is not None and not self._ending:
                     self._encrypt(selector, self._context, connecting)
