@@ -13,9 +13,7 @@ Rules:
   renewed serves to its end, and says so louder the nearer that is.
 - What is on disk is one file, 0600, replaced whole. It is used only if it is still good, for the same
   identity and the same fingerprint.
-- A new root is learned from the control service, over a connection that the old one vouches for. What was
-  learned so outlives the process and is newer than a fingerprint: a root that was given up since is not
-  trusted again because a setting names it. A file of roots is read anew when those last heard of do not do.
+- A new root is learned from the control service, over a connection that the old one vouches for.
 - Renewals that something else than age asks for are spread over seconds, and rarer when they do not help.
 - Streams to the control service begin anew with a new certificate: so it knows which one is in use, and none
   is cut off when the old one ends.
@@ -36,23 +34,21 @@ from google.protobuf.message import DecodeError
 
 from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane import fork
+from meshlib.dataplane.asking import Asking, calm_context
 from meshlib.dataplane.certfile import CertFile
 from meshlib.dataplane.grpc_call import CallEnded
 from meshlib.dataplane.grpc_stream import KeptStream
-from meshlib.dataplane.grpc_unary import Untrusted, call_once
-from meshlib.dataplane.tls import Contexts, Held, control_context, stranger_context
+from meshlib.dataplane.grpc_unary import call_once
+from meshlib.dataplane.tls import Contexts, Held
 from meshlib.errors import ControlUnavailable
 from meshlib.identity import renewal
 from meshlib.identity.chain import BadCertificate, Purpose, Reason, check_peer, verify_chain
 from meshlib.identity.keys import load_key, make_csr, make_key, same_key
-from meshlib.identity.pem import fingerprint, join_pem, split_pem, to_der
+from meshlib.identity.pem import join_pem, split_pem, to_der
 from meshlib.xds import pb
-from meshlib.xds.names import CONTROL_SERVER, TRUST_ROOTS
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 10.0
-"""Seconds for one call of the control service."""
 FAREWELL = 1.0
 """Seconds that a close waits for a call that is under way."""
 SHORTEST_WAIT = 0.05
@@ -61,9 +57,6 @@ SPREAD_REFUSED, SPREAD_ROOTS = 1.0, 5.0
 """Seconds over which a crowd renews that was refused, and one that hears of new roots."""
 LONGEST_DOUBT = 300.0
 """Seconds that a certificate must have been in force to be doubted at once, after one was in vain."""
-_MAY_BE_REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED", "UNAVAILABLE")
-"""Statuses of a call by certificate after which a token may still do."""
-_NEEDED = "MESHLIB_TOKEN or MESHLIB_TOKEN_FILE is needed (`meshlib ca token` makes one)"
 _known: dict[tuple[Any, ...], "Certs"] = {}
 
 
@@ -97,7 +90,7 @@ class Certs:
         """Starts nothing."""
         self._settings = settings
         self._file = CertFile(settings)
-        self._call = call
+        self._asking = Asking(settings, self._file, call, wall)
         self._wall = wall
         self._dice = dice or random.SystemRandom()
         self._lock = threading.RLock()
@@ -112,10 +105,6 @@ class Certs:
         self._doubted: Held | None = None
         self._doubts = 0
         """How many renewals in a row were asked for by doubt."""
-        self._refused: Held | None = None
-        """What the control service does not take, while it answers who shows nothing."""
-        self._pinned = ""
-        """Roots that are trusted before there is a certificate."""
         self.held: Held | None = None
         """The certificate in force."""
         self.failure = ""
@@ -133,7 +122,7 @@ class Certs:
     def health(self) -> renewal.Health | None:
         """How the certificate in force is; None: there is none."""
         held = self.held
-        if held is not None and held is self._refused:
+        if held is not None and held is self._asking.refused:
             return renewal.Health.REFUSED
         return None if held is None else renewal.health(_term(held), self._wall())
 
@@ -144,7 +133,7 @@ class Certs:
         One that the control service does not take is of none from now on: who alarms by its end alarms then.
         """
         held = self.held
-        if held is not None and held is self._refused:
+        if held is not None and held is self._asking.refused:
             return min(held.not_after, self._wall())
         return None if held is None else held.not_after
 
@@ -158,7 +147,7 @@ class Certs:
         held = self.ensure()
         last = self._for_control
         if last is None or last[0] is not held:
-            last = self._for_control = (held, _control_context(held, held.roots_pem))
+            last = self._for_control = (held, calm_context(held, held.roots_pem))
         return last[1]
 
     def ensure(self) -> Held:
@@ -253,21 +242,18 @@ class Certs:
             with fork.calm:
                 key = make_key()
                 request = pb.IstioCertificateRequest(csr=make_csr(key, None).decode())
-            answer, roots = self._answer(request.SerializeToString(), held)
-            chain = list(pb.IstioCertificateResponse.FromString(answer).cert_chain)
+            answer, newest = self._asking.certificate(request.SerializeToString(), held)
             # The last is the root, which a peer has or does not trust.
-            newest = self._newest_roots(roots)
+            chain = list(pb.IstioCertificateResponse.FromString(answer).cert_chain)
             with fork.calm:
                 made = self._held(join_pem(chain[:-1]), key, newest)
         except CallEnded as error:
-            if isinstance(error, Untrusted):
-                self._pinned = ""  # another root may be in its place, and be vouched for
             raise self._failed(str(error)) from error
         except (BadCertificate, DecodeError, ValueError, OSError) as error:
             raise self._failed(f"what it gave can't be used: {error}") from error
         if self.failure:
             log.warning("this workload has a certificate again: %s", made.principal)
-        self.failure, self._refused = "", None
+        self.failure = ""
         return made
 
     def _installed(self, made: Held, before: Held | None) -> Held:
@@ -290,131 +276,7 @@ class Certs:
         self.held = held
         self._file.write(held)
 
-    def _answer(self, request: bytes, held: Held | None) -> tuple[bytes, str]:
-        """To a request for a certificate, and the roots by which it was trusted."""
-        for roots in self._roots(held):
-            try:
-                return self._create(request, held, roots), roots
-            except Untrusted as error:
-                last = error
-        raise Untrusted(last.code, f"{last.details}; {self._other_roots()}")
-
-    def _create(self, request: bytes, held: Held | None, roots: str) -> bytes:
-        """Proves who this is by the certificate in force, else by a token."""
-        refused: CallEnded | None = None
-        if held is not None and self._wall() < held.not_after:
-            try:
-                return self._ask(pb.CREATE_CERTIFICATE, request, _control_context(held, roots))
-            except Untrusted:
-                raise
-            except CallEnded as error:
-                # A refusal in the handshake can look like a lost connection.
-                if error.code not in _MAY_BE_REFUSED:
-                    raise
-                refused = error
-        token = self._token()
-        if not token:
-            if refused is not None:
-                self._ask_roots(_control_context(None, roots))  # which raises, if nobody is answered now
-                self._refused = held
-                raise CallEnded(
-                    "UNAUTHENTICATED",
-                    f"it does not take the certificate ({refused}), and there is no token: {_NEEDED}, and a "
-                    "restart if it is in the environment",
-                )
-            raise CallEnded(
-                "UNAUTHENTICATED",
-                f"there is nothing that proves who this is: {_NEEDED}",
-            )
-        bearer = [("authorization", f"Bearer {token}")]
-        try:
-            return self._ask(pb.CREATE_CERTIFICATE, request, _control_context(None, roots), bearer)
-        except CallEnded as error:
-            if refused is None or error.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
-                raise
-            self._refused = held
-            raise CallEnded(error.code, f"by token: {error.details}; by certificate: {refused}") from error
-
-    def _ask(
-        self,
-        path: str,
-        request: bytes,
-        context: ssl.SSLContext,
-        metadata: list[tuple[str, str]] | None = None,
-    ) -> bytes:
-        return self._call(
-            self._settings.control,
-            path,
-            request,
-            context=context,
-            server_name=CONTROL_SERVER,
-            metadata=metadata or [],
-            timeout=PATIENCE,
-        )
-
-    def _token(self) -> str:
-        path = self._settings.token_file
-        if path is None:
-            return self._settings.token
-        try:
-            token = path.read_text(encoding="ascii").strip()
-        except (OSError, ValueError) as error:
-            raise CallEnded("UNAUTHENTICATED", f"the token file {path} can't be read: {error}") from None
-        return token
-
-    # Roots
-
-    def _roots(self, held: Held | None) -> Iterator[str]:
-        """The roots by which the control service may be trusted, the newest word first."""
-        settings = self._settings
-        known = held.roots_pem if held is not None else self._file.roots()
-        if known:
-            yield known
-        if settings.ca_file is not None:
-            said = settings.ca_file.read_text(encoding="ascii")
-            if not known or set(split_pem(said)) - set(split_pem(known)):
-                yield said
-        elif not known:
-            yield self._pin()
-
-    def _other_roots(self) -> str:
-        """What to do about a control service that is not trusted."""
-        if self._settings.ca_file is not None:
-            return f"if the mesh has other roots now, {self._settings.ca_file} needs them (its roots.pem)"
-        return (
-            "if the mesh has another root now, set MESHLIB_CA_FINGERPRINT as `meshlib control` prints it now"
-        )
-
-    def _pin(self) -> str:
-        """The root that the fingerprint vouches for."""
-        settings = self._settings
-        if self._pinned:
-            return self._pinned
-        if not settings.ca_fingerprint:
-            raise CallEnded(
-                "UNAVAILABLE",
-                "it is not known which certificate authority to trust: set MESHLIB_CA_FINGERPRINT as "
-                "`meshlib control` prints it, or MESHLIB_CA_FILE; or MESHLIB_ALLOW_PLAINTEXT=true, if it "
-                "serves without TLS",
-            )
-        found = self._ask_roots(_stranger_context())
-        vouched = [one for one in split_pem(found) if fingerprint(to_der(one)[0]) == settings.ca_fingerprint]
-        if not vouched:
-            raise CallEnded(
-                "UNAVAILABLE",
-                f"its certificate authority is another one than {settings.ca_fingerprint}: it is not "
-                f"trusted; {self._other_roots()}",
-            )
-        self._pinned = vouched[0]
-        return self._pinned
-
-    def _newest_roots(self, roots: str) -> str:
-        """All roots that are trusted now, by word of a control service that is trusted already."""
-        return self._ask_roots(_control_context(None, roots)) or roots
-
-    def _ask_roots(self, context: ssl.SSLContext) -> str:
-        reply = pb.Struct.FromString(self._ask(TRUST_ROOTS, b"", context))
-        return str(reply.fields["roots"].string_value) if "roots" in reply.fields else ""
+    # What is kept, and what is good
 
     def _saved(self) -> Held | None:
         """What is on disk, if it is good now."""
@@ -550,13 +412,3 @@ class Certs:
 
 def _term(held: Held) -> renewal.Term:
     return renewal.Term(held.not_before, held.not_after)
-
-
-def _control_context(held: Held | None, roots: str) -> ssl.SSLContext:
-    with fork.calm:
-        return control_context(held, roots)
-
-
-def _stranger_context() -> ssl.SSLContext:
-    with fork.calm:
-        return stranger_context()

@@ -117,8 +117,8 @@ class KeptStream:
         self._thread: threading.Thread | None = None
         self._connection: _Connection | None = None
         self._refreshing = False
-        self._stood = self._heard = False
-        """Of the last connection: whether there was one, and whether a message came."""
+        self._hung_up = self._heard = False
+        """Of the last connection: whether the other end ended it, and whether a message had come."""
         self._before: _Connection | None = None
         """The one before a refresh. The stream's thread alone touches it."""
 
@@ -176,13 +176,13 @@ class KeptStream:
 
     def _one(self) -> str:
         """One stream, from its beginning to its end; why it ended."""
-        self._heard = False
+        self._hung_up = self._heard = False
         try:
             context = self._secure()
         except ControlError as error:
             return str(error)
         why = self._opened(context)
-        if why and context is not None and self._stood and not self._heard:
+        if self._hung_up and context is not None and not self._heard:
             self._doubt(why)
         return why
 
@@ -195,8 +195,11 @@ class KeptStream:
             self._talk.opened()
             connection.run(self._talk, self._has_heard)
         except OSError as error:
+            # A refusal in the handshake can look like a lost connection; who is slow refuses nobody.
+            self._hung_up = connection.stood and not isinstance(error, TimeoutError)
             return f"UNAVAILABLE: {error.strerror or error}"
         except ControlError as error:
+            self._hung_up = isinstance(error, CallEnded) and error.code == "UNAUTHENTICATED"
             return str(error)
         except Exception as error:
             # The thread must live: without it nothing would ever be heard again.
@@ -204,7 +207,6 @@ class KeptStream:
             return repr(error)
         finally:
             self._let_go()
-            self._stood = connection.stood
             with self._guard:
                 if self._refreshing:
                     self._before, self._refreshing = connection, False

@@ -199,14 +199,14 @@ def test_roots_that_come_during_a_renewal_stay(make: Make, control: SmallControl
     """Asked for a certificate, control is slow; meanwhile the stream says that there is a new root."""
     certs = make()
     old = certs.ensure().roots_pem
-    call, new = certs._call, SmallCa("new", now=NOW).pem
+    call, new = certs._asking._call, SmallCa("new", now=NOW).pem
 
     def slow(*arguments: Any, **options: Any) -> bytes:
         answer = call(*arguments, **options)
         certs.trust(old + new)
         return answer
 
-    certs._call = slow
+    certs._asking._call = slow
     certs.renew()
     assert certs.held is not None
     assert split_pem(certs.held.roots_pem) == split_pem(old + new)
@@ -341,9 +341,10 @@ def test_refused_without_a_token_is_an_alarm_that_says_what_to_do(
     looks(certs, clock, NOW + 60)
     assert (certs.held, certs.health) == (held, Health.REFUSED)
     assert certs.health.alarm
+    assert certs.ends == clock.now
     (record,) = [one for one in caplog.records if one.levelname == "ERROR"]
     text = record.getMessage()
-    assert f"the certificate of {CART} is not taken by the control service any more; a new one can't" in text
+    assert f"the certificate of {CART} is of no use at the control service any more; a new one can't" in text
     assert (
         "there is no token: MESHLIB_TOKEN or MESHLIB_TOKEN_FILE is needed (`meshlib ca token` makes" in text
     )
@@ -417,6 +418,7 @@ def test_a_file_of_roots_is_read_anew_when_those_that_are_known_do_not_do(
     control.authority = Authority.open(tmp_path / "new", trust_domain="cluster.local", now=NOW)
     with pytest.raises(ControlUnavailable, match=r"other roots now, .*roots.pem needs them"):
         certs.renew()
+    assert certs.health is Health.REFUSED
     path.write_text(path.read_text() + control.authority.roots_pem)
     assert certs.renew().roots_pem == control.authority.roots_pem
     assert control.proofs[1:] == ["Bearer a-good-token"]
@@ -798,14 +800,14 @@ def test_a_renewal_that_breaks_is_told_and_tried_again(
 ) -> None:
     certs = make()
     before = certs.ensure()
-    call, breaks = certs._call, [RuntimeError("nobody thought of that")]
+    call, breaks = certs._asking._call, [RuntimeError("nobody thought of that")]
 
     def broken(*arguments: Any, **options: Any) -> bytes:
         if breaks:
             raise breaks.pop()
         return call(*arguments, **options)
 
-    certs._call = broken
+    certs._asking._call = broken
     clock.now = NOW + 0.52 * HOUR
     waits = looks(certs, clock, clock.now + 30)
     assert waits[1] <= 1.5 * FIRST_PAUSE_S
