@@ -5,6 +5,8 @@
 Rules:
 
 - The arbiter registers, once, whatever its workers do; it is it that lives as long as the server.
+- What can be known to be wrong before a worker is forked (settings, what it is bound to) ends gunicorn.
+  What fails later is an error in gunicorn's log, and is tried again for ever: the server serves meanwhile.
 - Others hear that the server leaves before it stops taking requests: the first SIGTERM waits for that,
   on a thread; then gunicorn is told. A second one does not wait.
 - gunicorn makes its workers in the arbiter, before it forks: that is where this begins.
@@ -16,7 +18,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import meshlib
@@ -25,6 +28,8 @@ import meshlib.dataplane.register
 from meshlib.bootstrap import Bootstrap, bootstrap
 from meshlib.xds import pb
 
+LONGEST_PAUSE = 30.0
+"""Seconds between two tries to register; the first pause is one second, each other twice as long."""
 _ANYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 _present: "dict[int, Presence]" = {}
 """By process: a fork's child knows its parent's, and does not use it."""
@@ -33,9 +38,17 @@ _present: "dict[int, Presence]" = {}
 class Presence:
     """Of one arbiter."""
 
-    def __init__(self, listening: socket.socket) -> None:
+    def __init__(
+        self,
+        listening: socket.socket,
+        log: Any,
+        register: Callable[..., meshlib.Registration] = meshlib.register,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`log` is gunicorn's. ConfigError: a setting can't be used."""
         self._process = os.getpid()
-        self._listening = listening
+        self._settings = settings_of(listening)
+        self._log, self._enter, self._sleep = log, register, sleep
         self._registration: meshlib.Registration | None = None
         self._leaving = False
         self._before: Any = None
@@ -54,10 +67,18 @@ class Presence:
 
     def _register(self) -> None:
         os.read(self._reader, 1)
-        settings = settings_of(self._listening)
-        self._registration = meshlib.register(
-            mutual_tls=not settings.allow_plaintext, ports=dict(settings.ports), address=settings.address
-        )
+        settings, pause = self._settings, 1.0
+        while self._registration is None:
+            try:
+                self._registration = self._enter(
+                    mutual_tls=not settings.allow_plaintext,
+                    ports=dict(settings.ports),
+                    address=settings.address or None,  # or the one that leads to the control service
+                )
+            except Exception as error:  # noqa: BLE001 - it is told; from this thread nobody else would hear
+                self._log.error("this server is not in the mesh, next try in %.0f s: %s", pause, error)
+                self._sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
 
     def _term(self, number: int, frame: Any) -> None:
         registration = self._registration
@@ -74,11 +95,11 @@ class Presence:
             self._before(number, None)
 
 
-def present(sockets: Sequence[Any]) -> Presence:
-    """The presence of this arbiter, whose sockets these are."""
+def present(sockets: Sequence[Any], log: Any) -> Presence:
+    """The presence of this arbiter, whose sockets and log these are. ConfigError: it can't be in the mesh."""
     found = _present.get(os.getpid())
     if found is None:
-        found = _present[os.getpid()] = Presence(listening(sockets))
+        found = _present[os.getpid()] = Presence(listening(sockets), log)
     found.hear()
     return found
 
@@ -95,7 +116,10 @@ def listening(sockets: Sequence[Any]) -> socket.socket:
 
 
 def settings_of(one: socket.socket) -> Bootstrap:
-    """The environment's settings; where they do not say it, the address and the port are the socket's."""
+    """The environment's settings; where they do not say it, the address and the port are the socket's.
+
+    `address` stays empty for a socket that is bound to every address.
+    """
     host, port = one.getsockname()[:2]
     found = bootstrap()
     return bootstrap(

@@ -6,6 +6,9 @@ gunicorn ends with the reason.
 
 from typing import Any
 
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
+
 import meshlib
 from meshlib.dataplane.gate import Gate
 from meshlib_gunicorn.presence import listening, present
@@ -19,6 +22,7 @@ class Meshed:
 
     sockets: Any
     cfg: Any
+    log: Any
     gate: Gate
     """Of the port; in the worker only."""
     patience: float
@@ -27,7 +31,10 @@ class Meshed:
     def __init__(self, *args: Any, **named: Any) -> None:
         """In the arbiter, before the fork."""
         super().__init__(*args, **named)
-        self.presence = present(self.sockets)
+        try:
+            self.presence = present(self.sockets, self.log)
+        except meshlib.ConfigError as error:
+            raise HaltServer(str(error), Arbiter.WORKER_BOOT_ERROR) from None  # gunicorn ends, and says why
 
     def load_wsgi(self) -> None:
         """In the worker: the policy first, then the application."""

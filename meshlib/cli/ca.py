@@ -88,12 +88,21 @@ def rotate_root(
             help="How long the old root is trusted after that: the longest life of a certificate in use.",
         ),
     ] = "2160h",
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if times are so short that clients may be left out.")
+    ] = False,
 ) -> None:
     """Make a new root that takes the place of the old one, step by step, with no restart anywhere."""
+    from meshlib.cli.ca_rotation import hasty
     from meshlib.cli.render_ca import show_ca
     from meshlib.control.ca.authority import Authority
 
     times = {name: _seconds(text, name) for name, text in (("--overlap", overlap), ("--keep", keep))}
+    for warning in (found := hasty(times["--overlap"], times["--keep"])):
+        typer.echo(f"warning: {warning}", err=True)
+    if found and not force:
+        typer.echo("Nothing was done; --force does it all the same.", err=True)
+        raise typer.Exit(2)
     now = time.time()
     authority = Authority.existing(folder_of(state), now=now)
     authority.rotate_root(now, overlap_s=times["--overlap"], keep_s=times["--keep"])

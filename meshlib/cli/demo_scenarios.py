@@ -58,6 +58,10 @@ class Traffic:
         """Who answered requests that were sent at `moment` or later."""
         return Counter(version for at, version in self.answers if at >= moment)
 
+    def latest(self, count: int, moment: float) -> Counter[str]:
+        """Who answered the last so many requests that were sent at `moment` or later; fewer, if there are."""
+        return Counter([version for at, version in self.answers if at >= moment][-count:])
+
     def first(self, version: str, moment: float) -> float | None:
         """Seconds from `moment` until `version` answered a request; None if it did not."""
         return next((at - moment for at, who in self.answers if at >= moment and who == version), None)
@@ -296,14 +300,15 @@ class Scenarios:
             self._file.write_text(self._shipped)
             await asyncio.to_thread(self.stage.start_control)
             saved = self._save(with_weights(self._shipped, 0, 100))
-            await self._look(lambda: set(traffic.since(time.monotonic() - 0.5)) == {"v2"})
-            took = traffic.last("v1", saved)
-        last = Counter(version for _, version in traffic.answers[-MANY:])
+            await self._look(lambda: traffic.latest(MANY, saved) == {"v2": MANY})
+            told = time.monotonic()  # what is asked from now on counts
+            await self._look(lambda: traffic.since(told).total() >= MANY)
+            last, took = traffic.since(told), traffic.last("v1", saved)
         self._row(
             "control again, edit: v2 100 %",
             f"reviews v2 only, in {REJOIN_LIMIT:.0f} s, 0 failed",
             f"{_counts(last)}, in {_seconds(took)}, {traffic.failures}",
-            set(last) == {"v2"} and took < REJOIN_LIMIT and not traffic.failed,
+            set(last) == {"v2"} and last.total() >= MANY and took < REJOIN_LIMIT and not traffic.failed,
         )
 
     async def _ask(self, times: int, headers: dict[str, str]) -> Counter[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane.tls import Held
-from meshlib.identity.pem import split_pem
+from meshlib.identity.pem import split_pem, to_der
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,16 @@ class CertFile:
             log.info("the certificate in %s is not used: it is of another authority than %s", path, ours)
             return None
         return str(said["chain"]), key, roots
+
+    def roots(self) -> str:
+        """The roots that were kept, whatever became of the certificate; empty: there are none to use."""
+        try:
+            said = self.read()
+            if said is not None and to_der(said[2]):
+                return said[2]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # who reads the certificate says so
+        return ""
 
     def write(self, held: Held) -> None:
         """Replaces what was kept."""

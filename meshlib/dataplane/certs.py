@@ -1,8 +1,10 @@
 """The workload's own certificate: got when it is first needed, renewed at half its life, kept on disk.
 
-    roots      a file, or what the control service names and a fingerprint vouches for
+    roots      those last heard of; at first a file, or what control names and a fingerprint vouches for
     first      a token proves who this is (`istio.v1.auth`, CreateCertificate)
     later      the certificate in force does; the token again, if that is not taken any more
+    renewed    at half its life; at once when new roots come, when the roots do not vouch for it any more,
+               and when the control service hangs up on who shows it
 
 Rules:
 
@@ -12,11 +14,13 @@ Rules:
 - What is on disk is one file, 0600, replaced whole. It is used only if it is still good, for the same
   identity and the same fingerprint.
 - A new root is learned from the control service, over a connection that the old one vouches for.
+- Renewals that something else than age asks for are spread over seconds, and rarer when they do not help.
 - Streams to the control service begin anew with a new certificate: so it knows which one is in use, and none
   is cut off when the old one ends.
 """
 
 import logging
+import math
 import random
 import ssl
 import threading
@@ -30,29 +34,29 @@ from google.protobuf.message import DecodeError
 
 from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane import fork
+from meshlib.dataplane.asking import Asking, calm_context
 from meshlib.dataplane.certfile import CertFile
 from meshlib.dataplane.grpc_call import CallEnded
 from meshlib.dataplane.grpc_stream import KeptStream
-from meshlib.dataplane.grpc_unary import Untrusted, call_once
-from meshlib.dataplane.tls import Contexts, Held, control_context, stranger_context
+from meshlib.dataplane.grpc_unary import call_once
+from meshlib.dataplane.tls import Contexts, Held
 from meshlib.errors import ControlUnavailable
 from meshlib.identity import renewal
 from meshlib.identity.chain import BadCertificate, Purpose, Reason, check_peer, verify_chain
 from meshlib.identity.keys import load_key, make_csr, make_key, same_key
-from meshlib.identity.pem import fingerprint, join_pem, split_pem, to_der
+from meshlib.identity.pem import join_pem, split_pem, to_der
 from meshlib.xds import pb
-from meshlib.xds.names import CONTROL_SERVER, TRUST_ROOTS
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 10.0
-"""Seconds for one call of the control service."""
 FAREWELL = 1.0
 """Seconds that a close waits for a call that is under way."""
 SHORTEST_WAIT = 0.05
 """Seconds between two looks at the least, whatever the clock on the wall does."""
-_MAY_BE_REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED", "UNAVAILABLE")
-"""Statuses of a call by certificate after which a token may still do."""
+SPREAD_REFUSED, SPREAD_ROOTS = 1.0, 5.0
+"""Seconds over which a crowd renews that was refused, and one that hears of new roots."""
+LONGEST_DOUBT = 300.0
+"""Seconds that a certificate must have been in force to be doubted at once, after one was in vain."""
 _known: dict[tuple[Any, ...], "Certs"] = {}
 
 
@@ -86,7 +90,7 @@ class Certs:
         """Starts nothing."""
         self._settings = settings
         self._file = CertFile(settings)
-        self._call = call
+        self._asking = Asking(settings, self._file, call, wall)
         self._wall = wall
         self._dice = dice or random.SystemRandom()
         self._lock = threading.RLock()
@@ -94,10 +98,13 @@ class Certs:
         self._swap = threading.Lock()
         self._users = 0
         self._streams: weakref.WeakSet[KeptStream] = weakref.WeakSet()
-        self._wake = threading.Event()
+        self._wake, self._stop = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
-        self._pinned = ""
-        """Roots that are trusted before there is a certificate."""
+        self._due_at = math.inf
+        """When to renew, whatever its age."""
+        self._doubted: Held | None = None
+        self._doubts = 0
+        """How many renewals in a row were asked for by doubt."""
         self.held: Held | None = None
         """The certificate in force."""
         self.failure = ""
@@ -115,7 +122,20 @@ class Certs:
     def health(self) -> renewal.Health | None:
         """How the certificate in force is; None: there is none."""
         held = self.held
+        if held is not None and held is self._asking.refused:
+            return renewal.Health.REFUSED
         return None if held is None else renewal.health(_term(held), self._wall())
+
+    @property
+    def ends(self) -> float | None:
+        """Until when the certificate in force is of use, in seconds since 1970; None: there is none.
+
+        One that the control service does not take is of none from now on: who alarms by its end alarms then.
+        """
+        held = self.held
+        if held is not None and held is self._asking.refused:
+            return min(held.not_after, self._wall())
+        return None if held is None else held.not_after
 
     def secure(self) -> ssl.SSLContext | None:
         """The TLS context for a connection to the control service; gets a certificate first, if need be.
@@ -127,7 +147,7 @@ class Certs:
         held = self.ensure()
         last = self._for_control
         if last is None or last[0] is not held:
-            last = self._for_control = (held, _control_context(held, held.roots_pem))
+            last = self._for_control = (held, calm_context(held, held.roots_pem))
         return last[1]
 
     def ensure(self) -> Held:
@@ -152,15 +172,40 @@ class Certs:
         """The control service says which roots are trusted now. Waits for no network."""
         with self._swap:
             held = self.held
-            if held is None or set(split_pem(roots_pem)) in (set(), set(split_pem(held.roots_pem))):
+            if held is None:
+                return
+            said, known = set(split_pem(roots_pem)), set(split_pem(held.roots_pem))
+            if said in (set(), known):
                 return
             self._adopt(replace(held, roots_pem=roots_pem))
+            if not self._vouched(held, roots_pem):
+                self._hasten(self._dice.random() * SPREAD_REFUSED)
+            elif said - known and not self._vouched(held, join_pem(said - known)):
+                self._hasten(self._dice.random() * SPREAD_ROOTS)
+
+    def doubt(self, why: str) -> None:
+        """The control service was reached and hung up, before a word, on who showed the certificate."""
+        with self._swap:
+            held = self.held
+            if held is None or held is self._doubted:
+                return
+            log.info("the certificate may be refused, a new one is asked for: %s", why)
+            young = self._wall() - held.not_before < LONGEST_DOUBT
+            self._doubts = self._doubts + 1 if young else 1
+            self._doubted = held
+            self._hasten(
+                self._dice.random() * SPREAD_REFUSED + min(2.0 ** (self._doubts - 1) - 1, LONGEST_DOUBT)
+            )
 
     def renew(self) -> Held:
         """A new certificate, now. ControlUnavailable: it can't be had; the one in force stays."""
         with self._lock:
-            before = self.held
-            return self._installed(self._renewed(), before)
+            before, due = self.held, self._due_at
+            made = self._installed(self._renewed(), before)
+            with self._swap:
+                if self._due_at == due:
+                    self._due_at = math.inf
+            return made
 
     def follow(self, stream: KeptStream) -> None:
         """It is secured by `secure`, and refreshed when there is a new certificate."""
@@ -183,6 +228,7 @@ class Certs:
     def close(self) -> None:
         """Renewal ends; what is held stays, and a later need starts it again."""
         with self._swap:
+            self._stop.set()
             self._wake.set()
             thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
@@ -193,19 +239,15 @@ class Certs:
     def _renewed(self) -> Held:
         held = self.held
         try:
-            roots = self._roots(held)
             with fork.calm:
                 key = make_key()
                 request = pb.IstioCertificateRequest(csr=make_csr(key, None).decode())
-            answer = self._create(request.SerializeToString(), held, roots)
-            chain = list(pb.IstioCertificateResponse.FromString(answer).cert_chain)
+            answer, newest = self._asking.certificate(request.SerializeToString(), held)
             # The last is the root, which a peer has or does not trust.
-            newest = self._newest_roots(roots)
+            chain = list(pb.IstioCertificateResponse.FromString(answer).cert_chain)
             with fork.calm:
                 made = self._held(join_pem(chain[:-1]), key, newest)
         except CallEnded as error:
-            if isinstance(error, Untrusted):
-                self._pinned = ""  # another root may be in its place, and be vouched for
             raise self._failed(str(error)) from error
         except (BadCertificate, DecodeError, ValueError, OSError) as error:
             raise self._failed(f"what it gave can't be used: {error}") from error
@@ -234,98 +276,7 @@ class Certs:
         self.held = held
         self._file.write(held)
 
-    def _create(self, request: bytes, held: Held | None, roots: str) -> bytes:
-        """Proves who this is by the certificate in force, else by a token."""
-        refused: CallEnded | None = None
-        if held is not None and self._wall() < held.not_after:
-            try:
-                return self._ask(pb.CREATE_CERTIFICATE, request, _control_context(held, roots))
-            except Untrusted:
-                raise
-            except CallEnded as error:
-                # A refusal in the handshake can look like a lost connection.
-                if error.code not in _MAY_BE_REFUSED:
-                    raise
-                refused = error
-        token = self._token()
-        if not token:
-            if refused is not None:
-                raise refused
-            raise CallEnded(
-                "UNAUTHENTICATED",
-                "there is nothing that proves who this is: MESHLIB_TOKEN or MESHLIB_TOKEN_FILE is needed "
-                "(`meshlib ca token` makes one)",
-            )
-        bearer = [("authorization", f"Bearer {token}")]
-        try:
-            return self._ask(pb.CREATE_CERTIFICATE, request, _control_context(None, roots), bearer)
-        except CallEnded as error:
-            if refused is None or error.code == "UNAVAILABLE":
-                raise
-            raise CallEnded(error.code, f"by token: {error.details}; by certificate: {refused}") from error
-
-    def _ask(
-        self,
-        path: str,
-        request: bytes,
-        context: ssl.SSLContext,
-        metadata: list[tuple[str, str]] | None = None,
-    ) -> bytes:
-        return self._call(
-            self._settings.control,
-            path,
-            request,
-            context=context,
-            server_name=CONTROL_SERVER,
-            metadata=metadata or [],
-            timeout=PATIENCE,
-        )
-
-    def _token(self) -> str:
-        path = self._settings.token_file
-        if path is None:
-            return self._settings.token
-        try:
-            token = path.read_text(encoding="ascii").strip()
-        except (OSError, ValueError) as error:
-            raise CallEnded("UNAUTHENTICATED", f"the token file {path} can't be read: {error}") from None
-        return token
-
-    # Roots
-
-    def _roots(self, held: Held | None) -> str:
-        """The roots by which the control service is trusted."""
-        settings = self._settings
-        if held is not None:
-            return held.roots_pem
-        if settings.ca_file is not None:
-            return settings.ca_file.read_text(encoding="ascii")
-        if self._pinned:
-            return self._pinned
-        if not settings.ca_fingerprint:
-            raise CallEnded(
-                "UNAVAILABLE",
-                "it is not known which certificate authority to trust: set MESHLIB_CA_FINGERPRINT as "
-                "`meshlib control` prints it, or MESHLIB_CA_FILE; or MESHLIB_ALLOW_PLAINTEXT=true, if it "
-                "serves without TLS",
-            )
-        found = self._ask_roots(_stranger_context())
-        vouched = [one for one in split_pem(found) if fingerprint(to_der(one)[0]) == settings.ca_fingerprint]
-        if not vouched:
-            raise CallEnded(
-                "UNAVAILABLE",
-                f"its certificate authority is another one than {settings.ca_fingerprint}: it is not trusted",
-            )
-        self._pinned = vouched[0]
-        return self._pinned
-
-    def _newest_roots(self, roots: str) -> str:
-        """All roots that are trusted now, by word of a control service that is trusted already."""
-        return self._ask_roots(_control_context(None, roots)) or roots
-
-    def _ask_roots(self, context: ssl.SSLContext) -> str:
-        reply = pb.Struct.FromString(self._ask(TRUST_ROOTS, b"", context))
-        return str(reply.fields["roots"].string_value) if "roots" in reply.fields else ""
+    # What is kept, and what is good
 
     def _saved(self) -> Held | None:
         """What is on disk, if it is good now."""
@@ -341,6 +292,15 @@ class Certs:
             return None
         # What is shown to others has no grace.
         return found if found is not None and self._wall() < found.not_after else None
+
+    def _vouched(self, held: Held, roots: str) -> bool:
+        """Whether the chain leads to one of these roots."""
+        try:
+            with fork.calm:
+                verify_chain(to_der(held.chain_pem), roots, self._wall(), purpose=Purpose.CLIENT)
+        except (BadCertificate, ValueError):
+            return False
+        return True
 
     def _held(self, chain: str, key: bytes, roots: str) -> Held:
         """A chain without its root, checked. BadCertificate, ValueError: it is not good."""
@@ -359,23 +319,36 @@ class Certs:
             return
         with self._swap:  # so that no fork comes between
             if self._thread is None:
-                self._wake = threading.Event()
+                self._wake, self._stop = threading.Event(), threading.Event()
                 thread = threading.Thread(target=self._run, name="meshlib-certs", daemon=True)
                 thread.start()
                 self._thread = thread
 
     def _run(self) -> None:
-        wake = self._wake
+        wake, stop = self._wake, self._stop
         for seconds in self.kept_fresh():
-            if wake.wait(seconds):
+            wake.wait(seconds)
+            wake.clear()
+            if stop.is_set():
                 return
+
+    def _hasten(self, seconds: float) -> None:
+        """Renews in so many seconds, whatever its age. Under `_swap`."""
+        self._due_at = min(self._due_at, self._wall() + seconds)
+        self._wake.set()
+
+    def _is_due(self, jitter: float) -> bool:
+        now = self._wall()
+        return self.held is not None and (
+            now >= self._due_at or renewal.is_due(_term(self.held), now, jitter)
+        )
 
     def kept_fresh(self) -> Iterator[float]:
         """Renews whenever that is due, without end; yields how many seconds to wait before the next look."""
         failures, jitter, told = 0, self._jitter(), renewal.Health.OK
         while True:
             yield self._pause(failures, jitter)
-            if self.held is None or not renewal.is_due(_term(self.held), self._wall(), jitter):
+            if not self._is_due(jitter):
                 failures = 0
                 continue
             try:
@@ -387,7 +360,7 @@ class Certs:
             except Exception as error:
                 # Nobody else would hear of it, and without renewal the workload is lost.
                 failures += 1
-                log.exception("the certificate of %s was not renewed; it is tried again", self.held.principal)
+                log.exception("the certificate of %s was not renewed; it is tried again", self._whose)
                 told = self._alarm(told, error)
 
     def _pause(self, failures: int, jitter: float) -> float:
@@ -396,7 +369,11 @@ class Certs:
         term, now = _term(self.held), self._wall()
         if failures:
             return renewal.pause(term, now, failures, self._jitter())
-        return max(SHORTEST_WAIT, renewal.wait(term, now, jitter))
+        return max(SHORTEST_WAIT, min(renewal.wait(term, now, jitter), self._due_at - now))
+
+    @property
+    def _whose(self) -> str:
+        return "" if self.held is None else self.held.principal
 
     def _jitter(self) -> float:
         return 2 * self._dice.random() - 1
@@ -410,7 +387,7 @@ class Certs:
         log.log(
             level,
             "the certificate of %s %s; a new one can't be had: %s",
-            self.held and self.held.principal,
+            self._whose,
             now.value,
             error,
         )
@@ -429,19 +406,9 @@ class Certs:
     def after_fork_in_child(self) -> None:
         """The certificate stays; the child renews for itself, from its first need on."""
         self._lock, self._swap = threading.RLock(), threading.Lock()
-        self._wake = threading.Event()
+        self._wake, self._stop = threading.Event(), threading.Event()
         self._thread = None
 
 
 def _term(held: Held) -> renewal.Term:
     return renewal.Term(held.not_before, held.not_after)
-
-
-def _control_context(held: Held | None, roots: str) -> ssl.SSLContext:
-    with fork.calm:
-        return control_context(held, roots)
-
-
-def _stranger_context() -> ssl.SSLContext:
-    with fork.calm:
-        return stranger_context()

@@ -100,10 +100,14 @@ class KeptStream:
         talk: Talk,
         secure: Secure = in_the_clear,
         follow: "Callable[[KeptStream], None]" = lambda _: None,
+        doubt: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Starts nothing; `name` becomes the thread's. `follow` is told of this, to `refresh` it."""
+        """Starts nothing; `name` becomes the thread's. `follow` is told of this, to `refresh` it; `doubt` why
+        a secured connection ended before anything was heard: it may be what was shown that is not taken.
+        """
         self._name, self._address, self._path, self._talk = name, address, path, talk
         self._secure = secure
+        self._doubt = doubt
         self._fresh()
         follow(self)
 
@@ -113,6 +117,8 @@ class KeptStream:
         self._thread: threading.Thread | None = None
         self._connection: _Connection | None = None
         self._refreshing = False
+        self._hung_up = self._heard = False
+        """Of the last connection: whether the other end ended it, and whether a message had come."""
         self._before: _Connection | None = None
         """The one before a refresh. The stream's thread alone touches it."""
 
@@ -170,20 +176,30 @@ class KeptStream:
 
     def _one(self) -> str:
         """One stream, from its beginning to its end; why it ended."""
+        self._hung_up = self._heard = False
         try:
             context = self._secure()
         except ControlError as error:
             return str(error)
+        why = self._opened(context)
+        if self._hung_up and context is not None and not self._heard:
+            self._doubt(why)
+        return why
+
+    def _opened(self, context: ssl.SSLContext | None) -> str:
         with self._guard:
             if self._closing.is_set():
                 return ""
             connection = self._connection = _Connection(self._address, self._path, context)
         try:
             self._talk.opened()
-            connection.run(self._talk, self._let_go)
+            connection.run(self._talk, self._has_heard)
         except OSError as error:
+            # A refusal in the handshake can look like a lost connection; who is slow refuses nobody.
+            self._hung_up = connection.stood and not isinstance(error, TimeoutError)
             return f"UNAVAILABLE: {error.strerror or error}"
         except ControlError as error:
+            self._hung_up = isinstance(error, CallEnded) and error.code == "UNAUTHENTICATED"
             return str(error)
         except Exception as error:
             # The thread must live: without it nothing would ever be heard again.
@@ -198,6 +214,10 @@ class KeptStream:
                     connection.drop()
                 self._connection = None
         return ""
+
+    def _has_heard(self) -> None:
+        self._heard = True
+        self._let_go()
 
     def _let_go(self) -> None:
         """The connection before is needed no more."""
@@ -216,6 +236,8 @@ class _Connection:
         self._bell.setblocking(False)
         self._socket: socket.socket | None = None
         self._ending = False
+        self.stood = False
+        """Whether there was a connection, secured or not yet."""
 
     def wake(self) -> None:
         with contextlib.suppress(BlockingIOError):  # full: it wakes anyway
@@ -254,6 +276,7 @@ class _Connection:
                 code = self._connected(selector, connecting)
                 selector.unregister(connecting)
             if code == 0 or self._ending:
+                self.stood = code == 0
                 connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if self._context is not None and not self._ending:
                     self._encrypt(selector, self._context, connecting)

@@ -105,7 +105,7 @@ def secured(certs: "Certs | None") -> Callable[..., KeptStream]:
     """Makes streams to the control service that are secured by that certificate, or not at all."""
     if certs is None:
         return KeptStream
-    return functools.partial(KeptStream, secure=certs.secure, follow=certs.follow)
+    return functools.partial(KeptStream, secure=certs.secure, follow=certs.follow, doubt=certs.doubt)
 
 
 class Mesh:
@@ -142,8 +142,7 @@ class Mesh:
         fork.watch(self)
 
     def _certificate_ends(self) -> float | None:
-        held = None if self._certs is None else self._certs.held
-        return None if held is None else held.not_after
+        return None if self._certs is None else self._certs.ends
 
     def _client(self) -> Client:
         who = self.bootstrap

@@ -4,23 +4,30 @@ Rules:
 
 - A context is made once for a policy and a certificate; a new certificate makes new ones. Connections
   that stand keep theirs.
+- Files that a policy names are looked at when a connection is made, at most once a second; changed ones make
+  a new context. If they can't be used, the last good one stays, with a warning.
 - OpenSSL checks the chain to the roots. What it leaves open is checked after the handshake, before a
   byte of a request leaves: that the certificate is a workload's, and whose (`ClientTls.sans`).
 - Keys are handed to OpenSSL without leaving a file behind.
 """
 
 import contextlib
+import logging
 import os
 import ssl
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from meshlib.core.mtls import ClientTls, InboundMode, SanMatch, ServerTls, Trust
 
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+"""Between two looks at a policy's files."""
 _VERSIONS = {"TLSv1_2": ssl.TLSVersion.TLSv1_2, "TLSv1_3": ssl.TLSVersion.TLSv1_3}
 _MOST_CONTEXTS = 256
 _NAMED = ("URI", "DNS", "IP Address")
@@ -42,6 +49,22 @@ class Held:
     """Seconds since 1970."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Filed:
+    """A context made from a policy's files, and what is known of them."""
+
+    context: ssl.SSLContext
+    held: Held | None
+    stamps: "Stamps"
+    looked: float
+    failed: "Stamps | None" = None
+    """Of what could not be used since."""
+
+
+Stamps = tuple[tuple[int, int, int] | None, ...]
+"""Of each file what changes when it does; None: it is not there."""
+
+
 class NotTrusted(OSError):
     """The peer's certificate is good, but not of one that was asked for."""
 
@@ -49,15 +72,24 @@ class NotTrusted(OSError):
 class Contexts:
     """The contexts of one workload. Thread-safe: a context that two make at once is made twice."""
 
-    def __init__(self, held: Callable[[], Held | None], wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        held: Callable[[], Held | None],
+        wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`held` gives the certificate in force; `wall` is in seconds since 1970."""
         self._held = held
         self._wall = wall
+        self._clock = clock
+        self._filed: dict[ClientTls, _Filed] = {}
         self._made: dict[tuple[ClientTls | ServerTls, Held | None], ssl.SSLContext] = {}
 
     def client(self, policy: ClientTls) -> ssl.SSLContext:
         """The context for a connection by that policy. OSError: a file or certificate can't be used."""
         held = self._held()
+        if _files(policy):
+            return self._of_files(policy, held)
         return self._kept(policy, held, lambda: _client(policy, held))
 
     def server(self, policy: ServerTls) -> ssl.SSLContext:
@@ -113,6 +145,28 @@ class Contexts:
         except BadCertificate as error:
             raise NotTrusted(f"its certificate is refused: {error}") from None
 
+    def _of_files(self, policy: ClientTls, held: Held | None) -> ssl.SSLContext:
+        now, last = self._clock(), self._filed.get(policy)
+        if last is not None and last.held is held and now < last.looked + LOOK_SECONDS:
+            return last.context
+        stamps = _stamps(policy)  # before they are read, so that no later change is missed
+        if last is not None and last.held is held and last.stamps == stamps and last.failed is None:
+            self._filed[policy] = replace(last, looked=now)
+            return last.context
+        try:
+            made = _Filed(_client(policy, held), held, stamps, now)
+        except OSError as error:
+            if last is None:
+                raise
+            if last.failed != stamps:
+                files = ", ".join(_files(policy))
+                log.warning("%s can't be used, what was read before stays: %s", files, words(error))
+            made = replace(last, looked=now, held=held, failed=stamps)
+        if len(self._filed) >= _MOST_CONTEXTS:
+            self._filed = {}
+        self._filed[policy] = made
+        return made.context
+
     def _kept(
         self, policy: ClientTls | ServerTls, held: Held | None, make: Callable[[], ssl.SSLContext]
     ) -> ssl.SSLContext:
@@ -133,6 +187,24 @@ def words(error: OSError) -> str:
         said = error.strerror or str(error)
         return said.rpartition("] ")[2].partition(" (_ssl.c")[0].lower()
     return error.strerror or str(error)
+
+
+def _files(policy: ClientTls) -> list[str]:
+    ca_file = policy.ca_file if policy.trust is Trust.FILE else ""
+    shown = (policy.certificate_file, policy.key_file) if not policy.mesh_identity else ()
+    return [one for one in (ca_file, *shown) if one]
+
+
+def _stamps(policy: ClientTls) -> Stamps:
+    found: list[tuple[int, int, int] | None] = []
+    for one in _files(policy):
+        try:
+            about = os.stat(one)  # noqa: PTH116 - at each look
+        except OSError:
+            found.append(None)
+        else:
+            found.append((about.st_mtime_ns, about.st_size, about.st_ino))
+    return tuple(found)
 
 
 def _client(policy: ClientTls, held: Held | None) -> ssl.SSLContext:

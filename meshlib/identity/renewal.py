@@ -33,6 +33,8 @@ class Health(Enum):
     LATE = "should have been renewed"
     EXPIRING = "ends soon and could not be renewed"
     EXPIRED = "has ended"
+    REFUSED = "is of no use at the control service any more"
+    """Whatever its term; who looks at the term alone never says so."""
 
     @property
     def alarm(self) -> bool:

@@ -40,8 +40,9 @@ def test_status_in_words_and_as_json(tmp_path: Path, running: Authority) -> None
 
 def test_rotate_root_and_the_service_notices(tmp_path: Path, running: Authority) -> None:
     state, old = str(tmp_path / "state"), running.fingerprint
-    done = meshlib("ca", "rotate-root", "--state", state, "--overlap", "1s", "--keep", "1h")
+    done = meshlib("ca", "rotate-root", "--state", state, "--overlap", "1s", "--keep", "1h", "--force")
     assert done.returncode == 0, done.stderr
+    assert "warning: --overlap 1s: who is not connected until the new root issues does not" in done.stderr
     assert "The new root is trusted beside the old one and issues from " in done.stdout
     assert "Nothing to do. Before then, give the new root to whoever trusts a file" in done.stdout
     now = time.time()
@@ -49,6 +50,22 @@ def test_rotate_root_and_the_service_notices(tmp_path: Path, running: Authority)
     assert running.fingerprint != old
     assert running.roots_pem.count("BEGIN CERTIFICATE") == 2
     assert (tmp_path / "state/roots.pem").read_text() == running.roots_pem
+
+
+def test_a_rotation_that_leaves_clients_out_has_to_be_forced(tmp_path: Path, running: Authority) -> None:
+    state, old = str(tmp_path / "state"), running.roots_pem
+    done = meshlib("ca", "rotate-root", "--state", state, "--overlap", "5s", "--keep", "8s")
+    assert (done.returncode, done.stdout) == (2, "")
+    first, second, last = done.stderr.splitlines()
+    assert first.startswith("warning: --overlap 5s: ")
+    assert "Safe is 1h" in first
+    assert second.startswith("warning: --keep 8s: ")
+    assert "Safe is 25h" in second
+    assert last == "Nothing was done; --force does it all the same."
+    assert running.reload(time.time() + 2) is False
+    assert running.roots_pem == old
+    done = meshlib("ca", "rotate-root", "--state", state, "--overlap", "1h", "--keep", "25h")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_second_rotation_is_one_sentence(tmp_path: Path, running: Authority) -> None:

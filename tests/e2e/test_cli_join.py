@@ -185,7 +185,7 @@ def test_a_rotation_is_told_step_by_step_and_what_is_printed_last_is_enough_to_j
     with control(tmp_path) as (_, log):
         old = printed(log, "cart")
         state = ("--state", str(tmp_path / "state"))
-        done = meshlib("ca", "rotate-root", *state, "--overlap", "2s", "--keep", "1s")
+        done = meshlib("ca", "rotate-root", *state, "--overlap", "2s", "--keep", "1s", "--force")
         assert done.returncode == 0, done.stderr
         wait_until(lambda: " is new: trusted from now on beside " in log.read_text(), 10, "the announcement")
         wait_until(lambda: " is trusted no more. " in log.read_text(), 20, "the end of the old root")

@@ -14,9 +14,12 @@ from cryptography import x509
 from support.commands import wait_until
 from support.secure_mesh import SecureMesh, Served, asked, failures, more, secure_mesh
 
+import meshlib
 from meshlib.control.ca import issuer
 from meshlib.control.serve import server
+from meshlib.dataplane import certs
 from meshlib.identity.pem import fingerprint, load_bundle, split_pem
+from meshlib.identity.renewal import Health
 from meshlib.xds.names import CONTROL_SERVER
 
 LIFE = 4
@@ -51,6 +54,17 @@ def shown(port: int, roots: str, name: str = "") -> x509.Certificate | None:
         return None
     assert der is not None
     return x509.load_der_x509_certificate(der)
+
+
+def accounts(control: SecureMesh) -> set[str]:
+    """Whose clients there are."""
+    assert control.service is not None
+    return {one["service_account"] for one in control.service.status()["clients"]}
+
+
+def member(mesh: meshlib.Mesh) -> certs.Certs:
+    assert mesh.certs is not None
+    return mesh.certs
 
 
 def control_port(control: SecureMesh) -> int:
@@ -94,12 +108,11 @@ def test_the_issuing_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         asked(mesh) as asking,
     ):
         roots, issuers = control.authority.roots_pem, set()
-        certs = mesh.certs
-        assert certs is not None
+        own = member(mesh)
         more(asking)
         until = time.time() + 4 * LIFE
         while time.time() < until and not failures(asking):
-            issuers.add(load_bundle(split_pem(certs.ensure().chain_pem)[1])[0].serial_number)
+            issuers.add(load_bundle(split_pem(own.ensure().chain_pem)[1])[0].serial_number)
             assert shown(app.port, roots) is not None
             more(asking, 5)
         assert control.authority.roots_pem == roots
@@ -115,8 +128,7 @@ def test_the_root(tmp_path: Path) -> None:
         control.joined("productpage") as mesh,
         asked(mesh) as asking,
     ):
-        authority, certs = control.authority, mesh.certs
-        assert certs is not None
+        authority, own = control.authority, member(mesh)
         more(asking)
         (old,) = split_pem(authority.roots_pem)
         assert shown(control_port(control), old, CONTROL_SERVER) is not None
@@ -126,7 +138,7 @@ def test_the_root(tmp_path: Path) -> None:
         # Announced: both are trusted, everybody has heard of it by the stream, the old one signs.
         wait_until(lambda: len(split_pem(authority.roots_pem)) == 2, 5, "the new root")
         old, new = split_pem(authority.roots_pem)
-        wait_until(lambda: len(split_pem(certs.ensure().roots_pem)) == 2, 5, "the client to trust both")
+        wait_until(lambda: len(split_pem(own.ensure().roots_pem)) == 2, 5, "the client to trust both")
         assert mesh.view.roots_pem.decode() == authority.roots_pem
         assert time.time() - begun < LIFE / 2
         assert shown(app.port, old) is not None
@@ -141,7 +153,7 @@ def test_the_root(tmp_path: Path) -> None:
 
         # Settled: the new one alone.
         wait_until(lambda: split_pem(authority.roots_pem) == (new,), 4 * LIFE, "the end of the old root")
-        wait_until(lambda: split_pem(certs.ensure().roots_pem) == (new,), 5, "the client to forget it")
+        wait_until(lambda: split_pem(own.ensure().roots_pem) == (new,), 5, "the client to forget it")
         more(asking)
         assert shown(app.port, old) is None
 
@@ -162,18 +174,63 @@ def test_control_is_down_for_longer_than_half_a_life(tmp_path: Path) -> None:
         control.joined("productpage") as mesh,
         asked(mesh) as asking,
     ):
-        certs = mesh.certs
-        assert certs is not None
+        own = member(mesh)
         more(asking)
-        certs.renew()
-        held = certs.ensure()
+        own.renew()
+        held = own.ensure()
         with control.down():
             wait_until(lambda: time.time() > held.not_after - LIFE * 0.5, 3 * LIFE, "the second half")
-            assert certs.ensure() is held
-            assert certs.failure.startswith("UNAVAILABLE")
+            assert own.ensure() is held
+            assert own.failure.startswith("UNAVAILABLE")
             more(asking)
-        wait_until(lambda: certs.ensure() is not held, LIFE, "a new certificate")
+        wait_until(lambda: own.ensure() is not held, LIFE, "a new certificate")
         more(asking)
-        assert certs.failure == ""
+        assert own.failure == ""
         assert app.process.poll() is None
     assert failures(asking) == []
+
+
+def test_a_root_that_is_replaced_in_seconds(tmp_path: Path) -> None:
+    """Certificates that were good for a day are renewed because there is a new root."""
+    with (
+        secure_mesh(tmp_path, STRICT) as control,
+        control.served() as app,
+        control.joined("productpage") as mesh,
+        asked(mesh) as asking,
+    ):
+        more(asking)
+        control.rotate_root(overlap_s=2, keep_s=8)
+        wait_until(lambda: len(split_pem(control.authority.roots_pem)) == 2, 5, "the new root")
+        _, new = split_pem(control.authority.roots_pem)
+        wait_until(lambda: split_pem(control.authority.roots_pem) == (new,), 20, "the end of the old root")
+        more(asking)
+        assert shown(app.port, new) is not None
+        assert control.service is not None
+        wait_until(lambda: accounts(control) == {"productpage", "reviews"}, 10, "clients")
+        assert len(control.service.status()["registrations"]) == 1
+        assert app.process.poll() is None
+    assert failures(asking) == []
+
+
+def test_who_was_away_while_the_root_was_replaced_comes_back_by_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It heard of the new root, and left before it had a new certificate; its fingerprint is the old one."""
+    monkeypatch.setattr(certs, "SPREAD_ROOTS", 3600.0)
+    monkeypatch.setattr(certs, "SPREAD_REFUSED", 0.1)
+    with secure_mesh(tmp_path) as control:
+        kept = {"state_dir": str(tmp_path / "page"), "ca_fingerprint": control.authority.fingerprint}
+        with control.joined("productpage", **kept) as mesh:
+            held = member(mesh).ensure()
+            mesh.prepare("reviews:9080")
+            control.rotate_root(overlap_s=1, keep_s=1)
+            wait_until(lambda: len(split_pem(member(mesh).ensure().roots_pem)) == 2, 5, "both roots")
+            assert member(mesh).ensure().chain_pem == held.chain_pem
+        wait_until(lambda: len(split_pem(control.authority.roots_pem)) == 1, 10, "the end of the old root")
+        with control.joined("productpage", **kept) as mesh:
+            assert member(mesh).ensure().chain_pem == held.chain_pem  # all that is on disk looks good
+            mesh.prepare("reviews:9080")
+            wait_until(lambda: member(mesh).ensure().chain_pem != held.chain_pem, 20, "another certificate")
+            wait_until(lambda: accounts(control) == {"productpage"}, 20, "the client")
+            assert member(mesh).health is Health.OK
+            assert member(mesh).ensure().roots_pem == control.authority.roots_pem

@@ -198,9 +198,9 @@ def serve(target: str, *options: str) -> list[str]:
     return [*MESHLIB, "serve", target, "--port", "0", *options]
 
 
-def gunicorn(worker: str, target: str, *options: str, port: int = 0) -> list[str]:
+def gunicorn(worker: str, target: str, *options: str, port: int = 0, host: str = "127.0.0.1") -> list[str]:
     """gunicorn with a worker class at a port."""
-    bind = f"127.0.0.1:{port or free_port()}"
+    bind = f"{host}:{port or free_port()}"
     return [sys.executable, "-m", "gunicorn", "-k", worker, "-b", bind, *options, target]
 
 

@@ -29,17 +29,26 @@ SENT = {
 }
 FLASK, FASTAPI = "support.served_flask:app", "support.served_fastapi:app"
 DJANGO, DJANGO_ASGI = "support.served_django:app", "support.served_django:asgi"
+EVERYWHERE = "0.0.0.0"
 SERVERS = {
     "serve-fastapi": (serve(FASTAPI), "/hop"),
     "serve-flask": (serve(FLASK, "--workers", "2"), "/hop"),
     "serve-django": (serve(DJANGO), "/hop"),
     "serve-django-asgi": (serve(DJANGO_ASGI), "/ahop"),
-    "sync-flask": (gunicorn("meshlib_gunicorn.SyncMeshWorker", FLASK, "-w", "2", "--threads", "2"), "/hop"),
-    "gthread-django": (
-        gunicorn("meshlib_gunicorn.ThreadWorker", DJANGO, "-w", "2", "--threads", "4", "--preload"),
+    "sync-flask": (
+        gunicorn("meshlib_gunicorn.SyncMeshWorker", FLASK, "-w", "2", "--threads", "2", host=EVERYWHERE),
         "/hop",
     ),
-    "uvicorn-fastapi": (gunicorn("meshlib_gunicorn.UvicornWorker", FASTAPI, "-w", "2"), "/hop"),
+    "gthread-django": (
+        gunicorn(
+            "meshlib_gunicorn.ThreadWorker", DJANGO, "-w", "2", "--threads", "4", "--preload", host=EVERYWHERE
+        ),
+        "/hop",
+    ),
+    "uvicorn-fastapi": (
+        gunicorn("meshlib_gunicorn.UvicornWorker", FASTAPI, "-w", "2", host=EVERYWHERE),
+        "/hop",
+    ),
 }
 FORKING = {
     "sync": gunicorn("meshlib_gunicorn.SyncMeshWorker", FLASK, "-w", "2"),

@@ -7,6 +7,7 @@ import random
 import stat
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from support.small_control import CART, Clock, SmallControl
 
 from meshlib.bootstrap import bootstrap
 from meshlib.control.ca.authority import Authority
-from meshlib.dataplane.certs import SHORTEST_WAIT, Certs
+from meshlib.dataplane.certs import SHORTEST_WAIT, SPREAD_REFUSED, SPREAD_ROOTS, Certs
 from meshlib.dataplane.tls import Held
 from meshlib.errors import ControlUnavailable
 from meshlib.identity.keys import make_key
@@ -198,14 +199,14 @@ def test_roots_that_come_during_a_renewal_stay(make: Make, control: SmallControl
     """Asked for a certificate, control is slow; meanwhile the stream says that there is a new root."""
     certs = make()
     old = certs.ensure().roots_pem
-    call, new = certs._call, SmallCa("new", now=NOW).pem
+    call, new = certs._asking._call, SmallCa("new", now=NOW).pem
 
     def slow(*arguments: Any, **options: Any) -> bytes:
         answer = call(*arguments, **options)
         certs.trust(old + new)
         return answer
 
-    certs._call = slow
+    certs._asking._call = slow
     certs.renew()
     assert certs.held is not None
     assert split_pem(certs.held.roots_pem) == split_pem(old + new)
@@ -227,6 +228,200 @@ def test_a_root_that_was_vouched_for_is_asked_anew_once_it_is_not_trusted(
             certs.ensure()
     control.authority = old
     assert certs.ensure().principal == str(CART)
+
+
+# Roots that are replaced, and certificates that are refused
+
+
+def joined(certs: Certs) -> Held:
+    """Its first certificate; what keeps it fresh is the test."""
+    held = certs.ensure()
+    certs.close()
+    return held
+
+
+def test_new_roots_renew_soon_and_the_next_one_is_below_the_new_root(
+    make: Make, control: SmallControl, clock: Clock
+) -> None:
+    """A quick rotation: what is signed for the old root meanwhile is short, and replaced at its half."""
+    certs = make()
+    first = joined(certs)
+    control.takes_tokens = False
+    run = certs.kept_fresh()
+    assert next(run) == SLICE_S
+    control.authority.rotate_root(NOW, overlap_s=10, keep_s=20)
+    certs.trust(control.authority.roots_pem)
+    wait = next(run)
+    assert 0 < wait <= SPREAD_ROOTS
+    old, new = split_pem(control.authority.roots_pem)
+    assert certs.held is not None
+    while clock.now + wait < NOW + 30:
+        clock.now += wait
+        wait = next(run)
+        assert clock.now < certs.held.not_after
+    assert certs.held is not first
+    assert not certs._vouched(certs.held, old)
+    assert certs._vouched(certs.held, new)
+    assert set(control.proofs[1:]) == {"certificate"}
+    count = len(control.proofs)
+    clock.now = NOW + 31
+    certs.trust(new)
+    assert next(run) == SLICE_S
+    assert len(control.proofs) == count
+
+
+def test_a_certificate_below_a_new_root_is_not_renewed_for_it(make: Make, control: SmallControl) -> None:
+    control.authority.rotate_root(NOW, overlap_s=0)
+    certs = make(ca_fingerprint=control.authority.fingerprint)
+    held = joined(certs)
+    old, new = split_pem(held.roots_pem)
+    certs.held = replace(held, roots_pem=old)  # it renewed before it heard
+    run = certs.kept_fresh()
+    for roots in (old + new, new):
+        certs.trust(roots)
+        assert next(run) == SLICE_S
+
+
+def test_roots_that_vouch_for_it_no_more_have_it_replaced_by_token(
+    make: Make, control: SmallControl, clock: Clock
+) -> None:
+    certs = make()
+    old = joined(certs)
+    run = certs.kept_fresh()
+    next(run)
+    control.authority.rotate_root(NOW, overlap_s=0, keep_s=0)
+    certs.trust(split_pem(control.authority.roots_pem)[-1])
+    wait = next(run)
+    assert wait <= SPREAD_REFUSED
+    clock.now += wait
+    assert next(run) == SLICE_S
+    assert control.proofs == ["Bearer a-good-token"] * 2
+    assert certs.held is not None
+    assert certs.held.chain_pem != old.chain_pem
+
+
+def test_who_is_hung_up_on_asks_anew_by_token(make: Make, control: SmallControl, clock: Clock) -> None:
+    certs = make()
+    joined(certs)
+    run = certs.kept_fresh()
+    next(run)
+    control.takes_certificates = False
+    for _ in range(3):  # each stream says it at each try
+        certs.doubt("UNAVAILABLE: TLSV1_ALERT_UNKNOWN_CA")
+    wait = next(run)
+    assert wait <= SPREAD_REFUSED
+    clock.now += wait
+    assert next(run) == SLICE_S
+    assert control.proofs == ["Bearer a-good-token", "certificate", "Bearer a-good-token"]
+    assert certs.health is Health.OK
+
+
+def test_doubts_that_do_not_help_become_rare(make: Make, control: SmallControl, clock: Clock) -> None:
+    """Something is wrong that a new certificate does not mend."""
+    certs = make()
+    joined(certs)
+    run = certs.kept_fresh()
+    next(run)
+    while clock.now < NOW + 0.4 * HOUR:
+        certs.doubt("UNAVAILABLE: reset")
+        clock.now += next(run)
+    assert 8 < len(control.proofs) < 18
+
+
+def test_refused_without_a_token_is_an_alarm_that_says_what_to_do(
+    make: Make, control: SmallControl, clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "token"
+    path.write_text("a-good-token")
+    certs = make(token=None, token_file=path)
+    held = joined(certs)
+    path.write_text("")
+    control.takes_certificates = False
+    certs.doubt("UNAVAILABLE: reset")
+    looks(certs, clock, NOW + 60)
+    assert (certs.held, certs.health) == (held, Health.REFUSED)
+    assert certs.health.alarm
+    assert certs.ends == clock.now
+    (record,) = [one for one in caplog.records if one.levelname == "ERROR"]
+    text = record.getMessage()
+    assert f"the certificate of {CART} is of no use at the control service any more; a new one can't" in text
+    assert (
+        "there is no token: MESHLIB_TOKEN or MESHLIB_TOKEN_FILE is needed (`meshlib ca token` makes" in text
+    )
+    path.write_text("a-bad-token")
+    looks(certs, clock, clock.now + 400)
+    assert certs.health is Health.REFUSED
+    assert "by token: that token is not taken" in certs.failure
+    path.write_text("a-good-token")
+    looks(certs, clock, clock.now + 400)
+    assert (certs.health, certs.failure) == (Health.OK, "")
+    assert certs.held is not held
+
+
+def test_a_control_that_is_down_refuses_nobody(make: Make, control: SmallControl, clock: Clock) -> None:
+    certs = make(token=None, state_dir="")
+    certs.held = joined(make())
+    control.down = "UNAVAILABLE"
+    certs.doubt("UNAVAILABLE: reset")
+    looks(certs, clock, NOW + 60)
+    assert "it is down" in certs.failure
+    assert certs.health is Health.OK
+    control.down = ""
+    looks(certs, clock, clock.now + 60)
+    assert certs.failure == ""
+    assert control.proofs == ["Bearer a-good-token", "certificate"]
+
+
+def test_a_restart_trusts_the_roots_that_were_learned_before_the_fingerprint(
+    make: Make, control: SmallControl, clock: Clock
+) -> None:
+    """The fingerprint in its environment is that of a root that was given up while it ran."""
+    old = control.authority.fingerprint
+    certs = make()
+    joined(certs)
+    control.authority.rotate_root(NOW, overlap_s=0, keep_s=10)
+    certs.trust(control.authority.roots_pem)
+    clock.now = NOW + 60
+    control.asked.clear()
+    again = make(ca_fingerprint=old)  # the same file: what was held there is not taken any more
+    held = joined(again)
+    control.authority.reload(clock.now)
+    if again._vouched(held, control.authority.roots_pem):
+        assert control.proofs == ["Bearer a-good-token"]
+    else:
+        again.doubt("UNAVAILABLE: TLSV1_ALERT_UNKNOWN_CA")
+        looks(again, clock, clock.now + 10)
+    assert control.proofs == ["Bearer a-good-token"]
+    assert again.held is not None
+    assert split_pem(again.held.roots_pem) == split_pem(control.authority.roots_pem)
+    assert again._vouched(again.held, control.authority.roots_pem)
+
+
+def test_a_root_that_was_given_up_is_not_trusted_for_a_fingerprint(
+    make: Make, control: SmallControl, tmp_path: Path
+) -> None:
+    make().ensure()
+    _changed(kept(tmp_path), roots=SmallCa("new", now=NOW).pem)
+    control.asked.clear()
+    with pytest.raises(ControlUnavailable, match="another root now, set MESHLIB_CA_FINGERPRINT as `meshlib"):
+        make().ensure()
+    assert control.asked == []
+
+
+def test_a_file_of_roots_is_read_anew_when_those_that_are_known_do_not_do(
+    make: Make, control: SmallControl, tmp_path: Path
+) -> None:
+    path = tmp_path / "roots.pem"
+    path.write_text(control.authority.roots_pem)
+    certs = make(ca_fingerprint=None, ca_file=path)
+    joined(certs)
+    control.authority = Authority.open(tmp_path / "new", trust_domain="cluster.local", now=NOW)
+    with pytest.raises(ControlUnavailable, match=r"other roots now, .*roots.pem needs them"):
+        certs.renew()
+    assert certs.health is Health.REFUSED
+    path.write_text(path.read_text() + control.authority.roots_pem)
+    assert certs.renew().roots_pem == control.authority.roots_pem
+    assert control.proofs[1:] == ["Bearer a-good-token"]
 
 
 # Renewal
@@ -491,8 +686,8 @@ def _no_key(path: Path, _: SmallControl) -> None:
     _changed(path, key="secret")
 
 
-def _other_roots(path: Path, _: SmallControl) -> None:
-    _changed(path, roots=SmallCa("other", now=NOW).pem)
+def _broken_roots(path: Path, _: SmallControl) -> None:
+    _changed(path, roots="-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
 
 
 def _no_roots(path: Path, _: SmallControl) -> None:
@@ -513,7 +708,7 @@ def _over(_: Path, control: SmallControl) -> None:
         _huge,
         _other_key,
         _no_key,
-        _other_roots,
+        _broken_roots,
         _no_roots,
         _over,
     ],
@@ -605,14 +800,14 @@ def test_a_renewal_that_breaks_is_told_and_tried_again(
 ) -> None:
     certs = make()
     before = certs.ensure()
-    call, breaks = certs._call, [RuntimeError("nobody thought of that")]
+    call, breaks = certs._asking._call, [RuntimeError("nobody thought of that")]
 
     def broken(*arguments: Any, **options: Any) -> bytes:
         if breaks:
             raise breaks.pop()
         return call(*arguments, **options)
 
-    certs._call = broken
+    certs._asking._call = broken
     clock.now = NOW + 0.52 * HOUR
     waits = looks(certs, clock, clock.now + 30)
     assert waits[1] <= 1.5 * FIRST_PAUSE_S

@@ -1,7 +1,10 @@
 """A stream over a real loopback socket, against a server that is written out here."""
 
+import contextlib
 import queue
 import socket
+import ssl
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -10,10 +13,13 @@ import h2.config
 import h2.connection
 import h2.events
 import pytest
+from support.small_ca import SmallCa
 
 from meshlib.dataplane import grpc_stream
 from meshlib.dataplane.grpc_stream import KeptStream
+from meshlib.dataplane.tls import control_context
 from meshlib.errors import ControlError
+from meshlib.xds.names import CONTROL_SERVER
 
 HELLO = b"\0\0\0\0\5hello"
 
@@ -295,3 +301,56 @@ def test_a_child_closes_its_copies_and_begins_anew(server: Server, talk: Talk) -
     server.accept().greet()
     assert talk.next() == "opened"
     fresh.close()
+
+
+@pytest.mark.parametrize("how", ["refused", "reset", "not trusted", "slow", "nobody"])
+def test_who_hangs_up_before_a_word_casts_doubt_on_what_was_shown(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    ca, other = SmallCa(), SmallCa("other")
+    page = (other if how == "refused" else ca).held("spiffe://cluster.local/ns/default/sa/page")
+    context = control_context(page, (other if how == "not trusted" else ca).pem)
+    shown = ca.issue(dns=[CONTROL_SERVER])
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.verify_mode = ssl.CERT_REQUIRED
+    serving.load_verify_locations(cadata=ca.pem)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(shown.key_pem + shown.pem.encode())
+        file.flush()
+        serving.load_cert_chain(file.name)
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(5)
+    address = f"127.0.0.1:{listener.getsockname()[1]}"
+    end = threading.Event()
+
+    def serve() -> None:
+        taken, _ = listener.accept()
+        with taken:
+            if how == "reset":
+                taken.recv(1)
+            elif how == "slow":
+                end.wait(5)
+            else:
+                with contextlib.suppress(OSError):
+                    serving.wrap_socket(taken, server_side=True).recv(1)
+
+    monkeypatch.setattr(grpc_stream, "CONNECT", 0.3 if how == "slow" else 5.0)
+    thread = threading.Thread(target=serve)
+    if how == "nobody":
+        listener.close()
+    else:
+        thread.start()
+    doubts: list[str] = []
+    talk.again = 60.0
+    stream = KeptStream("test", address, "/x/y", talk, secure=lambda: context, doubt=doubts.append)
+    stream.start()
+    try:
+        assert talk.next() == "opened"
+        assert talk.next().startswith("ended ")
+        assert len(doubts) == (how not in ("slow", "nobody"))
+    finally:
+        end.set()
+        stream.close()
+        listener.close()
+        if thread.ident is not None:
+            thread.join(5)

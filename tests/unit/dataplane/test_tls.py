@@ -1,5 +1,6 @@
 """TLS contexts: made once for a policy and a certificate, and what is checked after a handshake."""
 
+import os
 import ssl
 from pathlib import Path
 
@@ -153,3 +154,120 @@ def test_no_key_is_shown_or_left_behind(ca: SmallCa, tmp_path: Path, monkeypatch
     monkeypatch.delattr("os.memfd_create")
     Contexts(lambda: held).client(ClientTls())
     assert list(tmp_path.iterdir()) == []
+
+
+class Mutual:
+    """A client with files of its own, as MUTUAL has it, and a server that says whom it sees."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now = 0.0
+        self.held: Held | None = None
+        names = ("roots.pem", "chain.pem", "key.pem")
+        self.roots, self.chain, self.key = (folder / name for name in names)
+        self.contexts = Contexts(lambda: self.held, clock=lambda: self.now)
+        self.policy = ClientTls(
+            trust=Trust.FILE,
+            ca_file=str(self.roots),
+            mesh_identity=False,
+            certificate_file=str(self.chain),
+            key_file=str(self.key),
+        )
+
+    def show(self, ca: SmallCa, uri: str) -> None:
+        """Writes the files; what is replaced is another file."""
+        made = ca.issue(uri)
+        texts = {self.roots: ca.pem, self.chain: made.pem, self.key: made.key_pem.decode()}
+        for path, text in texts.items():
+            path.unlink(missing_ok=True)
+            path.write_text(text)
+
+    def seen(self, ca: SmallCa) -> str:
+        """As whom a server of that authority sees it, on a new connection."""
+        ours = ca.held(REVIEWS)
+        server = Contexts(lambda: ours)
+        answering, _ = shaken(server.server(STRICT), self.contexts.client(self.policy))
+        return server.caller(STRICT, answering)
+
+
+@pytest.fixture
+def mutual(tmp_path: Path) -> Mutual:
+    return Mutual(tmp_path)
+
+
+def test_files_of_a_policy_are_read_anew_when_they_change(ca: SmallCa, mutual: Mutual) -> None:
+    mutual.show(ca, PAGE)
+    assert mutual.seen(ca) == PAGE
+    other = "spiffe://cluster.local/ns/default/sa/other"
+    mutual.show(ca, other)
+    mutual.now = 0.9
+    assert mutual.seen(ca) == PAGE  # it was looked at within a second
+    mutual.now = 1.0
+    assert mutual.seen(ca) == other
+    new = SmallCa("new")
+    mutual.show(new, PAGE)
+    mutual.now = 2.0
+    assert mutual.seen(new) == PAGE
+
+
+def test_files_are_looked_at_once_a_second_at_most(
+    ca: SmallCa, mutual: Mutual, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutual.show(ca, PAGE)
+    first = mutual.contexts.client(mutual.policy)
+    looks: list[str] = []
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **more: looks.append(path) or stat(path, **more))
+    for mutual.now in (0.1, 0.5, 0.9, 1.0, 1.1, 1.9):
+        assert mutual.contexts.client(mutual.policy) is first
+    assert len([one for one in looks if one == str(mutual.chain)]) == 1
+
+
+@pytest.mark.parametrize("spoil", ["chain", "key", "roots", "gone"])
+def test_a_broken_file_leaves_the_last_good_one(
+    ca: SmallCa, mutual: Mutual, caplog: pytest.LogCaptureFixture, spoil: str
+) -> None:
+    mutual.show(ca, PAGE)
+    assert mutual.seen(ca) == PAGE
+    if spoil == "gone":
+        mutual.chain.unlink()
+    elif spoil == "key":
+        mutual.key.write_bytes(ca.issue(PAGE).key_pem)  # of another certificate: half of a replacement
+    else:
+        getattr(mutual, spoil).write_text("-----BEGIN CERTIFICATE-----\nMIIB")
+    for mutual.now in (1.0, 2.0, 3.0):
+        assert mutual.seen(ca) == PAGE
+    mutual.held = ca.held(REVIEWS)  # the workload's own is renewed meanwhile
+    assert mutual.seen(ca) == PAGE
+    (record,) = caplog.records
+    assert (record.levelname, "can't be used, what was read before stays: " in record.getMessage()) == (
+        "WARNING",
+        True,
+    )
+    assert str(mutual.chain) in record.getMessage()
+    other = "spiffe://cluster.local/ns/default/sa/other"
+    mutual.show(ca, other)
+    mutual.now = 4.0
+    assert mutual.seen(ca) == other
+    assert len(caplog.records) == 1
+
+
+def test_files_that_were_never_good_are_an_error_until_they_are(ca: SmallCa, mutual: Mutual) -> None:
+    with pytest.raises(FileNotFoundError):
+        mutual.contexts.client(mutual.policy)
+    mutual.show(ca, PAGE)
+    assert mutual.seen(ca) == PAGE
+
+
+def test_a_link_that_leads_elsewhere_is_a_change(ca: SmallCa, tmp_path: Path) -> None:
+    """As Kubernetes replaces a secret's files: all at once, by a link to their folder."""
+    mutual = Mutual(tmp_path / "now")
+    other = "spiffe://cluster.local/ns/default/sa/other"
+    for name, who in (("one", PAGE), ("two", other)):
+        (tmp_path / name).mkdir()
+        Mutual(tmp_path / name).show(ca, who)
+    (tmp_path / "now").symlink_to("one")
+    assert mutual.seen(ca) == PAGE
+    (tmp_path / "new").symlink_to("two")
+    (tmp_path / "new").rename(tmp_path / "now")
+    mutual.now = 1.0
+    assert mutual.seen(ca) == other
