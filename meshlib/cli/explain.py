@@ -97,8 +97,7 @@ def _view(
     with meshlib.connect(
         where, namespace=namespace, service_account=account, labels=labels, state_dir=""
     ) as mesh:
-        mesh.prepare(target)
-        return mesh.view
+        return mesh.prepare(target)
 
 
 def _inbound(

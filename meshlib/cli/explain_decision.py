@@ -63,7 +63,7 @@ def decide(view: View, target: str, head: RequestHead) -> Explanation:
 def _nothing(view: View, target: str, host: VirtualHost | None, steps: list[Step]) -> Explanation:
     return {
         "target": target,
-        "config_version": view.version,
+        "config_version": table.version if (table := view.tables.get(target)) else view.version,
         "matched": False,
         "virtual_host": host.name if host else None,
         "domains": list(host.domains) if host else [],

@@ -61,7 +61,7 @@ def decide_inbound(served: Served, head: RequestHead, caller: Peer, now: float) 
     if strange := _strange(peer, inbound.tls.trust_domains):
         return answer | {"detail": strange}
     answer["steps"] = _steps(inbound, head, peer, now)
-    verdict = _verdict(inbound, head, peer, now, version)
+    verdict = _verdict(inbound, head, peer, now)
     if not isinstance(verdict, Reply):
         return answer | {"admitted": True}
     facts = verdict.facts
@@ -82,8 +82,8 @@ def _strange(peer: Peer, trust_domains: tuple[str, ...]) -> str:
     return f"the certificate is refused in the handshake: it is not of {', '.join(sorted(domains))}"
 
 
-def _verdict(inbound: Inbound, head: RequestHead, peer: Peer, now: float, version: str) -> Any:
-    arrival = arrive(inbound, head, peer, "", now, version)
+def _verdict(inbound: Inbound, head: RequestHead, peer: Peer, now: float) -> Any:
+    arrival = arrive(inbound, head, peer, "", now)
     try:
         next(arrival)
         while True:

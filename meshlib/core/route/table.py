@@ -9,6 +9,7 @@ Rules (Envoy, RouteMatcher):
 Rules are indexed when the table is made (`index.py`); order is never changed by that.
 """
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -49,10 +50,12 @@ class VirtualHost:
 class RouteTable:
     """All virtual hosts of one route configuration. Immutable. ValueError: a domain stands twice."""
 
-    __slots__ = ("_default", "_exact", "_prefixes", "_suffixes", "hosts", "ignore_port", "name")
+    __slots__ = ("_default", "_exact", "_prefixes", "_suffixes", "hosts", "ignore_port", "name", "version")
 
     def __init__(self, name: str, hosts: Iterable[VirtualHost], *, ignore_port: bool = False) -> None:
         self.name = name
+        self.version = ""
+        """Of the configuration that it came with."""
         self.hosts = tuple(hosts)
         self.ignore_port = ignore_port
         self._exact: dict[str, VirtualHost] = {}
@@ -64,6 +67,12 @@ class RouteTable:
                 self._add(domain.lower(), host, suffixes, prefixes)
         self._suffixes = tuple(sorted(suffixes.items(), reverse=True))
         self._prefixes = tuple(sorted(prefixes.items(), reverse=True))
+
+    def of(self, version: str) -> "RouteTable":
+        """The same table, of that configuration."""
+        made = copy.copy(self)
+        made.version = version
+        return made
 
     def _add(
         self,

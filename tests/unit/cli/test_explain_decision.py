@@ -66,7 +66,7 @@ ENDPOINTS = EndpointSet(
 
 def view(*routes: Route) -> View:
     host = VirtualHost(f"{HOST}:9080", ("reviews", "reviews:9080"), routes)
-    return View("7.1", {"reviews:9080": RouteTable("t", [host])}, {}, {V2: ENDPOINTS})
+    return View("7.9", {"reviews:9080": RouteTable("t", [host]).of("7.1")}, {}, {V2: ENDPOINTS})
 
 
 def request(path: str = "/reviews/0", **headers: str) -> RequestHead:
