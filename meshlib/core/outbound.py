@@ -41,6 +41,7 @@ _FLAGS = {
     Failure.CONNECT_TIMED_OUT: "UF",
     Failure.RESET_BEFORE_REQUEST: "UC",
     Failure.RESET: "UC",
+    Failure.BROKEN_OFF: "UC",
     Failure.REFUSED_STREAM: "UR",
     Failure.TRY_TIMED_OUT: "UT",
     Failure.TIMED_OUT: "UT",
