@@ -19,7 +19,6 @@ import meshlib
 from meshlib.core import outbound
 from meshlib.core.actions import Attempt, Mirror
 from meshlib.core.request import Failed, RequestHead
-from meshlib.core.route.rule import DirectResponse
 from meshlib.core.view import View
 from meshlib.dataplane import context, fork
 from meshlib.dataplane.body import RequestBody
@@ -431,9 +430,6 @@ def refuse_if_blocked(view: View, asked: _Asked, request: httpx.Request) -> None
     """ConnectFailed: an https:// host that the mesh does not know, where only known ones are allowed."""
     table = view.tables.get(asked.name)
     host = None if table is None else table.find_host(asked.head.authority)
-    blocked = host is not None and any(
-        isinstance(route.action, DirectResponse) and route.action.blocks for route in host.routes
-    )
-    if blocked:
+    if host is not None and host.blocks:
         message = f"{asked.name} is unknown, and outboundTrafficPolicy is REGISTRY_ONLY"
         raise ConnectFailed(message, Flight(route=BLOCK_ALL), request)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from meshlib.core.request import Dice, RequestHead
 from meshlib.core.route.index import RuleIndex
-from meshlib.core.route.rule import Route
+from meshlib.core.route.rule import DirectResponse, Route
 
 MILLION = 1_000_000
 
@@ -33,6 +33,11 @@ class VirtualHost:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "index", RuleIndex(self.routes))
+
+    @property
+    def blocks(self) -> bool:
+        """Whether it is the one for hosts that the mesh does not know and does not let anybody call."""
+        return any(isinstance(route.action, DirectResponse) and route.action.blocks for route in self.routes)
 
     def match(self, head: RequestHead, dice: Dice) -> Route | None:
         """The first rule that takes the request, or None."""
