@@ -137,7 +137,7 @@ def _step(inbound: Inbound, title: str, policy: str, matched: bool) -> Explanati
 
 def lines(answer: Explanation) -> list[str]:
     """The explanation, line by line, as rich markup."""
-    from rich.markup import escape
+    from meshlib.cli.foreign import escape
 
     who = answer["principal"] or "nobody (plain text)"
     if answer["caller"] != answer["principal"]:

@@ -3,7 +3,8 @@
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+
+from meshlib.cli.foreign import escape
 
 Explanation = dict[str, Any]
 

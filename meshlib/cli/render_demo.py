@@ -4,13 +4,13 @@ from importlib.resources import files
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
 from meshlib.cli.demo_edit import FILE
 from meshlib.cli.demo_scenarios import Row
 from meshlib.cli.demo_stage import Child, Stage
+from meshlib.cli.foreign import escape
 
 
 def show_start(console: Console, stage: Stage) -> None:
@@ -62,7 +62,8 @@ def show_result(console: Console, rows: list[Row], seconds: float) -> None:
 
 def show_end(console: Console, child: Child) -> None:
     """A child that ended unasked, with its last words."""
-    console.print(f"[bold red]![/] {escape(child.last_words())}", highlight=False)
+    words = "\n  ".join(map(escape, child.last_words().split("\n")))
+    console.print(f"[bold red]![/] {words}", highlight=False)
 
 
 def _processes(stage: Stage) -> Table:
