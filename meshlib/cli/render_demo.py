@@ -11,6 +11,7 @@ from meshlib.cli.demo_edit import FILE
 from meshlib.cli.demo_scenarios import Row
 from meshlib.cli.demo_stage import Child, Stage
 from meshlib.cli.foreign import escape
+from meshlib.cli.started import command
 
 
 def show_start(console: Console, stage: Stage) -> None:
@@ -100,11 +101,14 @@ def _suggestions(stage: Stage) -> list[tuple[str, str]]:
         ),
         (
             "Ask which line of which file decides:",
-            f"meshlib explain --config {stage.mesh} {request}",
+            f"{command()} explain --config {stage.mesh} {request}",
         ),
         ("Lock it: nothing but mutual TLS inside; the page goes on:", f"cp {strict} {stage.mesh}"),
         ("… and plain text is refused:", f"curl {stage.children['reviews v1'].url}/reviews/0"),
-        ("See who is connected:", f"meshlib status {at} {state}"),
+        ("See who is connected:", f"{command()} status {at} {state}"),
         ("Stop the control service; the page goes on:", f"kill {stage.control.pid}"),
-        ("… and start it again:", f"meshlib control {stage.mesh} --listen {stage.control_address} {state}"),
+        (
+            "… and start it again:",
+            f"{command()} control {stage.mesh} --listen {stage.control_address} {state}",
+        ),
     ]
