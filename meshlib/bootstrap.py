@@ -380,3 +380,5 @@ _SETTINGS = {
     "access_log_dir": _Setting(_file, "the path of a folder"),
     "tag_variables": _Setting(_variables, "at most 64 names of environment variables, with commas between"),
 }
+SETTINGS = frozenset(_SETTINGS)
+"""The names of all settings."""

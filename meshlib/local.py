@@ -20,7 +20,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ try:
     from meshlib.control.istio.problem import Problem, Severity
     from meshlib.control.jwks import KeyErrands
     from meshlib.control.registration import Registration
-    from meshlib.control.serve.push import Compiler
+    from meshlib.control.serve.closures import Compiler
     from meshlib.control.serve.registration import Joining, specifier
     from meshlib.control.sources.files import FileSource
     from meshlib.control.sources.source import Loaded
@@ -200,7 +200,11 @@ class LocalSource:
     """What one mesh asks of a LocalControl; a `meshlib.dataplane.mesh.Source`."""
 
     def __init__(
-        self, settings: Bootstrap, client: Client, views: Views, changed: Callable[[], None]
+        self,
+        settings: Bootstrap,
+        client: Client,
+        views: Views,
+        changed: Callable[[Iterable[str] | None], None],
     ) -> None:
         """Starts nothing. ConfigError: there is no such path."""
         self._control = control_at(settings.control)
@@ -223,16 +227,26 @@ class LocalSource:
         return f"<LocalSource {self._control.path!r}: {len(self._names)} targets>"
 
     def want(self, name: str) -> None:
-        """Asks for a target from now on."""
+        """Somebody waits for a target, until `done`."""
         with self._lock:
-            if self._closed or (self._using and self._views.wants(name)):
+            if self._closed:
+                return
+            gone, come = self._targets.wait(name, time.monotonic())
+            self._turn(gone, come)
+            if self._using and not come:
                 return
             self._using = True
-            self._targets.touch(name, time.monotonic())
-            self._views.want((name,))
-            self._names |= {name}
-            self._forget(self._targets.excess())
         self._control.use(self)
+
+    def done(self, name: str) -> None:
+        """Somebody waits no more."""
+        with self._lock:
+            if self._closed:
+                return
+            gone, come = self._targets.leave(name, time.monotonic())
+            self._turn(gone, come)
+        if come:
+            self._control.use(self)
 
     def touch(self, name: str) -> None:
         """A target was used now."""
@@ -270,7 +284,7 @@ class LocalSource:
             self._seen = (compiler, names)
             if not self.connected:
                 self.connected, self.since = True, time.monotonic()
-        self._changed()
+        self._changed(None)
 
     def _apply(self, kind: Kind, version: str, found: dict[str, Resource], names: frozenset[str]) -> None:
         held = self._views.held(kind)
@@ -286,6 +300,11 @@ class LocalSource:
         for name, reason in refused.items():
             self._refused[kind, name] = found[name].version
             log.error("refused %s %s of configuration %s: %s", kind.short, name, version, reason)
+
+    def _turn(self, gone: list[str], come: list[str]) -> None:
+        self._views.want(come)
+        self._names |= frozenset(come)
+        self._forget(gone)
 
     def _forget(self, names: list[str]) -> None:
         if names:
@@ -308,6 +327,7 @@ class LocalSource:
         """Knows what its parent knew."""
         self._lock = threading.RLock()
         self._client = from_node(node)
+        self._targets.alone()
         self._using = False
         self._control.after_fork_in_child()
 

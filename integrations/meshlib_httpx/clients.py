@@ -15,18 +15,12 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 import meshlib
+from meshlib.bootstrap import SETTINGS
 from meshlib.dataplane.mesh import Mesh
 from meshlib_httpx.bounds import AsyncBounded, Bounded
 from meshlib_httpx.transports import AsyncTransport, Transport
 
 _FOR_HTTPS = ("verify", "cert", "http1", "http2", "limits", "trust_env")
-_SETTINGS = frozenset(
-    {
-        *("control", "namespace", "service", "service_account", "labels", "locality", "state_dir"),
-        *("first_call_timeout", "idle_targets", "max_targets", "forward_headers"),
-        *("ca_fingerprint", "ca_file", "token", "token_file", "allow_plaintext"),
-    }
-)
 
 
 class Client(httpx.Client):
@@ -83,7 +77,7 @@ class AsyncClient(httpx.AsyncClient):
 
 
 def _own_mesh(mesh: Mesh | None, arguments: dict[str, Any]) -> Mesh | None:
-    given = {name: arguments.pop(name) for name in _SETTINGS & arguments.keys()}
+    given = {name: arguments.pop(name) for name in SETTINGS & arguments.keys()}
     if mesh is not None and given:
         raise TypeError(f"mesh and {min(given)} can't be given both")
     return meshlib.connect(**given) if given else None

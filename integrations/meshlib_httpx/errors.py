@@ -76,6 +76,7 @@ _CLASSES: dict[Failure, type[_Both]] = {
     Failure.CONNECT_TIMED_OUT: ConnectTimedOut,
     Failure.RESET_BEFORE_REQUEST: UpstreamReset,
     Failure.RESET: UpstreamReset,
+    Failure.BROKEN_OFF: UpstreamReset,
     Failure.REFUSED_STREAM: UpstreamReset,
     Failure.TRY_TIMED_OUT: UpstreamTimedOut,
     Failure.TIMED_OUT: UpstreamTimedOut,

@@ -19,7 +19,7 @@ import meshlib
 from meshlib.core import outbound
 from meshlib.core.actions import Attempt, Mirror
 from meshlib.core.request import Failed, RequestHead
-from meshlib.core.route.rule import DirectResponse
+from meshlib.core.view import View
 from meshlib.dataplane import context, fork
 from meshlib.dataplane.body import RequestBody
 from meshlib.dataplane.drive import Answer, AsyncBody, Body, FlightFailed, adrive, drive
@@ -73,16 +73,16 @@ class Transport(httpx.BaseTransport):
             return self._plain().handle_request(request)  # which says what is wrong with it
         asked = _Asked(request)
         try:
-            self.mesh.prepare(asked.name)
+            view = self.mesh.prepare(asked.name)
         except ControlError as error:
             if request.url.scheme != "http":
                 # Nothing is to be decided but whether the host is known: a lost control service stops nobody.
                 return self._plain().handle_request(request)
             raise of_control(error, request) from error
         if request.url.scheme != "http":
-            refuse_if_blocked(self.mesh, asked, request)
+            refuse_if_blocked(view, asked, request)
             return self._plain().handle_request(request)
-        flow = asked.flow(self.mesh)
+        flow = asked.flow(self.mesh, view)
         watched = asked.watched
         try:
             answer = drive(flow, _Hands(self, asked))
@@ -169,15 +169,15 @@ class AsyncTransport(httpx.AsyncBaseTransport):
             return await self._plain().handle_async_request(request)  # which says what is wrong with it
         asked = _Asked(request)
         try:
-            await self.mesh.aprepare(asked.name)
+            view = await self.mesh.aprepare(asked.name)
         except ControlError as error:
             if request.url.scheme != "http":
                 return await self._plain().handle_async_request(request)
             raise of_control(error, request) from error
         if request.url.scheme != "http":
-            refuse_if_blocked(self.mesh, asked, request)
+            refuse_if_blocked(view, asked, request)
             return await self._plain().handle_async_request(request)
-        flow = asked.flow(self.mesh)
+        flow = asked.flow(self.mesh, view)
         watched = asked.watched
         try:
             answer = await adrive(flow, _AsyncHands(self, asked))
@@ -262,22 +262,22 @@ class _Asked:
         except httpx.RequestNotRead:
             self.body = RequestBody(request.stream)
 
-    def _is_known(self, mesh: Mesh) -> bool:
-        table = mesh.view.tables.get(self.name)
+    def _is_known(self, view: View) -> bool:
+        table = view.tables.get(self.name)
         host = None if table is None else table.find_host(self.head.authority)
         return host is not None and host.name != ALLOW_ANY
 
-    def flow(self, mesh: Mesh) -> outbound.Flow:
+    def flow(self, mesh: Mesh, view: View) -> outbound.Flow:
         """The decisions about it. It is made for the request that is being served here, if one is."""
         watched = self.watched = watch(mesh.telemetry, self.name, self.head, self.body)
         if watched is not None:
             self.head = watched.head
         if context.current() is not None:
-            context.hand_on(self.head, self._is_known(mesh), traced=watched is not None and watched.traced)
+            context.hand_on(self.head, self._is_known(view), traced=watched is not None and watched.traced)
         return outbound.flow(
             self.head,
             self.body,
-            mesh.view,
+            view,
             self.name,
             mesh.ledger,
             mesh.clock,
@@ -426,13 +426,10 @@ def _response(answer: Answer, stream: Any) -> httpx.Response:
     return httpx.Response(answer.status, headers=headers, stream=stream, extensions=extensions)
 
 
-def refuse_if_blocked(mesh: Mesh, asked: _Asked, request: httpx.Request) -> None:
+def refuse_if_blocked(view: View, asked: _Asked, request: httpx.Request) -> None:
     """ConnectFailed: an https:// host that the mesh does not know, where only known ones are allowed."""
-    table = mesh.view.tables.get(asked.name)
+    table = view.tables.get(asked.name)
     host = None if table is None else table.find_host(asked.head.authority)
-    blocked = host is not None and any(
-        isinstance(route.action, DirectResponse) and route.action.blocks for route in host.routes
-    )
-    if blocked:
+    if host is not None and host.blocks:
         message = f"{asked.name} is unknown, and outboundTrafficPolicy is REGISTRY_ONLY"
         raise ConnectFailed(message, Flight(route=BLOCK_ALL), request)

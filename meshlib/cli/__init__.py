@@ -21,7 +21,9 @@ def main() -> None:
     except ModuleNotFoundError as error:
         _missing(error)
     except MeshError as error:
-        print(f"meshlib: {error}", file=sys.stderr)
+        from meshlib.cli.foreign import paragraph
+
+        print(f"meshlib: {paragraph(str(error))}", file=sys.stderr)
         sys.exit(USAGE if isinstance(error, ConfigError) else FAILED)
 
 

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from meshlib.cli.foreign import printable
 from meshlib.control.analysis.analyze import analyze
 from meshlib.control.istio.problem import Problem, Severity
 from meshlib.control.sources.files import FileSource
@@ -39,7 +40,7 @@ def check(
     try:
         loaded = FileSource(path, namespace).load()
     except OSError as error:
-        Console(stderr=True).print(f"meshlib check: {error}", markup=False, soft_wrap=True)
+        Console(stderr=True).print(f"meshlib check: {printable(str(error))}", markup=False, soft_wrap=True)
         raise typer.Exit(2) from None
     problems = (*loaded.problems, *analyze(loaded.documents, loaded.problems))
     if output is Output.JSON:
@@ -59,7 +60,7 @@ def as_json(problems: Sequence[Problem]) -> str:
 def _print(problems: Sequence[Problem], documents: int, refused: int) -> None:
     console = Console(highlight=False)
     for problem in problems:
-        line = str(problem)
+        line = printable(str(problem))
         text = Text(line)
         text.stylize(_COLOURS[problem.severity], 0, line.index("]") + 1)
         console.print(text, soft_wrap=True)

@@ -107,13 +107,16 @@ async def _serve(folder: Path, listen: str, namespace: str, asked: "Asked | None
     from meshlib.cli.control_report import Report, reported
     from meshlib.cli.control_rotation import RotationReport
     from meshlib.cli.control_security import how_to_join, many_files, secured
+    from meshlib.cli.foreign import Format, printable
     from meshlib.control.build import Builder
     from meshlib.control.jwks import KeyFetcher
     from meshlib.control.service import ControlService
     from meshlib.control.sources.files import FileSource
 
     console = Console()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Format("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     report = Report(console)
     many_files()
     source = FileSource(folder, namespace)
@@ -136,7 +139,7 @@ async def _serve(folder: Path, listen: str, namespace: str, asked: "Asked | None
         await service.start()
     except ConfigError as error:
         await service.stop()
-        print(f"meshlib: {error}", file=sys.stderr)
+        print(f"meshlib: {printable(str(error))}", file=sys.stderr)
         return 1
     try:
         console.print(

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from rich.console import Console
-from rich.markup import escape
 
+from meshlib.cli.foreign import escape
 from meshlib.control.built import Build, Built
 from meshlib.control.istio.document import AnyDocument
 from meshlib.control.istio.problem import Problem, Severity

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.markup import escape
 
 from meshlib.cli.control_security import environment
+from meshlib.cli.foreign import escape
 from meshlib.cli.render_ca import when
 
 

@@ -97,8 +97,7 @@ def _view(
     with meshlib.connect(
         where, namespace=namespace, service_account=account, labels=labels, state_dir=""
     ) as mesh:
-        mesh.prepare(target)
-        return mesh.view
+        return mesh.prepare(target)
 
 
 def _inbound(
@@ -127,9 +126,9 @@ def _show_inbound(method: str, path: str, port: int, answer: dict[str, Any], out
         )
         return
     from rich.console import Console
-    from rich.markup import escape
 
     from meshlib.cli.explain_inbound import lines
+    from meshlib.cli.foreign import escape
 
     console = Console()
     for line in (f"[bold]{escape(title)}[/]", *lines(answer)):

@@ -31,10 +31,17 @@ def decide(view: View, target: str, head: RequestHead) -> Explanation:
 
     Keys: `matched`, `virtual_host`, `steps`, `route`, `document`, `source`, `conditions`, `clusters`,
     `timeout_s` (None: no limit), `retries`, `mirrors`, `rewrite`, `redirect`, `direct_response`,
-    `request_headers`, `response_headers`, `endpoints`, `config_version`. All are always there.
+    `request_headers`, `response_headers`, `endpoints`, `config_version`, `encrypted` (the application
+    encrypts it, https://, so no rule is asked), `refused` (why such a request does not leave). All are always
+    there.
     """
     table = view.tables.get(target)
     host = table.find_host(head.authority) if table else None
+    if head.scheme == "https":
+        refused = (
+            "it is unknown, and outboundTrafficPolicy is REGISTRY_ONLY" if host and host.blocks else None
+        )
+        return _nothing(view, target, host, []) | {"encrypted": True, "refused": refused}
     steps = list(walk(host, head, ALWAYS)) if host else []
     route = steps[-1].route if steps and steps[-1].matched else None
     answer = _nothing(view, target, host, steps)
@@ -63,7 +70,7 @@ def decide(view: View, target: str, head: RequestHead) -> Explanation:
 def _nothing(view: View, target: str, host: VirtualHost | None, steps: list[Step]) -> Explanation:
     return {
         "target": target,
-        "config_version": view.version,
+        "config_version": table.version if (table := view.tables.get(target)) else view.version,
         "matched": False,
         "virtual_host": host.name if host else None,
         "domains": list(host.domains) if host else [],
@@ -82,6 +89,8 @@ def _nothing(view: View, target: str, host: VirtualHost | None, steps: list[Step
         "request_headers": [],
         "response_headers": [],
         "endpoints": [],
+        "encrypted": False,
+        "refused": None,
     }
 
 

@@ -64,7 +64,7 @@ def decide_inbound(served: Served, head: RequestHead, caller: Peer, now: float) 
     if why := ambiguous("1.1", head):
         return answer | {"status": 400, "detail": why}
     answer["steps"] = _steps(inbound, head, peer, now)
-    verdict = _verdict(inbound, head, peer, now, version)
+    verdict = _verdict(inbound, head, peer, now)
     if not isinstance(verdict, Reply):
         return answer | {"admitted": True}
     facts = verdict.facts
@@ -85,8 +85,8 @@ def _strange(peer: Peer, trust_domains: tuple[str, ...]) -> str:
     return f"the certificate is refused in the handshake: it is not of {', '.join(sorted(domains))}"
 
 
-def _verdict(inbound: Inbound, head: RequestHead, peer: Peer, now: float, version: str) -> Any:
-    arrival = arrive(inbound, head, peer, "", now, version)
+def _verdict(inbound: Inbound, head: RequestHead, peer: Peer, now: float) -> Any:
+    arrival = arrive(inbound, head, peer, "", now)
     try:
         next(arrival)
         while True:
@@ -140,7 +140,7 @@ def _step(inbound: Inbound, title: str, policy: str, matched: bool) -> Explanati
 
 def lines(answer: Explanation) -> list[str]:
     """The explanation, line by line, as rich markup."""
-    from rich.markup import escape
+    from meshlib.cli.foreign import escape
 
     who = answer["principal"] or "nobody (plain text)"
     if answer["caller"] != answer["principal"]:

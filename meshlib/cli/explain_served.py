@@ -45,7 +45,7 @@ def served(where: object, namespace: str, labels: dict[str, str], port: int) -> 
         return _of_folder(settings, port)
     with meshlib.connect(where, namespace=namespace, labels=labels, state_dir="") as mesh:
         inbound = mesh.prepare_inbound(port)
-        return Served(inbound, mesh.view.version, with_authority=mesh.certs is not None)
+        return Served(inbound, inbound.version, with_authority=mesh.certs is not None)
 
 
 def _of_folder(settings: Bootstrap, port: int) -> Served:

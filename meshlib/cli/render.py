@@ -3,7 +3,8 @@
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+
+from meshlib.cli.foreign import escape
 
 Explanation = dict[str, Any]
 
@@ -17,11 +18,22 @@ def show_explanation(console: Console, request: str, answer: Explanation) -> Non
 
 def lines(answer: Explanation) -> list[str]:
     """The explanation, line by line, as rich markup."""
+    if answer["encrypted"]:
+        return [_encrypted(answer)]
     found = [*_host(answer), *(_step(step) for step in answer["steps"])]
     if not answer["matched"]:
         return [*found, "[red]no rule matches: 404, flag NR[/]"]
     found += [line for part in (_answered, _clusters, _policies, _headers) for line in part(answer)]
     return found
+
+
+def _encrypted(answer: Explanation) -> str:
+    if answer["refused"]:
+        return f"  [red]refused (ConnectFailed)[/]: {escape(answer['target'])}: {escape(answer['refused'])}"
+    return (
+        "  https:// is encrypted by the application: no rule is asked, and httpx sends it where the URL "
+        "says. With http:// the mesh routes it, and encrypts it where the endpoint takes mutual TLS."
+    )
 
 
 def _host(answer: Explanation) -> list[str]:

@@ -4,13 +4,14 @@ from importlib.resources import files
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
 from meshlib.cli.demo_edit import FILE
 from meshlib.cli.demo_scenarios import Row
 from meshlib.cli.demo_stage import Child, Stage
+from meshlib.cli.foreign import escape
+from meshlib.cli.started import command
 
 
 def show_start(console: Console, stage: Stage) -> None:
@@ -62,7 +63,8 @@ def show_result(console: Console, rows: list[Row], seconds: float) -> None:
 
 def show_end(console: Console, child: Child) -> None:
     """A child that ended unasked, with its last words."""
-    console.print(f"[bold red]![/] {escape(child.last_words())}", highlight=False)
+    words = "\n  ".join(map(escape, child.last_words().split("\n")))
+    console.print(f"[bold red]![/] {words}", highlight=False)
 
 
 def _processes(stage: Stage) -> Table:
@@ -99,11 +101,14 @@ def _suggestions(stage: Stage) -> list[tuple[str, str]]:
         ),
         (
             "Ask which line of which file decides:",
-            f"meshlib explain --config {stage.mesh} {request}",
+            f"{command()} explain --config {stage.mesh} {request}",
         ),
         ("Lock it: nothing but mutual TLS inside; the page goes on:", f"cp {strict} {stage.mesh}"),
         ("… and plain text is refused:", f"curl {stage.children['reviews v1'].url}/reviews/0"),
-        ("See who is connected:", f"meshlib status {at} {state}"),
+        ("See who is connected:", f"{command()} status {at} {state}"),
         ("Stop the control service; the page goes on:", f"kill {stage.control.pid}"),
-        ("… and start it again:", f"meshlib control {stage.mesh} --listen {stage.control_address} {state}"),
+        (
+            "… and start it again:",
+            f"{command()} control {stage.mesh} --listen {stage.control_address} {state}",
+        ),
     ]

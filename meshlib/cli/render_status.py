@@ -5,9 +5,9 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from meshlib.cli.foreign import escape
 from meshlib.cli.render_ca import span
 
 NAMES_SHOWN = 3
@@ -53,7 +53,7 @@ def _clients(clients: list[dict[str, Any]]) -> Table:
                 name,
                 kind["kind"],
                 _names(kind["names"], kind["subscribed"]),
-                str(kind["sent"]),
+                str(kind["held"]),
                 _state(client, kind),
             )
     return table

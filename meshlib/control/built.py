@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from meshlib.control.istio.meshconfig import MeshConfig
 from meshlib.control.istio.problem import Problem
 from meshlib.control.registration import Registration
-from meshlib.control.serve.push import Compiler
+from meshlib.control.serve.closures import Compiler
 from meshlib.control.sources.source import Loaded
 
 

@@ -127,13 +127,19 @@ def _alarm(client: Mapping[str, Any]) -> str:
 
 
 def _kind(of: Subscription) -> dict[str, Any]:
-    """One resource type. `nack` is the text of the last refusal, empty once it accepts again."""
+    """One resource type: `kind` (LDS, …), `names` it asks for and their number `subscribed`; how many
+    resources were `sent`, and how many are `held`: the client acknowledged them, or came with them, and was
+    not told that they are gone. `acked` and `nacked` are the versions of the last acceptance and refusal,
+    `nack` the text of the last refusal, empty once it accepts again; `refused` names what is refused;
+    `pending`: an answer is awaited.
+    """
     names = sorted(of.names)
     return {
         "kind": of.kind.short,
         "names": (["*"] if of.wildcard else []) + names[:MAX_NAMES_SHOWN],
         "subscribed": len(names),
         "sent": sum(resource is not None for resource in of.sent.values()),
+        "held": sum(of.sent.get(name) is not None for name in of.held),
         "acked": of.acked,
         "nack": of.error,
         "nacked": of.nacked,

@@ -56,6 +56,8 @@ class Inbound:
     policies: Mapping[str, Origin] = field(default_factory=lambda: _NOTHING, compare=False)
     """Which YAML made a policy, by its name in the filters."""
     telling: Telling = NOTHING
+    version: str = field(default="", compare=False)
+    """Of the configuration that it came with."""
 
     def source_of(self, policy: str) -> Origin:
         """Which YAML made a policy; its name may have a word before `ns[` and after the last `]`."""
@@ -78,16 +80,14 @@ Arrival = Generator[Check, Opinion, Admitted | Reply]
 _ASKED_BY = "istio_ext_authz_shadow_effective_policy_id"
 
 
-def arrive(
-    inbound: Inbound, head: RequestHead, peer: Peer, own: str, now: float, version: str = ""
-) -> Arrival:
+def arrive(inbound: Inbound, head: RequestHead, peer: Peer, own: str, now: float) -> Arrival:
     """The request `head` from `peer`. `own`: this workload's `spiffe://…`; `now`: seconds since 1970."""
     if inbound.tls.mode is InboundMode.STRICT and not peer.principal:
-        return _in_the_clear(inbound, version)
+        return _in_the_clear(inbound)
     authority, asked = origin_form(head.authority, head.path)
     status, path = normalize(asked, inbound.paths)
     if status:
-        return _not_normal(status, path, version)
+        return _not_normal(inbound, status, path)
     if path != head.path:
         head = RequestHead(head.method, head.scheme, authority, path, head.headers)
     question = question_of(head, peer, own)
@@ -97,16 +97,16 @@ def arrive(
             case Rbac():
                 denied = one.judge(question)
                 if denied is not None:
-                    return _denied(inbound, denied, version)
+                    return _denied(inbound, denied)
             case JwtAuthn():
                 refusal = one.judge(question, now)
                 if refusal is not None:
-                    facts = Facts(detail=refusal.detail, route=one.name, config_version=version)
+                    facts = Facts(detail=refusal.detail, route=one.name, config_version=inbound.version)
                     return Reply(refusal.fault.status, facts, refusal.headers, refusal.body)
             case ExtAuthz():
                 if one.wanted(question):
                     opinion = checked((yield Check(one, question)))
-                    refused = _hear(inbound, one, opinion, question, version)
+                    refused = _hear(inbound, one, opinion, question)
                     if refused is not None:
                         return refused
                     to_client += opinion.to_client if isinstance(opinion, Passed) else ()
@@ -122,32 +122,34 @@ def question_of(head: RequestHead, peer: Peer, own: str) -> Question:
     return Question(told, peer, remote if remote and parse_ip(remote) != NO_IP else "")
 
 
-def _in_the_clear(inbound: Inbound, version: str) -> Reply:
+def _in_the_clear(inbound: Inbound) -> Reply:
     origin = inbound.origin
-    facts = Facts("", origin.document, origin.source, detail="strict_mutual_tls", config_version=version)
+    facts = Facts(
+        "", origin.document, origin.source, detail="strict_mutual_tls", config_version=inbound.version
+    )
     return Reply(403, facts, (_TEXT,), b"mutual TLS is required")
 
 
-def _not_normal(status: int, path: str, version: str) -> Reply:
-    facts = Facts(detail="path_normalization_failed", config_version=version)
+def _not_normal(inbound: Inbound, status: int, path: str) -> Reply:
+    facts = Facts(detail="path_normalization_failed", config_version=inbound.version)
     headers = ((b"location", path.encode("latin-1", "replace")),) if status == REDIRECT else ()
     return Reply(status, facts, headers)
 
 
-def _facts(inbound: Inbound, policy: str, detail: str, version: str, flag: str = "-") -> Facts:
+def _facts(inbound: Inbound, policy: str, detail: str, flag: str = "-") -> Facts:
     origin = inbound.source_of(policy)
-    return Facts(policy, origin.document, origin.source, flag=flag, detail=detail, config_version=version)
+    return Facts(
+        policy, origin.document, origin.source, flag=flag, detail=detail, config_version=inbound.version
+    )
 
 
-def _denied(inbound: Inbound, denied: Denied, version: str) -> Reply:
+def _denied(inbound: Inbound, denied: Denied) -> Reply:
     name = denied.policy.name if denied.policy else ""
-    facts = _facts(inbound, name, denied.detail, version)
+    facts = _facts(inbound, name, denied.detail)
     return Reply(403, facts, (_TEXT,), b"RBAC: access denied")
 
 
-def _hear(
-    inbound: Inbound, filter_: ExtAuthz, opinion: Opinion, question: Question, version: str
-) -> Reply | None:
+def _hear(inbound: Inbound, filter_: ExtAuthz, opinion: Opinion, question: Question) -> Reply | None:
     """None: the request passes, changed as the opinion says."""
     policy = question.metadata.get(SHADOWS, {}).get(_ASKED_BY, "")
     match opinion:
@@ -157,17 +159,17 @@ def _hear(
                 question.metadata[SAID] = {**question.metadata.get(SAID, {}), **opinion.metadata}
             return None
         case Blocked(status, headers, body):
-            facts = _facts(inbound, policy, "ext_authz_denied", version, "UAEX")
+            facts = _facts(inbound, policy, "ext_authz_denied", "UAEX")
             return Reply(status, facts, headers, body)
         case NoAnswer(detail):
             if filter_.fail_open:
                 if filter_.mark_failed_open:
                     question.head = changed(question.head, Passed(set=(FAILED_OPEN,)))
                 return None
-            facts = _facts(inbound, policy, f"ext_authz_error: {detail}", version, "UAEX")
+            facts = _facts(inbound, policy, f"ext_authz_error: {detail}", "UAEX")
             return Reply(filter_.status_on_error, facts)
         case Unread():
-            return opinion.reply(version)
+            return opinion.reply(inbound.version)
 
 
 def _caller(question: Question) -> Caller:

@@ -10,6 +10,7 @@ Rules:
   same moment may pass a limit by one each; no count is ever lost.
 """
 
+from collections.abc import Iterable
 from itertools import count
 from typing import Any
 
@@ -85,13 +86,15 @@ class Ledger:
         found = self.clusters.get(name)
         return found if found is not None else self.clusters.setdefault(name, ClusterState())
 
-    def prune(self, view: View) -> None:
-        """Forgets clusters and endpoints that `view` does not name. To be called when a view is published."""
+    def prune(self, view: View, changed: Iterable[str]) -> None:
+        """Forgets clusters, and endpoints of those that `changed`, that `view` does not name. To be called
+        when a view is published.
+        """
         for name in self.clusters.keys() - view.clusters.keys():
             self.clusters.pop(name, None)
-        for name, state in list(self.clusters.items()):
-            cluster = view.clusters.get(name)
-            if cluster is None:  # a request by an older view came back to it just now
+        for name in changed:
+            state, cluster = self.clusters.get(name), view.clusters.get(name)
+            if state is None or cluster is None:
                 continue
             listed = cluster.inline or view.endpoints.get(name)
             groups = listed.localities if listed is not None else ()

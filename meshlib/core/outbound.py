@@ -41,6 +41,7 @@ _FLAGS = {
     Failure.CONNECT_TIMED_OUT: "UF",
     Failure.RESET_BEFORE_REQUEST: "UC",
     Failure.RESET: "UC",
+    Failure.BROKEN_OFF: "UC",
     Failure.REFUSED_STREAM: "UR",
     Failure.TRY_TIMED_OUT: "UT",
     Failure.TIMED_OUT: "UT",
@@ -76,21 +77,24 @@ def flow(
     """
     table = view.tables.get(name)
     host = None if table is None else table.find_host(head.authority)
+    version = view.version if table is None else table.version
     _add_sidecar_headers(head, ledger, dice)
     route = None if host is None else host.index.find(head, dice)
     if host is None or route is None:
         detail = (
             f"no rule of {name} takes the request" if host else f"no virtual host of {name} has this host"
         )
-        return _answer(Reply(404, Facts(flag="NR", detail=detail, config_version=view.version)))
+        return _answer(Reply(404, Facts(flag="NR", detail=detail, config_version=version)))
     action = route.action
     if isinstance(action, Forward):
         chosen = pick_cluster(action, dice)
-        request = _Request(head, body, view, ledger, clock, dice, original, host, route, action, chosen)
+        request = _Request(
+            head, body, view, ledger, clock, dice, original, version, host, route, action, chosen
+        )
         return request.run(caller_timeout)
     own = own_reply(route, action, head)
     origin = route.origin
-    facts = Facts(route.name, origin.document, origin.source, detail=own.detail, config_version=view.version)
+    facts = Facts(route.name, origin.document, origin.source, detail=own.detail, config_version=version)
     return _answer(Reply(own.status, facts, own.headers, own.body))
 
 
@@ -103,7 +107,7 @@ class _Request:
 
     __slots__ = (
         *("action", "attempts", "body", "chosen", "clock", "dice", "endpoint", "head", "host", "ledger"),
-        *("original", "route", "tried", "view"),
+        *("original", "route", "tried", "version", "view"),
     )
 
     def __init__(
@@ -115,13 +119,14 @@ class _Request:
         clock: Callable[[], float],
         dice: Dice,
         original: tuple[str, int],
+        version: str,
         host: VirtualHost,
         route: Route,
         action: Forward,
         chosen: WeightedCluster,
     ) -> None:
         self.head, self.body, self.view, self.ledger = head, body, view, ledger
-        self.clock, self.dice, self.original = clock, dice, original
+        self.clock, self.dice, self.original, self.version = clock, dice, original, version
         self.host, self.route, self.action, self.chosen = host, route, action, chosen
         self.attempts = 0
         self.endpoint = ""
@@ -273,7 +278,7 @@ class _Request:
             self.attempts,
             flag,
             detail,
-            self.view.version,
+            self.version,
         )
 
 

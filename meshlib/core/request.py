@@ -147,6 +147,8 @@ class Failure(Enum):
     CONNECT_TIMED_OUT = "no connection within the connect timeout"
     RESET_BEFORE_REQUEST = "connection lost before the request was on its way"
     RESET = "connection lost before response headers"
+    BROKEN_OFF = "connection lost before the end of the response"
+    """Its head had come."""
     REFUSED_STREAM = "the peer refused the stream unprocessed"
     TRY_TIMED_OUT = "no response within the time of one try"
     TIMED_OUT = "no response within the time of the route"

@@ -114,7 +114,7 @@ def wants_retry(policy: RetryPolicy, outcome: Outcome) -> bool:
 
 def _wants_after_failure(on: frozenset[RetryOn], how: Failure) -> bool:
     # Envoy, RetryStateImpl::wouldRetryFromReset: an overflow is never retried.
-    if how is Failure.TIMED_OUT or how is Failure.OVERFLOW:
+    if how in (Failure.TIMED_OUT, Failure.OVERFLOW, Failure.BROKEN_OFF):
         return False
     # Envoy, RetryStateImpl::wouldRetryFromReset: these three take every way to lose a try.
     if RetryOn.RESET in on or RetryOn.FIVE_XX in on or RetryOn.GATEWAY_ERROR in on:

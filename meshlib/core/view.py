@@ -28,7 +28,7 @@ class TargetListener:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Everything known at one moment, by name. `version` is the control service's configuration version."""
+    """Everything known at one moment, by name. `version`: the newest configuration that was heard of."""
 
     version: str = ""
     tables: Mapping[str, RouteTable] = field(default_factory=lambda: MappingProxyType({}))

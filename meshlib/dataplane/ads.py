@@ -11,8 +11,9 @@ Rules:
   service (or of a replica that lags): it is not applied, and the stream is opened again. After
   `STALE_PATIENCE` seconds of nothing else the older service is taken for the only one, with a warning:
   a clock that was set back must not lock a client out. What was read from disk does not count as heard.
-- A target that nobody called for `idle_targets` seconds is unsubscribed, and the one unused for
-  longest when there are more than `max_targets`.
+- A target that nobody called for `idle_targets` seconds is unsubscribed; `targets.py` says who goes and who
+  waits where there are more than `max_targets`.
+- A message costs what it brings: what it did not touch is not subscribed, published, saved or told again.
 - While the control service can't be reached, what it said last is read from disk (`cache.py`).
 """
 
@@ -33,7 +34,7 @@ from meshlib.dataplane.views import KINDS, Views
 from meshlib.errors import ControlError
 from meshlib.xds import pb
 from meshlib.xds.client_stream import ClientStream, ProtocolError, Update
-from meshlib.xds.kinds import SENDING_ORDER, Kind
+from meshlib.xds.kinds import Kind
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +70,12 @@ class Ads:
         views: Views,
         cache: Cache | None,
         *,
-        changed: Callable[[], None],
+        changed: Callable[[Iterable[str] | None], None],
         clock: Callable[[], float] = time.monotonic,
         keep: Callable[[str, str, str, "Ads"], Kept] = KeptStream,
     ) -> None:
-        """`changed` is called after each update and each loss of the connection, on the stream's thread.
+        """`changed` is called with the targets of which something is known now, None: of any; after each
+        update and each loss of the connection, on the stream's thread; with those whose turn came, on any.
 
         `node` is the Node message that opens each stream.
         """
@@ -89,7 +91,6 @@ class Ads:
         self._closed = False
         self._newest = (0, 0)
         self._stale_since: float | None = None
-        self._unsaved: set[str] = set()
         self.connected = False
         """Whether the control service answered on the stream that is open now."""
         self.since: float | None = None
@@ -102,16 +103,22 @@ class Ads:
         """Targets that are served from disk until the control service is heard."""
 
     def want(self, name: str) -> None:
-        """Subscribes a target, and starts the stream at the first call."""
+        """Somebody waits for a target, until `done`: it is asked for when there is room. Starts all."""
         with self._lock:
             if self._closed:
                 return
-            if not self._views.wants(name):
-                self._targets.touch(name, self._clock())
-                self._views.want((name,))
-                self._forget(self._targets.excess())
-                self._subscribe()
+            self._turn(*self._targets.wait(name, self._clock()))
             self._kept.start()
+
+    def done(self, name: str) -> None:
+        """Somebody who waited for a target has what is known of it, or gave up."""
+        with self._lock:
+            if self._closed:
+                return
+            gone, come = self._targets.leave(name, self._clock())
+            self._turn(gone, come)
+        if come:
+            self._changed(come)
 
     def touch(self, name: str) -> None:
         """A target was used now."""
@@ -120,7 +127,12 @@ class Ads:
     def load(self, name: str) -> bool:
         """Puts a target's last good configuration from disk in force, unless control has been heard."""
         with self._lock:
-            if self.connected or self._cache is None or name in self._views.targets:
+            if (
+                self.connected
+                or self._cache is None
+                or name in self._views.targets
+                or not self._views.wants(name)
+            ):
                 return name in self._views.targets
             kept = self._cache.load(name)
             if kept is None:
@@ -132,8 +144,10 @@ class Ads:
                     known |= self._views.absent(kind)
                 fresh = {r.name: r for r in kept.resources if r.kind is kind and r.name not in known}
                 absent = {n for of_kind, n in kept.absent if of_kind is kind and n not in known}
-                refused = self._views.apply(kind, kept.version, fresh, absent)
+                version = kept.decided if kind in (Kind.LISTENER, Kind.ROUTES) else kept.version
+                refused = self._views.apply(kind, version, fresh, absent)
                 self._stream.hold(kind, {n: r.version for n, r in fresh.items() if n not in refused})
+            self._views.touched()  # it is on disk
             if name in self._views.targets:
                 self.from_disk.add(name)
             self._subscribe()
@@ -149,11 +163,9 @@ class Ads:
             return self._cache.why_not(name) or f"the last good configuration in {folder} lacks {lacks}"
 
     def close(self) -> None:
-        """Ends the stream and its thread, and writes what is not on disk yet."""
+        """Ends the stream and its thread."""
         self._closed = True
         self._kept.close()
-        with self._lock:
-            self._save()
 
     # The talk, on the stream's thread
 
@@ -194,15 +206,15 @@ class Ads:
                 log.error(
                     "refused %s %s of configuration %s: %s", update.kind.short, name, update.version, reason
                 )
-            if not self.connected:
+            was_connected = self.connected
+            if not was_connected:
                 self.connected, self.since, self.failure, self.attempts = True, self._clock(), "", 0
                 log.info("connected to the control service %s", self._bootstrap.control)
             self.from_disk.clear()
-            self._unsaved.update(self._views.targets)
             self._subscribe()
-            if not self._views.waiting:
-                self._save()
-        self._changed()
+            touched = self._views.touched()
+            self._save(touched)
+        self._changed(touched if was_connected else None)
 
     def ended(self, why: str) -> float:
         """The stream is over. Gives the seconds to wait before the next."""
@@ -219,8 +231,7 @@ class Ads:
             self.connected, self.failure = False, why
             self.attempts += 1
             self._forget(self._targets.idle(self._clock()))
-            self._save()
-        self._changed()
+        self._changed(None)
         return backoff(self.attempts)
 
     def _refuse_older(self, update: Update) -> None:
@@ -246,25 +257,31 @@ class Ads:
 
     def _subscribe(self) -> None:
         """Brings the subscriptions to what the views need."""
-        for kind, names in self._views.needs().items():
-            held = self._stream.names(kind)
-            if kind in SENDING_ORDER and held != names:
-                self._stream.subscribe(kind, sorted(names - held))
-                self._stream.unsubscribe(kind, sorted(held - names))
-        self._kept.wake()
+        said = False
+        for kind, (more, less) in self._views.turned().items():
+            self._stream.subscribe(kind, more)
+            self._stream.unsubscribe(kind, less)
+            said = said or bool(more or less)
+        if said:
+            self._kept.wake()
+
+    def _turn(self, gone: list[str], come: list[str]) -> None:
+        self._views.want(come)
+        self._forget(gone)
+        self._subscribe()
 
     def _forget(self, names: list[str]) -> None:
         if names:
             self.from_disk.difference_update(names)
             self._views.forget(names)
             self._subscribe()
+            if self._cache is not None:
+                self._cache.forget(names)
 
-    def _save(self) -> None:
+    def _save(self, names: Iterable[str]) -> None:
         if self._cache is not None:
-            for name in sorted(self._unsaved & self._views.targets.keys()):
-                if (kept := self._views.kept(name)) is not None:
-                    self._cache.save(name, kept)
-        self._unsaved.clear()
+            kept = ((name, self._views.kept(name)) for name in sorted(names))
+            self._cache.save({name: one for name, one in kept if one is not None})
 
     # Fork
 
@@ -281,9 +298,11 @@ class Ads:
         self._lock = threading.RLock()
         self._kept.after_fork_in_child()
         self._stream = ClientStream(node, delta=True)
-        for kind in KINDS:
+        self._targets.alone()
+        self._views.turned()
+        for kind, names in self._views.needs().items():
             self._stream.hold(kind, self._views.held(kind))
-        self._subscribe()
+            self._stream.subscribe(kind, sorted(names))
         self.connected, self.since, self.failure, self.attempts = False, None, "", 0
 
 

@@ -8,7 +8,8 @@ Rules:
 - A file is replaced whole (written beside, then renamed), carries its checksum, and belongs to its
   owner alone (folder 0700, file 0600). A file that is broken, too large or somebody else's is
   ignored with a warning; a folder that can't be written costs one warning and no request.
-- The number and size of files are bounded; the one unwritten for longest goes first.
+- The number and size of files are bounded; the one unwritten for longest goes first. Room is made once for
+  all that is saved at once.
 """
 
 import base64
@@ -18,7 +19,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 MAX_FILE = 32 * 1024 * 1024
 MAX_FILES = 1000
 _FORMAT = b"meshlib-state-"
-_MAGIC = _FORMAT + b"2"
+_MAGIC = _FORMAT + b"3"
 _SUFFIX = ".mesh"
 
 
@@ -41,6 +42,8 @@ class LastGood:
     version: str
     resources: tuple[Resource, ...]
     absent: frozenset[tuple[Kind, str]] = frozenset()
+    decided: str = ""
+    """The configuration that the target's own rules came with."""
 
 
 class Cache:
@@ -50,7 +53,7 @@ class Cache:
         """`identity` is all that decides what control answers; what another identity wrote is not read."""
         self._folder = folder
         self._identity = "\0".join(identity)
-        self._written: dict[str, str] = {}
+        self._written: dict[str, bytes] = {}
         self._complained = False
 
     def __repr__(self) -> str:
@@ -85,26 +88,27 @@ class Cache:
             return f"the last good configuration in {self._path(target)} can't be used: {error}"
         return ""
 
-    def save(self, target: str, kept: LastGood) -> None:
-        """Keeps what is in force for a target; nothing is written if it is what was written last."""
-        listed = [[r.kind.name, r.name, r.version, base64.b64encode(r.body).decode()] for r in kept.resources]
-        absent = sorted([kind.name, name] for kind, name in kept.absent)
-        content = hashlib.blake2b(json.dumps([listed, absent]).encode(), digest_size=16).hexdigest()
-        if self._written.get(target) == content:
-            return
-        said = {"identity": self._identity, "target": target, "version": kept.version}
-        payload = json.dumps({**said, "resources": listed, "absent": absent}).encode()
-        whole = _MAGIC + b" " + _checksum(payload) + b"\n" + payload
-        if len(whole) > MAX_FILE:
+    def save(self, found: Mapping[str, LastGood]) -> None:
+        """Keeps what is in force, by target; nothing is written that is what was written last."""
+        new = [(target, kept, _content(kept)) for target, kept in found.items()]
+        new = [one for one in new if self._written.get(one[0]) != one[2]]
+        if not new:
             return
         try:
-            self._replace(self._path(target), whole)
+            self._prepare()
+            for target, kept, content in new:
+                if self._replace(target, kept):
+                    self._written[target] = content
+            self._make_room()
         except OSError as error:
             if not self._complained:
                 self._complained = True
                 log.warning("the last good configuration can't be kept in %s: %s", self._folder, error)
-            return
-        self._written[target] = content
+
+    def forget(self, targets: Iterable[str]) -> None:
+        """These are saved no more for now; their files stay."""
+        for target in targets:
+            self._written.pop(target, None)
 
     def _path(self, target: str) -> Path:
         return self._folder / f"{_hash(self._identity)}-{_hash(target)}{_SUFFIX}"
@@ -138,34 +142,65 @@ class Cache:
             for kind, name, version, body in found["resources"]
         )
         absent = frozenset((Kind[kind], name) for kind, name in found["absent"])
-        return LastGood(str(found["version"]), tuple(resources), absent)
+        return LastGood(str(found["version"]), tuple(resources), absent, str(found["decided"]))
 
-    def _replace(self, path: Path, whole: bytes) -> None:
+    def _prepare(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._folder.stat().st_uid == os.geteuid():
             self._folder.chmod(0o700)
+
+    def _replace(self, target: str, kept: LastGood) -> bool:
+        """Writes a target's file; False: it would be too large."""
+        said = {
+            "identity": self._identity,
+            "target": target,
+            "version": kept.version,
+            "decided": kept.decided,
+        }
+        resources, absent = _listed(kept)
+        payload = json.dumps({**said, "resources": resources, "absent": absent}).encode()
+        whole = _MAGIC + b" " + _checksum(payload) + b"\n" + payload
+        if len(whole) > MAX_FILE:
+            return False
         handle, beside = tempfile.mkstemp(dir=self._folder, prefix=".new-")  # 0600
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(whole)
-            Path(beside).replace(path)
+            Path(beside).replace(self._path(target))
         except BaseException:
             with contextlib.suppress(OSError):
                 Path(beside).unlink()
             raise
-        self._make_room()
+        return True
 
     def _make_room(self) -> None:
-        files = list(self._folder.glob("*" + _SUFFIX))
+        with os.scandir(self._folder) as entries:
+            files = [entry for entry in entries if entry.name.endswith(_SUFFIX)]
         if len(files) <= MAX_FILES:
             return
-        ages: list[tuple[float, Path]] = []
+        ages: list[tuple[float, str]] = []
         for file in files:
             with contextlib.suppress(OSError):
-                ages.append((file.stat().st_mtime, file))
-        for _, file in sorted(ages)[: len(files) - MAX_FILES]:
+                ages.append((file.stat().st_mtime, file.path))
+        for _, path in sorted(ages)[: len(files) - MAX_FILES]:
             with contextlib.suppress(OSError):
-                file.unlink()
+                Path(path).unlink()
+
+
+def _listed(kept: LastGood) -> tuple[list[list[str]], list[list[str]]]:
+    listed = [[r.kind.name, r.name, r.version, base64.b64encode(r.body).decode()] for r in kept.resources]
+    return listed, sorted([kind.name, name] for kind, name in kept.absent)
+
+
+def _content(kept: LastGood) -> bytes:
+    """Equal for what need not be written twice: whatever its version."""
+    content = hashlib.blake2b(digest_size=16)
+    for resource in kept.resources:
+        head = (resource.kind.name, resource.name, resource.version, str(len(resource.body)), "")
+        content.update("\0".join(head).encode() + resource.body)
+    for kind, name in sorted((kind.name, name) for kind, name in kept.absent):
+        content.update(f"{kind}\0{name}\0".encode())
+    return content.digest()
 
 
 def _checksum(payload: bytes) -> bytes:

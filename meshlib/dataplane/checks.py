@@ -35,6 +35,7 @@ from meshlib.core.balance.pick import pick
 from meshlib.core.breaker import Slots, allows_request
 from meshlib.core.mtls import secure
 from meshlib.core.request import Failed, RequestHead
+from meshlib.core.view import View
 from meshlib.dataplane.decode.check import check_request, grpc_opinion
 from meshlib.dataplane.grpc_call import CallEnded
 from meshlib.dataplane.grpc_unary import call_once
@@ -68,10 +69,10 @@ class Checks:
         """What the authority says; NoAnswer, whatever its failure."""
         authority = check.filter.authority
         try:
-            self._mesh.prepare(_target(authority.cluster))
+            view = self._mesh.prepare(_target(authority.cluster))
             if isinstance(authority, GrpcAuthority):
-                return _ask_grpc(self._mesh, authority, check)
-            call = _Call(self._mesh, authority, http_request(check, authority))
+                return _ask_grpc(self._mesh, view, authority, check)
+            call = _Call(self._mesh, view, authority, http_request(check, authority))
             with call.counted():
                 answered = self._own.get(os.getpid()).send(call.attempt, _content(check))
                 if isinstance(answered, Failed):
@@ -103,10 +104,10 @@ class AsyncChecks:
         """What the authority says; NoAnswer, whatever its failure."""
         authority = check.filter.authority
         try:
-            await self._mesh.aprepare(_target(authority.cluster))
+            view = await self._mesh.aprepare(_target(authority.cluster))
             if isinstance(authority, GrpcAuthority):
-                return await asyncio.to_thread(_ask_grpc, self._mesh, authority, check)
-            call = _Call(self._mesh, authority, http_request(check, authority))
+                return await asyncio.to_thread(_ask_grpc, self._mesh, view, authority, check)
+            call = _Call(self._mesh, view, authority, http_request(check, authority))
             with call.counted():
                 answered = await self._own.get(asyncio.get_running_loop()).send(call.attempt, _content(check))
                 if isinstance(answered, Failed):
@@ -167,8 +168,10 @@ class _Collected:
 class _Call:
     """One call to an endpoint of an authority's cluster. MeshError: there is none."""
 
-    def __init__(self, mesh: Mesh, authority: HttpAuthority | GrpcAuthority, head: RequestHead) -> None:
-        view, now = mesh.view, mesh.clock()
+    def __init__(
+        self, mesh: Mesh, view: View, authority: HttpAuthority | GrpcAuthority, head: RequestHead
+    ) -> None:
+        now = mesh.clock()
         cluster = view.clusters.get(authority.cluster)
         endpoints = None if cluster is None else cluster.inline or view.endpoints.get(cluster.name)
         if cluster is None or endpoints is None:
@@ -216,9 +219,9 @@ def _target(cluster: str) -> str:
 # gRPC
 
 
-def _ask_grpc(mesh: Mesh, authority: GrpcAuthority, check: Check) -> Opinion:
+def _ask_grpc(mesh: Mesh, view: View, authority: GrpcAuthority, check: Check) -> Opinion:
     head = RequestHead("POST", "http", authority.authority or authority.cluster, CHECK)
-    call = _Call(mesh, authority, head)
+    call = _Call(mesh, view, authority, head)
     host, port = call.attempt.address
     tls, contexts, certs = call.attempt.tls, mesh.contexts, mesh.certs
     own = certs.held.principal if certs is not None and certs.held is not None else ""

@@ -139,10 +139,9 @@ class Gate:
         return context.handed(admitted.head, admitted.caller, self._forward, within=watched)
 
     def _arrive(self, head: RequestHead, peer: Peer) -> Arrival:
-        view = self.mesh.view
         certs = self.mesh.certs
         own = certs.held.principal if certs is not None and certs.held is not None else ""
-        return arrive(view.inbound[self._name], head, peer, own, self._wall(), view.version)
+        return arrive(self.policy, head, peer, own, self._wall())
 
 
 def _with_body(check: Check, body: Shown | None) -> Check:

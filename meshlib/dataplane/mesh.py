@@ -18,7 +18,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from meshlib.bootstrap import Bootstrap, bootstrap
@@ -55,7 +55,12 @@ class Source(Protocol):
     from_disk: set[str]
 
     def want(self, name: str) -> None:
-        """Asks for a target from now on; starts whatever has to run."""
+        """Somebody waits for a target, until `done`: it is asked for once there is room for it, and kept
+        meanwhile. Starts whatever has to run.
+        """
+
+    def done(self, name: str) -> None:
+        """Somebody who waited for a target waits no more; it is kept up until it makes room."""
 
     def touch(self, name: str) -> None:
         """A target was used now."""
@@ -79,10 +84,12 @@ class Source(Protocol):
         """Keeps what is known; whatever runs is started at the next `want`, under this Node message."""
 
 
-MakeSource = Callable[[Bootstrap, Client, Views, Callable[[], None]], Source]
+Changed = Callable[[Iterable[str] | None], None]
+"""Told of targets of which something may be known now; None: of any."""
+MakeSource = Callable[[Bootstrap, Client, Views, Changed], Source]
 
 
-def ads_source(settings: Bootstrap, client: Client, views: Views, changed: Callable[[], None]) -> Source:
+def ads_source(settings: Bootstrap, client: Client, views: Views, changed: Changed) -> Source:
     """The stream to the control service at `settings.control`."""
     cache = None
     if settings.state_dir is not None:
@@ -125,7 +132,7 @@ class Mesh:
         self._view = self._views.view
         self._live = False
         """Whether the source runs, so that what is known is kept up."""
-        self._waiters: dict[int, Callable[[], None]] = {}
+        self._waiters: dict[str, dict[int, Callable[[], None]]] = {}
         self._guard = threading.RLock()
         self._ledger: Ledger | None = None
         self._on_close: list[Callable[[], None]] = []
@@ -213,34 +220,39 @@ class Mesh:
                 self._ledger = self._ledger or Ledger()
         return self._ledger
 
-    def prepare(self, name: str) -> None:
-        """Waits until it is known what to do with requests to `host:port`; at once, if it is.
+    def prepare(self, name: str) -> View:
+        """Waits until it is known what to do with requests to `host:port`; at once, if it is. Gives the view
+        that knows it: a later one may have forgotten it.
 
-        ControlUnavailable: nothing is known of it, and control is not reached or does not answer.
-        RefusedResource: what control says of it can't be used, and there is nothing older. Closed.
+        ControlUnavailable: nothing is known of it, and control is not reached or does not answer; or there is
+        no room for it. RefusedResource: what control says of it can't be used, and nothing is older. Closed.
         """
-        if self._live and self._is_known(name):
-            return
+        known = self._known(name)
+        if known is not None:
+            return known
         changed = threading.Event()
-        with self._notified(changed.set):
+        with self._notified(name, changed.set):
             for seconds in self._steps(name, changed.clear):
                 changed.wait(seconds)
+            return self._view
 
-    async def aprepare(self, name: str) -> None:
+    async def aprepare(self, name: str) -> View:
         """`prepare` for asyncio; never blocks the event loop."""
-        if self._live and self._is_known(name):
-            return
+        known = self._known(name)
+        if known is not None:
+            return known
         changed, loop = asyncio.Event(), asyncio.get_running_loop()
 
         def wake() -> None:
             with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(changed.set)
 
-        with self._notified(wake):
+        with self._notified(name, wake):
             for seconds in self._steps(name, changed.clear):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
                         await changed.wait()
+            return self._view
 
     def prepare_inbound(self, port: int) -> Inbound:
         """Waits until it is known what a served port asks of its callers; fails as `prepare` does, and with
@@ -265,12 +277,16 @@ class Mesh:
             )
         return found
 
-    def _is_known(self, name: str) -> bool:
-        target = self._views.targets.get(name)
+    def _known(self, name: str) -> View | None:
+        """The view, if it says what to do with requests to the target."""
+        target = self._views.targets.get(name) if self._live else None
         if target is None or target.failed is not None:
-            return False
+            return None
         self._source.touch(name)
-        return True
+        view = self._view
+        return (
+            view if target.table is None or name in view.tables else None
+        )  # None: it was forgotten just now
 
     def _steps(self, name: str, clear: Callable[[], None]) -> Iterator[float]:
         """Yields how many seconds to wait at most for a change; ends when the target is known."""
@@ -280,9 +296,7 @@ class Mesh:
             if self._closed:
                 raise Closed("the mesh is closed")
             clear()
-            self._asked = True
             source = self._source
-            source.want(name)
             target = self._views.targets.get(name)
             if target is not None:
                 if target.failed is not None:
@@ -310,6 +324,11 @@ class Mesh:
 
     def _why_unknown(self, name: str, source: Source) -> str:
         waited = f"within {self.bootstrap.first_call_timeout:g} s"
+        if source.connected and not self._views.wants(name):
+            return (
+                f"{name}: all {self.bootstrap.max_targets} hosts that may be held (MESHLIB_MAX_TARGETS) are "
+                f"still waited for, and its turn did not come {waited}"
+            )
         if source.connected:
             missing = ", ".join(sorted(self._views.missing(name))) or "an answer"
             return f"{name}: the control service {self.bootstrap.control} did not send {missing} {waited}"
@@ -320,28 +339,37 @@ class Mesh:
         )
 
     @contextlib.contextmanager
-    def _notified(self, wake: Callable[[], None]) -> Iterator[None]:
+    def _notified(self, name: str, wake: Callable[[], None]) -> Iterator[None]:
+        """Somebody waits for a target, and is told of what changes."""
         number = next(_numbers)
         with self._guard:
-            self._waiters[number] = wake
+            self._waiters.setdefault(name, {})[number] = wake
+        self._asked = True
+        source = self._source
         try:
+            source.want(name)
             yield
         finally:
+            source.done(name)
             with self._guard:
-                del self._waiters[number]
+                waiters = self._waiters.get(name, {})
+                waiters.pop(number, None)
+                if not waiters:
+                    self._waiters.pop(name, None)
 
-    def _published(self, view: View) -> None:
+    def _published(self, view: View, clusters: Iterable[str]) -> None:
         if view.roots_pem and view.roots_pem != self._view.roots_pem and (certs := self.certs) is not None:
             certs.trust(view.roots_pem.decode())
         self._view = view
         self.telemetry.take(view.telling)
         if self._ledger is not None:
-            self._ledger.prune(view)
+            self._ledger.prune(view, clusters)
 
-    def _changed(self) -> None:
-        """On the source's thread: something may be known now, or the connection was lost."""
+    def _changed(self, names: Iterable[str] | None = None) -> None:
+        """On any thread: something may be known of these targets, or the connection was lost."""
         with self._guard:
-            waiters = list(self._waiters.values())
+            told = self._waiters if names is None else [name for name in names if name in self._waiters]
+            waiters = [wake for name in told for wake in self._waiters[name].values()]
         for wake in waiters:
             wake()
 

@@ -13,16 +13,19 @@ Rules:
 - A port that this process serves is a target too, by the name of its listener (`xds.names.inbound_listener`).
 - Who is to trust the mesh's roots (a cluster, a served port) is held back until they are there, or known
   to be missing; they are asked for as soon as somebody is.
-- An update of endpoints alone touches only its entries.
+- A change costs what it touches: the targets that a resource is a part of (`needs.py`), and no others.
+- A rule is of the configuration that it came with (`version` of its table): what came later did not decide.
 - What is to be told of requests is in force at once: it decides nothing.
 
 Not thread-safe but for reading `view` and `targets`: the caller holds a lock around all else.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from meshlib.core.balance.cluster import Cluster, Resolution
 from meshlib.core.balance.endpoints import EndpointSet
@@ -34,6 +37,7 @@ from meshlib.core.telemetry import NOTHING, Telling
 from meshlib.core.view import TargetListener, View
 from meshlib.dataplane.cache import LastGood
 from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.needs import Key, Needs
 from meshlib.errors import RefusedResource
 from meshlib.xds.kinds import Kind
 from meshlib.xds.names import ROOTS_SECRET
@@ -41,6 +45,9 @@ from meshlib.xds.snapshot import Resource
 
 KINDS = (Kind.LISTENER, Kind.ROUTES, Kind.CLUSTER, Kind.ENDPOINTS, Kind.SECRET)
 """What is asked for."""
+
+_ROOTS: Key = (Kind.SECRET, ROOTS_SECRET)
+_Value = TypeVar("_Value")
 
 
 @dataclass(slots=True)
@@ -80,34 +87,39 @@ class Views:
     def __init__(
         self,
         decoders: Mapping[Kind, Callable[[Any], Any]],
-        published: Callable[[View], None] = lambda _: None,
+        published: Callable[[View, set[str]], None] = lambda _view, _clusters: None,
     ) -> None:
         """`decoders` gives for each kind the function from message to core value, raising Refused; a
-        listener's value is a TargetListener or an Inbound. `published` is called with each new view, under
-        the caller's lock.
+        listener's value is a TargetListener or an Inbound. `published` is called with each new view and the
+        clusters that are not as they were, under the caller's lock.
         """
         self._decoders = decoders
         self._published = published
         self._held: dict[Kind, dict[str, _Held]] = {kind: {} for kind in KINDS}
         self._wanted: dict[str, None] = {}
+        self._needs = Needs()
+        self._turned: set[Key] = set()
+        self._touched: set[str] = set()
         self._in_force: dict[str, _Routes] = {}
         self._inbound: dict[str, Inbound] = {}
         self._waiting: set[str] = set()
+        self._serving: Counter[str] = Counter()
+        """By cluster, how many tables in force name it."""
+        self._holding: Counter[str] = Counter()
+        """By cluster, how many of these are held in force until their successor is whole."""
         self.view = View()
-        self.targets: Mapping[str, Target] = {}
-        """Every target that was answered. A new mapping with each change."""
+        self.targets: Mapping[str, Target] = MappingProxyType({})
+        """Every target that was answered. A new mapping with each change, later than its view."""
 
     def __repr__(self) -> str:
         return f"Views({self.view!r}, {len(self._wanted)} wanted, {len(self._waiting)} held back)"
 
-    @property
-    def waiting(self) -> frozenset[str]:
-        """Targets whose newest table is held back."""
-        return frozenset(self._waiting)
-
     def want(self, names: Iterable[str]) -> None:
         """These targets are needed from now on."""
-        self._wanted.update(dict.fromkeys(names))
+        for name in names:
+            if name not in self._wanted:
+                self._wanted[name] = None
+                self._needs.want(name)
 
     def wants(self, name: str) -> bool:
         """Whether this target is needed."""
@@ -115,10 +127,13 @@ class Views:
 
     def forget(self, names: Iterable[str]) -> None:
         """These targets are not needed any more."""
-        for name in names:
-            self._wanted.pop(name, None)
-        self._drop_unneeded()
-        self._publish(self.view.version)
+        gone = [name for name in names if name in self._wanted]
+        for name in gone:
+            del self._wanted[name]
+            self._needs.forget(name)
+            self._touched.discard(name)
+        self._publish(self.view.version, gone, set())
+        self._drop_unneeded(())
 
     def apply(
         self, kind: Kind, version: str, resources: Mapping[str, Resource], removed: Iterable[str] = ()
@@ -127,44 +142,64 @@ class Views:
         held, refused = self._held.get(kind), {}
         if held is None:
             return dict.fromkeys(resources, f"{kind.short} was not asked for")
+        keys = [(kind, name) for name in (*resources, *removed)]
+        clusters = {name for key in keys for name in self._clusters_at(key)}
+        were_here = {name for name in clusters if self._is_here(name)}
         for name, resource in resources.items():
             entry = held.setdefault(name, _Held())
             try:
-                entry.value, entry.telling = self._decode(kind, resource)
-                entry.resource, entry.refused = resource, ""
+                self._take(entry, kind, version, resource)
             except Refused as error:
                 entry.refused = refused[name] = str(error)
         for name in removed:
             held[name] = _Held()
-        if kind is Kind.ENDPOINTS and not self._waiting and self.targets.keys() >= self._wanted.keys():
-            self._patch_endpoints(version, {*resources, *removed})
-        else:
-            self._publish(version)
-            self._drop_unneeded()
+        if kind is Kind.CLUSTER:
+            for name in clusters:
+                self._needs.name((kind, name), self._named_by_cluster(name))
+        targets = {name for key in keys for name in self._led_by(key)}
+        for name in clusters:
+            if (name in were_here) != self._is_here(name):
+                targets.update(self._needs.targets((Kind.CLUSTER, name)))
+        for key in keys:
+            self._touched.update(self._needs.targets(key))
+        self._publish(version, targets, clusters)
+        self._drop_unneeded(keys)
         return refused
+
+    def _clusters_at(self, key: Key) -> Iterable[str]:
+        """The clusters that a cluster, endpoints or the roots are a part of."""
+        kind, name = key
+        if kind is Kind.CLUSTER:
+            return (name,)
+        return [user for of, user in self._needs.users(key) if of is Kind.CLUSTER]
+
+    def _led_by(self, key: Key) -> Iterable[str]:
+        """The targets that a listener, routes or the roots of a served port lead to."""
+        kind, name = key
+        if kind is Kind.LISTENER:
+            return (name,) if name in self._wanted else ()
+        if kind is Kind.CLUSTER:
+            return ()
+        return [user for of, user in self._needs.users(key) if of is Kind.LISTENER]
 
     def needs(self) -> dict[Kind, set[str]]:
         """The names to be subscribed of each kind, now."""
         found: dict[Kind, set[str]] = {kind: set() for kind in KINDS}
-        found[Kind.LISTENER] = set(self._wanted)
-        for name in self._wanted:
-            entry = self._held[Kind.LISTENER].get(name)
-            if entry is not None and isinstance(entry.value, str):
-                found[Kind.ROUTES].add(entry.value)
-            for routes in (self._newest(name), self._in_force.get(name)):
-                if isinstance(routes, _Routes):
-                    found[Kind.CLUSTER] |= routes.clusters
-        for name in found[Kind.CLUSTER]:
-            entry = self._held[Kind.CLUSTER].get(name)
-            if entry is None or entry.value is None:
-                continue
-            if _by_discovery(entry.value):
-                found[Kind.ENDPOINTS].add(entry.value.endpoints_name)
-            if _trusts_mesh(entry.value):
-                found[Kind.SECRET].add(ROOTS_SECRET)
-        served = (self._newest(name) for name in self._wanted)
-        if any(isinstance(one, Inbound) and _takes_tls(one) for one in (*served, *self._inbound.values())):
-            found[Kind.SECRET].add(ROOTS_SECRET)
+        for kind, name in self._needs:
+            found[kind].add(name)
+        return found
+
+    def turned(self) -> dict[Kind, tuple[list[str], list[str]]]:
+        """The names to subscribe, and those to unsubscribe, of each kind, since this was asked last."""
+        found: dict[Kind, tuple[list[str], list[str]]] = {kind: ([], []) for kind in KINDS}
+        for key in sorted(self._turned | self._needs.turned(), key=itemgetter(1)):
+            found[key[0]][key not in self._needs].append(key[1])
+        self._turned = set()
+        return found
+
+    def touched(self) -> set[str]:
+        """The targets of which a part came since this was asked last, whole or not."""
+        found, self._touched = self._touched, set()
         return found
 
     def kept(self, target: str) -> LastGood | None:
@@ -185,7 +220,9 @@ class Views:
                 resources.append(entry.resource)
             else:
                 absent.add((kind, name))
-        return LastGood(self.view.version, tuple(resources), frozenset(absent))
+        decided = known.table or known.inbound
+        version = self.view.version
+        return LastGood(version, tuple(resources), frozenset(absent), decided.version if decided else version)
 
     def _parts(self, target: str, routes: _Routes | None) -> Iterator[tuple[Kind, str]]:
         """All that a target in force is made of, by kind and name."""
@@ -220,7 +257,14 @@ class Views:
         """The names of what is known not to exist."""
         return {n for n, e in self._held[kind].items() if e.resource is None and not e.refused}
 
-    def _decode(self, kind: Kind, resource: Resource) -> tuple[Any, Telling]:
+    def _take(self, entry: _Held, kind: Kind, version: str, resource: Resource) -> None:
+        """Refused: it is no good. What came before, byte by byte, stays of the configuration it came with."""
+        known = entry.resource
+        if known is None or known.body != resource.body:
+            entry.value, entry.telling = self._decode(kind, version, resource)
+        entry.resource, entry.refused = resource, ""
+
+    def _decode(self, kind: Kind, version: str, resource: Resource) -> tuple[Any, Telling]:
         try:
             message = resource.message()
         except Exception as error:  # noqa: BLE001 - protobuf's DecodeError, without loading protobuf here
@@ -229,7 +273,11 @@ class Views:
         telling = value.telling if isinstance(value, TargetListener | Inbound) else NOTHING
         if isinstance(value, TargetListener):
             value = value.routes
-        return _Routes(value, clusters_of(value)) if isinstance(value, RouteTable) else value, telling
+        if isinstance(value, RouteTable):
+            value = _Routes(value.of(version), clusters_of(value))
+        elif isinstance(value, Inbound):
+            value = replace(value, version=version)
+        return value, telling
 
     def _newest(self, target: str) -> _Routes | Inbound | RefusedResource | None:
         """The newest good value of a target; an error: there never was one; None: it has not come."""
@@ -270,96 +318,134 @@ class Views:
     def _can_serve(self, inbound: Inbound) -> bool:
         return not _takes_tls(inbound) or ROOTS_SECRET in self._held[Kind.SECRET]
 
-    def _publish(self, version: str) -> None:
-        targets: dict[str, Target] = {}
-        in_force: dict[str, _Routes] = {}
-        inbound: dict[str, Inbound] = {}
-        waiting: set[str] = set()
-        for name in self._wanted:
-            newest, old, served = self._newest(name), self._in_force.get(name), self._inbound.get(name)
-            if isinstance(newest, _Routes) and all(map(self._is_here, newest.clusters)):
-                in_force[name] = newest
-            elif isinstance(newest, Inbound) and self._can_serve(newest):
-                inbound[name] = newest
-            elif self._missing(name):
-                targets[name] = Target()
-            elif old is not None:
-                in_force[name] = old
-                waiting.add(name)
-            elif served is not None:
-                inbound[name] = served
-                waiting.add(name)
-            elif isinstance(newest, RefusedResource):
-                targets[name] = Target(failed=newest)
-            else:
-                waiting.add(name)
-        self._in_force, self._inbound, self._waiting = in_force, inbound, waiting
-        clusters, endpoints = self._clusters()
-        targets.update((name, Target(routes.table)) for name, routes in in_force.items())
-        targets.update((name, Target(inbound=served)) for name, served in inbound.items())
-        tables = {name: routes.table for name, routes in in_force.items()}
+    def _named_by_cluster(self, name: str) -> frozenset[Key]:
+        entry = self._held[Kind.CLUSTER].get(name)
+        cluster = None if entry is None else entry.value
+        if cluster is None:
+            return frozenset()
+        found: set[Key] = {(Kind.ENDPOINTS, cluster.endpoints_name)} if _by_discovery(cluster) else set()
+        if _trusts_mesh(cluster):
+            found.add(_ROOTS)
+        return frozenset(found)
+
+    def _named_by_target(self, name: str, newest: object) -> frozenset[Key]:
+        """What is in force is needed, and what shall be."""
+        if name not in self._wanted:
+            return frozenset()
+        found: set[Key] = set()
+        listener = self._held[Kind.LISTENER].get(name)
+        if listener is not None and isinstance(listener.value, str):
+            found.add((Kind.ROUTES, listener.value))
+        for routes in (newest, self._in_force.get(name)):
+            if isinstance(routes, _Routes):
+                found.update((Kind.CLUSTER, cluster) for cluster in routes.clusters)
+        for served in (newest, self._inbound.get(name)):
+            if isinstance(served, Inbound) and _takes_tls(served):
+                found.add(_ROOTS)
+        return frozenset(found)
+
+    def _decide(self, name: str, newest: _Routes | Inbound | RefusedResource | None) -> Target | None:
+        """What is in force of a target from now on; None: it is not known yet."""
+        old, served = self._in_force.pop(name, None), self._inbound.pop(name, None)
+        self._waiting.discard(name)
+        if name not in self._wanted:
+            return None
+        if isinstance(newest, _Routes) and all(map(self._is_here, newest.clusters)):
+            self._in_force[name] = newest
+            return Target(newest.table)
+        if isinstance(newest, Inbound) and self._can_serve(newest):
+            self._inbound[name] = newest
+            return Target(inbound=newest)
+        if self._missing(name):
+            return Target()
+        if old is None and served is None and isinstance(newest, RefusedResource):
+            return Target(failed=newest)
+        self._waiting.add(name)
+        if old is not None:
+            self._in_force[name] = old
+            return Target(old.table)
+        if served is not None:
+            self._inbound[name] = served
+            return Target(inbound=served)
+        return None
+
+    def _renew(self, name: str) -> tuple[Target | None, frozenset[str]]:
+        """Decides a target anew. Gives it, and the clusters that tables in force may name otherwise now."""
+        newest = self._newest(name)
+        before, was_waiting = self._in_force.get(name), name in self._waiting
+        target = self._decide(name, newest)
+        self._needs.name((Kind.LISTENER, name), self._named_by_target(name, newest))
+        after, waits = self._in_force.get(name), name in self._waiting
+        if before is after and was_waiting is waits:
+            return target, frozenset()
+        for routes, waiting, one in ((before, was_waiting, -1), (after, waits, 1)):
+            for cluster in routes.clusters if routes is not None else ():
+                self._serving[cluster] += one
+                self._holding[cluster] += one * waiting
+        return target, (before.clusters if before else frozenset()) | (
+            after.clusters if after else frozenset()
+        )
+
+    def _publish(self, version: str, names: Iterable[str], clusters: set[str]) -> None:
+        """Puts in force what became of these targets and clusters; all else stays as it is."""
+        targets: dict[str, Target | None] = {}
+        for name in names:
+            targets[name], changed = self._renew(name)
+            clusters |= changed
+        served: dict[str, Cluster | None] = {}
+        endpoints: dict[str, EndpointSet | None] = {}
+        for name in clusters:
+            served[name], endpoints[name] = self._cluster(name)
         roots = self._held[Kind.SECRET].get(ROOTS_SECRET)
         view = View(
             version,
-            MappingProxyType(tables),
-            MappingProxyType(clusters),
-            MappingProxyType(endpoints),
-            MappingProxyType(inbound),
+            _with(self.view.tables, {n: t.table if t else None for n, t in targets.items()}),
+            _with(self.view.clusters, served),
+            _with(self.view.endpoints, endpoints),
+            _with(self.view.inbound, {n: t.inbound if t else None for n, t in targets.items()}),
             roots.value or b"" if roots is not None else b"",
-            self._telling(),
+            _with(self.view.telling, {name: self._telling(name) for name in targets}),
         )
-        self._set(view, targets)
+        self.view = view
+        self._published(view, clusters)
+        # Last: who finds a target here finds it in the view.
+        self.targets = _with(self.targets, targets)
 
-    def _telling(self) -> Mapping[str, Telling]:
-        """What is told, as the newest good listeners say; the same mapping as before if nothing changed."""
-        held = self._held[Kind.LISTENER]
-        listed = ((name, held.get(name)) for name in self._wanted)
-        found = {name: one.telling for name, one in listed if one is not None and one.telling != NOTHING}
-        return self.view.telling if found == self.view.telling else MappingProxyType(found)
+    def _telling(self, name: str) -> Telling | None:
+        """What is told of a target, as its newest good listener says; None: nothing."""
+        listener = self._held[Kind.LISTENER].get(name) if name in self._wanted else None
+        if listener is None or listener.telling == NOTHING:
+            return None
+        before = self.view.telling.get(name)
+        return before if before == listener.telling else listener.telling
 
-    def _clusters(self) -> tuple[dict[str, Cluster], dict[str, EndpointSet]]:
-        """Clusters and endpoints that tables in force name, for those held back also what is gone."""
-        clusters: dict[str, Cluster] = {}
-        endpoints: dict[str, EndpointSet] = {}
-        for target, routes in self._in_force.items():
-            for name in routes.clusters - clusters.keys():
-                entry = self._held[Kind.CLUSTER].get(name)
-                cluster = entry.value if entry is not None else None
-                if cluster is None and target in self._waiting:
-                    cluster = self.view.clusters.get(name)
-                if cluster is None:
-                    continue
-                clusters[name] = cluster
-                listed = self._held[Kind.ENDPOINTS].get(cluster.endpoints_name)
-                if cluster.inline is not None:
-                    endpoints[name] = cluster.inline
-                elif listed is not None and listed.value is not None:
-                    endpoints[name] = listed.value
-                elif name in self.view.endpoints and (listed is None or target in self._waiting):
-                    endpoints[name] = self.view.endpoints[name]
-        return clusters, endpoints
+    def _cluster(self, name: str) -> tuple[Cluster | None, EndpointSet | None]:
+        """A cluster that tables in force name, and its endpoints; for one held in force also what is gone."""
+        if not self._serving[name]:
+            del self._serving[name], self._holding[name]
+            return None, None
+        entry, held = self._held[Kind.CLUSTER].get(name), self._holding[name] > 0
+        cluster = entry.value if entry is not None else None
+        if cluster is None and held:
+            cluster = self.view.clusters.get(name)
+        if cluster is None:
+            return None, None
+        if cluster.inline is not None:
+            return cluster, cluster.inline
+        listed = self._held[Kind.ENDPOINTS].get(cluster.endpoints_name)
+        if listed is not None and listed.value is not None:
+            return cluster, listed.value
+        return cluster, self.view.endpoints.get(name) if listed is None or held else None
 
-    def _patch_endpoints(self, version: str, names: set[str]) -> None:
-        """Only endpoints changed and nothing waits for them."""
-        endpoints = dict(self.view.endpoints)
-        for name, cluster in self.view.clusters.items():
-            if cluster.endpoints_name in names:
-                value = self._held[Kind.ENDPOINTS][cluster.endpoints_name].value
-                if value is None:
-                    endpoints.pop(name, None)
-                else:
-                    endpoints[name] = value
-        self._set(replace(self.view, version=version, endpoints=MappingProxyType(endpoints)), self.targets)
-
-    def _set(self, view: View, targets: Mapping[str, Target]) -> None:
-        self.view, self.targets = view, targets
-        self._published(view)
-
-    def _drop_unneeded(self) -> None:
-        for kind, names in self.needs().items():
-            held = self._held[kind]
-            for name in held.keys() - names:
-                del held[name]
+    def _drop_unneeded(self, keys: Iterable[Key]) -> None:
+        """Of these, of what lost its last user, and of what they name."""
+        left = {*keys}
+        while turned := self._needs.turned() | left:
+            self._turned |= turned - left
+            for key in turned:
+                if key not in self._needs and self._held[key[0]].pop(key[1], None) is not None:
+                    self._needs.name(key, frozenset())
+            left = set()
 
 
 def clusters_of(table: RouteTable) -> frozenset[str]:
@@ -386,3 +472,17 @@ def _takes_tls(inbound: Inbound) -> bool:
 def _by_discovery(cluster: Cluster) -> bool:
     """Whether its endpoints are a resource of their own."""
     return cluster.inline is None and cluster.resolution is not Resolution.ORIGINAL
+
+
+def _with(mapping: Mapping[str, _Value], changes: Mapping[str, _Value | None]) -> Mapping[str, _Value]:
+    """The mapping with these changes, None: gone. Itself, if it is so already."""
+    different = {name: value for name, value in changes.items() if mapping.get(name) is not value}
+    if not different:
+        return mapping
+    made = mapping.copy() if isinstance(mapping, MappingProxyType) else dict(mapping)
+    for name, value in different.items():
+        if value is None:
+            del made[name]
+        else:
+            made[name] = value
+    return MappingProxyType(made)

@@ -113,7 +113,8 @@ class ClientStream:
                 of.names.discard(name)
                 of.more.pop(name, None)
                 of.less[name] = None
-        of.held = {name: version for name, version in of.held.items() if of.wants(name)}
+            if not of.wants(name):
+                of.held.pop(name, None)
 
     def received(self, response: Any) -> Update:
         """Reads a DiscoveryResponse or DeltaDiscoveryResponse.

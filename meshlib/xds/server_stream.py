@@ -68,6 +68,8 @@ class Subscription:
     wildcard: bool = False
     sent: dict[str, Resource | None] = field(default_factory=dict)
     """The last that was sent; None: the client was told that there is none."""
+    held: set[str] = field(default_factory=set)
+    """Names of what the client has, in whatever version: it accepted them, or came with them."""
     refused: dict[str, str] = field(default_factory=dict)
     """Version of each resource that was in a refused response since its last acceptance."""
     alone: deque[str] = field(default_factory=deque)
@@ -180,6 +182,7 @@ class ServerStream:
         if first:
             for name, version in request.initial_resource_versions.items():
                 of.sent[name] = Resource(of.kind, name, version, b"")
+                of.held.add(name)
         for name in less:
             self._unsubscribe(of, name)
         if WILDCARD in more or (first and not more and of.kind.wildcard):
@@ -208,6 +211,8 @@ class ServerStream:
         of.pending = None
         if not request.HasField("error_detail"):
             of.acked, of.error = pending.version, ""
+            accepted = pending.names if self._partial(of) else of.sent
+            of.held.update(name for name in accepted if of.sent.get(name) is not None)
             for name in pending.names if self._partial(of) else tuple(of.refused):
                 of.refused.pop(name, None)
             return True
@@ -375,6 +380,7 @@ def _again(of: Subscription, name: str) -> None:
 
 def _forget(of: Subscription, name: str) -> None:
     of.sent.pop(name, None)
+    of.held.discard(name)
     of.refused.pop(name, None)
 
 

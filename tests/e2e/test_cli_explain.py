@@ -11,8 +11,16 @@ import pytest
 from support.commands import control, meshlib
 from support.secure_mesh import secure_mesh
 
+from meshlib import Client, ConnectFailed
+
 URL = "http://reviews:9080/reviews/0"
 JASON = ("-H", "end-user: jason", "-H", "user-agent: Mozilla/5.0 Chrome/140.0 Safari/537.36")
+MESH_CONFIG = """
+apiVersion: mesh.istio.io/v1alpha1
+kind: MeshConfig
+metadata: {name: mesh}
+outboundTrafficPolicy: {mode: REGISTRY_ONLY}
+"""
 WORKLOAD = """
 apiVersion: networking.istio.io/v1
 kind: WorkloadEntry
@@ -192,3 +200,16 @@ def test_no_control_service_is_exit_1() -> None:
     assert done.returncode == 1
     assert "127.0.0.1:1" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_https_url_is_told_as_a_client_treats_it(mesh: Path) -> None:
+    (mesh / "mesh.yaml").write_text(MESH_CONFIG)
+    known = meshlib("explain", "--config", str(mesh), "https://reviews:9080/", *JASON)
+    assert "https:// is encrypted by the application: no rule is asked" in known.stdout
+    refused = meshlib("explain", "--config", str(mesh), "https://elsewhere.example/")
+    assert "refused (ConnectFailed): elsewhere.example:443: it is unknown" in refused.stdout
+    with (
+        Client(control=str(mesh)) as client,
+        pytest.raises(ConnectFailed, match=r"elsewhere\.example:443 is"),
+    ):
+        client.get("https://elsewhere.example/")

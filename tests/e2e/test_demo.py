@@ -38,8 +38,8 @@ def alive(process: int) -> bool:
 
 
 @contextmanager
-def demo(folder: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """A running demo and its page's address."""
+def demo(folder: Path) -> Iterator[tuple["subprocess.Popen[str]", str, str]]:
+    """A running demo, its page's address, and what it printed."""
     port = free_port()
     process = subprocess.Popen(
         [*MESHLIB, "demo", "--port", str(port), "--folder", str(folder)],
@@ -55,7 +55,7 @@ def demo(folder: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
             line = process.stdout.readline()
             assert line, f"the demo ended: {told}"
             told += line
-        yield process, page
+        yield process, page, told
     finally:
         if process.poll() is None:
             process.kill()
@@ -89,7 +89,7 @@ def test_a_taken_port_is_named_with_the_option_to_choose_another(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_all(number: signal.Signals, tmp_path: Path) -> None:
-    with demo(tmp_path) as (process, page):
+    with demo(tmp_path) as (process, page, _):
         started = children(process.pid)
         assert len(started) == 7
         assert "The Comedy of Errors" in httpx.get(page, trust_env=False).text
@@ -101,8 +101,14 @@ def test_a_signal_ends_it_all(number: signal.Signals, tmp_path: Path) -> None:
         free.bind(("127.0.0.1", int(page.split(":")[2].split("/")[0])))
 
 
-def test_kill_leaves_no_process_behind(tmp_path: Path) -> None:
-    with demo(tmp_path) as (process, _):
+def test_what_it_suggests_works_and_kill_leaves_no_process_behind(tmp_path: Path) -> None:
+    with demo(tmp_path) as (process, _, told):
+        user = {name: value for name, value in os.environ.items() if not name.startswith("MESHLIB_")}
+        hints = re.findall(r"^ *(\S.* (?:explain|status) .*)$", told, re.MULTILINE)
+        assert len(hints) == 2
+        for hint in hints:
+            done = subprocess.run(hint, shell=True, env=user, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, (hint, done.stderr)
         started = children(process.pid)
         assert started
         os.kill(process.pid, signal.SIGKILL)
@@ -111,7 +117,7 @@ def test_kill_leaves_no_process_behind(tmp_path: Path) -> None:
 
 
 def test_a_child_that_ends_is_shown_with_its_last_words(tmp_path: Path) -> None:
-    with demo(tmp_path) as (process, page):
+    with demo(tmp_path) as (process, page, _):
         log = (tmp_path / "logs" / "reviews-v1.log").read_text()
         assert log.startswith("reviews v1 at http://127.0.0.1:")
         victim = next(

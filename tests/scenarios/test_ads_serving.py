@@ -273,6 +273,7 @@ async def test_status_tells_who_is_connected_and_who_refused_what() -> None:
             "names": ["a:80"],
             "subscribed": 1,
             "sent": 1,
+            "held": 0,
             "acked": "",
             "nack": "a:80: no such filter",
             "nacked": "1",

@@ -29,12 +29,13 @@ class FakeMesh:
         self.failure: Exception | None = None
         """What `prepare` raises."""
 
-    def prepare(self, name: str) -> None:
+    def prepare(self, name: str) -> View:
         if self.failure is not None:
             raise self.failure
+        return self.view
 
-    async def aprepare(self, name: str) -> None:
-        self.prepare(name)
+    async def aprepare(self, name: str) -> View:
+        return self.prepare(name)
 
     def in_flight(self) -> int:
         """Slots of requests and of retries that are taken."""
@@ -62,7 +63,7 @@ def fake_mesh(
         "routes": [{"name": "x", "match": {"prefix": "/"}, "route": action}],
     }
     config = {"name": "r", "ignore_port_in_host_matching": True, "virtual_hosts": [host]}
-    table = decode_routes(pb.from_dict(pb.RouteConfiguration, config))
+    table = decode_routes(pb.from_dict(pb.RouteConfiguration, config)).of("1")
     clusters = {"c": Cluster("c", "c", limits=limits, **cluster), "m": Cluster("m", "m")}
     listed = {"c": _endpoints(address, ports), "m": _endpoints(address, mirror_ports)}
     return FakeMesh(View("1", dict.fromkeys(names, table), clusters, listed))

@@ -1,7 +1,7 @@
 """What is pushed, when, and to whom.
 
 - A snapshot is compiled when a stream needs it, once for all streams of equal clients that ask for
-  the same, and again after each `publish`.
+  the same (a listener that one of them asked for before costs nothing), and again after each `publish`.
 - `publish` compiles nothing itself: it marks every stream. Each stream compares in its own task and
   sends only what differs, so a client that nothing concerns is sent nothing, and a slow client
   delays nobody: it has one mark and not a queue, and gets the newest snapshot when it is ready.
@@ -18,11 +18,12 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from meshlib.control.serve.closures import BY_NAME, Closures, Compiler
 from meshlib.control.serve.limits import HOLD_SECONDS
 from meshlib.xds.kinds import Kind
-from meshlib.xds.node import Client, Flavour
+from meshlib.xds.node import Client
 from meshlib.xds.server_stream import ServerStream
 from meshlib.xds.snapshot import Resource, Snapshot
 
@@ -30,21 +31,6 @@ if TYPE_CHECKING:  # which loads gRPC; whoever compiles without serving does not
     from meshlib.control.serve.callers import Caller
 
 log = logging.getLogger(__name__)
-
-_BY_NAME = (Flavour.MESHLIB, Flavour.GRPC)
-
-
-class Compiler(Protocol):
-    """Turns the configuration of one moment into resources. Pure: equal arguments, equal results."""
-
-    version: str
-
-    def resources(self, client: Client, listeners: frozenset[str]) -> Iterable[Resource]:
-        """Everything for a client. Flavours meshlib and grpc: the closure of the listeners named;
-        envoy and gateway: everything of that node, `listeners` is empty.
-        """
-        ...
-
 
 MAX_SPARE = 100
 """How many snapshots that no stream uses are kept between two configurations."""
@@ -83,14 +69,14 @@ class Connection:
     def listeners(self) -> frozenset[str]:
         """The listener names that the closure starts from."""
         client = self.stream.client
-        return self.stream.names(Kind.LISTENER) if client and client.flavour in _BY_NAME else frozenset()
+        return self.stream.names(Kind.LISTENER) if client and client.flavour in BY_NAME else frozenset()
 
     @property
     def introduced(self) -> bool:
         """Whether it is known what this client is to be sent."""
         client = self.stream.client
         return client is not None and (
-            client.flavour not in _BY_NAME or Kind.LISTENER in self.stream.subscriptions
+            client.flavour not in BY_NAME or Kind.LISTENER in self.stream.subscriptions
         )
 
     @property
@@ -108,8 +94,8 @@ class Hub:
         self._settled = settled
         self._compiler: Compiler = Nothing()
         self._published = False
+        self._closures = Closures(self._compiler)
         self._snapshots: dict[tuple[Client, frozenset[str]], Snapshot | None] = {}
-        self._resources: dict[tuple[Kind, str, str], Resource] = {}
         self._connections: dict[int, Connection] = {}
         self._numbers = itertools.count(1)
         self._versions = 0
@@ -134,8 +120,8 @@ class Hub:
         self._compiler = compiler
         self._published = True
         self._versions += 1
+        self._closures = Closures(compiler)
         self._snapshots.clear()
-        self._resources.clear()
         now = self._clock()
         for connection in self._connections.values():
             if connection.behind_since is None:
@@ -195,18 +181,14 @@ class Hub:
             if len(self._snapshots) > MAX_SPARE + len(self._connections):
                 used = {(c.stream.client, c.listeners) for c in self._connections.values()}
                 self._snapshots = {k: s for k, s in self._snapshots.items() if k in used}
+                self._closures.keep({client for client, _ in used if client is not None})
             self._snapshots[key] = self._compiled(*key)
         return self._snapshots[key]
 
     def _compiled(self, client: Client, listeners: frozenset[str]) -> Snapshot | None:
-        version = self._compiler.version
         try:
-            made = [self._shared(resource) for resource in self._compiler.resources(client, listeners)]
+            return self._closures.snapshot(client, listeners)
         except Exception:
+            version = self._compiler.version
             log.exception("configuration %s can't be compiled for %s; it keeps what it has", version, client)
             return None
-        return Snapshot.of(version, made)
-
-    def _shared(self, resource: Resource) -> Resource:
-        """One object for equal resources of all snapshots."""
-        return self._resources.setdefault((resource.kind, resource.name, resource.version), resource)

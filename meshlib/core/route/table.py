@@ -9,12 +9,13 @@ Rules (Envoy, RouteMatcher):
 Rules are indexed when the table is made (`index.py`); order is never changed by that.
 """
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from meshlib.core.request import Dice, RequestHead
 from meshlib.core.route.index import RuleIndex
-from meshlib.core.route.rule import Route
+from meshlib.core.route.rule import DirectResponse, Route
 
 MILLION = 1_000_000
 
@@ -33,6 +34,11 @@ class VirtualHost:
     def __post_init__(self) -> None:
         object.__setattr__(self, "index", RuleIndex(self.routes))
 
+    @property
+    def blocks(self) -> bool:
+        """Whether it is the one for hosts that the mesh does not know and does not let anybody call."""
+        return any(isinstance(route.action, DirectResponse) and route.action.blocks for route in self.routes)
+
     def match(self, head: RequestHead, dice: Dice) -> Route | None:
         """The first rule that takes the request, or None."""
         return self.index.find(head, dice)
@@ -49,10 +55,12 @@ class VirtualHost:
 class RouteTable:
     """All virtual hosts of one route configuration. Immutable. ValueError: a domain stands twice."""
 
-    __slots__ = ("_default", "_exact", "_prefixes", "_suffixes", "hosts", "ignore_port", "name")
+    __slots__ = ("_default", "_exact", "_prefixes", "_suffixes", "hosts", "ignore_port", "name", "version")
 
     def __init__(self, name: str, hosts: Iterable[VirtualHost], *, ignore_port: bool = False) -> None:
         self.name = name
+        self.version = ""
+        """Of the configuration that it came with."""
         self.hosts = tuple(hosts)
         self.ignore_port = ignore_port
         self._exact: dict[str, VirtualHost] = {}
@@ -64,6 +72,12 @@ class RouteTable:
                 self._add(domain.lower(), host, suffixes, prefixes)
         self._suffixes = tuple(sorted(suffixes.items(), reverse=True))
         self._prefixes = tuple(sorted(prefixes.items(), reverse=True))
+
+    def of(self, version: str) -> "RouteTable":
+        """The same table, of that configuration."""
+        made = copy.copy(self)
+        made.version = version
+        return made
 
     def _add(
         self,

@@ -36,7 +36,7 @@ def without_head(error: Exception, written: bool, ended: bool, fresh: bool) -> F
 
 def broken_off(error: Exception) -> Failed:
     """A body did not come to its end."""
-    return Failed(Failure.RESET, f"the body broke off: {error}")
+    return Failed(Failure.BROKEN_OFF, f"the body broke off: {error}")
 
 
 def overflow(attempt: Attempt) -> Failed:

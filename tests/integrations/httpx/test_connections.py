@@ -183,6 +183,9 @@ async def test_a_body_that_breaks_off_is_told_with_its_flight(server: RawServer)
         c.get("/halfbody")
     assert raised.value.flight.endpoint == f"127.0.0.1:{server.port}"
     assert isinstance(raised.value, httpx.RemoteProtocolError)
+    assert str(raised.value).startswith(
+        "connection lost before the end of the response: the body broke off: "
+    )
     assert raised.value.request.url == f"{URL}/halfbody"
 
 

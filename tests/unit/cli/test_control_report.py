@@ -139,6 +139,9 @@ def test_clients_leave_and_refuse() -> None:
         "✗ default/caller (meshlib) refuses LDS: routes[0]: [bad]",
     ]
     assert screen.look(connection(1, nack="routes[0]: [bad]")) == []
+    assert screen.look(connection(1, "a\x1b[2J", nack="no\n✓ in force\x1b[2J")) == [
+        r"✗ default/a\x1b[2J (meshlib) refuses LDS: no\n✓ in force\x1b[2J"
+    ]
 
 
 def test_a_stream_that_has_not_said_who_it_is_is_not_told() -> None:

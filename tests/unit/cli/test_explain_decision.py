@@ -66,7 +66,7 @@ ENDPOINTS = EndpointSet(
 
 def view(*routes: Route) -> View:
     host = VirtualHost(f"{HOST}:9080", ("reviews", "reviews:9080"), routes)
-    return View("7.1", {"reviews:9080": RouteTable("t", [host])}, {}, {V2: ENDPOINTS})
+    return View("7.9", {"reviews:9080": RouteTable("t", [host]).of("7.1")}, {}, {V2: ENDPOINTS})
 
 
 def request(path: str = "/reviews/0", **headers: str) -> RequestHead:
@@ -179,3 +179,22 @@ def test_what_passes_through_goes_where_the_request_says() -> None:
 def test_markup_in_names_is_shown_and_not_obeyed() -> None:
     answer = decide(view(JASON), "reviews:9080", request(end_user="[red]x"))
     assert r"\[red]x" in lines(answer)[1]
+
+
+def test_of_an_https_url_no_rule_is_asked() -> None:
+    asked = RequestHead("GET", "https", "reviews:9080", "/reviews/0", [(b"end-user", b"jason")])
+    answer = decide(view(JASON, OTHERS), "reviews:9080", asked)
+    assert (answer["encrypted"], answer["refused"], answer["matched"]) == (True, None, False)
+    assert (answer["steps"], answer["clusters"], answer["timeout_s"]) == ([], [], None)
+    (line,) = lines(answer)
+    assert "no rule is asked, and httpx sends it where the URL says." in line
+    assert decide(view(JASON), "reviews:9080", request())["encrypted"] is False
+
+
+def test_an_https_url_of_an_unknown_host_may_be_refused() -> None:
+    blocks = Route("block_all", RouteMatch(), DirectResponse(502, b"", True), EMPTY, EMPTY)
+    asked = RequestHead("GET", "https", "reviews:9080", "/")
+    answer = decide(view(blocks), "reviews:9080", asked)
+    assert answer["refused"] == "it is unknown, and outboundTrafficPolicy is REGISTRY_ONLY"
+    (line,) = lines(answer)
+    assert line == f"  [red]refused (ConnectFailed)[/]: reviews:9080: {answer['refused']}"

@@ -11,7 +11,8 @@ RESOURCES: dict[str, Any] = {
     "kind": "LDS",
     "names": ["reviews:9080"],
     "subscribed": 1,
-    "sent": 1,
+    "sent": 3,
+    "held": 2,
     "acked": "7.1",
     "nack": "",
     "nacked": "",
@@ -129,3 +130,15 @@ def test_who_is_known_by_a_token_and_who_by_nothing() -> None:
 
 def test_alarms_are_told() -> None:
     assert "alarm the root ends in 9 days\n" in text(alarms=["the root ends in 9 days"])
+
+
+def test_what_is_held_is_what_was_acknowledged() -> None:
+    (row,) = [line for line in text(clients=[CLIENT]).splitlines() if "LDS" in line]
+    assert row.split()[1:4] == ["LDS", "reviews:9080", "2"]
+
+
+def test_a_refusal_can_draw_nothing_on_the_terminal() -> None:
+    nack = "no \x1b[2J\nrefused by nobody"
+    shown = text(clients=[CLIENT | {"id": "a\x1b]0;b\x07", "kinds": [RESOURCES | {"nack": nack}]}])
+    assert "\x1b" not in shown
+    assert r"refused by a\x1b]0;b\x07, LDS: no \x1b[2J\nrefused by nobody" in shown

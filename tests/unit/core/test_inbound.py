@@ -28,7 +28,7 @@ def rbac(verb: Verb, holds: Any) -> Rbac:
 
 
 def port(*filters: object, paths: PathOptions = AS_ISTIO) -> Inbound:
-    return Inbound("inbound", ServerTls(), filters, paths=paths, policies={NAME: LINE})
+    return Inbound("inbound", ServerTls(), filters, paths=paths, policies={NAME: LINE}, version="5")
 
 
 def end(
@@ -39,7 +39,7 @@ def end(
     opinions: Sequence[Opinion] = (),
 ) -> tuple[Admitted | Reply, list[Check]]:
     """What comes of a request, and who was asked."""
-    flow = arrive(inbound, RequestHead("GET", "http", "h", path, headers), peer, "", 0.0, "5")
+    flow = arrive(inbound, RequestHead("GET", "http", "h", path, headers), peer, "", 0.0)
     asked: list[Check] = []
     try:
         for opinion in (None, *opinions):

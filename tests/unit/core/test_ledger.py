@@ -27,7 +27,9 @@ def test_prune_forgets_what_a_view_no_longer_names() -> None:
         for port in (1, 2):
             ledger.cluster(name).host(f"10.0.0.1:{port}").failures_5xx = port
     kept = ledger.cluster("a")
-    ledger.prune(view(a=(2, 3)))
+    ledger.prune(view(a=(2, 3)), ["c"])
+    assert set(kept.hosts) == {"10.0.0.1:1", "10.0.0.1:2"}
+    ledger.prune(view(a=(2, 3)), ["a", "b"])
     assert set(ledger.clusters) == {"a"}
     assert ledger.cluster("a") is kept
     assert {key: host.failures_5xx for key, host in kept.hosts.items()} == {"10.0.0.1:2": 2}

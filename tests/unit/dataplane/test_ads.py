@@ -45,6 +45,7 @@ class Control:
         self.now = 1000.0
         self.views = Views(DECODERS)
         self.changes = 0
+        self.told: list[set[str] | None] = []
         found = bootstrap({}, allow_plaintext=True, control="control:1", **settings)
         self.ads = Ads(
             found,
@@ -63,8 +64,14 @@ class Control:
         self.kept = Kept(name, address, path, talk)
         return self.kept
 
-    def _changed(self) -> None:
+    def _changed(self, names: Iterable[str] | None) -> None:
         self.changes += 1
+        self.told.append(None if names is None else set(names))
+
+    def call(self, name: str) -> None:
+        """A first call that does not wait for its answer."""
+        self.ads.want(name)
+        self.ads.done(name)
 
     def open(self) -> None:
         self.asked = {}
@@ -278,8 +285,8 @@ def test_backoff_grows_to_a_bound() -> None:
 
 def test_idle_targets_are_forgotten_though_nothing_comes() -> None:
     control = Control(idle_targets=600)
-    control.ads.want("a:80")
-    control.ads.want("b:80")
+    control.call("a:80")
+    control.call("b:80")
     control.open()
     control.serve("5.1", (*A, *target("b:80", "two")))
     assert control.ads.pause() == 60.0
@@ -295,7 +302,7 @@ def test_idle_targets_are_forgotten_though_nothing_comes() -> None:
 
 def test_idle_targets_are_forgotten_while_control_is_down() -> None:
     control = Control(idle_targets=600)
-    control.ads.want("a:80")
+    control.call("a:80")
     control.open()
     control.serve("5.1", A)
     control.now += 600
@@ -305,14 +312,14 @@ def test_idle_targets_are_forgotten_while_control_is_down() -> None:
 
 def test_a_target_that_was_forgotten_comes_back() -> None:
     control = Control(idle_targets=600)
-    control.ads.want("a:80")
+    control.call("a:80")
     control.open()
     control.serve("5.1", A)
     control.now += 600
     control.hear()
     assert control.views.targets == {}
     control.ads.touch("a:80")
-    control.ads.want("a:80")
+    control.call("a:80")
     control.serve("5.1", A)
     assert set(control.views.targets) == {"a:80"}
 
@@ -321,13 +328,48 @@ def test_the_one_unused_for_longest_makes_room() -> None:
     control = Control(max_targets=2)
     for name in ("a:80", "b:80"):
         control.now += 1
-        control.ads.want(name)
+        control.call(name)
     control.now += 1
     control.ads.touch("a:80")
-    control.ads.want("c:80")
+    control.call("c:80")
     control.open()
     control.hear()
     assert control.asked == {Kind.LISTENER: {"a:80", "c:80"}}
+
+
+def test_what_is_waited_for_is_not_forgotten_and_one_more_waits_its_turn() -> None:
+    control = Control(max_targets=1)
+    control.open()
+    control.ads.want("a:80")
+    control.ads.want("b:80")
+    there = (*A, *target("b:80", "two"))
+    control.serve("5.1", there)
+    assert control.views.targets.keys() == {"a:80"}
+    assert (control.views.wants("b:80"), control.ads.load("b:80")) == (False, False)
+    control.told.clear()
+    control.ads.done("a:80")
+    assert control.told == [{"b:80"}]
+    control.serve("5.1", there)
+    assert control.views.targets.keys() == {"b:80"}
+    assert control.asked == {
+        Kind.LISTENER: {"b:80"},
+        Kind.ROUTES: {"routes b:80"},
+        Kind.CLUSTER: {"two"},
+        Kind.ENDPOINTS: {"two"},
+    }
+
+
+def test_only_those_are_told_that_a_message_concerns() -> None:
+    control = Control()
+    control.open()
+    control.call("a:80")
+    control.call("b:80")
+    control.serve("5.1", (*A, *target("b:80", "two")))
+    assert control.told[0] is None  # control was not heard before
+    control.told.clear()
+    control.send("5.2", Kind.ENDPOINTS, served_by("two", 9)[1:])
+    control.ads.ended("UNAVAILABLE: gone")
+    assert control.told == [{"b:80"}, None]
 
 
 @pytest.fixture
@@ -408,7 +450,7 @@ def test_why_nothing_is_served_from_disk(cache: Callable[[], Cache], tmp_path: P
     control = Control(kept, state_dir=tmp_path)
     control.ads.want("a:80")
     assert control.ads.lacking("a:80") == f"there is no last good configuration in {tmp_path}"
-    kept.save("a:80", LastGood("5.1", A[:2]))
+    kept.save({"a:80": LastGood("5.1", A[:2])})
     assert control.ads.load("a:80") is False
     assert control.ads.lacking("a:80") == f"the last good configuration in {tmp_path} lacks cluster one"
 

@@ -15,7 +15,7 @@ from meshlib.xds.snapshot import Resource
 
 ONE = (Resource(Kind.LISTENER, "a:80", "v1", b"\x00\xff"), Resource(Kind.CLUSTER, "c|ü", "v2", b""))
 
-KEPT = LastGood("5.1", ONE, frozenset({(Kind.CLUSTER, "gone"), (Kind.SECRET, "ROOTCA")}))
+KEPT = LastGood("5.1", ONE, frozenset({(Kind.CLUSTER, "gone"), (Kind.SECRET, "ROOTCA")}), "4.9")
 
 
 def only_file(folder: Path) -> Path:
@@ -24,7 +24,7 @@ def only_file(folder: Path) -> Path:
 
 
 def test_what_was_kept_comes_back(tmp_path: Path) -> None:
-    Cache(tmp_path / "x" / "y", ("me",)).save("a:80", KEPT)
+    Cache(tmp_path / "x" / "y", ("me",)).save({"a:80": KEPT})
     assert Cache(tmp_path / "x" / "y", ("me",)).load("a:80") == KEPT
     assert stat.S_IMODE((tmp_path / "x" / "y").stat().st_mode) == 0o700
     assert stat.S_IMODE(only_file(tmp_path / "x" / "y").stat().st_mode) == 0o600
@@ -37,7 +37,7 @@ def test_nothing_was_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_other_targets_and_others_who_ask(tmp_path: Path) -> None:
-    Cache(tmp_path, ("me",)).save("a:80", KEPT)
+    Cache(tmp_path, ("me",)).save({"a:80": KEPT})
     assert Cache(tmp_path, ("me",)).load("b:80") is None
     assert Cache(tmp_path, ("you",)).load("a:80") is None
 
@@ -45,7 +45,7 @@ def test_other_targets_and_others_who_ask(tmp_path: Path) -> None:
 def test_why_nothing_can_be_loaded(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "state", ("me",))
     assert cache.why_not("a:80") == f"there is no last good configuration in {tmp_path}/state"
-    cache.save("a:80", KEPT)
+    cache.save({"a:80": KEPT})
     assert cache.why_not("a:80") == ""
     other = f"the last good configuration in {tmp_path}/state is of other targets"
     assert cache.why_not("b:80") == other
@@ -57,17 +57,17 @@ def test_why_nothing_can_be_loaded(tmp_path: Path) -> None:
 
 def test_the_newest_is_kept(tmp_path: Path) -> None:
     cache = Cache(tmp_path, ("me",))
-    cache.save("a:80", KEPT)
-    cache.save("a:80", LastGood("5.2", ONE[:1]))
+    cache.save({"a:80": KEPT})
+    cache.save({"a:80": LastGood("5.2", ONE[:1])})
     assert cache.load("a:80") == LastGood("5.2", ONE[:1])
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_what_is_equal_is_not_written_again(tmp_path: Path) -> None:
     cache = Cache(tmp_path, ("me",))
-    cache.save("a:80", KEPT)
+    cache.save({"a:80": KEPT})
     only_file(tmp_path).unlink()
-    cache.save("a:80", KEPT)
+    cache.save({"a:80": KEPT})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -88,7 +88,7 @@ def damaged(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
         (damaged(lambda whole: b"{}"), "it is broken"),
         (damaged(lambda whole: b""), "it is broken"),
         (
-            damaged(lambda whole: whole.replace(b"meshlib-state-2", b"meshlib-state-1")),
+            damaged(lambda whole: whole.replace(b"meshlib-state-3", b"meshlib-state-2")),
             "it was written by another version of meshlib",
         ),
         (damaged(lambda whole: sealed(b"{}")), "it is broken"),
@@ -100,7 +100,7 @@ def damaged(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
 def test_a_damaged_file_is_ignored(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None], why: str
 ) -> None:
-    Cache(tmp_path, ("me",)).save("a:80", KEPT)
+    Cache(tmp_path, ("me",)).save({"a:80": KEPT})
     spoil(only_file(tmp_path))
     assert Cache(tmp_path, ("me",)).load("a:80") is None
     (record,) = caplog.records
@@ -113,7 +113,7 @@ def test_a_damaged_file_is_ignored(
 
 def test_a_file_moved_to_another_name_is_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache = Cache(tmp_path, ("me",))
-    cache.save("a:80", KEPT)
+    cache.save({"a:80": KEPT})
     only_file(tmp_path).rename(cache._path("b:80"))
     assert cache.load("b:80") is None
     assert "it is of something else" in caplog.text
@@ -123,11 +123,11 @@ def test_a_file_that_is_too_large(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = Cache(tmp_path, ("me",))
-    cache.save("a:80", KEPT)
+    cache.save({"a:80": KEPT})
     monkeypatch.setattr(module, "MAX_FILE", 10)
     assert cache.load("a:80") is None
     assert "is larger than 10 bytes" in caplog.text
-    cache.save("b:80", KEPT)
+    cache.save({"b:80": KEPT})
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -135,7 +135,7 @@ def test_a_file_of_another_user(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = Cache(tmp_path, ("me",))
-    cache.save("a:80", KEPT)
+    cache.save({"a:80": KEPT})
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     assert cache.load("a:80") is None
     assert "belongs to another user" in caplog.text
@@ -145,7 +145,7 @@ def test_the_number_of_files_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "MAX_FILES", 3)
     cache = Cache(tmp_path, ("me",))
     for number in range(5):
-        cache.save(f"t{number}:80", KEPT)
+        cache.save({f"t{number}:80": KEPT})
         os.utime(cache._path(f"t{number}:80"), (number, number))
     kept = [number for number in range(5) if cache.load(f"t{number}:80") is not None]
     assert kept == [2, 3, 4]
@@ -154,20 +154,20 @@ def test_the_number_of_files_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_folder_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("in the way")
     cache = Cache(tmp_path / "file", ("me",))
-    cache.save("a:80", KEPT)
-    cache.save("b:80", KEPT)
+    cache.save({"a:80": KEPT})
+    cache.save({"b:80": KEPT})
     assert sum("can't be kept" in record.message for record in caplog.records) == 1
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = Cache(tmp_path, ("me",))
-    cache.save("a:80", KEPT)
+    cache.save({"a:80": KEPT})
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    cache.save("a:80", LastGood("5.2", ONE[:1]))
+    cache.save({"a:80": LastGood("5.2", ONE[:1])})
     monkeypatch.undo()
     assert Cache(tmp_path, ("me",)).load("a:80") == KEPT
     assert len(list(tmp_path.iterdir())) == 1
@@ -178,8 +178,8 @@ def _write(folder: Path, name: str) -> None:
     for count in range(40):
         body = f"{name}.{count}"
         long = Resource(Kind.LISTENER, "shared:80", body, body.encode() * 1000)
-        cache.save("shared:80", LastGood(body, (long,)))
-        cache.save(f"{name}:80", LastGood(body, (Resource(Kind.LISTENER, f"{name}:80", body, b""),)))
+        cache.save({"shared:80": LastGood(body, (long,))})
+        cache.save({f"{name}:80": LastGood(body, (Resource(Kind.LISTENER, f"{name}:80", body, b""),))})
 
 
 def test_two_processes_share_a_folder(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from meshlib.core.request import Peer, RequestHead
 from meshlib.core.route.rule import Origin
 from meshlib.dataplane.gate import Gate
 from meshlib.dataplane.mesh import Mesh
+from meshlib.dataplane.views import Views
 from meshlib.errors import ControlUnavailable
 from meshlib.xds.names import inbound_listener
 
@@ -24,7 +25,10 @@ PAGE = "spiffe://cluster.local/ns/default/sa/productpage"
 NOBODY = Peer(("10.0.0.1", 4000), ("10.0.0.2", 9080))
 PEER = Peer(("10.0.0.1", 4000), ("10.0.0.2", 9080), PAGE, tls=True)
 STRICT = Inbound(
-    inbound_listener(9080), ServerTls(InboundMode.STRICT), origin=Origin("PeerAuthentication a/b", "m.yaml:3")
+    inbound_listener(9080),
+    ServerTls(InboundMode.STRICT),
+    origin=Origin("PeerAuthentication a/b", "m.yaml:3"),
+    version="4",
 )
 OPEN = Inbound(inbound_listener(9080), ServerTls(InboundMode.PERMISSIVE))
 
@@ -36,12 +40,15 @@ class Source:
     since = 0.0
     failure = ""
 
-    def __init__(self) -> None:
+    def __init__(self, views: Views) -> None:
         self.from_disk: set[str] = set()
-        self.wanted: list[str] = []
+        self.views = views
 
     def want(self, name: str) -> None:
-        self.wanted.append(name)
+        self.views.want((name,))
+
+    def done(self, name: str) -> None:
+        pass
 
     def touch(self, name: str) -> None:
         pass
@@ -56,11 +63,14 @@ class Source:
         pass
 
 
+def _source(_settings: object, _client: object, views: Views, _changed: object) -> Any:
+    return Source(views)
+
+
 def gate(*known: Inbound, **more: Any) -> Gate:
     """Of port 9080, in a mesh that knows these policies."""
-    source: Any = Source()
     settings = bootstrap({}, allow_plaintext=True, first_call_timeout=0.01, state_dir="")
-    mesh = Mesh(settings, lambda *_: source)
+    mesh = Mesh(settings, _source)
     policies: Mapping[str, Inbound] = MappingProxyType({one.name: one for one in known})
     mesh._view = SimpleNamespace(inbound=policies, version="7", tables={})  # type: ignore[assignment]
     return Gate(mesh, 9080, **more)
@@ -99,7 +109,7 @@ async def test_strict_refuses_who_shows_no_certificate() -> None:
     assert (verdict.status, verdict.body) == (403, b"mutual TLS is required")
     facts = verdict.facts
     assert (facts.document, facts.source) == ("PeerAuthentication a/b", "m.yaml:3")
-    assert (facts.detail, facts.config_version) == ("strict_mutual_tls", "7")
+    assert (facts.detail, facts.config_version) == ("strict_mutual_tls", "4")
 
 
 async def test_tls_alone_proves_nothing() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from support.resources import DECODERS, target
 
 import meshlib
 from meshlib.bootstrap import Bootstrap, bootstrap
-from meshlib.dataplane.mesh import Mesh
+from meshlib.dataplane.mesh import Changed, Mesh
 from meshlib.dataplane.views import Views
 from meshlib.errors import Closed, ControlUnavailable, RefusedResource
 from meshlib.xds.kinds import Kind
@@ -22,9 +22,7 @@ from meshlib.xds.snapshot import Resource
 class Source:
     """Says what the test tells it to, at once or when it is asked."""
 
-    def __init__(
-        self, settings: Bootstrap, client: Client, views: Views, changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, settings: Bootstrap, client: Client, views: Views, changed: Changed) -> None:
         self.client, self.views, self.changed = client, views, changed
         self.connected = False
         self.since: float | None = None
@@ -44,7 +42,10 @@ class Source:
         for one in resources:
             self.views.apply(one.kind, "5.1", {one.name: one})
         self.connected, self.since = True, 0.0
-        self.changed()
+        self.changed([name])
+
+    def done(self, name: str) -> None:
+        self.calls.append(f"done {name}")
 
     def touch(self, name: str) -> None:
         self.calls.append(f"touch {name}")
@@ -94,7 +95,7 @@ def test_the_first_call_asks_and_later_ones_only_touch(mesh: Mesh) -> None:
     assert "not started; no configuration, 0 targets" in repr(mesh)
     mesh.prepare("a:80")
     mesh.prepare("a:80")
-    assert source.calls == ["want a:80", "touch a:80"]
+    assert source.calls == ["want a:80", "done a:80", "touch a:80"]
     assert mesh.view.tables.keys() == {"a:80"}
     assert mesh.connected
     assert "configuration 5.1, 1 targets" in repr(mesh)
@@ -104,7 +105,7 @@ async def test_the_same_with_asyncio(mesh: Mesh) -> None:
     source_of(mesh).answers["a:80"] = A
     await mesh.aprepare("a:80")
     await mesh.aprepare("a:80")
-    assert source_of(mesh).calls == ["want a:80", "touch a:80"]
+    assert source_of(mesh).calls == ["want a:80", "done a:80", "touch a:80"]
 
 
 def test_threads_and_tasks_wait_for_one_answer() -> None:
@@ -130,7 +131,7 @@ def test_threads_and_tasks_wait_for_one_answer() -> None:
         for thread in threads:
             thread.start()
         asked.wait(5)
-        while len(mesh._waiters) < 4:
+        while len(mesh._waiters.get("a:80", ())) < 4:
             assert len(done) == 0
         source_of(mesh).answer("a:80", A)
         for thread in threads:
@@ -174,6 +175,30 @@ def test_a_part_of_the_answer_is_missing(mesh: Mesh) -> None:
         mesh.prepare("a:80")
 
 
+def test_there_is_no_room(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = source_of(mesh)
+    source.connected = True
+    monkeypatch.setattr(source, "want", lambda _: None)
+    with pytest.raises(ControlUnavailable) as raised:
+        mesh.prepare("a:80")
+    assert str(raised.value) == (
+        "a:80: all 1000 hosts that may be held (MESHLIB_MAX_TARGETS) are still waited for, and its turn did "
+        "not come within 0 s"
+    )
+
+
+def test_the_view_that_knows_a_target_is_given(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = source_of(mesh)
+    source.answers = {"a:80": A, "b:80": target("b:80", "two")}
+    first = mesh.prepare("a:80")
+    assert mesh.prepare("a:80") is first is mesh.view
+    # It is forgotten between the look at the targets and the one at the view.
+    monkeypatch.setattr(source, "touch", lambda name: mesh._views.forget([name]))
+    again = mesh.prepare("a:80")
+    assert again.tables.keys() == {"a:80"}
+    assert source.calls[-2:] == ["want a:80", "done a:80"]
+
+
 def test_disk_serves_while_control_is_down(mesh: Mesh, caplog: pytest.LogCaptureFixture) -> None:
     source = source_of(mesh)
     source.failure = "UNAVAILABLE: gone"
@@ -204,7 +229,7 @@ def test_what_was_forgotten_is_asked_for_again(mesh: Mesh) -> None:
     assert mesh.view.tables.keys() == set()
     mesh.prepare("a:80")
     assert mesh.view.tables.keys() == {"a:80"}
-    assert source.calls == ["want a:80", "want a:80"]
+    assert source.calls == ["want a:80", "done a:80", "want a:80", "done a:80"]
 
 
 def test_close(mesh: Mesh) -> None:
@@ -264,7 +289,7 @@ def test_a_child_keeps_what_is_known_and_nothing_learned(mesh: Mesh) -> None:
     assert mesh.view is view
     source.calls.clear()
     mesh.prepare("a:80")
-    assert source.calls == ["want a:80"]
+    assert source.calls == ["want a:80", "done a:80"]
 
 
 def test_the_process_has_one(monkeypatch: pytest.MonkeyPatch) -> None:

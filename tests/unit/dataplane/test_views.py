@@ -21,7 +21,7 @@ BROKEN_ROUTES = routed("a:80", "")[1]
 
 def views_of(*wanted: str) -> tuple[Views, list[View]]:
     published: list[View] = []
-    views = Views(DECODERS, published.append)
+    views = Views(DECODERS, lambda view, _: published.append(view))
     views.want(wanted)
     return views, published
 
@@ -90,13 +90,14 @@ def test_make_before_break() -> None:
     give(views, target("a:80", "one"))
     give(views, [to("two")], "5.2")
     assert clusters(views) == ["one"]
-    assert views.waiting == {"a:80"}
+    assert "1 held back" in repr(views)
     assert views.needs()[Kind.CLUSTER] == {"one", "two"}
     assert views.kept("a:80") is None
     give(views, [served_by("two", 2)[0]], "5.2")
     assert clusters(views) == ["one"]
     give(views, [served_by("two", 2)[1]], "5.2")
-    assert (clusters(views), ports(views, "two"), views.waiting) == (["two"], [2], frozenset())
+    assert (clusters(views), ports(views, "two")) == (["two"], [2])
+    assert "0 held back" in repr(views)
     assert views.view.clusters.keys() == {"two"}
     assert views.needs()[Kind.CLUSTER] == {"two"}
     assert views.held(Kind.CLUSTER).keys() == {"two"}
@@ -265,8 +266,10 @@ def test_what_is_known_to_be_missing_is_kept_with_the_rest() -> None:
     assert views.kept("a:80") is None
     views.apply(Kind.CLUSTER, "5.1", {}, ["gone"])
     views.apply(Kind.LISTENER, "5.1", {}, ["b:80"])
-    assert views.kept("a:80") == LastGood("5.1", routed("a:80", "gone"), frozenset({(Kind.CLUSTER, "gone")}))
-    assert views.kept("b:80") == LastGood("5.1", (), frozenset({(Kind.LISTENER, "b:80")}))
+    assert views.kept("a:80") == LastGood(
+        "5.1", routed("a:80", "gone"), frozenset({(Kind.CLUSTER, "gone")}), "5.1"
+    )
+    assert views.kept("b:80") == LastGood("5.1", (), frozenset({(Kind.LISTENER, "b:80")}), "5.1")
 
 
 def test_a_view_is_not_changed_by_a_caller() -> None:
@@ -291,3 +294,64 @@ def test_routes_inside_a_listener() -> None:
 
 def _routes_in(message: Any) -> Any:
     return pb.unpack(message.api_listener.api_listener).route_config
+
+
+def test_a_message_decides_only_the_targets_that_it_touches(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"t{number}:80" for number in range(50)]
+    views, _ = views_of(*names)
+    give(views, (one for name in names for one in target(name, f"to {name}")))
+    assert views.touched() == set(names)
+    decided: list[str] = []
+    monkeypatch.setattr(
+        views, "_newest", lambda name, ask=views._newest: (decided.append(name), ask(name))[1]
+    )
+    give(views, [to("to t8:80", "t7:80")], "5.2")
+    assert (decided, views.touched()) == (["t7:80"], {"t7:80"})
+    assert views.view.clusters.keys() == {f"to {name}" for name in names} - {"to t7:80"}
+    decided.clear()
+    give(views, [served_by("to t8:80", 9)[1]], "5.3")
+    assert (decided, views.touched()) == ([], {"t7:80", "t8:80"})
+    views.forget(["t7:80"])
+    assert set(decided) == {"t7:80"}
+    assert ports(views, "to t8:80") == [9]
+
+
+def test_a_cluster_that_many_name_stays_until_the_last_is_gone() -> None:
+    views, _ = views_of("a:80", "b:80")
+    give(views, (*target("a:80", "one"), *routed("b:80", "one")))
+    give(views, [to("two", "b:80")], "5.2")
+    views.apply(Kind.CLUSTER, "5.2", {}, ["one"])
+    assert (clusters(views, "b:80"), ports(views, "one")) == (["one"], [1])
+    give(views, served_by("two", 2), "5.2")
+    assert views.view.clusters.keys() == {"two"}
+
+
+def test_what_is_to_be_asked_for_is_told_once() -> None:
+    views, _ = views_of("a:80", "b:80")
+    assert views.turned()[Kind.LISTENER] == (["a:80", "b:80"], [])
+    give(views, target("a:80", "one"))
+    turned = views.turned()
+    assert (turned[Kind.LISTENER], turned[Kind.ROUTES]) == (([], []), (["routes a:80"], []))
+    assert (turned[Kind.CLUSTER], turned[Kind.ENDPOINTS]) == ((["one"], []), (["one"], []))
+    assert all(names == ([], []) for names in views.turned().values())
+    give(views, [to("two")], "5.2")
+    give(views, served_by("two", 2), "5.2")
+    assert views.turned()[Kind.CLUSTER] == (["two"], ["one"])
+
+
+def test_a_rule_is_of_the_configuration_that_it_came_with() -> None:
+    views, _ = views_of("a:80", "b:80")
+    give(views, target("a:80", "one"), "5.1")
+    give(views, [served_by("one", 2)[0]], "5.2")
+    give(views, target("b:80", "two"), "5.3")
+    give(views, target("a:80", "one"), "5.4")
+    assert (views.view.version, views.view.tables["a:80"].version, views.view.tables["b:80"].version) == (
+        "5.4",
+        "5.1",
+        "5.3",
+    )
+    give(views, [to("two")], "5.5")
+    assert views.view.tables["a:80"].version == "5.5"
+    kept = views.kept("a:80")
+    assert kept is not None
+    assert (kept.version, kept.decided) == ("5.5", "5.5")

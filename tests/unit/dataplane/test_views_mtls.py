@@ -1,7 +1,5 @@
 """Views with TLS: who trusts the mesh's roots waits for them; a served port's policy is whole."""
 
-from collections.abc import Callable
-
 import pytest
 
 from meshlib.bootstrap import bootstrap
@@ -151,10 +149,12 @@ def test_a_first_policy_that_is_refused_fails_its_target() -> None:
 
 def test_a_served_port_is_never_idle_nor_too_many() -> None:
     targets = Targets(bootstrap({}, idle_targets=10, max_targets=1), 0.0)
-    targets.touch(SERVED, 0.0)
-    targets.touch("a:80", 0.0)
-    targets.touch("b:80", 1.0)
-    assert targets.excess() == ["a:80"]
+    assert targets.wait("a:80", 0.0) == ([], ["a:80"])
+    assert targets.wait(SERVED, 0.0) == ([], [SERVED])
+    assert targets.leave(SERVED, 0.0) == ([], [])
+    assert targets.leave("a:80", 0.0) == ([], [])
+    assert targets.wait("b:80", 1.0) == (["a:80"], ["b:80"])
+    assert targets.leave("b:80", 1.0) == ([], [])
     assert targets.idle(1000.0) == ["b:80"]
     assert targets.idle(5000.0) == []
 
@@ -164,9 +164,7 @@ class Source:
 
     connected, since, failure = True, 0.0, ""
 
-    def __init__(
-        self, _settings: object, _client: object, views: Views, _changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, _settings: object, _client: object, views: Views, _changed: object) -> None:
         self.views = views
         self.from_disk: set[str] = set()
         self.found = only(compiled())
@@ -178,6 +176,9 @@ class Source:
         missing = [] if listeners else [name]
         self.views.apply(Kind.LISTENER, "1.1", listeners, missing)
         self.views.apply(Kind.SECRET, "1.1", self.found[Kind.SECRET])
+
+    def done(self, _name: str) -> None:
+        pass
 
     def touch(self, _name: str) -> None:
         pass

@@ -197,6 +197,44 @@ def test_state_of_the_world_sends_all_clusters_and_drops_the_gone_ones_last() ->
     assert shown(stream.publish(now)) == ["CDS b c"]
 
 
+def test_held_is_what_was_accepted(delta: ServerStream) -> None:
+    held = delta.subscriptions[Kind.CLUSTER].held
+    (first,) = delta.publish(snapshot("1", CDS_a="1", CDS_b="1"))[:1]
+    assert held == set()
+    answer(delta, [first], error="no")
+    assert held == set()
+    for _ in range(2):
+        answer(delta, delta.publish(snapshot("1", CDS_a="1", CDS_b="1")))
+    assert held == {"a", "b"}
+    (changed,) = delta.publish(snapshot("2", CDS_a="2", CDS_b="1"))
+    assert held == {"a", "b"}
+    answer(delta, [changed], error="no")
+    assert held == {"a", "b"}
+    delta.publish(snapshot("3", CDS_b="1"))
+    ask(delta, Kind.LISTENER, nonce="x")
+    assert held == {"a", "b"}
+
+
+def test_held_is_what_who_comes_back_came_with() -> None:
+    stream = ServerStream(delta=True)
+    ask(stream, Kind.CLUSTER, "*", initial_resource_versions={"a": "1", "gone": "1"})
+    assert stream.subscriptions[Kind.CLUSTER].held == {"a", "gone"}
+    now = snapshot("9", CDS_a="1")
+    answer(stream, stream.publish(now))
+    answer(stream, stream.publish(now))
+    assert stream.subscriptions[Kind.CLUSTER].held == {"a"}
+
+
+def test_held_in_a_state_of_the_world() -> None:
+    stream = ServerStream(delta=False)
+    ask(stream, Kind.CLUSTER)
+    answer(stream, stream.publish(snapshot("1", CDS_a="a", CDS_b="b")))
+    held = stream.subscriptions[Kind.CLUSTER].held
+    assert held == {"a", "b"}
+    answer(stream, stream.publish(snapshot("2", CDS_b="b2", CDS_c="c")), error="no")
+    assert held == {"a", "b"}
+
+
 @pytest.mark.parametrize("kind", [Kind.CLUSTER, Kind.ENDPOINTS])
 def test_what_is_gone_is_not_taken_from_under_the_hands_of_who_asks_by_name(kind: Kind) -> None:
     stream = ServerStream(delta=True)

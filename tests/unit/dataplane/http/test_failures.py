@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from meshlib.core.request import Failed, Failure
-from meshlib.dataplane.http.failures import not_connected, without_head
+from meshlib.dataplane.http.failures import broken_off, not_connected, without_head
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Limits
 from meshlib.dataplane.http.syntax import Malformed
 
@@ -46,6 +46,11 @@ def test_no_connection_within_the_time_of_the_route() -> None:
 )
 def test_no_head(error: Exception, written: bool, ended: bool, how: Failure) -> None:
     assert without_head(error, written, ended, fresh=True).how is how
+
+
+def test_a_body_that_breaks_off_had_its_head() -> None:
+    failed = broken_off(Malformed("peer closed connection"))
+    assert (failed.how, failed.detail) == (Failure.BROKEN_OFF, "the body broke off: peer closed connection")
 
 
 def test_a_kept_connection_is_named() -> None:
