@@ -265,7 +265,7 @@ class Mesh:
     async def aprepare_inbound(self, port: int) -> Inbound:
         """`prepare_inbound` for asyncio."""
         name = inbound_listener(port)
-        if not (self._live and self._is_known(name)):
+        if self._known(name) is None:
             await self.aprepare(name)
         return self._inbound(name, port)
 
@@ -284,9 +284,8 @@ class Mesh:
             return None
         self._source.touch(name)
         view = self._view
-        return (
-            view if target.table is None or name in view.tables else None
-        )  # None: it was forgotten just now
+        forgotten = target.table is not None and name not in view.tables
+        return None if forgotten else view
 
     def _steps(self, name: str, clear: Callable[[], None]) -> Iterator[float]:
         """Yields how many seconds to wait at most for a change; ends when the target is known."""
