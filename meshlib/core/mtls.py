@@ -6,7 +6,7 @@ Rule (Envoy): of a cluster's transports the first whose criteria the endpoint's 
 them, is the endpoint's; if there is none, the cluster's own.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,15 @@ class ClientTls:
     alpn: tuple[str, ...] = ()
     min_version: str = "TLSv1_2"
     """`TLSv1_2` or `TLSv1_3`."""
+    _hash: int = field(init=False, repr=False, compare=False)
+    """Of all that is above: each request looks for a connection by it."""
+
+    def __post_init__(self) -> None:
+        values = tuple(getattr(self, one.name) for one in fields(self) if one.compare)
+        object.__setattr__(self, "_hash", hash(values))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)

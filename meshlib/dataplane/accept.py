@@ -19,12 +19,12 @@ from collections.abc import Callable, Sequence
 from meshlib.core.request import Peer
 from meshlib.dataplane.doorstep import HTTP1, PATIENCE, Port, Refused, Terms, peer_of
 from meshlib.dataplane.tls import words
+from meshlib.dataplane.tls_session import Session
+from meshlib.dataplane.tls_transport import Secured, shaken
 
 log = logging.getLogger(__name__)
 
 MOST_STRANGERS = 1000
-FAREWELL = 3.0
-"""Seconds for the rest of an answer, and the peer's farewell: one that is idle in a pool says none."""
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PAUSE = 0.1
 
@@ -140,13 +140,9 @@ class Acceptor:
         if context is None:
             await loop.connect_accepted_socket(lambda: _Door(self._make, None), accepted)
             return
-        await loop.connect_accepted_socket(
-            lambda: _Door(self._make, terms),
-            accepted,
-            ssl=context,
-            ssl_handshake_timeout=self._patience,
-            ssl_shutdown_timeout=FAREWELL,
-        )
+        secured = Secured(Session(context, server_side=True), _Door(self._make, terms), gathers=True)
+        await loop.connect_accepted_socket(lambda: secured, accepted)
+        await shaken(secured)
 
 
 class _Door(asyncio.Protocol):

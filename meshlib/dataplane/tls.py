@@ -8,6 +8,7 @@ Rules:
   a new context. If they can't be used, the last good one stays, with a warning.
 - OpenSSL checks the chain to the roots. What it leaves open is checked after the handshake, before a
   byte of a request leaves: that the certificate is a workload's, and whose (`ClientTls.sans`).
+- A connection's keys and certificates are those of its one handshake: none is renegotiated.
 - Keys are handed to OpenSSL without leaving a file behind.
 """
 
@@ -30,6 +31,9 @@ LOOK_SECONDS = 1.0
 """Between two looks at a policy's files."""
 _VERSIONS = {"TLSv1_2": ssl.TLSVersion.TLSv1_2, "TLSv1_3": ssl.TLSVersion.TLSv1_3}
 _MOST_CONTEXTS = 256
+_MOST_VOUCHED = 256
+_VOUCHED_S = 60.0
+"""Seconds for which a chain that was good counts as good, while the roots are the same."""
 _NAMED = ("URI", "DNS", "IP Address")
 
 
@@ -69,6 +73,17 @@ class NotTrusted(OSError):
     """The peer's certificate is good, but not of one that was asked for."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Vouched:
+    """A chain that was good."""
+
+    principal: str
+    held: Held | None
+    """By whose roots."""
+    since: float
+    until: float
+
+
 class Contexts:
     """The contexts of one workload. Thread-safe: a context that two make at once is made twice."""
 
@@ -84,6 +99,7 @@ class Contexts:
         self._clock = clock
         self._filed: dict[ClientTls, _Filed] = {}
         self._made: dict[tuple[ClientTls | ServerTls, Held | None], ssl.SSLContext] = {}
+        self._vouched: dict[tuple[tuple[str, ...], str], _Vouched] = {}
 
     def client(self, policy: ClientTls) -> ssl.SSLContext:
         """The context for a connection by that policy. OSError: a file or certificate can't be used."""
@@ -118,18 +134,19 @@ class Contexts:
         return self._checked(connection, policy.trust_domains, server=False)
 
     def vouched(self, policy: ServerTls, chain_pem: str) -> str:
-        """The `spiffe://…` of a chain that somebody else's handshake took; empty: it is not to be trusted."""
-        from meshlib.identity.chain import BadCertificate, Purpose, check_peer, verify_chain
-        from meshlib.identity.pem import to_der
+        """The `spiffe://…` of a chain that somebody else's handshake took; empty: it is not to be trusted.
 
-        held = self._held()
-        try:
-            shown, now = to_der(chain_pem), self._wall()
-            who = check_peer(shown, trust_domains=policy.trust_domains, now=now, purpose=Purpose.CLIENT)
-            verify_chain(shown, _own(held).roots_pem, now, purpose=Purpose.CLIENT)
-        except (BadCertificate, ValueError, OSError):
-            return ""
-        return str(who)
+        Asked for each request of a connection; looked at once in `_VOUCHED_S` and after each change of trust.
+        """
+        held, now, key = self._held(), self._wall(), (policy.trust_domains, chain_pem)
+        found = self._vouched.get(key)
+        if found is None or found.held is not held or not found.since <= now < found.until:
+            found = _vouch(policy, chain_pem, held, now)
+            if found is None:
+                return ""
+            kept = self._vouched if len(self._vouched) < _MOST_VOUCHED else {}
+            self._vouched = {**kept, key: found}
+        return found.principal
 
     def _checked(
         self, connection: "ssl.SSLSocket | ssl.SSLObject", domains: tuple[str, ...], server: bool
@@ -179,6 +196,20 @@ class Contexts:
         return found
 
 
+def _vouch(policy: ServerTls, chain_pem: str, held: Held | None, now: float) -> _Vouched | None:
+    from meshlib.identity.chain import BadCertificate, Purpose, check_peer, verify_chain
+    from meshlib.identity.pem import load_bundle, to_der
+
+    try:
+        shown = to_der(chain_pem)
+        who = check_peer(shown, trust_domains=policy.trust_domains, now=now, purpose=Purpose.CLIENT)
+        verify_chain(shown, _own(held).roots_pem, now, purpose=Purpose.CLIENT)
+        ends = min(one.not_valid_after_utc.timestamp() for one in load_bundle(chain_pem))
+    except (BadCertificate, ValueError, OSError):
+        return None
+    return _Vouched(str(who), held, now, min(now + _VOUCHED_S, ends))
+
+
 def words(error: OSError) -> str:
     """What went wrong in a handshake, without OpenSSL's punctuation."""
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -211,6 +242,7 @@ def _client(policy: ClientTls, held: Held | None) -> ssl.SSLContext:
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.check_hostname = False
     made.minimum_version = _VERSIONS[policy.min_version]
+    made.options |= ssl.OP_NO_RENEGOTIATION
     if policy.alpn:
         made.set_alpn_protocols(list(policy.alpn))
     match policy.trust:
@@ -234,6 +266,7 @@ def _client(policy: ClientTls, held: Held | None) -> ssl.SSLContext:
 def _server(policy: ServerTls, held: Held | None) -> ssl.SSLContext:
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.minimum_version = _VERSIONS[policy.min_version]
+    made.options |= ssl.OP_NO_RENEGOTIATION
     if policy.mode is not InboundMode.DISABLE:
         made.verify_mode = ssl.CERT_REQUIRED
         made.load_verify_locations(cadata=_own(held).roots_pem)

@@ -18,6 +18,8 @@ from meshlib.dataplane.http.quiet import watch
 from meshlib.dataplane.http.read import Need
 from meshlib.dataplane.http.secure import MakeContexts, address_of, check, context_for, no_contexts
 from meshlib.dataplane.http.syntax import Malformed
+from meshlib.dataplane.tls_session import Session
+from meshlib.dataplane.tls_transport import Secured, shaken
 
 HIGH_WATER = 256 * 1024
 """Bytes that may wait to be read before the peer is made to wait."""
@@ -308,11 +310,11 @@ class Connections:
             await loop.create_connection(lambda: connection, *attempt.address)
             return
         contexts = self._contexts()
-        context = context_for(tls, contexts)
-        transport, _ = await loop.create_connection(
-            lambda: connection, *attempt.address, ssl=context, server_hostname=name
-        )
-        check(tls, contexts, transport.get_extra_info("ssl_object"))
+        session = Session(context_for(tls, contexts), name=name)
+        secured = Secured(session, connection, gathers=False)
+        await loop.create_connection(lambda: secured, *attempt.address)
+        await shaken(secured)
+        check(tls, contexts, session.tls)
 
     def _pool(self, cluster: str) -> Pool[Connection]:
         if self._closed:

@@ -3,7 +3,6 @@
 import contextlib
 import math
 import socket
-import ssl
 import threading
 import time
 from collections import deque
@@ -18,8 +17,16 @@ from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, OwnTimeou
 from meshlib.dataplane.http.pool import SWEEP_SECONDS, Found, Kept, Overflow, Pool
 from meshlib.dataplane.http.quiet import watch
 from meshlib.dataplane.http.read import Need
-from meshlib.dataplane.http.secure import MakeContexts, address_of, check, context_for, no_contexts
+from meshlib.dataplane.http.secure import (
+    MakeContexts,
+    address_of,
+    check,
+    context_for,
+    no_contexts,
+    shake_hands,
+)
 from meshlib.dataplane.http.syntax import Malformed
+from meshlib.dataplane.tls_session import Session
 
 CHUNK = 64 * 1024
 
@@ -27,24 +34,52 @@ CHUNK = 64 * 1024
 class Connection:
     """One connection to an endpoint."""
 
-    __slots__ = ("_quiet", "_timeout", "codec", "limits", "socket", "written")
+    __slots__ = ("_quiet", "_session", "_timeout", "codec", "limits", "socket", "written")
 
-    def __init__(self, made: socket.socket, limits: Limits) -> None:
+    def __init__(self, made: socket.socket, limits: Limits, session: Session | None = None) -> None:
+        """`session`: how it is secured, after the handshake; None: plain text."""
         self.socket = made
         self.codec = Codec()
         self.limits = limits
         self.written = False
         """Whether any byte of this request has left."""
         self._quiet = watch(made.fileno())
+        self._session = session
         self._timeout = made.gettimeout()
 
     def usable(self) -> bool:
         """Whether the peer has kept it open and quiet while it was idle."""
-        held = isinstance(self.socket, ssl.SSLSocket) and self.socket.pending()
-        return not held and self._quiet()
+        return (self._session is None or self._session.quiet) and self._quiet()
 
     def write(self, data: bytes) -> None:
         """Sends all of it. Broken, TooSlow, OSError."""
+        session = self._session
+        if session is None or not data:
+            self._send(data)
+        elif len(data) <= CHUNK:
+            self._send(session.seal(data))
+        else:
+            self._send_sealed(session, data)
+
+    def _send_sealed(self, session: Session, data: bytes) -> None:
+        """A piece at a time: what is long is not held twice."""
+        for start in range(0, len(data), CHUNK):
+            self._send(session.seal(data[start : start + CHUNK]))
+
+    def read(self) -> bytes:
+        """What the peer sent; nothing: it closed. Broken, TooSlow, OSError."""
+        session = self._session
+        if session is None:
+            return self._receive()
+        while (data := session.next()) is None:
+            if said := session.outgoing():
+                self._send(said)
+            if not (received := self._receive()):
+                return b""
+            session.receive(received)
+        return data
+
+    def _send(self, data: bytes) -> None:
         own = self.limits.own.write
         rest = memoryview(data)
         try:
@@ -57,8 +92,7 @@ class Connection:
                 raise
             raise self.limits.passed("write", own) from None
 
-    def read(self) -> bytes:
-        """What the peer sent; nothing: it closed. Broken, TooSlow, OSError."""
+    def _receive(self) -> bytes:
         own = self.limits.own.read
         try:
             self._be_patient(own)
@@ -226,35 +260,29 @@ class Connections:
         nearest = limits.left(limits.own.connect)
         seconds = attempt.connect_timeout if nearest is None else min(nearest, attempt.connect_timeout)
         deadline = time.monotonic() + seconds
+        session = None
         try:
             made = socket.create_connection(attempt.address, timeout=max(seconds, 1e-4))
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if attempt.tls is not None:
-                made = self._encrypt(made, attempt, deadline)
+            try:
+                made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if attempt.tls is not None:
+                    session = self._encrypt(made, attempt, deadline)
+            except BaseException:
+                made.close()
+                raise
         except (OSError, UnicodeError, ValueError) as error:
             raise Broken(not_connected(error, limits, seconds)) from None
-        return Connection(made, limits)
+        return Connection(made, limits, session)
 
-    def _encrypt(self, plain: socket.socket, attempt: Attempt, deadline: float) -> ssl.SSLSocket:
+    def _encrypt(self, made: socket.socket, attempt: Attempt, deadline: float) -> Session:
         """Shakes hands within the time to connect, and looks who answered."""
         _, tls, name = address_of(attempt)
         assert tls is not None  # noqa: S101 - asked before
-        try:
-            contexts = self._contexts()
-            made = context_for(tls, contexts).wrap_socket(
-                plain, server_hostname=name or None, do_handshake_on_connect=False
-            )
-        except BaseException:
-            plain.close()
-            raise
-        try:
-            made.settimeout(max(1e-4, deadline - time.monotonic()))
-            made.do_handshake()
-            check(tls, contexts, made)
-        except BaseException:
-            made.close()
-            raise
-        return made
+        contexts = self._contexts()
+        session = Session(context_for(tls, contexts), name=name)
+        shake_hands(session, made, deadline)
+        check(tls, contexts, session.tls)
+        return session
 
     def _pool(self, cluster: str) -> tuple[Pool[Connection], list[Connection]]:
         """The pool of a cluster, and connections that came to nothing, to be closed. Under the lock."""

@@ -1,15 +1,20 @@
 """What TLS means for a connection of a pool: where it leads, by which context, and who answered.
 
-Both kinds of I/O use it: they shake hands, everything else is here.
+Both kinds of I/O use it.
 """
 
+import contextlib
+import functools
+import socket
 import ssl
+import time
 from collections.abc import Callable
 
 from meshlib.core.actions import Attempt
 from meshlib.core.mtls import ClientTls
 from meshlib.dataplane.http.pool import Address
 from meshlib.dataplane.tls import Contexts
+from meshlib.dataplane.tls_session import RECORD, Session
 from meshlib.xds.names import split_authority
 
 MakeContexts = Callable[[], Contexts | None]
@@ -27,7 +32,12 @@ def address_of(attempt: Attempt) -> Address:
 
 def server_name(attempt: Attempt, tls: ClientTls) -> str:
     """The SNI: the policy's own, else the request's host; empty if that is no name (RFC 6066, 3)."""
-    name = tls.sni or split_authority(attempt.head.authority, 0)[0]
+    return _server_name(tls.sni, attempt.head.authority)
+
+
+@functools.lru_cache(maxsize=1024)
+def _server_name(sni: str, authority: str) -> str:
+    name = sni or split_authority(authority, 0)[0]
     plain = name.replace(".", "")
     return "" if ":" in name or not name.isascii() or plain.isdecimal() else name
 
@@ -46,3 +56,25 @@ def check(
     if contexts is None or connection is None:
         raise OSError("the connection is not encrypted")
     return contexts.check(tls, connection)
+
+
+def shake_hands(session: Session, made: socket.socket, deadline: float) -> None:
+    """A client's handshake on a socket, until `deadline` on the monotonic clock. OSError: it failed."""
+    done = False
+    while not done:
+        left = deadline - time.monotonic()
+        if left <= 0:  # also of a peer that says a byte at a time
+            raise TimeoutError("the handshake took too long")
+        made.settimeout(left)
+        try:
+            done = session.shake()
+        except ssl.SSLError:
+            with contextlib.suppress(OSError):
+                made.send(session.outgoing())  # the alert, which says why
+            raise
+        made.sendall(session.outgoing())
+        if not done:
+            received = made.recv(RECORD)
+            if not received:
+                raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the peer closed the connection")
+            session.receive(received)

@@ -1,5 +1,7 @@
 """Which of a cluster's transports is an endpoint's."""
 
+from dataclasses import replace
+
 from meshlib.core.balance.cluster import Cluster
 from meshlib.core.balance.endpoints import Endpoint
 from meshlib.core.mtls import ClientTls, Transport, secure
@@ -30,3 +32,9 @@ def test_all_criteria_must_be_met() -> None:
 def test_without_transports_the_clusters_own_is_everybodys() -> None:
     assert secure(cluster(tls=SIMPLE), Endpoint("1.1.1.1", 80, transport=ISTIO)) is SIMPLE
     assert secure(cluster(), Endpoint("1.1.1.1", 80, transport=ISTIO)) is None
+
+
+def test_policies_that_ask_the_same_are_one_key() -> None:
+    same = replace(ClientTls(sni="x"), sni=MUTUAL.sni)
+    assert (same, hash(same)) == (MUTUAL, hash(MUTUAL))
+    assert len({MUTUAL, same, SIMPLE, replace(MUTUAL, alpn=("istio",))}) == 3

@@ -3,11 +3,13 @@
 import os
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.small_ca import SmallCa
 
 from meshlib.core.mtls import ClientTls, InboundMode, SanMatch, ServerTls, Trust
+from meshlib.dataplane import tls
 from meshlib.dataplane.tls import Contexts, Held, NotTrusted, asked_name, control_context, stranger_context
 
 REVIEWS = "spiffe://cluster.local/ns/default/sa/reviews"
@@ -144,6 +146,50 @@ def test_a_chain_that_another_server_took_is_checked_once_more(ca: SmallCa) -> N
     ):
         assert contexts.vouched(STRICT, chain) == ""
     assert Contexts(lambda: None).vouched(STRICT, ca.held(PAGE).chain_pem) == ""
+
+
+def test_a_chain_is_checked_again_when_time_or_trust_has_changed(
+    ca: SmallCa, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, held, looked = [ca.now.timestamp()], [ca.held(REVIEWS)], []
+    whole = tls._vouch
+
+    def counted(*asked: Any) -> Any:
+        looked.append(asked)
+        return whole(*asked)
+
+    monkeypatch.setattr(tls, "_vouch", counted)
+    contexts = Contexts(lambda: held[0], lambda: now[0])
+    chain = ca.held(PAGE, ends=90.0).chain_pem
+
+    def vouched(policy: ServerTls = STRICT) -> tuple[str, int]:
+        found = [contexts.vouched(policy, chain) for _ in range(3)]
+        assert len(set(found)) == 1
+        return found[0], len(looked)
+
+    assert vouched() == (PAGE, 1)
+    now[0] += 59
+    assert vouched() == (PAGE, 1)
+    now[0] += 2
+    assert vouched() == (PAGE, 2), "it is looked at again from time to time"
+    now[0] += 29.5
+    assert vouched() == ("", 5), "it has ended; what is bad is not kept"
+    now[0] -= 60
+    assert vouched() == (PAGE, 6), "a clock that was put back"
+    held[0] = ca.held(REVIEWS)
+    assert vouched() == (PAGE, 7), "another certificate of one's own"
+    assert vouched(ServerTls(InboundMode.STRICT, ("other",))) == ("", 10)
+    held[0] = SmallCa().held(REVIEWS)
+    assert vouched() == ("", 13), "the root is not trusted any more"
+
+
+def test_chains_that_were_good_do_not_pile_up(ca: SmallCa, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = ca.held(REVIEWS)
+    contexts = Contexts(lambda: held)
+    monkeypatch.setattr(tls, "_vouch", lambda *_: tls._Vouched(PAGE, held, 0.0, 1e12))
+    for number in range(1000):
+        assert contexts.vouched(STRICT, str(number)) == PAGE
+    assert len(contexts._vouched) <= 256
 
 
 def test_no_key_is_shown_or_left_behind(ca: SmallCa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
