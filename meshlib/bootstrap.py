@@ -59,7 +59,7 @@ class Bootstrap:
     idle_targets: float = 3600.0
     """Seconds after which a target that nothing called is forgotten."""
     max_targets: int = 1000
-    """How many targets are held; the one unused for longest makes room."""
+    """How many targets are held; the one unused for longest that nobody waits for makes room."""
     request_headers_timeout: float = 5.0
     """Seconds of a server for a caller's handshake, and again for the whole head of each request."""
     drain: float = 0.5

@@ -65,6 +65,20 @@ def test_first_call_change_and_close(tmp_path: Path) -> None:
         until(lambda: sockets() <= before)
 
 
+def test_a_rule_is_of_the_configuration_that_changed_it(tmp_path: Path) -> None:
+    with Served("5.1", target("a:80", "one")) as served, mesh_of(served.address, tmp_path) as mesh:
+        assert mesh.prepare("a:80").tables["a:80"].version == "5.1"
+        served.publish("5.2", target("a:80", "one", 2))
+        until(lambda: mesh.view.version == "5.2")
+        assert mesh.view.tables["a:80"].version == "5.1"
+        served.publish("5.3", target("a:80", "two", 2))
+        # Its cluster is heard of before its routes are.
+        until(lambda: clusters(mesh, "a:80") == ["two"] or mesh.view.tables["a:80"].version != "5.1")
+        assert (clusters(mesh, "a:80"), mesh.view.tables["a:80"].version) == (["two"], "5.3")
+    with mesh_of(served.address, tmp_path) as mesh:
+        assert mesh.prepare("a:80").tables["a:80"].version == "5.3"
+
+
 async def test_asyncio(tmp_path: Path) -> None:
     with Served("5.1", target("a:80", "one")) as served:
         async with mesh_of(served.address, tmp_path) as mesh:

@@ -48,7 +48,7 @@ def view_of(
     origin: Origin = NOWHERE,
 ) -> View:
     route = Route("r", match, action, EMPTY, EMPTY, origin)
-    table = RouteTable("a:80", [VirtualHost("v", ("a:80",), (route,), attempt_count=True)])
+    table = RouteTable("a:80", [VirtualHost("v", ("a:80",), (route,), attempt_count=True)]).of("6")
     listed = EndpointSet((LocalityEndpoints("", 0, 1, (Endpoint("10.0.0.1", 80, healthy=healthy),)),))
     made = Cluster("c", "c", Policy.ROUND_ROBIN, limits=limits, panic_threshold=0)
     return View("7", {"a:80": table}, {"c": made}, {"c": listed})
@@ -176,3 +176,14 @@ def test_a_mirror_goes_out_before_the_first_try() -> None:
     steps = begin(view_of(forward(mirrors=(MirrorPolicy("c"), MirrorPolicy("c", 400_000)))), Ledger())
     assert isinstance(next(steps), Mirror)
     assert isinstance(next(steps), Attempt)
+
+
+def test_the_configuration_that_is_told_is_that_of_the_rules() -> None:
+    told = [
+        begin(view_of(forward("nobody")), Ledger()),
+        begin(view_of(DirectResponse(410)), Ledger()),
+        begin(view_of(forward()), Ledger(), authority="other"),
+        begin(View("7"), Ledger()),
+    ]
+    replies = [next(steps) for steps in told]
+    assert [r.facts.config_version for r in replies if isinstance(r, Reply)] == ["6", "6", "6", "7"]
