@@ -48,7 +48,7 @@ class MeshMiddleware:
             )
         gate = self._gates.at(port_of(scope))
         await gate.aprepare()
-        head = head_of(scope)
+        head = gate.identified(head_of(scope))
         peer = peer_of(scope, gate.principal)
         watched = watch(gate.mesh.telemetry, scope, head, peer, gate.port)
         if watched is not None:

@@ -54,7 +54,8 @@ class MeshMiddleware:
             return _response(self._next(request))
         gate = self._gates.at(_port(request, scope))
         gate.prepare()
-        head = _head(request, scope)
+        came = _head(request, scope)
+        head = gate.identified(came)
         peer = _peer(request, scope, gate)
         watched = _watch(request, scope, gate, head, peer)
         body = Body(request)
@@ -63,7 +64,7 @@ class MeshMiddleware:
             if watched is not None:
                 watched.refused(verdict)
             return _refuse(verdict)
-        if not _tell(request, scope, verdict, head):
+        if not _tell(request, scope, verdict, came):
             return _gone(watched)
         body.restore()
         handed = gate.handed(verdict, watched)
@@ -82,7 +83,8 @@ class MeshMiddleware:
             return _response(await self._next(request))
         gate = self._gates.at(_port(request, scope))
         await gate.aprepare()
-        head = _head(request, scope)
+        came = _head(request, scope)
+        head = gate.identified(came)
         peer = _peer(request, scope, gate)
         watched = _watch(request, scope, gate, head, peer)
         body = Body(request)
@@ -91,7 +93,7 @@ class MeshMiddleware:
             if watched is not None:
                 watched.refused(verdict)
             return _refuse(verdict)
-        if not _tell(request, scope, verdict, head):
+        if not _tell(request, scope, verdict, came):
             return _gone(watched)
         body.restore()
         handed = gate.handed(verdict, watched)

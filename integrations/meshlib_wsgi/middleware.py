@@ -45,7 +45,8 @@ class MeshMiddleware:
         gate = self.gates.at(port_of(environ))
         gate.prepare()
         mistrust(environ)
-        head = head_of(environ)
+        came = head_of(environ)
+        head = gate.identified(came)
         peer = peer_of(environ, gate.principal)
         watched = watch(gate.mesh.telemetry, environ, head, peer, gate.port)
         shown = Body(environ)
@@ -57,7 +58,7 @@ class MeshMiddleware:
             if watched is not None:
                 watched.refused(verdict)
             return refuse(verdict, start_response)
-        if not write(environ, verdict.head, head):
+        if not write(environ, verdict.head, came):
             verdict = elsewhere()
             if watched is not None:
                 watched.refused(verdict)

@@ -5,9 +5,9 @@ Rules:
 - `x-forwarded-client-cert` is of mesh peers only. To what one sent is added who it is itself, as its
   certificate says (Envoy's APPEND_FORWARD with `By`, `Hash`, `Subject`, `URI`, `DNS`); of everybody else
   it is removed.
-- `x-envoy-*` and the metadata that sidecars exchange are believed of mesh peers. Envoy believes them of
-  internal addresses; here an address proves nothing. Kept of everybody is how long the caller waits: it
-  can only shorten its own request.
+- `x-envoy-*` is believed of mesh peers. Envoy believes it of internal addresses; here an address proves
+  nothing. Kept of everybody is how long the caller waits: it can only shorten its own request.
+- The metadata that sidecars exchange is for telemetry; no application is given it (Istio, peer_metadata).
 - A name with an underscore counts as the name with a hyphen: to WSGI and CGI they are one.
 """
 
@@ -17,6 +17,7 @@ from meshlib.core.request import Peer, RequestHead
 
 XFCC = b"x-forwarded-client-cert"
 _BELIEVED = frozenset((b"x-envoy-expected-rq-timeout-ms",))
+_EXCHANGED = frozenset((b"x-envoy-peer-metadata", b"x-envoy-peer-metadata-id"))
 _PREFIXES = (b"x-envoy-", b"x-istio-")
 
 
@@ -41,7 +42,7 @@ def _is_claim(name: bytes, *, known: bool) -> bool:
         return not known or name != plain
     if not plain.startswith(_PREFIXES):
         return False
-    return name != plain or (not known and plain not in _BELIEVED)
+    return name != plain or plain in _EXCHANGED or (not known and plain not in _BELIEVED)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -99,6 +99,12 @@ class Gate:
         contexts = self.contexts
         return "" if contexts is None else contexts.vouched(self.tls, chain_pem)
 
+    def identified(self, head: RequestHead) -> RequestHead:
+        """The request with an x-request-id: its own, or a new one, as Envoy gives it."""
+        if b"x-request-id" in head.index:
+            return head
+        return head.plus(((b"x-request-id", self.mesh.ledger.request_id(self.mesh.dice)),))
+
     def admit(self, head: RequestHead, peer: Peer, read: Reading | None = None) -> Admitted | Reply:
         """Whether a request may be served, and by whom it was sent; or what to answer instead.
 

@@ -21,6 +21,7 @@ from meshlib.core.authz.rbac import Rbac, Rules, Verb
 from meshlib.core.inbound import Inbound
 from meshlib.core.mtls import InboundMode, ServerTls
 from meshlib.core.request import Peer
+from meshlib.dataplane import context
 from meshlib.dataplane.gate import Gate
 from meshlib.dataplane.telemetry.workload import peer_metadata
 from meshlib.xds.names import inbound_listener
@@ -268,6 +269,25 @@ async def test_a_line_of_the_access_log(told: Told, tmp_path: Path) -> None:
         '4 11 DURATION - "1.2.3.4" "tests" "r1" "reviews:9080" '
         '"-" inbound|9080|| - 10.0.0.8:9080 10.0.0.7:4711 outbound_.9080_._.reviews default\n'
     )
+
+
+async def test_a_request_without_an_id_is_given_one(told: Told, tmp_path: Path) -> None:
+    path, seen = tmp_path / "access.log", []
+    mesh = Serving(told, replace(WHO, access_log=str(path)), tracers=None, meters=None)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        handed = context.current()
+        assert handed is not None
+        seen.extend([dict(scope["headers"])[b"x-request-id"], dict(handed.headers)[b"x-request-id"]])
+        await hello(scope, receive, send)
+
+    async with mesh.serving(app, PEER) as client:
+        await client.get("/")
+        await client.get("/")
+    one, handed_on, two, _ = seen
+    assert one == handed_on != two
+    assert re.fullmatch(rb"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", one)
+    assert [line.split('" "')[2] for line in path.read_text().splitlines()] == [one.decode(), two.decode()]
 
 
 async def test_two_hops_are_one_trace(server: RawServer, told: Told) -> None:

@@ -123,6 +123,8 @@ async def test_byte_by_byte_costs_no_more_memory() -> None:
 class Guard:
     """A gate that shows the body to an authority, which says `verdict`."""
 
+    identified = staticmethod(lambda head: head)
+
     mesh = SimpleNamespace(telemetry=SimpleNamespace(wants=lambda listener: False))
     port, verdict = 9080, Unread.TOO_SLOW.reply("1")
     principal = staticmethod(lambda chain: "")

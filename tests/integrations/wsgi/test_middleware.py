@@ -159,6 +159,20 @@ def test_a_token_is_taken_out_of_each_place_of_the_query(tmp_path: Path, raw: st
     assert [key for key, value in seen.items() if token in str(value)] == []
 
 
+def test_a_request_without_an_id_is_given_one(reviews: Gate) -> None:
+    seen: list[str] = []
+
+    def app(given: dict[str, Any], start: Any) -> list[bytes]:
+        seen.append(given["HTTP_X_REQUEST_ID"])
+        start("200 OK", [])
+        return []
+
+    ask(MeshMiddleware(app, reviews), environ(PAGE))
+    ask(MeshMiddleware(app, reviews), environ(PAGE, HTTP_X_REQUEST_ID="r1"))
+    assert len(seen[0]) == 36
+    assert seen[1] == "r1"
+
+
 def test_without_a_raw_path_the_decoded_one_is_judged(reviews: Gate) -> None:
     given = environ(PAGE, "/")
     del given["RAW_URI"]
@@ -199,7 +213,11 @@ def test_claims_of_outsiders_are_removed(tmp_path: Path) -> None:
     with found.mesh:
         assert ask(MeshMiddleware(app, found), environ("", **claims))[0] == "200 OK"
     assert seen[CALLER].principal == ""
-    assert sorted(key for key in seen if key.startswith("HTTP_")) == ["HTTP_HOST", "HTTP_X_MINE"]
+    assert sorted(key for key in seen if key.startswith("HTTP_")) == [
+        "HTTP_HOST",
+        "HTTP_X_MINE",
+        "HTTP_X_REQUEST_ID",
+    ]
     assert seen["CONTENT_TYPE"] == "text/plain"
 
 

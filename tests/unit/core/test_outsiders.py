@@ -45,6 +45,11 @@ def test_a_mesh_peer_is_believed_and_named() -> None:
     assert certified(MESH, OWN) == own
 
 
+@pytest.mark.parametrize("name", [b"x-envoy-peer-metadata", b"X-Envoy-Peer-Metadata-Id"])
+def test_what_is_for_telemetry_reaches_no_application(name: bytes) -> None:
+    assert [header[0] for header in left(MESH, (name, b"x"), (b"accept", b"*/*"))] == [b"accept", XFCC]
+
+
 def test_what_a_mesh_peer_forwards_stays_before_its_own_name() -> None:
     found = left(MESH, (XFCC, FORGED), (b"x_forwarded_client_cert", b"URI=spiffe://other"))
     assert found == [(XFCC, FORGED + b"," + certified(MESH, OWN))]
