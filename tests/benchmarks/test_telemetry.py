@@ -53,7 +53,7 @@ def head() -> RequestHead:
 
 
 def outbound(telemetry: Telemetry) -> None:
-    watched = watch(telemetry, head(), RequestBody(b""))
+    watched = watch(telemetry, "reviews:9080", head(), RequestBody(b""))
     if watched is not None:
         watched.answered(200, HEADERS, FACTS, b"HTTP/1.1", own=False)
         watched.received += 100
