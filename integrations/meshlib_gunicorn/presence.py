@@ -68,13 +68,14 @@ class Presence:
     def _register(self) -> None:
         os.read(self._reader, 1)
         settings, pause = self._settings, 1.0
-        while self._registration is None:
+        while True:
             try:
                 self._registration = self._enter(
                     mutual_tls=not settings.allow_plaintext,
                     ports=dict(settings.ports),
                     address=settings.address or None,  # or the one that leads to the control service
                 )
+                return
             except Exception as error:  # noqa: BLE001 - it is told; from this thread nobody else would hear
                 self._log.error("this server is not in the mesh, next try in %.0f s: %s", pause, error)
                 self._sleep(pause)

@@ -57,13 +57,18 @@ def test_the_address_is_the_sockets_unless_the_settings_say_it(
 
 def test_registers_without_an_address_that_is_not_known(bound: socket.socket) -> None:
     given: Queue[dict[str, Any]] = Queue()
-    presence = Presence(bound, Log(), lambda **how: given.put(how))  # type: ignore[arg-type, return-value]
-    presence.booted()
+
+    def register(**how: Any) -> Any:
+        given.put(how)
+        return object()
+
+    Presence(bound, Log(), register).booted()
     assert given.get(timeout=10) == {
         "mutual_tls": True,
         "ports": {"http": bound.getsockname()[1]},
         "address": None,
     }
+    assert given.empty()
 
 
 @pytest.mark.parametrize("error", [meshlib.ConfigError("address: nobody knows"), OSError(24, "no files")])
