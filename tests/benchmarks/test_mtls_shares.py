@@ -7,16 +7,17 @@ whole (p50, on the clock), the client's thread and the peer's process (processor
 adds.
 
 The goal, at most 10 us more for both ends, is missed. Measured with OpenSSL 3.0 on two cores of a virtual
-machine that were busy with other work, in three runs before and three after the change:
+machine that were busy with other work, in three runs before the change and five after:
 
 - Two bare sockets of Python's `ssl` add 18 to 30 us. That is the floor here, and the goal is below it.
-- The request and its answer, sealed and opened in memory in a loop, take 10 to 13 us, half of the floor.
-  OpenSSL is called once for a record at each end.
-- Against the same bare client our port adds 25 to 39 us (29 to 44 with asyncio's TLS in its place, as it
-  was), and 19 to 28 us if it is answered at in two writes, as uvicorn does (52 to 59 before).
-- Our client's thread adds 25 to 62 us of processor time (25 to 93 before), the bare client's 10 to 16. A
-  session that does nothing in the place of OpenSSL's adds 1 to 17 us, which is Python's part of it.
-- In a loop, memory is 4 to 8 us cheaper than Python's TLS sockets; TLS 1.2 and other ciphers are not cheaper.
+- The request and its answer, sealed and opened in memory in a loop, take 6 to 13 us, a third to a half of the
+  floor. OpenSSL is called once for a record at each end.
+- Against the same bare client our port adds 21 to 39 us (29 to 44 with asyncio's TLS in its place, as it
+  was), and 12 to 28 us if it is answered at in two writes, as uvicorn does (52 to 59 before).
+- Our client's thread adds 17 to 62 us of processor time (25 to 93 before), the bare client's 10 to 16: the
+  ranges overlap, so a gain there is not proved. A session that does nothing in the place of OpenSSL's adds 1
+  to 17 us, which is Python's part of it.
+- In a loop, memory is 4 to 8 us cheaper than Python's TLS sockets. TLS 1.2 and other ciphers showed no gain.
 
 Only fewer or cheaper records would move the floor; another OpenSSL was not tried.
 """
