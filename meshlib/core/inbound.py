@@ -175,7 +175,7 @@ def _hear(inbound: Inbound, filter_: ExtAuthz, opinion: Opinion, question: Quest
 def _caller(question: Question) -> Caller:
     peer, said = question.peer, question.metadata.get(CLAIMS)
     attempt = question.head.index.get(_ATTEMPT) if peer.principal else None
-    if said is None and attempt is None:
+    if said is None and attempt in (None, b"1"):
         return _plain_caller(peer)
     domain, namespace, account = _parts(peer.principal)
     claims: Mapping[str, Any] = (said or {}).get(PAYLOAD) or {}
