@@ -8,7 +8,6 @@ one, which is printed and can be given as `MESHLIB_ORACLE_SEED`. A configuration
 
 import os
 import random
-import secrets
 from collections.abc import Iterable
 
 import pytest
@@ -17,7 +16,7 @@ from support.oracle_authz import Case, World, run
 
 CASES = int(os.environ.get("MESHLIB_ORACLE_CASES", "1000")) // 2
 FIXED_SEED = 20_261_123
-FRESH_SEED = int(os.environ.get("MESHLIB_ORACLE_SEED") or secrets.randbits(32))
+FRESH_SEED = int(os.environ["MESHLIB_ORACLE_SEED"])
 BATCH = 90
 """Policies that one Envoy has at a time."""
 SEEDS = pytest.mark.parametrize(
