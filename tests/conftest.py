@@ -3,7 +3,7 @@
 import os
 import secrets
 
-SEED = "MESHLIB_ORACLE_SEED"
+SEED = "ORACLE_SEED"
 
 
 def pytest_configure() -> None:

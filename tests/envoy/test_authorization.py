@@ -2,8 +2,8 @@
 
 Half of the verdicts are on RBAC filters at random, half on policies at random, AuthorizationPolicy and
 RequestAuthentication, as control compiles them; callers have real certificates and real tokens, good and bad.
-`MESHLIB_ORACLE_CASES` (default 1,000) verdicts come from a fixed seed, and a quarter as many from a fresh
-one, which is printed and can be given as `MESHLIB_ORACLE_SEED`. A configuration is asked six times.
+`ORACLE_CASES` (default 1,000) verdicts come from a fixed seed, and a quarter as many from a fresh
+one, which is printed and can be given as `ORACLE_SEED`. A configuration is asked six times.
 """
 
 import os
@@ -14,9 +14,9 @@ import pytest
 from support import oracle_policies, oracle_rbac
 from support.oracle_authz import Case, World, run
 
-CASES = int(os.environ.get("MESHLIB_ORACLE_CASES", "1000")) // 2
+CASES = int(os.environ.get("ORACLE_CASES", "1000")) // 2
 FIXED_SEED = 20_261_123
-FRESH_SEED = int(os.environ["MESHLIB_ORACLE_SEED"])
+FRESH_SEED = int(os.environ["ORACLE_SEED"])
 BATCH = 90
 """Policies that one Envoy has at a time."""
 SEEDS = pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_policies(seed: int, verdicts: int) -> None:
 
 
 def _agree(world: World, batches: Iterable[list[Case]], verdicts: int, seed: int) -> None:
-    print(f"MESHLIB_ORACLE_SEED={seed}, {verdicts} verdicts")
+    print(f"ORACLE_SEED={seed}, {verdicts} verdicts")
     compared, differences = 0, []
     for batch in batches:
         count, found = run(world, batch)
@@ -53,4 +53,4 @@ def _agree(world: World, batches: Iterable[list[Case]], verdicts: int, seed: int
         differences += found
     assert compared >= verdicts
     shown = "\n\n".join(map(str, sorted(differences, key=lambda one: len(str(one)))[:3]))
-    assert not differences, f"MESHLIB_ORACLE_SEED={seed}: {len(differences)} of {compared} differ\n{shown}"
+    assert not differences, f"ORACLE_SEED={seed}: {len(differences)} of {compared} differ\n{shown}"

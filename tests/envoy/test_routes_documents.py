@@ -1,7 +1,7 @@
 """Random Istio documents and requests: what they are compiled to says the same to Envoy and to our core.
 
-Both generators together make `MESHLIB_ORACLE_CASES` (default 2,000) cases from a fixed seed, half of them
-here, and a quarter as many from a fresh seed, which is printed and can be given as `MESHLIB_ORACLE_SEED`.
+Both generators together make `ORACLE_CASES` (default 2,000) cases from a fixed seed, half of them
+here, and a quarter as many from a fresh seed, which is printed and can be given as `ORACLE_SEED`.
 A case is a set of documents and a client, with six requests, each judged on what this library is served
 and on what an Envoy in its place is served.
 """
@@ -13,9 +13,9 @@ import pytest
 from support.oracle import Difference, run
 from support.oracle_compiled import REQUESTS, make_cases
 
-CASES = int(os.environ.get("MESHLIB_ORACLE_CASES", "2000")) // 2
+CASES = int(os.environ.get("ORACLE_CASES", "2000")) // 2
 FIXED_SEED = 20_261_124
-FRESH_SEED = int(os.environ["MESHLIB_ORACLE_SEED"])
+FRESH_SEED = int(os.environ["ORACLE_SEED"])
 BATCH = 250
 """Sets of documents for one Envoy."""
 
@@ -34,7 +34,7 @@ def test_both_flavours_say_to_envoy_what_our_core_does(seed: int, cases: int) ->
         count, found = run(batch, scopes=len(batch))
         compared += count
         differences += found
-    print(f"MESHLIB_ORACLE_SEED={seed}, {cases} sets of documents, {compared} answers compared")
+    print(f"ORACLE_SEED={seed}, {cases} sets of documents, {compared} answers compared")
     assert REQUESTS * cases <= compared <= 2 * REQUESTS * cases
     shown = "\n\n".join(map(str, differences[:3]))
-    assert not differences, f"MESHLIB_ORACLE_SEED={seed}: {len(differences)} of {compared} differ\n{shown}"
+    assert not differences, f"ORACLE_SEED={seed}: {len(differences)} of {compared} differ\n{shown}"

@@ -1,8 +1,8 @@
 """Random route configurations and requests: real Envoy and our core decide alike.
 
-Both generators, this one and that of documents, together make `MESHLIB_ORACLE_CASES` (default 2,000) cases
+Both generators, this one and that of documents, together make `ORACLE_CASES` (default 2,000) cases
 from a fixed seed, half of them here, and a quarter as many from a fresh seed, which is printed and can be
-given as `MESHLIB_ORACLE_SEED`. A case is a configuration with six requests.
+given as `ORACLE_SEED`. A case is a configuration with six requests.
 """
 
 import os
@@ -12,9 +12,9 @@ import pytest
 from support.oracle import run
 from support.oracle_routes import make_case
 
-CASES = int(os.environ.get("MESHLIB_ORACLE_CASES", "2000")) // 2
+CASES = int(os.environ.get("ORACLE_CASES", "2000")) // 2
 FIXED_SEED = 20_261_123
-FRESH_SEED = int(os.environ["MESHLIB_ORACLE_SEED"])
+FRESH_SEED = int(os.environ["ORACLE_SEED"])
 
 
 @pytest.mark.timeout(600)
@@ -24,9 +24,9 @@ FRESH_SEED = int(os.environ["MESHLIB_ORACLE_SEED"])
     ids=["fixed seed", f"seed {FRESH_SEED}"],
 )
 def test_envoy_and_core_decide_alike(seed: int, cases: int) -> None:
-    print(f"MESHLIB_ORACLE_SEED={seed}, {cases} configurations")
+    print(f"ORACLE_SEED={seed}, {cases} configurations")
     dice = random.Random(seed)
     compared, differences = run([make_case(dice) for _ in range(cases)])
     assert compared == 6 * cases
     shown = "\n\n".join(map(str, differences[:3]))
-    assert not differences, f"MESHLIB_ORACLE_SEED={seed}: {len(differences)} of {compared} differ\n{shown}"
+    assert not differences, f"ORACLE_SEED={seed}: {len(differences)} of {compared} differ\n{shown}"

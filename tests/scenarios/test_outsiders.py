@@ -113,7 +113,7 @@ def test_what_an_outsider_says_of_itself_is_removed(app: Served, line: str) -> N
     status, told = ask(app.port, "/x", line)
     names = [name for name, _ in told["headers"]]
     assert (status, told["principal"]) == (200, "")
-    assert sorted(names) == ["connection", "host"]
+    assert sorted(names) == ["connection", "host", "x-request-id"]
     assert ask(app.port, "/page/1", line)[0] == 403
 
 
@@ -318,6 +318,9 @@ def test_chunks_that_are_none_end_the_connection(app: Served, body: bytes) -> No
 )
 def test_loose_line_ends_are_one_request_or_none(app: Served, head: bytes) -> None:
     statuses, told, _ = talk(app.port, head)
+    if app.name == "sync" and b"\r\n\r\n" not in head:
+        assert (statuses, told) == ([], [])  # it waits for the end of the head, as long as heads may take
+        return
     assert statuses in ([200], [400])
     assert [one["path"] for one in told] == ["/a"] * (statuses == [200])
 
