@@ -61,6 +61,10 @@ class Asking:
         self.refused = held
         raise Untrusted(last.code, f"{last.details}; {self._other_roots()}")
 
+    def roots(self, held: Held) -> str:
+        """All roots that are trusted now. CallEnded: they can't be had."""
+        return self._newest_roots(held.roots_pem)
+
     def _create(self, request: bytes, held: Held | None, roots: str) -> bytes:
         """Proves who this is by the certificate in force, else by a token."""
         refused: CallEnded | None = None

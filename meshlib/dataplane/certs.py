@@ -55,6 +55,8 @@ SHORTEST_WAIT = 0.05
 """Seconds between two looks at the least, whatever the clock on the wall does."""
 SPREAD_REFUSED, SPREAD_ROOTS = 1.0, 5.0
 """Seconds over which a crowd renews that was refused, and one that hears of new roots."""
+LOOK_AGAIN = 5.0
+"""Seconds after which the roots are asked for once more, if that failed."""
 LONGEST_DOUBT = 300.0
 """Seconds that a certificate must have been in force to be doubted at once, after one was in vain."""
 _known: dict[tuple[Any, ...], "Certs"] = {}
@@ -102,6 +104,8 @@ class Certs:
         self._thread: threading.Thread | None = None
         self._due_at = math.inf
         """When to renew, whatever its age."""
+        self._look_at = math.inf
+        """When to ask for the roots."""
         self._doubted: Held | None = None
         self._doubts = 0
         """How many renewals in a row were asked for by doubt."""
@@ -182,6 +186,26 @@ class Certs:
                 self._hasten(self._dice.random() * SPREAD_REFUSED)
             elif said - known and not self._vouched(held, join_pem(said - known)):
                 self._hasten(self._dice.random() * SPREAD_ROOTS)
+
+    def look(self) -> None:
+        """The control service says that its roots may be others now: they are asked for, soon."""
+        with self._swap:
+            self._look_at = min(self._look_at, self._wall() + self._dice.random() * SPREAD_REFUSED)
+            self._wake.set()
+
+    def _looked(self) -> None:
+        """Asks for the roots, if that is due."""
+        held = self.held
+        if held is None or self._wall() < self._look_at:
+            return
+        self._look_at = math.inf  # who says so meanwhile is heard
+        try:
+            roots = self._asking.roots(held)
+        except CallEnded as error:
+            log.info("the roots can't be asked for: %s; tried again in %g s", error, LOOK_AGAIN)
+            self._look_at = self._wall() + LOOK_AGAIN
+        else:
+            self.trust(roots)
 
     def doubt(self, why: str) -> None:
         """The control service was reached and hung up, before a word, on who showed the certificate."""
@@ -348,6 +372,7 @@ class Certs:
         failures, jitter, told = 0, self._jitter(), renewal.Health.OK
         while True:
             yield self._pause(failures, jitter)
+            self._looked()
             if not self._is_due(jitter):
                 failures = 0
                 continue
@@ -368,8 +393,10 @@ class Certs:
         assert self.held is not None  # noqa: S101 - the thread starts with one
         term, now = _term(self.held), self._wall()
         if failures:
-            return renewal.pause(term, now, failures, self._jitter())
-        return max(SHORTEST_WAIT, min(renewal.wait(term, now, jitter), self._due_at - now))
+            wait = renewal.pause(term, now, failures, self._jitter())
+        else:
+            wait = min(renewal.wait(term, now, jitter), self._due_at - now)
+        return max(SHORTEST_WAIT, min(wait, self._look_at - now))
 
     @property
     def _whose(self) -> str:

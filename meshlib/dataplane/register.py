@@ -5,6 +5,8 @@ Rules:
 - The first message says who it is (node metadata NAMESPACE, SERVICE_ACCOUNT, LABELS, PORTS, LOCALITY,
   WEIGHT); then its endpoints are reported HEALTHY, again at each interval that control asks for.
 - A lost stream is opened again for ever, from a daemon thread; the same registration returns.
+- Who is told how often to report, again on the same stream, asks which roots are trusted now: a process that
+  only registers has no other way to hear of them.
 - `drain` reports DRAINING and waits a moment, so that clients stop sending; `close` drains and leaves.
   At the end of the process it drains by itself. Signals are the application's: on SIGTERM call
   `drain()`, stop accepting, then `close()`; most servers do so in their shutdown hook.
@@ -152,6 +154,8 @@ class Registration:
             raise ProtocolError("a message that can't be decoded") from None
         self._interval = min(max(pb.seconds(specifier.interval), 1.0), _LONGEST_INTERVAL)
         self._attempts = 0
+        if self._joined.is_set() and self._certs is not None:
+            self._certs.look()
         self._joined.set()
 
     def pause(self) -> float:

@@ -195,6 +195,7 @@ def test_a_root_that_is_replaced_in_seconds(tmp_path: Path) -> None:
     with (
         secure_mesh(tmp_path, STRICT) as control,
         control.served() as app,
+        control.served("serve-workers", state_dir=str(tmp_path / "workers")) as workers,
         control.joined("productpage") as mesh,
         asked(mesh) as asking,
     ):
@@ -207,8 +208,11 @@ def test_a_root_that_is_replaced_in_seconds(tmp_path: Path) -> None:
         assert shown(app.port, new) is not None
         assert control.service is not None
         wait_until(lambda: accounts(control) == {"productpage", "reviews"}, 10, "clients")
-        assert len(control.service.status()["registrations"]) == 1
-        assert app.process.poll() is None
+        # What watches the workers follows no configuration, and stays registered all the same.
+        wait_until(lambda: len(control.service.status()["registrations"]) == 2, 20, "both servers")  # type: ignore[union-attr]
+        time.sleep(3.0)  # longer than the grace of a lost stream
+        assert len(control.service.status()["registrations"]) == 2
+        assert (app.process.poll(), workers.process.poll()) == (None, None)
     assert failures(asking) == []
 
 

@@ -76,6 +76,8 @@ FOREIGN = {
 }
 """Servers before whose application the mesh's middleware stands."""
 SERVERS = MESHED | FOREIGN
+WORKERS = {"serve-workers": [*MESHED["serve"], "--workers", "2"]}
+"""One whose watching process registers, and follows no configuration."""
 
 
 @dataclass
@@ -162,7 +164,7 @@ class SecureMesh:
         }
         port = free_port()
         own |= {"PORT": str(port), "MESHLIB_LABELS": "app=reviews", "MESHLIB_ADDRESS": "127.0.0.1"}
-        command = [one.replace("PORT", str(port)) for one in SERVERS[server]]
+        command = [one.replace("PORT", str(port)) for one in (SERVERS | WORKERS)[server]]
         process = subprocess.Popen(
             command, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

@@ -136,6 +136,8 @@ class ControlServer:
         self._status = status
         self.registrar = Registrar(on_registrations, grace)
         self._streams = itertools.count(1)
+        self._joiners: set[_Answers] = set()
+        """To the servers that are registered."""
         self._expiry: asyncio.TimerHandle | None = None
         self._server: grpc.aio.Server | None = None
         self._calls = Calls()
@@ -225,6 +227,7 @@ class ControlServer:
             try:
                 if by.authority.reload(by.wall()):
                     by.changed()
+                    self._tell_servers()
                 if self._front is not None:
                     self._front.sweep()
             except Exception:
@@ -324,6 +327,11 @@ class ControlServer:
             log.exception("sending to %s failed", connection.peer)
             await context.abort(grpc.StatusCode.INTERNAL, "the control service failed on this stream")
 
+    def _tell_servers(self) -> None:
+        """Says once more how often to report: servers that follow no configuration ask for the roots then."""
+        for answers in list(self._joiners):
+            answers.give(specifier())
+
     async def _join(self, requests: AsyncIterator[Any], context: Context, caller: Caller) -> None:
         stream, joining, answers = next(self._streams), Joining(), _Answers(context)
         try:
@@ -333,6 +341,7 @@ class ControlServer:
                 said = joining.received(message)
                 if message.HasField("health_check_request"):
                     answers.give(specifier())
+                    self._joiners.add(answers)
                 else:
                     self.registrar.reported(stream, said, self._now())
         except RegistrationError as error:
@@ -343,6 +352,7 @@ class ControlServer:
             log.warning("%s ended: %s", caller.address, error)
             raise
         finally:
+            self._joiners.discard(answers)
             answers.end()
             self.registrar.ended(stream, self._now())
             self._await_expiry()

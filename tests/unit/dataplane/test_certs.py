@@ -17,7 +17,7 @@ from support.small_control import CART, Clock, SmallControl
 
 from meshlib.bootstrap import bootstrap
 from meshlib.control.ca.authority import Authority
-from meshlib.dataplane.certs import SHORTEST_WAIT, SPREAD_REFUSED, SPREAD_ROOTS, Certs
+from meshlib.dataplane.certs import LOOK_AGAIN, SHORTEST_WAIT, SPREAD_REFUSED, SPREAD_ROOTS, Certs
 from meshlib.dataplane.tls import Held
 from meshlib.errors import ControlUnavailable
 from meshlib.identity.keys import make_key
@@ -184,6 +184,22 @@ def test_new_roots_are_trusted_at_once_and_kept(make: Make, control: SmallContro
     assert len(split_pem(held.roots_pem)) == 2
     assert certs.secure() is not context
     assert json.loads(kept(tmp_path).read_text())["roots"] == held.roots_pem
+
+
+def test_roots_are_asked_for_when_control_says_that_they_may_be_others(
+    make: Make, control: SmallControl, clock: Clock
+) -> None:
+    certs = make()
+    certs.ensure()
+    control.authority.rotate_root(NOW)
+    certs.look()
+    control.down = "UNAVAILABLE"
+    looks(certs, clock, NOW + SPREAD_REFUSED + SHORTEST_WAIT)
+    assert len(split_pem(certs.held.roots_pem)) == 1  # type: ignore[union-attr]
+    control.down, control.asked = "", []
+    looks(certs, clock, clock.now + LOOK_AGAIN + SPREAD_ROOTS + SHORTEST_WAIT)
+    assert len(split_pem(certs.held.roots_pem)) == 2  # type: ignore[union-attr]
+    assert [one.path for one in control.asked] == ["roots", "certificate", "roots"]
 
 
 @pytest.mark.parametrize("said", ["", "no certificate"])

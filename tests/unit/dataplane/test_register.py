@@ -3,6 +3,7 @@
 import logging
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,6 +123,21 @@ def test_it_joins_reports_and_leaves(made: tuple[Registration, Kept]) -> None:
     assert kept.calls == ["start", "wake", "close"]
     assert "closed" in repr(registration)
     assert not registration.joined
+
+
+def test_who_is_told_once_more_asks_for_the_roots(made: tuple[Registration, Kept]) -> None:
+    registration, _ = made
+    looks: list[bool] = []
+    registration._certs = SimpleNamespace(look=lambda: looks.append(True), leave=lambda: None)  # type: ignore[assignment]
+    registration.opened()
+    registration.take(specifier(10))
+    assert looks == []
+    registration.take(specifier(10))
+    assert looks == [True]
+    registration.ended("")
+    registration.opened()
+    registration.take(specifier(10))
+    assert looks == [True]
 
 
 def test_a_new_stream_says_it_all_again(made: tuple[Registration, Kept]) -> None:
