@@ -21,7 +21,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import watchfiles
@@ -66,6 +66,13 @@ class _File:
     stamp: Stamp | None
     loaded: Loaded
     grace: _Grace | None = None
+    doubtful: tuple[AnyDocument, ...] = ()
+    """What it held before, and may hold by another name, which is another file's."""
+
+    @property
+    def standing(self) -> tuple[AnyDocument, ...]:
+        """All that is in force of it."""
+        return self.loaded.documents + self.doubtful
 
     @property
     def firm(self) -> Loaded:
@@ -137,29 +144,26 @@ class FileSource:
             del self._known[name]
         files = dict(sorted(now.items()))
         in_force = _in_force(files, self._in_force)
-        if self._keep_doubtful(files, in_force):
+        if self._doubt(files, in_force):
             in_force = _in_force(files, self._in_force)
         self._files, self._in_force = files, in_force
         return _joined(files, in_force)
 
-    def _keep_doubtful(self, files: dict[str, _File], in_force: Mapping[Key, str]) -> bool:
-        """Keeps what is missing from a changed file of which a document stands in another one, too: that may
-        be the missing one, by a wrong name. True: anything is kept.
+    def _doubt(self, files: dict[str, _File], in_force: Mapping[Key, str]) -> bool:
+        """Keeps what is missing from a file as long as one of its documents stands in another one, too: that
+        may be the missing one, by a wrong name. True: anything is kept, or kept no more.
         """
-        kept = False
-        for name, file in files.items():
+        changed = False
+        for name, file in list(files.items()):
             before = self._files.get(name)
-            if before is None or before is file:
-                continue
-            if all(in_force[document.key] == name for document in file.firm.documents):
-                continue
-            here = {document.key for document in file.loaded.documents}
-            missing = tuple(d for d in before.loaded.documents if d.key not in here)
-            if missing:
-                kept = True
-                documents = (*file.loaded.documents, *missing)
-                files[name] = _File(file.stamp, Loaded(documents, file.loaded.problems))
-        return kept
+            doubtful: tuple[AnyDocument, ...] = ()
+            if before is not None and any(in_force[one.key] != name for one in file.firm.documents):
+                here = {document.key for document in file.loaded.documents}
+                doubtful = tuple(one for one in before.standing if one.key not in here)
+            if doubtful != file.doubtful:
+                changed = True
+                files[name] = replace(file, doubtful=doubtful)
+        return changed
 
     def look(self) -> tuple[tuple[str, Stamp | None], ...]:
         """The files and their stamps, unread: equal as long as `load` would read nothing anew."""
@@ -264,7 +268,7 @@ class FileSource:
             reading.abandoned = True
 
     def _taken(self, now: Stamp | None, read: TextRead, before: _File | None, bell: _Bell | None) -> _File:
-        good = before.loaded.documents if before else ()
+        good = before.standing if before else ()
         loaded = keep_last_good(good, read)
         return self._settled(now, loaded, before, bell)
 
@@ -312,7 +316,7 @@ def _in_force(files: dict[str, _File], before: Mapping[Key, str]) -> dict[Key, s
     for name, file in files.items():
         for document in file.firm.documents:
             firm.setdefault(document.key, []).append(name)
-        for document in file.loaded.documents:
+        for document in file.standing:
             passing.setdefault(document.key, name)
     chosen = {key: _first(names, before.get(key)) for key, names in firm.items()}
     return passing | chosen
@@ -329,7 +333,7 @@ def _joined(files: dict[str, _File], in_force: Mapping[Key, str]) -> Loaded:
     for name, file in files.items():
         problems.extend(file.loaded.problems)
         firm = {document.key for document in file.firm.documents}
-        for document in file.loaded.documents:
+        for document in file.standing:
             if in_force[document.key] == name:
                 documents[document.key] = document
             elif document.key in firm:  # else it moved to another file

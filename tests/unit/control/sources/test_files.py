@@ -87,6 +87,20 @@ def test_an_edit_that_breaks_who_a_document_is_takes_nothing_away(tmp_path: Path
     assert not source.load().errors
 
 
+def test_what_is_kept_for_a_name_of_another_file_goes_with_that_conflict(tmp_path: Path) -> None:
+    base, other = tmp_path / "base.yaml", tmp_path / "other.yaml"
+    base.write_text("---\n".join((A, B)))
+    other.write_text(C)
+    source = FileSource(tmp_path)
+    assert set(state(source)) == {"a", "b", "c"}
+    base.write_text("---\n".join((A, entry("c", "10.0.0.9"))))
+    assert state(source) == {"a": "10.0.0.1", "b": "10.0.0.1", "c": "10.0.0.1"}
+    assert len(source.load().errors) == 1
+    other.unlink()
+    assert state(source) == {"a": "10.0.0.1", "c": "10.0.0.9"}
+    assert not source.load().errors
+
+
 def test_what_goes_from_a_file_goes_once_nothing_in_it_is_broken(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("---\n".join((A, B, C)))
