@@ -82,9 +82,13 @@ class Secured(asyncio.Transport, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Records came, or parts of them."""
+        self.take(self._buffer[:nbytes])
+
+    def take(self, data: "bytes | memoryview") -> None:
+        """The same, of bytes that somebody else has read."""
         if self._ended or self._below is None:
             return
-        self._session.receive(self._buffer[:nbytes])
+        self._session.receive(data)
         if self._open:
             self._deliver()
         else:
@@ -223,7 +227,7 @@ class Secured(asyncio.Transport, asyncio.BufferedProtocol):
 
     def is_closing(self) -> bool:
         """Whether it has ended, or will."""
-        return self._ended
+        return self._ended or (self._below is not None and self._below.is_closing())
 
     def can_write_eof(self) -> bool:
         """TLS has no half of a connection."""

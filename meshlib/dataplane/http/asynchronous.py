@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import os
 import socket
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
@@ -23,6 +24,10 @@ from meshlib.dataplane.tls_transport import Secured, shaken
 
 HIGH_WATER = 256 * 1024
 """Bytes that may wait to be read before the peer is made to wait."""
+TURN = 64 * 1024
+"""Bytes of a stream that are sent before the event loop turns."""
+CHUNK_COST = 1024
+"""What a chunk counts for beside its bytes: many small ones take their time too."""
 
 
 class Connection(asyncio.Protocol):
@@ -34,6 +39,7 @@ class Connection(asyncio.Protocol):
         self.written = False
         """Whether any byte of this request has left."""
         self._quiet: Callable[[], bool] = lambda: True
+        self._descriptor = -1
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
@@ -52,7 +58,8 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         made = transport.get_extra_info("socket")
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._quiet = watch(made.fileno())
+        self._descriptor = made.fileno()
+        self._quiet = watch(self._descriptor)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
@@ -66,6 +73,7 @@ class Connection(asyncio.Protocol):
         """The peer closed its side."""
         self._ended = True
         _wake(self._reader)
+        _wake(self._writer)
 
     def connection_lost(self, error: Exception | None) -> None:
         """The connection is gone."""
@@ -95,13 +103,27 @@ class Connection(asyncio.Protocol):
         """Sends all of it. Broken, TooSlow, OSError."""
         if not data or self._transport is None:
             return
-        if self._ended:
+        if self._ended or self._transport.is_closing():
             raise ConnectionResetError("the peer closed the connection")
         self._transport.write(data)
         self.written = True
+        if self._transport.is_closing():
+            self._save()
         while self._clogged and not self._ended:
             self._writer = self._loop.create_future()
             await self._wait(self._writer, "write", self.limits.own.write)
+
+    def _save(self) -> None:
+        """Takes what the peer said before it went: after a write that failed the loop does not read it."""
+        take = self._transport.take if isinstance(self._transport, Secured) else self.data_received
+        with contextlib.suppress(OSError):
+            while data := os.read(self._descriptor, HIGH_WATER):
+                take(data)
+
+    async def turn(self) -> None:
+        """Lets the event loop do its other work. Broken: a limit has passed."""
+        await asyncio.sleep(0)
+        self.limits.left(None)
 
     async def read(self) -> bytes:
         """What the peer sent; nothing: it closed. Broken, TooSlow, OSError."""
@@ -376,6 +398,11 @@ async def _send_all(
     async with contextlib.aclosing(body):
         # The head goes first: what a stream gives may depend on what the peer does.
         await connection.write(codec.request(attempt.head))
+        since = 0
         async for chunk in body:
+            since += len(chunk) + CHUNK_COST
+            if since >= TURN:
+                since = 0
+                await connection.turn()
             await connection.write(codec.data(chunk))
         await connection.write(codec.end())

@@ -55,6 +55,9 @@ class Wire(asyncio.Transport):
     def resume_reading(self) -> None:
         self.reading = True
 
+    def is_closing(self) -> bool:
+        return bool(self.ended)
+
     def close(self) -> None:
         self.ended = self.ended or "closed"
         if not self.stuck:
@@ -149,6 +152,15 @@ async def turn(count: int = 3) -> None:
     """Some turns of the loop."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def test_a_transport_whose_wire_has_gone_is_closing(ca: SmallCa) -> None:
+    """Who writes on hears of it in the same turn of the loop."""
+    pair = Pair(ca).shake()
+    assert not pair.secured.is_closing()
+    pair.wire.abort()
+    assert pair.secured.is_closing()
+    await turn()
 
 
 async def test_the_protocol_hears_once_the_handshake_is_done(ca: SmallCa) -> None:
