@@ -221,6 +221,11 @@ class _Exchange:
         self.say(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
         return False
 
+    def do_badchunk(self) -> bool:
+        self.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\ngood\r\nxyz\r\n")
+        self.server.closing.wait(5)
+        return False
+
     def do_nonsense(self) -> bool:
         self.say(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
         self.server.closing.wait(5)

@@ -194,7 +194,7 @@ class Response:
                 return part
         except (Malformed, OSError) as error:
             lease.end(False)
-            raise Broken(broken_off(error)) from error
+            raise Broken(broken_off(error, connection.codec.ended)) from error
         except BaseException:
             lease.end(False)
             raise

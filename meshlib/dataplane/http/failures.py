@@ -34,8 +34,10 @@ def without_head(error: Exception, written: bool, ended: bool, fresh: bool) -> F
     return Failed(Failure.RESET, f"the peer closed the connection{old} before a response")
 
 
-def broken_off(error: Exception) -> Failed:
-    """A body did not come to its end."""
+def broken_off(error: Exception, ended: bool) -> Failed:
+    """A body did not come to its end: lost on the way (`ended`: the peer closed), or not HTTP."""
+    if isinstance(error, Malformed) and not ended:
+        return Failed(Failure.PROTOCOL, f"the body is not HTTP: {error}")
     return Failed(Failure.BROKEN_OFF, f"the body broke off: {error}")
 
 

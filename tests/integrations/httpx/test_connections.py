@@ -189,6 +189,16 @@ async def test_a_body_that_breaks_off_is_told_with_its_flight(server: RawServer)
     assert raised.value.request.url == f"{URL}/halfbody"
 
 
+async def test_a_body_that_is_not_http_breaks_the_protocol(server: RawServer) -> None:
+    mesh = fake_mesh([server.port])
+    with client(mesh) as c, pytest.raises(meshlib.UpstreamProtocolError, match="the body is not HTTP"):
+        c.get("/badchunk")
+    async with async_client(mesh) as a:
+        with pytest.raises(meshlib.UpstreamProtocolError) as raised:
+            await a.get("/badchunk")
+    assert (raised.value.flag, raised.value.retryable) == ("UPE", False)
+
+
 async def test_the_time_of_the_route_counts_while_the_body_streams(server: RawServer) -> None:
     mesh = fake_mesh([server.port], route={"timeout": "0.1s"})
     for path in ("/slowbody/2", "/drip", "/slow/2"):

@@ -49,8 +49,14 @@ def test_no_head(error: Exception, written: bool, ended: bool, how: Failure) -> 
 
 
 def test_a_body_that_breaks_off_had_its_head() -> None:
-    failed = broken_off(Malformed("peer closed connection"))
+    failed = broken_off(Malformed("peer closed connection"), ended=True)
     assert (failed.how, failed.detail) == (Failure.BROKEN_OFF, "the body broke off: peer closed connection")
+
+
+def test_a_body_may_break_the_protocol() -> None:
+    assert broken_off(ConnectionResetError(), ended=False).how is Failure.BROKEN_OFF
+    failed = broken_off(Malformed("illegal chunk size"), ended=False)
+    assert (failed.how, failed.detail) == (Failure.PROTOCOL, "the body is not HTTP: illegal chunk size")
 
 
 def test_a_kept_connection_is_named() -> None:
