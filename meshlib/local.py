@@ -29,6 +29,7 @@ from meshlib.dataplane.grpc_stream import Talk
 from meshlib.dataplane.targets import Targets
 from meshlib.dataplane.views import KINDS, Views
 from meshlib.errors import ConfigError, ControlError
+from meshlib.printable import printable
 from meshlib.xds import pb
 from meshlib.xds.kinds import Kind
 from meshlib.xds.node import Client, from_node
@@ -183,7 +184,7 @@ class LocalControl:
         for problem in problems:
             if problem not in self._told:
                 level = logging.ERROR if problem.severity is Severity.ERROR else logging.WARNING
-                log.log(level, "%s", problem)
+                log.log(level, "%s", printable(str(problem)))
         self._told = frozenset(problems)
 
 
@@ -299,7 +300,8 @@ class LocalSource:
             self._refused.pop((kind, name), None)
         for name, reason in refused.items():
             self._refused[kind, name] = found[name].version
-            log.error("refused %s %s of configuration %s: %s", kind.short, name, version, reason)
+            told = printable(f"{name} of configuration {version}: {reason}")
+            log.error("refused %s %s", kind.short, told)
 
     def _turn(self, gone: list[str], come: list[str]) -> None:
         self._views.want(come)

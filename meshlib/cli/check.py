@@ -14,10 +14,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from meshlib.cli.foreign import printable
 from meshlib.control.analysis.analyze import analyze
 from meshlib.control.istio.problem import Problem, Severity
 from meshlib.control.sources.files import FileSource
+from meshlib.printable import printable
 
 _COLOURS = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
 
@@ -54,7 +54,7 @@ def check(
 
 def as_json(problems: Sequence[Problem]) -> str:
     """A list of objects with the keys of `Problem`: severity, code, message, document, file, line, …"""
-    return json.dumps([dataclasses.asdict(problem) for problem in problems], indent=2, ensure_ascii=False)
+    return json.dumps([dataclasses.asdict(problem) for problem in problems], indent=2)
 
 
 def _print(problems: Sequence[Problem], documents: int, refused: int) -> None:

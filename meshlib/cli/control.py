@@ -107,11 +107,12 @@ async def _serve(folder: Path, listen: str, namespace: str, asked: "Asked | None
     from meshlib.cli.control_report import Report, reported
     from meshlib.cli.control_rotation import RotationReport
     from meshlib.cli.control_security import how_to_join, many_files, secured
-    from meshlib.cli.foreign import Format, printable
+    from meshlib.cli.foreign import Format
     from meshlib.control.build import Builder
     from meshlib.control.jwks import KeyFetcher
     from meshlib.control.service import ControlService
     from meshlib.control.sources.files import FileSource
+    from meshlib.printable import printable
 
     console = Console()
     handler = logging.StreamHandler()

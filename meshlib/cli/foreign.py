@@ -1,17 +1,10 @@
-"""Texts that a peer, a file or an argument chose, made fit for a terminal: the one place where that is done.
-
-Of theirs, whatever is not printed as itself is shown as Python writes it (`\\x1b`, `\\n`, `\\u202e`): it
-could move the cursor, forge a line, or turn the direction of one.
-"""
+"""Texts of others on a terminal of ours: in paragraphs, between markup, in log records."""
 
 import logging
 
 import rich.markup
 
-
-def printable(text: str) -> str:
-    """One line of what can be read."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+from meshlib.printable import printable
 
 
 def paragraph(text: str) -> str:

@@ -128,6 +128,22 @@ def test_all_by_the_environment(
     assert local_threads() == []
 
 
+def test_what_a_file_says_moves_no_cursor_of_who_reads_the_log(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "hostile.yaml").write_text(
+        'apiVersion: v1\nkind: "Serv\\eice\\x9b\\u202e"\nmetadata: {name: "a\\e[2J"}\nspec: {}\n---\n'
+        'apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: "b\\e[2J\\x9b\\u202e"}\n'
+        'spec: {"h\\e[2J\\x9b\\u202e": 1}\n'
+    )
+    with meshlib.connect(str(folder)) as mesh:
+        mesh.prepare("reviews:9080")
+    told = [record.message for record in caplog.records if "hostile.yaml" in record.message]
+    assert told
+    assert any("\\x1b" in message for message in told)
+    assert all(message.isprintable() for message in told)
+
+
 def test_a_broken_edit_changes_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with meshlib.connect(folder) as mesh:
         mesh.prepare("reviews:9080")

@@ -1,12 +1,16 @@
 """Texts of others on a terminal of ours."""
 
+import json
 import logging
 import sys
 
 import pytest
 from rich.console import Console
 
-from meshlib.cli.foreign import Format, escape, paragraph, printable
+from meshlib.cli.check import as_json
+from meshlib.cli.foreign import Format, escape, paragraph
+from meshlib.control.istio.problem import Problem, Severity
+from meshlib.printable import printable
 
 
 @pytest.mark.parametrize(
@@ -43,3 +47,10 @@ def test_a_log_record_is_one_line_and_its_traceback_keeps_its_own() -> None:
         record = logging.LogRecord("x", logging.ERROR, "f.py", 1, "failed", (), sys.exc_info())
     first, *_, last = shown.format(record).split("\n")
     assert (first, last) == ("ERROR failed", r"ValueError: \x1b[2J")
+
+
+def test_json_is_ascii() -> None:
+    told = as_json([Problem(Severity.ERROR, "IST0106", "no \x1b[2J \x9b \u202e", found="ü")])
+    assert told.isascii()
+    assert told.replace("\n", "").isprintable()
+    assert json.loads(told)[0]["message"] == "no \x1b[2J \x9b \u202e"
