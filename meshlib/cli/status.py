@@ -78,7 +78,7 @@ def _operator(state: Path | None) -> "Operator":
     """
     from meshlib.cli.ca import folder_of
     from meshlib.control.ca.authority import ROOTS_FILE
-    from meshlib.control.ca.mesh import MeshNote
+    from meshlib.control.ca.mesh import FILE, MeshNote
     from meshlib.control.ca.store import read_secret
     from meshlib.control.ca.tokens import JoinTokens
     from meshlib.control.status import Operator
@@ -90,6 +90,12 @@ def _operator(state: Path | None) -> "Operator":
         if state is None and roots and token:
             return Operator(Path(roots).read_text("ascii"), token)
         folder = folder_of(state)
+        if not (folder / FILE).exists():
+            raise ConfigError(
+                f"no control service with TLS has kept its state in {folder} (--state); one that was started "
+                "with --allow-plaintext is asked with --allow-plaintext, one elsewhere with MESHLIB_CA_FILE "
+                "and MESHLIB_TOKEN"
+            )
         mesh = MeshNote.read(folder)
         who = SpiffeId.of(mesh.trust_domain, mesh.root_namespace, "operator")
         made = JoinTokens.open(folder).issue(who, ASK_SECONDS, time.time())
