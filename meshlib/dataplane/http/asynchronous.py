@@ -24,6 +24,8 @@ from meshlib.dataplane.tls_transport import Secured, shaken
 
 HIGH_WATER = 256 * 1024
 """Bytes that may wait to be read before the peer is made to wait."""
+MOST_SAVED = 4
+"""How often as much is read of a connection that can't be written to any more."""
 TURN = 64 * 1024
 """Bytes of a stream that are sent before the event loop turns."""
 CHUNK_COST = 1024
@@ -117,8 +119,9 @@ class Connection(asyncio.Protocol):
         """Takes what the peer said before it went: after a write that failed the loop does not read it."""
         take = self._transport.take if isinstance(self._transport, Secured) else self.data_received
         with contextlib.suppress(OSError):
-            while data := os.read(self._descriptor, HIGH_WATER):
-                take(data)
+            for _ in range(MOST_SAVED):
+                if data := os.read(self._descriptor, HIGH_WATER):
+                    take(data)
 
     async def turn(self) -> None:
         """Lets the event loop do its other work. Broken: a limit has passed."""
