@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 _MOST_STRANGERS = 500
 """Connections of a sync worker whose request has not come yet; then the oldest goes."""
+_AT_ONCE = 0.01
+"""Seconds for gunicorn to read a head that is there."""
 
 
 class _Blocking(Meshed):
@@ -125,7 +127,7 @@ class SyncMeshWorker(_Blocking, GunicornSync):  # type: ignore[misc]
         try:
             self._strangers[next(stranger.steps)] = stranger
         except StopIteration as end:
-            end.value.bound(self.patience)
+            end.value.bound(_AT_ONCE)
             self.notify()
             self.handle(stranger.listener, end.value, stranger.addr)
         except OSError as error:

@@ -29,6 +29,8 @@ Steps = Generator[socket.socket, None, T]
 _SPEAKS = frozenset(HTTP1)
 MOST_HEAD = 64 * 1024
 """Bytes that are waited for without a thread."""
+_MOST_BLANK = 16
+"""Bytes of empty lines before a request; RFC 9112 asks for one line to be ignored."""
 _CHUNK = 16 * 1024
 _AT_ONCE = 0.001
 """Seconds that are as good as none; none would be a socket that does not block."""
@@ -133,9 +135,10 @@ def meeting(accepted: socket.socket, port: Port) -> Steps[Met]:
 def begun(connection: Bounded | BoundedTls) -> Steps[None]:
     """Waits in the same way until the head of a request is there, whole, and leaves it to be read.
 
-    OSError: the connection is lost, and closed. What is too long for a head is left to the parser.
+    OSError: the connection is lost, or says nothing but empty lines, and is closed. What is too long for a
+    head is left to the parser. So all that is read is bounded, however fast it comes.
     """
-    head, searched = bytearray(), 0
+    head, searched, blank = bytearray(), 0, 0
     try:
         while head.find(b"\r\n\r\n", searched) < 0 and len(head) < MOST_HEAD:
             searched = max(0, len(head) - 3)
@@ -146,7 +149,13 @@ def begun(connection: Bounded | BoundedTls) -> Steps[None]:
                 continue
             if not more:
                 break
-            head += more if head else more.lstrip(b"\r\n")
+            if not head:
+                blank += len(more)
+                more = more.lstrip(b"\r\n")
+                blank -= len(more)
+                if blank > _MOST_BLANK:
+                    raise Refused("empty lines, and no request")
+            head += more
         connection.unread(bytes(head))
     except BaseException:
         connection.close()

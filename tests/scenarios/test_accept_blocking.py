@@ -204,6 +204,19 @@ def test_a_head_is_waited_for_without_a_thread(pieces: list[bytes], head: bytes)
         assert connection.recv(1 << 20) == head
 
 
+@pytest.mark.parametrize("piece", [b"\r\n" * 4096, b"\r\n"], ids=["at once", "line by line"])
+def test_empty_lines_without_end_are_no_head(piece: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, Bounded(fileno=ours.detach()) as connection:
+        connection.setblocking(False)
+        steps = begun(connection)
+        with pytest.raises(Refused, match="empty lines"):
+            for _ in range(20):
+                assert next(steps) is connection
+                theirs.sendall(piece)
+        assert connection.fileno() == -1
+
+
 def test_who_goes_before_its_head_is_whole_is_left_to_the_parser() -> None:
     ours, theirs = socket.socketpair()
     with Bounded(fileno=ours.detach()) as connection:

@@ -51,6 +51,33 @@ def drip(port: int, said: bytes, held: list[float]) -> None:
         held.append(time.monotonic() - begun)
 
 
+def flood(port: int, over: threading.Event) -> None:
+    """Says empty lines as fast as anybody listens."""
+    while not over.is_set():
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as connection:
+            while not over.is_set():
+                connection.sendall(b"\r\n" * 8192)
+
+
+def test_empty_lines_without_end_hold_nobody_up(mesh: SecureMesh) -> None:
+    name, port, over = "sync", free_port(), threading.Event()
+    url = f"http://{name}:9080/seen"
+    with mesh.process(SERVERS[name](port), name, "front", "front", request_headers_timeout="20"):
+        with mesh.client("page") as page:
+            until(page, url)
+        one = threading.Thread(target=flood, args=(port, over))
+        one.start()
+        try:
+            for _ in range(3):
+                with mesh.client("page") as page:
+                    begun = time.monotonic()
+                    assert page.get(url).json()["caller"] == "page"
+                    assert time.monotonic() - begun < 5 * SECONDS
+        finally:
+            over.set()
+            one.join(10)
+
+
 @pytest.mark.parametrize("name", SERVERS)
 def test_slow_callers_are_cut_off_and_hold_nobody_up(mesh: SecureMesh, name: str) -> None:
     port = free_port()
