@@ -97,7 +97,7 @@ class SyncMeshWorker(_Blocking, GunicornSync):  # type: ignore[misc]
             self._forget(client)
         own = self.wait_fds
         if self._strangers:
-            timeout = min(timeout, self.patience)
+            timeout = min(timeout, min(one.until for one in self._strangers.values()) - now)
         self.wait_fds = [*own, *self._strangers]
         try:
             ready = super().wait(timeout) or []

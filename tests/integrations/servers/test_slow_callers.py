@@ -6,10 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 from support.ports import free_port
 from support.serving import SecureMesh, gunicorn, secure_mesh, serve, until
+
+from meshlib_gunicorn.wsgi import SyncMeshWorker, _Stranger
 
 FLASK, FASTAPI = "support.served_flask:app", "support.served_fastapi:app"
 SERVERS = {
@@ -99,3 +102,14 @@ def test_slow_callers_are_cut_off_and_hold_nobody_up(mesh: SecureMesh, name: str
                     longest = max(longest, time.monotonic() - begun)
     assert max(times[0] for times in held.values()) < 4 * SECONDS
     assert longest < SECONDS
+
+
+def test_the_sync_workers_poll_ends_when_the_first_caller_is_too_slow() -> None:
+    worker: Any = object.__new__(SyncMeshWorker)
+    worker.notify, worker.wait_fds, worker.patience = bool, [], 60.0
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        begun = time.monotonic()
+        worker._strangers = {ours: _Stranger(None, None, begun + 0.05, iter(()))}
+        assert worker.wait(60) == []
+        assert 0.05 <= time.monotonic() - begun < 30
