@@ -1,43 +1,41 @@
 """gunicorn's sync and gthread workers at a port that the mesh secures.
 
-A connection is met (`accept_blocking`) where gunicorn would shake hands itself: of gthread on a thread of
-its pool, of sync at the worker's poll, which serves nobody else while it serves one.
+A connection is met (`accept_blocking`) where gunicorn would shake hands itself, at the worker's poll.
 
 Rules:
 
-- Connections that say nothing wait for their first byte at the worker's poll, and cost no thread and no turn.
-- From then on a handshake has `patience` seconds, and so has the head of each request, however its bytes are
-  spread over that time. They take a thread of gthread. With sync both wait at the poll, and together.
+- A connection costs no thread and no turn until the head of its request is there: silence, handshake and
+  head wait at the poll, and have `patience` seconds together. So have the heads of later requests of a
+  connection of gthread.
 - A connection that is over is closed on the thread that served it: gunicorn waits up to two seconds for the
   peer to close its end, too, which must not be the time of the one thread that serves all others.
 """
 
 import contextlib
-import errno
 import functools
 import logging
 import select
+import selectors
 import socket
 import time
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from gunicorn.workers.gthread import _DEFER
+from gunicorn.workers.gthread import TConn
 from gunicorn.workers.gthread import ThreadWorker as GunicornThreads
 from gunicorn.workers.sync import SyncWorker as GunicornSync
 
 from meshlib.core.request import Peer
-from meshlib.dataplane.accept_blocking import Bounded, BoundedTls, Steps, begun, meet, meeting
-from meshlib.dataplane.doorstep import Refused
+from meshlib.dataplane.accept_blocking import Bounded, BoundedTls, Steps, begun, meeting
 from meshlib_gunicorn.worker import LINGER, Meshed
 from meshlib_wsgi import PEER, MeshMiddleware
 
 log = logging.getLogger(__name__)
 
 _MOST_STRANGERS = 500
-"""Connections of a sync worker whose request has not come yet; then the oldest goes."""
+"""Connections of a worker whose request has not come yet; then the oldest goes."""
 _AT_ONCE = 0.01
 """Seconds for gunicorn to read a head that is there."""
 
@@ -46,6 +44,12 @@ class _Blocking(Meshed):
     """What both have in common."""
 
     wsgi: Any
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        """In the arbiter."""
+        super().__init__(*args, **named)
+        self._strangers: dict[socket.socket, _Stranger] = {}
+        """By the socket from which more of the handshake or of the request's head has to come."""
 
     def load_wsgi(self) -> None:
         """In the worker: the application, behind the mesh's policies."""
@@ -66,6 +70,61 @@ class _Blocking(Meshed):
         self.presence.booted()
         super().run()  # type: ignore[misc]
 
+    def _meet(self, listener: Any, client: socket.socket, addr: Any, most: int) -> None:
+        """Begins with a new connection."""
+        if len(self._strangers) >= most:
+            self._forget(next(iter(self._strangers)))
+        until = time.monotonic() + self.patience
+        self._go_on(_Stranger(listener, addr, until, self._steps(client)))
+
+    def _steps(self, client: socket.socket) -> Steps[Bounded | BoundedTls]:
+        met = yield from meeting(client, self.gate)
+        self._peers[met.connection] = met.peer
+        yield from begun(met.connection)
+        return met.connection
+
+    def _go_on(self, stranger: "_Stranger") -> None:
+        try:
+            client = next(stranger.steps)
+        except StopIteration as end:
+            self._come(stranger, end.value)
+        except OSError as error:
+            self._gone(stranger, str(error))
+        else:
+            self._strangers[client] = stranger
+            self._watch(client)
+
+    def _forget(self, client: socket.socket) -> None:
+        stranger = self._strangers.pop(client)
+        self._ignore(client)
+        stranger.steps.close()
+        self._gone(stranger, "too slow")
+
+    def _forget_slow(self) -> None:
+        now = time.monotonic()
+        for client in [one for one, stranger in self._strangers.items() if stranger.until <= now]:
+            self._forget(client)
+
+    def _within(self, timeout: float) -> float:
+        """That time, or what the first of them has left."""
+        if not self._strangers:
+            return timeout
+        first = min(one.until for one in self._strangers.values())
+        return min(timeout, max(0.0, first - time.monotonic()))
+
+    def _come(self, stranger: "_Stranger", connection: Bounded | BoundedTls) -> None:
+        """The head of a request is there."""
+        raise NotImplementedError
+
+    def _gone(self, stranger: "_Stranger", why: str) -> None:
+        log.info("a connection from %s is refused: %s", stranger.addr, why)
+
+    def _watch(self, client: socket.socket) -> None:
+        """To be called when more comes from it."""
+
+    def _ignore(self, client: socket.socket) -> None:
+        """Not any more."""
+
 
 class SyncMeshWorker(_Blocking, GunicornSync):  # type: ignore[misc]
     """gunicorn's sync worker, in the mesh.
@@ -77,27 +136,15 @@ class SyncMeshWorker(_Blocking, GunicornSync):  # type: ignore[misc]
     wait_fds: Any
     alive: bool
 
-    def __init__(self, *args: Any, **named: Any) -> None:
-        """In the arbiter."""
-        super().__init__(*args, **named)
-        self._strangers: dict[socket.socket, _Stranger] = {}
-        """By the socket from which more of the handshake or of the request's head has to come."""
-
     def accept(self, listener: Any) -> None:
         """Takes a connection, and leaves it alone until its request has come."""
         client, addr = listener.accept()
-        if len(self._strangers) >= _MOST_STRANGERS:
-            self._forget(next(iter(self._strangers)))
-        self._go_on(_Stranger(listener, addr, time.monotonic() + self.patience, self._steps(client)))
+        self._meet(listener, client, addr, _MOST_STRANGERS)
 
     def wait(self, timeout: float) -> Any:
         """Until somebody comes. Who has said something goes on, and is served once that is a request."""
-        now = time.monotonic()
-        for client in [one for one, stranger in self._strangers.items() if stranger.until <= now]:
-            self._forget(client)
-        own = self.wait_fds
-        if self._strangers:
-            timeout = min(timeout, min(one.until for one in self._strangers.values()) - now)
+        self._forget_slow()
+        own, timeout = self.wait_fds, self._within(timeout)
         self.wait_fds = [*own, *self._strangers]
         try:
             ready = super().wait(timeout) or []
@@ -117,26 +164,10 @@ class SyncMeshWorker(_Blocking, GunicornSync):  # type: ignore[misc]
             for one in select.select(list(self._strangers), [], [], left)[0]:
                 self._go_on(self._strangers.pop(one))
 
-    def _steps(self, client: socket.socket) -> Steps[Bounded | BoundedTls]:
-        met = yield from meeting(client, self.gate)
-        self._peers[met.connection] = met.peer
-        yield from begun(met.connection)
-        return met.connection
-
-    def _go_on(self, stranger: "_Stranger") -> None:
-        try:
-            self._strangers[next(stranger.steps)] = stranger
-        except StopIteration as end:
-            end.value.bound(_AT_ONCE)
-            self.notify()
-            self.handle(stranger.listener, end.value, stranger.addr)
-        except OSError as error:
-            log.info("a connection from %s is refused: %s", stranger.addr, error)
-
-    def _forget(self, client: socket.socket) -> None:
-        stranger = self._strangers.pop(client)
-        stranger.steps.close()
-        log.info("a connection from %s is refused: too slow", stranger.addr)
+    def _come(self, stranger: "_Stranger", connection: Bounded | BoundedTls) -> None:
+        connection.bound(_AT_ONCE)
+        self.notify()
+        self.handle(stranger.listener, connection, stranger.addr)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,17 +178,50 @@ class _Stranger:
     addr: Any
     until: float
     steps: Steps[Bounded | BoundedTls]
+    conn: Any = None
+    """gunicorn's, if this is not its first request."""
 
 
 class ThreadWorker(_Blocking, GunicornThreads):  # type: ignore[misc]
     """gunicorn's gthread worker, in the mesh."""
 
+    poller: Any
+    alive: bool
+
+    def accept(self, listener: Any) -> None:
+        """Takes a connection, for which there is a thread once its request has come."""
+        try:
+            client, addr = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        self.nr_conns += 1
+        most = min(_MOST_STRANGERS, max(1, self.worker_connections // 2))
+        self._meet(listener, client, addr, most)
+
+    def on_client_socket_readable(self, conn: Any, client: Any) -> None:
+        """The next request of a connection begins."""
+        self.poller.unregister(client)
+        self.keepalived_conns.remove(conn)
+        self._again(conn)
+
+    def enqueue_req(self, conn: Any) -> None:
+        """A thread for a connection; but what came behind its last request has to become a head first."""
+        if conn.parser is not None and (early := conn.parser.unreader.take_buffered()):
+            conn.sock.unread(early)
+            conn.sock.setblocking(False)
+            self._again(conn)
+        else:
+            super().enqueue_req(conn)
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        """After a request. What was read of the next one already wakes no poll."""
+        super().finish_request(conn, fs)
+        kept = self.keepalived_conns
+        if kept and kept[-1] is conn and conn.sock.ahead:
+            self.on_client_socket_readable(conn, conn.sock)
+
     def handle(self, conn: Any) -> Any:
         """A request of one connection, on a thread."""
-        if not conn.initialized:
-            if not conn.wait_for_data(0):
-                return _DEFER  # to the poller, which has a limit of its own
-            conn.init = functools.partial(self._init, conn)
         stays = super().handle(conn)
         if not stays:
             with contextlib.suppress(OSError):
@@ -165,15 +229,48 @@ class ThreadWorker(_Blocking, GunicornThreads):  # type: ignore[misc]
             conn.sock = socket.socket()  # for gunicorn to close
         return stays
 
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Until something happens."""
+        super().wait_for_and_dispatch_events(self._within(timeout))
+        self._forget_slow()
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        super()._cap_keepalive(deadline)  # the worker stops
+        for client, one in self._strangers.items():
+            self._strangers[client] = replace(one, until=min(one.until, deadline))
+
+    def _again(self, conn: Any) -> None:
+        until = time.monotonic() + self.patience
+        self._go_on(_Stranger(None, conn.client, until, self._next(conn.sock), conn))
+
+    def _next(self, connection: Bounded | BoundedTls) -> Steps[Bounded | BoundedTls]:
+        yield from begun(connection)
+        return connection
+
+    def _come(self, stranger: "_Stranger", connection: Bounded | BoundedTls) -> None:
+        conn = stranger.conn
+        if conn is None:
+            conn = TConn(self.cfg, connection, stranger.addr, stranger.listener.getsockname())
+            conn.data_ready = True
+            conn.init = functools.partial(self._init, conn)
+        self.enqueue_req(conn)
+
     def _init(self, conn: Any) -> None:
-        if not conn.initialized:
-            try:
-                met = meet(conn.sock, self.gate, self.patience)
-            except Refused as error:
-                log.info("a connection from %s is refused: %s", conn.client, error)
-                conn.sock = socket.socket()  # gunicorn will close it, politely, and knows this error
-                raise ConnectionResetError(errno.ECONNRESET, str(error)) from None
-            conn.sock = met.connection
-            self._peers[met.connection] = met.peer
+        whole = self.cfg.http_protocols == ["h1"]  # of HTTP/2 more than a head is read before the application
+        conn.sock.bound(_AT_ONCE if whole else self.patience)
         type(conn).init(conn)
-        conn.sock.bound(self.patience)
+
+    def _gone(self, stranger: "_Stranger", why: str) -> None:
+        self.nr_conns -= 1
+        super()._gone(stranger, why)
+
+    def _watch(self, client: socket.socket) -> None:
+        self.poller.register(client, selectors.EVENT_READ, self._woken)
+
+    def _ignore(self, client: socket.socket) -> None:
+        self.poller.unregister(client)
+
+    def _woken(self, client: socket.socket) -> None:
+        if (stranger := self._strangers.pop(client, None)) is not None:
+            self._ignore(client)
+            self._go_on(stranger)

@@ -3,16 +3,15 @@
 Rules:
 
 - A byte of a request is read only after the peer was checked.
-- Who says nothing, or shakes hands slowly, is cut off: the thread waits for `patience` seconds at most, for
-  the first byte and the handshake together.
+- Nobody waits here: whoever takes the steps (`meeting`, and `begun` for the head) waits for many at once, and
+  cuts off who says nothing or is slow.
 - A peer that sends a byte now and then is no quicker than one that sends nothing: reads of a connection that
   was met can be bounded together.
-- Who has no thread to spare takes the same steps without waiting: `meeting`, and `begun` for the head.
 """
 
 import contextlib
 import errno
-import select
+import re
 import socket
 import ssl
 import time
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from meshlib.core.request import Peer
-from meshlib.dataplane.doorstep import HTTP1, PATIENCE, Port, Refused, Terms, peer_of
+from meshlib.dataplane.doorstep import HTTP1, Port, Refused, Terms, peer_of
 from meshlib.dataplane.tls import words
 
 T = TypeVar("T")
@@ -29,6 +28,8 @@ Steps = Generator[socket.socket, None, T]
 _SPEAKS = frozenset(HTTP1)
 MOST_HEAD = 64 * 1024
 """Bytes that are waited for without a thread."""
+_HEAD_ENDS = re.compile(rb"\n\r?\n")
+"""Of loose line ends, too, for the parser to refuse."""
 _MOST_BLANK = 16
 """Bytes of empty lines before a request; RFC 9112 asks for one line to be ignored."""
 _CHUNK = 16 * 1024
@@ -41,7 +42,7 @@ class Met:
     """A connection that may be served."""
 
     connection: "Bounded | BoundedTls"
-    """In place of the one that was given, which is not to be used any more. It blocks, without a time-out."""
+    """In place of the one that was given, which is not to be used any more."""
     peer: Peer
 
 
@@ -59,7 +60,12 @@ class _Reads:
 
     def unread(self, data: bytes) -> None:
         """What was read too early comes again."""
-        self._ahead = data
+        self._ahead = data + self._ahead
+
+    @property
+    def ahead(self) -> bool:
+        """Whether there is something to read that no poll shows."""
+        return bool(self._ahead) or (isinstance(self, ssl.SSLSocket) and self.pending() > 0)
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         """As a socket's. ConnectionResetError: the time is over."""
@@ -86,23 +92,11 @@ class BoundedTls(_Reads, ssl.SSLSocket):
     """A secured connection."""
 
 
-def meet(accepted: socket.socket, port: Port, patience: float = PATIENCE) -> Met:
-    """Secures a connection. Refused: it is cut off and closed; neither its socket nor another is left."""
-    until, steps = time.monotonic() + patience, meeting(accepted, port)
-    try:
-        while True:
-            if not _readable(next(steps), until - time.monotonic()):
-                steps.throw(Refused("too slow"))
-    except StopIteration as end:
-        found: Met = end.value
-    found.connection.settimeout(None)
-    return found
-
-
 def meeting(accepted: socket.socket, port: Port) -> Steps[Met]:
-    """`meet` without waiting: yields the socket from which more has to come. Closed early it closes that.
+    """Secures a connection: yields the socket from which more has to come. Closed early it closes that.
 
-    What it gives in the end does not block.
+    What it gives in the end does not block. Refused: it is cut off and closed; neither its socket nor another
+    is left.
     """
     connection = accepted
     try:
@@ -133,15 +127,15 @@ def meeting(accepted: socket.socket, port: Port) -> Steps[Met]:
 
 
 def begun(connection: Bounded | BoundedTls) -> Steps[None]:
-    """Waits in the same way until the head of a request is there, whole, and leaves it to be read.
+    """Yields in the same way until the head of a request is there, whole, and leaves it to be read.
 
     OSError: the connection is lost, or says nothing but empty lines, and is closed. What is too long for a
     head is left to the parser. So all that is read is bounded, however fast it comes.
     """
     head, searched, blank = bytearray(), 0, 0
     try:
-        while head.find(b"\r\n\r\n", searched) < 0 and len(head) < MOST_HEAD:
-            searched = max(0, len(head) - 3)
+        while not _HEAD_ENDS.search(head, searched) and len(head) < MOST_HEAD:
+            searched = max(0, len(head) - 2)
             try:
                 more = connection.recv(_CHUNK)
             except (BlockingIOError, ssl.SSLWantReadError):
@@ -183,10 +177,3 @@ def _shaken_hands(secured: ssl.SSLSocket) -> Steps[None]:
             yield secured
         else:
             return
-
-
-def _readable(connection: socket.socket, seconds: float) -> bool:
-    """Whether something comes in that time."""
-    poll = select.poll()
-    poll.register(connection, select.POLLIN)
-    return bool(poll.poll(max(0.0, seconds) * 1000))

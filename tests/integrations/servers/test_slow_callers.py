@@ -22,6 +22,8 @@ SERVERS = {
     "serve": lambda port: serve(FASTAPI, "--port", str(port)),
 }
 SECONDS = 1.0
+MANY = 24
+"""More halves of a hello than a server has threads."""
 HEAD = b"GET /seen HTTP/1.1\r\nhost: slow\r\nx: "
 FIRST = b"GET /x HTTP/1.1\r\nhost: slow\r\n\r\n"
 CALLERS = {
@@ -90,6 +92,9 @@ def test_slow_callers_are_cut_off_and_hold_nobody_up(mesh: SecureMesh, name: str
         with mesh.client("page") as page:
             until(page, url)
         with ExitStack() as stack:
+            for _ in range(MANY):
+                many = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
+                many.sendall(CALLERS["hello"])
             for kind in CALLERS:
                 one = threading.Thread(target=drip, args=(port, CALLERS[kind], held[kind]))
                 one.start()
@@ -102,6 +107,23 @@ def test_slow_callers_are_cut_off_and_hold_nobody_up(mesh: SecureMesh, name: str
                     longest = max(longest, time.monotonic() - begun)
     assert max(times[0] for times in held.values()) < 4 * SECONDS
     assert longest < SECONDS
+
+
+def test_requests_that_come_together_are_answered_one_by_one(mesh: SecureMesh) -> None:
+    name, port = "gthread", free_port()
+    chunk = FIRST[:-2] + b"x: " + b"x" * 4000 + b"\r\nx: "
+    chunk += b"x" * (8192 - len(chunk) - 4) + b"\r\n\r\n"  # just what gunicorn reads at once
+    with mesh.process(SERVERS[name](port), name, "front", "front"):
+        with mesh.client("page") as page:
+            until(page, f"http://{name}:9080/seen")
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            answers = b""
+            for said, answered in ((chunk + FIRST + FIRST + HEAD, 3), (b"x\r\n\r\n", 4)):
+                connection.sendall(said)
+                while answers.count(b"HTTP/1.1 403") < answered:
+                    more = connection.recv(65536)
+                    assert more
+                    answers += more
 
 
 def test_the_sync_workers_poll_ends_when_the_first_caller_is_too_slow() -> None:
