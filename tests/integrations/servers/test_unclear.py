@@ -161,7 +161,7 @@ async def test_in_http2_one_host_may_stand_there_twice(guard: Gate, kind: str) -
 async def test_a_servers_later_headers_are_none(guard: Gate) -> None:
     """As uvicorn adds trailers to the list that it gave."""
     await guard.aprepare()
-    asked = scope("1.1", [*ONE, (b"x-request-id", b"1")])
+    asked = scope("1.1", [*ONE, ("x-request-id", "1")])
     given = asked["headers"]
     seen: list[Any] = []
 
