@@ -11,7 +11,6 @@ Rules:
 
 import contextlib
 import errno
-import re
 import socket
 import ssl
 import time
@@ -28,7 +27,7 @@ Steps = Generator[socket.socket, None, T]
 _SPEAKS = frozenset(HTTP1)
 MOST_HEAD = 64 * 1024
 """Bytes that are waited for without a thread."""
-_HEAD_ENDS = re.compile(rb"\n\r?\n")
+_HEAD_ENDS = b"\n\r\n", b"\n\n"
 """Of loose line ends, too, for the parser to refuse."""
 _MOST_BLANK = 16
 """Bytes of empty lines before a request; RFC 9112 asks for one line to be ignored."""
@@ -134,7 +133,7 @@ def begun(connection: Bounded | BoundedTls) -> Steps[None]:
     """
     head, searched, blank = bytearray(), 0, 0
     try:
-        while not _HEAD_ENDS.search(head, searched) and len(head) < MOST_HEAD:
+        while all(head.find(end, searched) < 0 for end in _HEAD_ENDS) and len(head) < MOST_HEAD:
             searched = max(0, len(head) - 2)
             try:
                 more = connection.recv(_CHUNK)
