@@ -79,7 +79,7 @@ def flow(
     host = None if table is None else table.find_host(head.authority)
     version = view.version if table is None else table.version
     _add_sidecar_headers(head, ledger, dice)
-    route = None if host is None else host.index.find(head, dice)
+    route = None if host is None else host.match(head, dice)
     if host is None or route is None:
         detail = (
             f"no rule of {name} takes the request" if host else f"no virtual host of {name} has this host"

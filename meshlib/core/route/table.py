@@ -121,7 +121,7 @@ class RouteTable:
     def match(self, head: RequestHead, dice: Dice) -> Route | None:
         """The rule that takes the request; None: no virtual host, or none of its rules (404 NR)."""
         host = self.find_host(head.authority)
-        return None if host is None else host.index.find(head, dice)
+        return None if host is None else host.match(head, dice)
 
     def __repr__(self) -> str:
         routes = sum(len(host.routes) for host in self.hosts)

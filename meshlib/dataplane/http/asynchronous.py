@@ -120,8 +120,10 @@ class Connection(asyncio.Protocol):
         take = self._transport.take if isinstance(self._transport, Secured) else self.data_received
         with contextlib.suppress(OSError):
             for _ in range(MOST_SAVED):
-                if data := os.read(self._descriptor, HIGH_WATER):
-                    take(data)
+                data = os.read(self._descriptor, HIGH_WATER)
+                if not data:
+                    return
+                take(data)
 
     async def turn(self) -> None:
         """Lets the event loop do its other work. Broken: a limit has passed."""
