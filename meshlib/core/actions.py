@@ -19,6 +19,7 @@ closes it (`GeneratorExit`): so a slot that the generator holds is given back ex
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from meshlib.core.balance.cluster import Upstream
 from meshlib.core.mtls import ClientTls
 from meshlib.core.request import Failed, Header, RequestHead
 
@@ -34,22 +35,16 @@ class Attempt(NamedTuple):
     """Send `head` to `address`; one try."""
 
     cluster: str
+    """Whose connections: each cluster has a pool."""
     address: tuple[str, int]
     head: RequestHead
-    connect_timeout: float
-    """Seconds for a new connection."""
+    upstream: Upstream
     try_deadline: float | None
     """When this try must have a response head, on the driver's clock; None: no limit of its own."""
     deadline: float | None
     """When the response must be whole, on the driver's clock."""
     number: int = 1
     """1 for the first try."""
-    max_requests_per_connection: int = 0
-    """0: no limit."""
-    idle_timeout: float = 3600.0
-    """Seconds after which an idle connection is closed instead of used."""
-    max_connections: int = 2**32 - 1
-    max_pending: int = 2**32 - 1
     tls: ClientTls | None = None
     """How the connection is secured; None: plain text."""
 
@@ -61,13 +56,10 @@ class Mirror:
     cluster: str
     address: tuple[str, int]
     head: RequestHead
-    connect_timeout: float
+    upstream: Upstream
+    """Of copies: no connection is shared with requests, and no copy waits for one."""
     timeout: float
     """Seconds after which the copy is given up."""
-    max_connections: int = 2**32 - 1
-    """Of copies to that cluster at a time; one more is not sent."""
-    max_requests_per_connection: int = 0
-    idle_timeout: float = 3600.0
     tls: ClientTls | None = None
 
 

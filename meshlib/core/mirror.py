@@ -5,9 +5,11 @@ host unchanged. A mirror without a cluster or a healthy endpoint is left out.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import lru_cache
 
 from meshlib.core.actions import Mirror
-from meshlib.core.balance.cluster import Cluster
+from meshlib.core.balance.cluster import Cluster, Upstream
 from meshlib.core.balance.endpoints import Endpoint
 from meshlib.core.mtls import secure
 from meshlib.core.request import Dice, RequestHead
@@ -32,16 +34,13 @@ def mirrors(
         found = find(policy.cluster)
         if found is not None:
             cluster, endpoint = found
-            address = (endpoint.host, endpoint.port)
-            limits = cluster.limits
-            yield Mirror(
-                policy.cluster,
-                address,
-                head,
-                cluster.connect_timeout,
-                timeout or LONGEST,
-                min(limits.max_connections, limits.max_requests),
-                cluster.max_requests_per_connection,
-                cluster.idle_timeout,
-                secure(cluster, endpoint),
-            )
+            upstream, tls = for_copies(cluster.upstream), secure(cluster, endpoint)
+            yield Mirror(policy.cluster, endpoint.address, head, upstream, timeout or LONGEST, tls)
+
+
+@lru_cache(maxsize=1024)
+def for_copies(upstream: Upstream) -> Upstream:
+    """That of copies: where the cluster's limit is reached none waits, it is not sent."""
+    limits = upstream.limits
+    most = min(limits.max_connections, limits.max_requests)
+    return replace(upstream, limits=replace(limits, max_connections=most, max_pending=0))

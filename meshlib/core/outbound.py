@@ -157,7 +157,7 @@ class _Request:
                     facts = self.facts("UH", f"cluster {cluster.name} has no healthy endpoint")
                     yield Reply(503, facts, (_PLAIN,), b"no healthy upstream")
                     return
-                if not allows_request(cluster.limits, state):
+                if not allows_request(cluster.upstream.limits, state):
                     facts = self.facts("UO", f"cluster {cluster.name} has {state.active} requests in flight")
                     yield Reply(503, facts, _OVERLOADED, _OVERFLOW)
                     return
@@ -169,7 +169,16 @@ class _Request:
                 head = _numbered(sent, self.attempts) if self.host.attempt_count else sent
                 try_deadline = now + limits.per_try if limits.per_try else None
                 slots.begin(state.host(found.key))
-                outcome = yield _attempt(cluster, found, head, try_deadline, deadline, self.attempts)
+                outcome = yield Attempt(
+                    cluster.name,
+                    found.address,
+                    head,
+                    cluster.upstream,
+                    try_deadline,
+                    deadline,
+                    self.attempts,
+                    secure(cluster, found),
+                )
                 if cluster.outlier is not None:
                     self.learn(cluster, state, found.key, outcome)
                 flag = self.decide(cluster, policy, slots, outcome)
@@ -207,7 +216,7 @@ class _Request:
             return "URX"
         if not self.body.replayable():
             return "-"
-        return None if slots.take_retry(cluster.limits) else "UO"
+        return None if slots.take_retry(cluster.upstream.limits) else "UO"
 
     def wait(self, policy: RetryPolicy, deadline: float | None) -> Generator[Action, Event, bool]:
         """Backs off; False: the time of the route ran out meanwhile, and the flow has ended."""
@@ -280,31 +289,6 @@ class _Request:
             detail,
             self.version,
         )
-
-
-def _attempt(
-    cluster: Cluster,
-    endpoint: Endpoint,
-    head: RequestHead,
-    try_deadline: float | None,
-    deadline: float | None,
-    number: int,
-) -> Attempt:
-    limits = cluster.limits
-    return Attempt(
-        cluster.name,
-        (endpoint.host, endpoint.port),
-        head,
-        cluster.connect_timeout,
-        try_deadline,
-        deadline,
-        number,
-        cluster.max_requests_per_connection,
-        cluster.idle_timeout,
-        limits.max_connections,
-        limits.max_pending,
-        secure(cluster, endpoint),
-    )
 
 
 def _add_sidecar_headers(head: RequestHead, ledger: Ledger, dice: Dice) -> None:

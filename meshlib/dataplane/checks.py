@@ -178,20 +178,16 @@ class _Call:
             raise MeshError(f"cluster {authority.cluster} is unknown")
         state = mesh.ledger.cluster(cluster.name)
         found = pick(cluster, endpoints, state, now, mesh.dice)
-        if found is None or not allows_request(cluster.limits, state):
+        if found is None or not allows_request(cluster.upstream.limits, state):
             raise MeshError(f"cluster {cluster.name} has no endpoint that can take a request")
         self._state, self._host = state, state.host(found.key)
         self.attempt = Attempt(
             cluster.name,
-            (found.host, found.port),
+            found.address,
             head,
-            min(cluster.connect_timeout, authority.timeout),
+            cluster.upstream,
             None,
             now + authority.timeout,
-            max_requests_per_connection=cluster.max_requests_per_connection,
-            idle_timeout=cluster.idle_timeout,
-            max_connections=cluster.limits.max_connections,
-            max_pending=cluster.limits.max_pending,
             tls=secure(cluster, found),
         )
 

@@ -28,22 +28,9 @@ IDLE_SECONDS = 1.0
 
 
 def as_attempt(mirror: Mirror, now: float) -> Attempt:
-    """A copy is one try without a second. Its connections are its own, so that no request waits for one, and
-    where the cluster's limit is reached it does not wait either: it is not sent.
-    """
-    return Attempt(
-        f"mirror|{mirror.cluster}",
-        mirror.address,
-        mirror.head,
-        mirror.connect_timeout,
-        None,
-        now + mirror.timeout,
-        max_requests_per_connection=mirror.max_requests_per_connection,
-        idle_timeout=mirror.idle_timeout,
-        max_connections=mirror.max_connections,
-        max_pending=0,
-        tls=mirror.tls,
-    )
+    """A copy is one try without a second. Its connections are its own, so that no request waits for one."""
+    name, until = f"mirror|{mirror.cluster}", now + mirror.timeout
+    return Attempt(name, mirror.address, mirror.head, mirror.upstream, None, until, tls=mirror.tls)
 
 
 class Mirrors:

@@ -36,6 +36,7 @@ from support.mtls_peers import BODY, HEAD, REQUEST, BareClient, Served, peer, se
 from support.small_ca import SmallCa
 
 from meshlib.core.actions import Attempt
+from meshlib.core.balance.cluster import Upstream
 from meshlib.core.mtls import ClientTls, InboundMode, ServerTls
 from meshlib.core.request import Failed, RequestHead
 from meshlib.dataplane.http import asynchronous, blocking
@@ -44,6 +45,7 @@ from meshlib.dataplane.tls_session import Session
 
 PAGE = "spiffe://cluster.local/ns/default/sa/productpage"
 REVIEWS = "spiffe://cluster.local/ns/default/sa/reviews"
+WITHIN = Upstream(connect_timeout=2.0)
 BURST = 25
 PAIRS = {
     "bare client, bare peer": ("bare", "bare"),
@@ -70,7 +72,7 @@ class Asking(Protocol):
 def attempt(port: int, tls: ClientTls | None) -> Attempt:
     """What `support.mtls_peers.REQUEST` says."""
     head = RequestHead("GET", "http", "reviews:9080", "/x", [(b"x-user", b"anybody")])
-    return Attempt("c", ("127.0.0.1", port), head, 2.0, None, time.monotonic() + 5, tls=tls)
+    return Attempt("c", ("127.0.0.1", port), head, WITHIN, None, time.monotonic() + 5, tls=tls)
 
 
 class Threads:

@@ -14,6 +14,7 @@ from support.raw_server import RawServer, raw_server
 from support.small_ca import SmallCa
 
 from meshlib.core.actions import Attempt
+from meshlib.core.balance.cluster import Upstream
 from meshlib.core.mtls import ClientTls, InboundMode, SanMatch, ServerTls, Trust
 from meshlib.core.request import Failed, Failure, RequestHead
 from meshlib.dataplane.http import asynchronous, blocking
@@ -22,6 +23,7 @@ from meshlib.dataplane.tls import Contexts, Held
 REVIEWS = "spiffe://cluster.local/ns/default/sa/reviews"
 PAGE = "spiffe://cluster.local/ns/default/sa/productpage"
 TO_REVIEWS = ClientTls(sans=((SanMatch.EXACT, REVIEWS),), sni="outbound_.9080_._.reviews")
+WITHIN = Upstream(connect_timeout=2.0)
 Send = Callable[[Contexts | None, Attempt], Awaitable[Any]]
 
 
@@ -44,7 +46,7 @@ def attempt(
     port: int, tls: ClientTls | None, path: str = "/echo", authority: str = "reviews:9080"
 ) -> Attempt:
     head = RequestHead("GET", "http", authority, path)
-    return Attempt("c", ("127.0.0.1", port), head, 2.0, None, time.monotonic() + 5, tls=tls)
+    return Attempt("c", ("127.0.0.1", port), head, WITHIN, None, time.monotonic() + 5, tls=tls)
 
 
 async def send_blocking(contexts: Contexts | None, asked: Attempt) -> Any:
@@ -152,7 +154,7 @@ async def test_without_an_identity_nothing_is_sent(ca: SmallCa, send: Send) -> N
 
 async def test_a_silent_peer_uses_up_the_time_to_connect(ca: SmallCa, send: Send) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        asked = attempt(silent.getsockname()[1], TO_REVIEWS)._replace(connect_timeout=0.1)
+        asked = attempt(silent.getsockname()[1], TO_REVIEWS)._replace(upstream=Upstream(connect_timeout=0.1))
         begun = time.monotonic()
         sent = await send(of(ca.held(PAGE)), asked)
     assert isinstance(sent, Failed)

@@ -16,6 +16,7 @@ from support.raw_server import raw_server
 from support.small_ca import SmallCa
 
 from meshlib.core.actions import Attempt
+from meshlib.core.balance.cluster import Upstream
 from meshlib.core.mtls import ClientTls, InboundMode, ServerTls
 from meshlib.core.request import Failed, Failure, Peer, RequestHead
 from meshlib.dataplane.accept import Acceptor
@@ -161,7 +162,7 @@ def attempt(number: int, path: str, body: bool = False, patience: float = 2.0) -
     headers = [(b"content-length", str(MUCH).encode())] if body else []
     head = RequestHead("POST" if body else "GET", "http", "reviews:9080", path, headers)
     until = time.monotonic() + 20
-    return Attempt("c", ("127.0.0.1", number), head, patience, None, until, tls=ClientTls())
+    return Attempt("c", ("127.0.0.1", number), head, Upstream(patience), None, until, tls=ClientTls())
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from meshlib.bootstrap import Bootstrap
-from meshlib.core.balance.cluster import Cluster, Limits
+from meshlib.core.balance.cluster import Cluster, Limits, Upstream
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
 from meshlib.core.ledger import Ledger
 from meshlib.core.view import View
@@ -50,7 +50,7 @@ def fake_mesh(
     limits: Limits = NO_LIMITS,
     mirror_ports: Sequence[int] = (),
     address: str = "127.0.0.1",
-    **cluster: Any,
+    **upstream: Any,
 ) -> FakeMesh:
     """One route for all of `names` to cluster `c`, whose endpoints are `ports`; cluster `m` for mirrors.
 
@@ -64,7 +64,7 @@ def fake_mesh(
     }
     config = {"name": "r", "ignore_port_in_host_matching": True, "virtual_hosts": [host]}
     table = decode_routes(pb.from_dict(pb.RouteConfiguration, config)).of("1")
-    clusters = {"c": Cluster("c", "c", limits=limits, **cluster), "m": Cluster("m", "m")}
+    clusters = {"c": Cluster("c", "c", upstream=Upstream(limits=limits, **upstream)), "m": Cluster("m", "m")}
     listed = {"c": _endpoints(address, ports), "m": _endpoints(address, mirror_ports)}
     return FakeMesh(View("1", dict.fromkeys(names, table), clusters, listed))
 

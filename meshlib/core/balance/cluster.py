@@ -36,6 +36,21 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Upstream:
+    """How connections to a cluster's endpoints are made, shared and ended: one value, computed when the
+    cluster arrives, that every attempt carries to the pool. What is needed there, stands here.
+    """
+
+    connect_timeout: float = 10.0
+    """Seconds for a new connection."""
+    limits: Limits = Limits()
+    max_requests_per_connection: int = 0
+    """0: no limit."""
+    idle_timeout: float = 3600.0
+    """Seconds after which an idle connection is closed instead of used."""
+
+
+@dataclass(frozen=True, slots=True)
 class OutlierPolicy:
     """When an endpoint is ejected for a while. Times in seconds; None: that detector is off."""
 
@@ -59,11 +74,8 @@ class Cluster:
     policy: Policy = Policy.LEAST_REQUEST
     resolution: Resolution = Resolution.ENDPOINTS
     choice_count: int = 2
-    connect_timeout: float = 10.0
-    limits: Limits = Limits()
+    upstream: Upstream = Upstream()
     outlier: OutlierPolicy | None = None
-    max_requests_per_connection: int = 0
-    idle_timeout: float = 3600.0
     panic_threshold: int = 50
     """Percent of healthy endpoints below which health is ignored."""
     locality_weighted: bool = False

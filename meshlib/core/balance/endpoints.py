@@ -19,11 +19,13 @@ class Endpoint:
     transport: frozenset[tuple[str, str]] = frozenset()
     """What it says of how it is reached, for the criteria of the cluster's transports."""
     key: str = field(init=False, default="")
+    address: tuple[str, int] = field(init=False, compare=False, repr=False)
+    """Host and port."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "key", f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-        )
+        key = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        object.__setattr__(self, "key", key)
+        object.__setattr__(self, "address", (self.host, self.port))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from meshlib.core.balance.cluster import Cluster, Resolution
+from meshlib.core.balance.cluster import Cluster, Resolution, Upstream
 from meshlib.core.balance.endpoints import EndpointSet
 from meshlib.dataplane.decode.balance import decode_balance
 from meshlib.dataplane.decode.breaker import decode_limits
@@ -53,13 +53,15 @@ def decode_cluster(message: Any) -> Cluster:
         policy=policy,
         resolution=resolution,
         choice_count=choices,
-        connect_timeout=connect,
-        limits=_within("circuit_breakers", decode_limits, message.circuit_breakers),
+        upstream=Upstream(
+            connect_timeout=connect,
+            limits=_within("circuit_breakers", decode_limits, message.circuit_breakers),
+            max_requests_per_connection=requests,
+            idle_timeout=idle,
+        ),
         outlier=_within("outlier_detection", decode_outlier, message.outlier_detection)
         if message.HasField("outlier_detection")
         else None,
-        max_requests_per_connection=requests,
-        idle_timeout=idle,
         panic_threshold=_panic(message.common_lb_config),
         locality_weighted=weighted,
         inline=_decode_inline(message),

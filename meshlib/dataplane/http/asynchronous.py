@@ -278,14 +278,14 @@ class Connections:
         try:
             while True:
                 pool = self._pool(attempt.cluster)
-                found = pool.seek(address, attempt.max_connections, self._clock(), place)
+                found = pool.seek(address, attempt.upstream.limits.max_connections, self._clock(), place)
                 for old in found.closing:
                     old.close()
                 if found.kept is not None or found.room:
                     return await self._leased(pool, found, attempt, limits)
                 if free is None:
                     free = asyncio.Event()
-                    place = pool.join(attempt.max_pending, free.set)
+                    place = pool.join(attempt.upstream.limits.max_pending, free.set)
                 own = limits.own.pool
                 try:
                     async with asyncio.timeout(limits.left(own)):
@@ -314,8 +314,8 @@ class Connections:
         return Lease(self, pool, Kept(made, address_of(attempt)), attempt, fresh=True)
 
     async def _open(self, attempt: Attempt, limits: Limits) -> Connection:
-        nearest = limits.left(limits.own.connect)
-        seconds = attempt.connect_timeout if nearest is None else min(nearest, attempt.connect_timeout)
+        nearest, seconds = limits.left(limits.own.connect), attempt.upstream.connect_timeout
+        seconds = seconds if nearest is None else min(nearest, seconds)
         self._loop = asyncio.get_running_loop()
         connection = Connection(limits)
         try:
@@ -371,7 +371,7 @@ class Connections:
         """An exchange has ended."""
         self._busy.discard(lease.kept.connection)
         if reusable and not self._closed:
-            idle = min(lease.attempt.idle_timeout, self._longest_idle)
+            idle = min(lease.attempt.upstream.idle_timeout, self._longest_idle)
             lease.pool.give_back(lease.kept, self._clock(), idle)
         else:
             lease.kept.connection.close()

@@ -221,10 +221,10 @@ class Connections:
             while True:
                 with self._lock:
                     pool, closing = self._pool(attempt.cluster)
-                    found = pool.seek(address, attempt.max_connections, self._clock(), place)
+                    found = pool.seek(address, attempt.upstream.limits.max_connections, self._clock(), place)
                     if free is None and found.kept is None and not found.room:
                         free = threading.Event()
-                        place = pool.join(attempt.max_pending, free.set)
+                        place = pool.join(attempt.upstream.limits.max_pending, free.set)
                 for old in (*closing, *found.closing):
                     old.close()
                 if found.kept is not None or found.room:
@@ -257,8 +257,8 @@ class Connections:
         return Lease(self, pool, Kept(made, address_of(attempt)), attempt, fresh=True)
 
     def _open(self, attempt: Attempt, limits: Limits) -> Connection:
-        nearest = limits.left(limits.own.connect)
-        seconds = attempt.connect_timeout if nearest is None else min(nearest, attempt.connect_timeout)
+        nearest, seconds = limits.left(limits.own.connect), attempt.upstream.connect_timeout
+        seconds = seconds if nearest is None else min(nearest, seconds)
         deadline = time.monotonic() + seconds
         session = None
         try:
@@ -316,7 +316,7 @@ class Connections:
         self._busy.discard(lease.kept.connection)
         with self._lock:
             if reusable and not self._closed:
-                idle = min(lease.attempt.idle_timeout, self._longest_idle)
+                idle = min(lease.attempt.upstream.idle_timeout, self._longest_idle)
                 lease.pool.give_back(lease.kept, self._clock(), idle)
                 return
             lease.pool.gone()

@@ -43,7 +43,7 @@ def broken_off(error: Exception, ended: bool) -> Failed:
 
 def overflow(attempt: Attempt) -> Failed:
     """Too many requests wait for a connection."""
-    return Failed(Failure.OVERFLOW, f"{attempt.max_pending} requests wait for a connection")
+    return Failed(Failure.OVERFLOW, f"{attempt.upstream.limits.max_pending} requests wait for a connection")
 
 
 def closed() -> Failed:

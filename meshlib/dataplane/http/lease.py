@@ -48,7 +48,7 @@ class Lease(Generic[C]):
         """Ends the exchange; a second time does nothing."""
         if self._open:
             self._open = False
-            worn = 0 < self.attempt.max_requests_per_connection <= self.kept.uses
+            worn = 0 < self.attempt.upstream.max_requests_per_connection <= self.kept.uses
             self._holder.take_back(self, reusable and not worn)
 
     def __del__(self) -> None:

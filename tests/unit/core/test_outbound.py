@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from meshlib.core.actions import Attempt, BodyEnded, Deliver, Discard, Mirror, Raise, Reply, Sleep
-from meshlib.core.balance.cluster import Cluster, Limits, Policy
+from meshlib.core.balance.cluster import Cluster, Limits, Policy, Upstream
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
 from meshlib.core.headers import EMPTY
 from meshlib.core.ledger import Ledger
@@ -50,7 +50,7 @@ def view_of(
     route = Route("r", match, action, EMPTY, EMPTY, origin)
     table = RouteTable("a:80", [VirtualHost("v", ("a:80",), (route,), attempt_count=True)]).of("6")
     listed = EndpointSet((LocalityEndpoints("", 0, 1, (Endpoint("10.0.0.1", 80, healthy=healthy),)),))
-    made = Cluster("c", "c", Policy.ROUND_ROBIN, limits=limits, panic_threshold=0)
+    made = Cluster("c", "c", Policy.ROUND_ROBIN, upstream=Upstream(limits=limits), panic_threshold=0)
     return View("7", {"a:80": table}, {"c": made}, {"c": listed})
 
 
@@ -176,6 +176,16 @@ def test_a_mirror_goes_out_before_the_first_try() -> None:
     steps = begin(view_of(forward(mirrors=(MirrorPolicy("c"), MirrorPolicy("c", 400_000)))), Ledger())
     assert isinstance(next(steps), Mirror)
     assert isinstance(next(steps), Attempt)
+
+
+def test_a_copy_never_waits_and_keeps_to_the_limit_of_requests_too() -> None:
+    limits = Limits(max_connections=9, max_requests=7)
+    steps = begin(view_of(forward(mirrors=(MirrorPolicy("c"),)), limits=limits), Ledger())
+    mirror, attempt = next(steps), next(steps)
+    assert isinstance(mirror, Mirror)
+    assert isinstance(attempt, Attempt)
+    assert mirror.upstream == Upstream(limits=Limits(max_connections=7, max_pending=0, max_requests=7))
+    assert attempt.upstream == Upstream(limits=limits)
 
 
 def test_the_configuration_that_is_told_is_that_of_the_rules() -> None:

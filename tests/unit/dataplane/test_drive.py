@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshlib.core.actions import Attempt, BodyEnded, Deliver, Discard, Facts, Mirror, Raise, Reply, Sleep
+from meshlib.core.balance.cluster import Upstream
 from meshlib.core.outbound import Event, Flow
 from meshlib.core.request import Failed, Failure, RequestHead, ResponseHead
 from meshlib.dataplane.body import BodyBroken
@@ -18,7 +19,7 @@ from meshlib.dataplane.http.limits import Broken, TooSlow
 
 HEAD = RequestHead("GET", "http", "a", "/")
 FACTS = Facts(route="r")
-MIRROR = Mirror("m", ("m", 1), HEAD, 1.0, 1.0)
+MIRROR = Mirror("m", ("m", 1), HEAD, Upstream(), 1.0)
 LOST = Failed(Failure.RESET, "lost")
 
 
@@ -83,7 +84,7 @@ def tries(log: list[str], most: int = 3, mirrors: bool = False) -> Flow:
         if mirrors:
             yield MIRROR
         for number in itertools.count(1):
-            got = yield Attempt("c", ("a", 1), HEAD, 1.0, None, None, number)
+            got = yield Attempt("c", ("a", 1), HEAD, Upstream(), None, None, number)
             if isinstance(got, ResponseHead) and got.status < 500:
                 ended: Event = yield Deliver((), FACTS)
                 log.append(f"ended {ended}")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from meshlib.core.actions import Attempt, Mirror
+from meshlib.core.balance.cluster import Upstream
 from meshlib.core.request import Failed, Failure, RequestHead
 from meshlib.dataplane import mirroring
 from meshlib.dataplane.body import RequestBody
@@ -15,7 +16,7 @@ from meshlib.dataplane.http.limits import Broken
 from meshlib.dataplane.http.syntax import Unsendable
 from meshlib.dataplane.mirroring import MOST, THREADS, AsyncMirrors, Mirrors
 
-MIRROR = Mirror("m", ("m", 1), RequestHead("GET", "http", "a", "/"), 1.0, 2.0)
+MIRROR = Mirror("m", ("m", 1), RequestHead("GET", "http", "a", "/"), Upstream(), 2.0)
 LOST = Failed(Failure.RESET, "lost")
 
 
@@ -88,8 +89,7 @@ def test_a_copy_is_one_try_with_a_limit_of_its_own() -> None:
     [(attempt, body)] = connections.sent
     assert body == b"body"
     assert (attempt.cluster, attempt.address, attempt.head) == ("mirror|m", ("m", 1), MIRROR.head)
-    assert attempt.max_pending == 0
-    assert (attempt.connect_timeout, attempt.try_deadline, attempt.deadline) == (1.0, None, 102.0)
+    assert (attempt.upstream, attempt.try_deadline, attempt.deadline) == (MIRROR.upstream, None, 102.0)
 
 
 def test_the_caller_never_waits_and_what_is_too_much_is_dropped() -> None:

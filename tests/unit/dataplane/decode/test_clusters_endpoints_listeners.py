@@ -13,7 +13,7 @@ from meshlib.xds import pb
 def test_an_eds_cluster() -> None:
     made = decode_cluster(pb.Cluster(name="c", type="EDS", lb_policy="LEAST_REQUEST"))
     assert (made.policy, made.resolution, made.inline) == (Policy.LEAST_REQUEST, Resolution.ENDPOINTS, None)
-    assert (made.connect_timeout, made.limits.max_retries, made.outlier) == (5.0, 3, None)
+    assert (made.upstream.connect_timeout, made.upstream.limits.max_retries, made.outlier) == (5.0, 3, None)
 
 
 def test_a_bad_port_is_refused_by_its_path() -> None:

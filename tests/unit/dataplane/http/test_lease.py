@@ -1,6 +1,7 @@
 """A connection is given back or closed exactly once, even if nobody says so."""
 
 from meshlib.core.actions import Attempt
+from meshlib.core.balance.cluster import Upstream
 from meshlib.core.request import RequestHead
 from meshlib.dataplane.http.lease import Lease
 from meshlib.dataplane.http.pool import Kept, Pool
@@ -29,7 +30,7 @@ class Holder:
 
 
 def lease(holder: Holder, kept: Kept[Wire], most: int = 0) -> Lease[Wire]:
-    attempt = Attempt("c", ("a", 1), HEAD, 1.0, None, None, max_requests_per_connection=most)
+    attempt = Attempt("c", ("a", 1), HEAD, Upstream(max_requests_per_connection=most), None, None)
     return Lease(holder, Pool(), kept, attempt, fresh=False)
 
 
