@@ -9,14 +9,17 @@ Rules:
 """
 
 from collections.abc import Awaitable, Iterator
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from meshlib.core.actions import Attempt, BodyEnded, Deliver, Discard, Facts, Mirror, Raise, Reply, Sleep
 from meshlib.core.outbound import Event, Flow
 from meshlib.core.request import Failed, Header
 from meshlib.dataplane.body import BodyBroken
-from meshlib.dataplane.http import asynchronous, blocking
 from meshlib.dataplane.http.limits import Broken
+from meshlib.dataplane.network import AsyncResponse, Received, Response
+
+if TYPE_CHECKING:
+    from meshlib.dataplane.telemetry.outbound import Outbound
 
 
 class FlightFailed(Exception):
@@ -31,7 +34,7 @@ class FlightFailed(Exception):
 class Hands(Protocol):
     """What the blocking driver acts with."""
 
-    def send(self, attempt: Attempt) -> blocking.Response | Failed:
+    def send(self, attempt: Attempt) -> Response | Failed:
         """One try."""
         ...
 
@@ -47,7 +50,7 @@ class Hands(Protocol):
 class AsyncHands(Protocol):
     """What the asyncio driver acts with."""
 
-    def send(self, attempt: Attempt) -> Awaitable[asynchronous.Response | Failed]:
+    def send(self, attempt: Attempt) -> Awaitable[AsyncResponse | Failed]:
         """One try."""
         ...
 
@@ -70,6 +73,13 @@ class Answer(NamedTuple):
     version: bytes = b"HTTP/1.1"
     reason: bytes = b""
 
+    def wire_headers(self) -> list[Header]:
+        """The headers as the application is given them: a reply of the mesh's own says how long it is."""
+        headers = list(self.headers)
+        if isinstance(self.body, bytes):
+            headers.append((b"content-length", b"%d" % len(self.body)))
+        return headers
+
 
 _WHOLE = BodyEnded()
 _NOT_WHOLE = BodyEnded(False)
@@ -84,52 +94,73 @@ class _Ending:
         self._flow: Flow | None = flow
         self.facts = facts
 
-    def tell(self, ended: BodyEnded) -> None:
+    def tell(self, ended: BodyEnded, watched: "Outbound | None") -> None:
         flow, self._flow = self._flow, None
-        if flow is not None:
-            try:
-                flow.send(ended)
-            except StopIteration:
-                return
-            flow.close()
+        if flow is None:
+            return
+        if watched is not None:
+            if ended.complete:
+                watched.end()
+            elif ended.failed is not None:
+                watched.failed(ended.failed, self.facts)
+            else:
+                watched.gave_up()
+        try:
+            flow.send(ended)
+        except StopIteration:
+            return
+        flow.close()
+
+    def broken(self, error: Broken, watched: "Outbound | None") -> FlightFailed:
+        self.tell(BodyEnded(False, error.failed), watched)
+        return FlightFailed(error.failed, self.facts)
 
 
 class Body:
     """A delivered body, for threads."""
 
-    __slots__ = ("_ending", "_response")
+    __slots__ = ("_ending", "_response", "watched")
 
-    def __init__(self, response: blocking.Response, ending: _Ending) -> None:
+    def __init__(self, response: Response, ending: _Ending) -> None:
         self._response = response
         self._ending = ending
+        self.watched: Outbound | None = None
+        """Is told of the body's bytes and of its end."""
 
     def __iter__(self) -> Iterator[bytes]:
         """The body. FlightFailed: it broke off, or the time of the route ran out."""
+        watched = self.watched
         try:
-            yield from self._response
+            if watched is None:
+                yield from self._response
+            else:
+                for chunk in self._response:
+                    watched.received += len(chunk)
+                    yield chunk
         except Broken as error:
-            self._ending.tell(BodyEnded(False, error.failed))
-            raise FlightFailed(error.failed, self._ending.facts) from error
+            raise self._ending.broken(error, watched) from error
         except BaseException:
-            self._ending.tell(_NOT_WHOLE)
+            self._ending.tell(_NOT_WHOLE, watched)
             raise
-        self._ending.tell(_WHOLE)
+        self._ending.tell(_WHOLE, watched)
 
     def close(self) -> None:
         """Ends the request."""
         self._response.close()
-        self._ending.tell(_NOT_WHOLE)
+        self._ending.tell(_NOT_WHOLE, self.watched)
 
 
 class AsyncBody:
     """A delivered body, for tasks."""
 
-    __slots__ = ("_ending", "_parts", "_response")
+    __slots__ = ("_ending", "_parts", "_response", "watched")
 
-    def __init__(self, response: asynchronous.Response, ending: _Ending) -> None:
+    def __init__(self, response: AsyncResponse, ending: _Ending) -> None:
         self._response = response
         self._parts = aiter(response)
         self._ending = ending
+        self.watched: Outbound | None = None
+        """Is told of the body's bytes and of its end."""
 
     def __aiter__(self) -> "AsyncBody":
         """The body. FlightFailed: it broke off, or the time of the route ran out."""
@@ -137,27 +168,29 @@ class AsyncBody:
 
     async def __anext__(self) -> bytes:
         try:
-            return await anext(self._parts)
+            chunk = await anext(self._parts)
         except StopAsyncIteration:
-            self._ending.tell(_WHOLE)
+            self._ending.tell(_WHOLE, self.watched)
             raise
         except Broken as error:
-            self._ending.tell(BodyEnded(False, error.failed))
-            raise FlightFailed(error.failed, self._ending.facts) from error
+            raise self._ending.broken(error, self.watched) from error
         except BaseException:
-            self._ending.tell(_NOT_WHOLE)
+            self._ending.tell(_NOT_WHOLE, self.watched)
             raise
+        if self.watched is not None:
+            self.watched.received += len(chunk)
+        return chunk
 
     def close(self) -> None:
         """Ends the request."""
         self._response.close()
-        self._ending.tell(_NOT_WHOLE)
+        self._ending.tell(_NOT_WHOLE, self.watched)
 
 
 def drive(flow: Flow, hands: Hands) -> Answer:
     """Runs a flow to its answer. FlightFailed; TooSlow; errors of the application's body."""
     event: Event = None
-    response: blocking.Response | None = None
+    response: Response | None = None
     try:
         while True:
             match flow.send(event):
@@ -196,7 +229,7 @@ def drive(flow: Flow, hands: Hands) -> Answer:
 async def adrive(flow: Flow, hands: AsyncHands) -> Answer:
     """Runs a flow to its answer. FlightFailed; TooSlow; errors of the application's body."""
     event: Event = None
-    response: asynchronous.Response | None = None
+    response: AsyncResponse | None = None
     try:
         while True:
             match flow.send(event):
@@ -230,9 +263,6 @@ async def adrive(flow: Flow, hands: AsyncHands) -> Answer:
         _abandon(flow, response)
         raise
     raise own  # out here, so that its own cause and context stay as they are
-
-
-Received = blocking.Response | asynchronous.Response
 
 
 def _delivered(response: Received, deliver: Deliver, body: Body | AsyncBody) -> Answer:

@@ -39,6 +39,7 @@ from meshlib.xds.node import Client, Flavour, Locality, to_node
 
 if TYPE_CHECKING:
     from meshlib.dataplane.certs import Certs
+    from meshlib.dataplane.network import Network
 
 log = logging.getLogger(__name__)
 
@@ -123,9 +124,13 @@ class Mesh:
         settings: Bootstrap | None = None,
         source: MakeSource = ads_source,
         decode: Mapping[Kind, Callable[[Any], Any]] | None = None,
+        network: "Network | None" = None,
     ) -> None:
-        """Starts nothing. `settings` None: from the environment; `decode` None: all decoders."""
+        """Starts nothing. `settings` None: from the environment; `decode` None: all decoders; `network` None:
+        requests are sent over sockets.
+        """
         self.bootstrap = settings or bootstrap()
+        self.network = network
         self.clock: Callable[[], float] = time.monotonic
         self.dice = random.Random()  # noqa: S311 - balances, keeps no secret
         self._views = Views(decode or decoders(), published=self._published)

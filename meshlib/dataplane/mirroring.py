@@ -16,9 +16,9 @@ from collections.abc import Callable
 from meshlib.core.actions import Attempt, Mirror
 from meshlib.core.request import Failed
 from meshlib.dataplane.body import RequestBody
-from meshlib.dataplane.http import asynchronous, blocking
 from meshlib.dataplane.http.limits import Broken
 from meshlib.dataplane.http.syntax import Unsendable
+from meshlib.dataplane.network import AsyncConnections, Connections
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def as_attempt(mirror: Mirror, now: float) -> Attempt:
 class Mirrors:
     """For threads."""
 
-    def __init__(self, connections: blocking.Connections, clock: Callable[[], float]) -> None:
+    def __init__(self, connections: Connections, clock: Callable[[], float]) -> None:
         self._connections = connections
         self._clock = clock
         self._changed = threading.Condition()
@@ -106,7 +106,7 @@ class Mirrors:
 class AsyncMirrors:
     """For tasks."""
 
-    def __init__(self, connections: asynchronous.Connections, clock: Callable[[], float]) -> None:
+    def __init__(self, connections: AsyncConnections, clock: Callable[[], float]) -> None:
         self._connections = connections
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()

@@ -23,6 +23,8 @@ class FakeMesh:
     def __init__(self, view: View) -> None:
         self.view = view
         self.ledger = Ledger()
+        self.network = None
+        self.contexts = None
         self.clock = time.monotonic
         self.dice = random.Random(1)
         self.telemetry = Telemetry(Bootstrap(), lambda: self.view)

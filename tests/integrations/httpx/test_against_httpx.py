@@ -157,7 +157,7 @@ def test_client(name: str, server: RawServer) -> None:
     with httpx.Client(trust_env=False) as bare, meshlib.Client(mesh=mesh) as meshed:  # type: ignore[arg-type]
         for _ in range(2):
             compare(once(bare, url, case), once(meshed, url, case))
-        pool = meshed._transport._connections._pools.get("c")  # type: ignore[attr-defined]
+        pool = meshed._transport._sender._connections._pools.get("c")  # type: ignore[attr-defined]
         assert pool is None or (pool.opened == pool.idle <= 1 and not pool.waiting)
     assert mesh.in_flight() == 0
     assert pool is None or pool.opened == 0
@@ -181,7 +181,7 @@ async def test_async_client(name: str, server: RawServer) -> None:
     ):
         for _ in range(2):
             compare(await once(bare), await once(meshed))
-        pool = meshed._transport._connections._pools.get("c")  # type: ignore[attr-defined]
+        pool = meshed._transport._sender._connections._pools.get("c")  # type: ignore[attr-defined]
         assert pool is None or (pool.opened == pool.idle <= 1 and not pool.waiting)
     assert mesh.in_flight() == 0
     assert len(asyncio.all_tasks()) == 1

@@ -50,12 +50,13 @@ async def async_client(mesh: FakeMesh) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def pool_of(made: httpx.Client | httpx.AsyncClient) -> Pool:  # type: ignore[type-arg]
-    pool: Pool = made._transport._connections._pools["c"]  # type: ignore[union-attr,type-arg]
+    pool: Pool = made._transport._sender._connections._pools["c"]  # type: ignore[union-attr,type-arg]
     return pool
 
 
 def counts(made: httpx.Client | httpx.AsyncClient) -> tuple[int, int, int]:
-    if "c" not in made._transport._connections._pools:  # type: ignore[union-attr]
+    made_of = made._transport._sender._connections  # type: ignore[union-attr]
+    if made_of is None or "c" not in made_of._pools:
         return 0, 0, 0
     pool = pool_of(made)
     return pool.opened, pool.idle, len(pool.waiting)
@@ -470,7 +471,7 @@ def test_a_client_in_the_child_of_a_fork_has_connections_of_its_own(server: RawS
         if not child:
             status = 1
             with contextlib.suppress(BaseException):
-                fresh = "c" not in c._transport._connections._pools  # type: ignore[attr-defined]
+                fresh = c._transport._sender._connections is None  # type: ignore[attr-defined]
                 status = 0 if fresh and c.get("/echo").status_code == 200 else 2
             os._exit(status)
         assert os.waitpid(child, 0)[1] == 0
@@ -520,7 +521,7 @@ async def test_a_copy_never_delays_the_caller_and_ends_with_the_client(server: R
         async with async_client(mesh) as a:
             for _ in range(10):
                 await a.get("/slow/0")
-            assert len(a._transport._mirrors._tasks) <= 10  # type: ignore[attr-defined]
+            assert len(a._transport._sender._mirrors._tasks) <= 10  # type: ignore[attr-defined]
     end = time.monotonic() + 5
     while any(t.name == "meshlib-mirror" for t in threading.enumerate()):
         assert time.monotonic() < end

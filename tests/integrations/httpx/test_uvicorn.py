@@ -55,7 +55,7 @@ async def test_large_bodies_many_at_once() -> None:
     async with serving(collect) as mesh, meshlib.AsyncClient(mesh=mesh, timeout=30) as client:  # type: ignore[arg-type]
         answers = await asyncio.gather(*(client.post(URL, content=body) for body in bodies))
         assert [answer.content for answer in answers] == bodies
-        pool = client._transport._connections._pools["c"]  # type: ignore[attr-defined]
+        pool = client._transport._sender._connections._pools["c"]  # type: ignore[attr-defined]
         assert (pool.opened, pool.idle) == (16, 16)
         assert mesh.in_flight() == 0
 
@@ -74,5 +74,5 @@ async def test_connections_that_uvicorn_closed_are_replaced() -> None:
         for _ in range(3):
             assert (await client.post(URL, content=b"x")).content == b"x"
             await asyncio.sleep(0.1)
-        pool = client._transport._connections._pools["c"]  # type: ignore[attr-defined]
+        pool = client._transport._sender._connections._pools["c"]  # type: ignore[attr-defined]
         assert (pool.opened, mesh.in_flight()) == (1, 0)

@@ -1,0 +1,345 @@
+"""One request of an application through the mesh: what every adapter of a client library does with it.
+
+    Request in ─► what is known of its target ─► flow, driven ─► Answer out, or FlightFailed
+
+Rules:
+
+- The target's name is the host of the Host header (the URL's, unless the application set another) and the
+  URL's port.
+- An adapter translates its library's request, response and errors, and does nothing else.
+- Connections are of one process and, for tasks, of one event loop: another begins with none.
+- Telemetry is told here, and at the end of the body (`drive.Body`).
+"""
+
+import asyncio
+import math
+import threading
+from collections.abc import Callable, Iterable
+
+from meshlib.core import outbound
+from meshlib.core.actions import Attempt, Facts, Mirror
+from meshlib.core.request import Failed, Failure, Header, RequestHead
+from meshlib.core.view import View
+from meshlib.dataplane import context, fork
+from meshlib.dataplane.body import RequestBody, Source
+from meshlib.dataplane.drive import Answer, AsyncBody, Body, FlightFailed, adrive, drive
+from meshlib.dataplane.http.limits import NO_TIMEOUTS, OwnTimeouts
+from meshlib.dataplane.mesh import Mesh
+from meshlib.dataplane.mirroring import AsyncMirrors, Mirrors
+from meshlib.dataplane.network import SOCKETS, AsyncConnections, AsyncResponse, Connections, Response
+from meshlib.dataplane.telemetry.outbound import Outbound, introduced, watch
+from meshlib.dataplane.tls import Contexts
+from meshlib.errors import ControlError
+from meshlib.xds.names import ALLOW_ANY, BLOCK_ALL
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+FindMesh = Callable[[], Mesh]
+"""Gives the mesh at the first request; `meshlib.default` is one."""
+
+
+class Request:
+    """One request of the application, as core knows it."""
+
+    __slots__ = ("body", "head", "name", "original", "own", "watched")
+
+    def __init__(
+        self,
+        method: str,
+        scheme: str,
+        address: tuple[str, int],
+        netloc: str,
+        target: str,
+        headers: Iterable[Header],
+        body: Source = b"",
+        own: OwnTimeouts = NO_TIMEOUTS,
+    ) -> None:
+        """`address` is the URL's host and port, `netloc` both as a Host header says them; `target` is path
+        and query, `headers` may have a Host.
+        """
+        authority, rest = "", []
+        for header in headers:
+            if header[0].lower() == b"host":
+                authority = header[1].decode("latin-1") or authority
+            else:
+                rest.append(header)
+        if not authority:
+            authority = netloc
+        self.head = RequestHead(method, scheme, authority, target, rest)
+        self.name = f"{_host_of(authority)}:{address[1]}"
+        self.original = address
+        self.body = RequestBody(body)
+        self.own = own
+        self.watched: Outbound | None = None
+
+    def _is_known(self, view: View) -> bool:
+        table = view.tables.get(self.name)
+        host = None if table is None else table.find_host(self.head.authority)
+        return host is not None and host.name != ALLOW_ANY
+
+    def flow(self, mesh: Mesh, view: View) -> outbound.Flow:
+        """The decisions about it. It is made for the request that is being served here, if one is."""
+        watched = self.watched = watch(mesh.telemetry, self.name, self.head, self.body)
+        if watched is not None:
+            self.head = watched.head
+        if context.current() is not None:
+            context.hand_on(self.head, self._is_known(view), traced=watched is not None and watched.traced)
+        return outbound.flow(
+            self.head,
+            self.body,
+            view,
+            self.name,
+            mesh.ledger,
+            mesh.clock,
+            mesh.dice,
+            self.original,
+            context.time_left(),
+        )
+
+
+def _host_of(authority: str) -> str:
+    """`reviews` of `reviews:9080`; an IPv6 address keeps its brackets."""
+    host, colon, port = authority.rpartition(":")
+    return (host if colon and port.isdecimal() else authority).lower()
+
+
+class _Asking:
+    """What both senders have: the mesh, found at the first request."""
+
+    def __init__(self, mesh: Mesh | FindMesh, longest_idle: float = math.inf) -> None:
+        """`longest_idle`: the seconds for which a connection is kept at most that nobody uses."""
+        self._mesh = None if callable(mesh) else mesh
+        self._find = mesh if callable(mesh) else None
+        self._longest_idle = longest_idle
+
+    @property
+    def mesh(self) -> Mesh:
+        """The mesh that decides."""
+        if self._mesh is None:
+            assert self._find is not None  # noqa: S101 - one of both is given
+            self._mesh = self._find()
+        return self._mesh
+
+    def _contexts(self) -> Contexts | None:
+        return self.mesh.contexts
+
+
+class Sender(_Asking):
+    """Sends requests for threads. Thread-safe."""
+
+    def __init__(self, mesh: Mesh | FindMesh, longest_idle: float = math.inf) -> None:
+        super().__init__(mesh, longest_idle)
+        self._lock = threading.Lock()
+        self._connections: Connections | None = None
+        self._mirrors: Mirrors | None = None
+        self._closed = False
+        fork.watch(self)
+
+    def __repr__(self) -> str:
+        return f"<Sender {self._mesh!r}, {self._connections!r}>"
+
+    def send(self, request: Request) -> Answer:
+        """Sends it. FlightFailed; TooSlow; Unsendable; ControlError; errors of its body."""
+        mesh = self.mesh
+        flow = request.flow(mesh, mesh.prepare(request.name))
+        watched = request.watched
+        if watched is None:
+            return drive(flow, _Hands(self, request))
+        try:
+            answer = drive(flow, _Hands(self, request))
+        except BaseException as error:
+            _lost(watched, error)
+            raise
+        return _watched(watched, answer)
+
+    def admit(self, request: Request) -> None:
+        """Lets one pass that is not to be routed, because the application encrypts it. FlightFailed: the mesh
+        does not know the host, and allows only known ones. A lost control service stops nobody.
+        """
+        try:
+            view = self.mesh.prepare(request.name)
+        except ControlError:
+            return
+        _refuse_if_blocked(view, request)
+
+    def connections(self) -> Connections:
+        """Those of this process."""
+        made = self._connections
+        if made is None:
+            with self._lock:
+                made = self._connections = self._connections or self._connect()
+        return made
+
+    def _connect(self) -> Connections:
+        mesh = self.mesh
+        made = (mesh.network or SOCKETS).connections(mesh.clock, self._contexts, self._longest_idle)
+        if self._closed:
+            made.close()
+        return made
+
+    def mirror(self, mirror: Mirror, request: Request) -> None:
+        """Sends a copy in the background."""
+        connections = self.connections()
+        with self._lock:
+            if self._mirrors is None:
+                self._mirrors = Mirrors(connections, self.mesh.clock)
+                if self._closed:
+                    self._mirrors.close()
+            mirrors = self._mirrors
+        mirrors.add(mirror, request.body)
+
+    def close(self) -> None:
+        """Closes the connections; the mesh stays."""
+        with self._lock:
+            self._closed = True
+            mirrors, connections = self._mirrors, self._connections
+        if mirrors is not None:
+            mirrors.close()
+        if connections is not None:
+            connections.close()
+
+    # A child of a fork has its own connections; the parent's are the parent's.
+
+    def before_fork(self) -> None:
+        """Nothing to stop: no thread of ours holds anything that a child needs."""
+
+    def after_fork_in_parent(self) -> None:
+        """Goes on."""
+
+    def after_fork_in_child(self) -> None:
+        """New connections, new threads."""
+        self._lock = threading.Lock()
+        if self._connections is not None:
+            self._connections.abandon()
+        self._connections = self._mirrors = None
+
+
+class AsyncSender(_Asking):
+    """Sends requests for tasks, on asyncio. One event loop at a time."""
+
+    def __init__(self, mesh: Mesh | FindMesh, longest_idle: float = math.inf) -> None:
+        super().__init__(mesh, longest_idle)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connections: AsyncConnections | None = None
+        self._mirrors: AsyncMirrors | None = None
+
+    def __repr__(self) -> str:
+        return f"<AsyncSender {self._mesh!r}, {self._connections!r}>"
+
+    async def send(self, request: Request) -> Answer:
+        """As of `Sender`."""
+        mesh = self.mesh
+        flow = request.flow(mesh, await mesh.aprepare(request.name))
+        watched = request.watched
+        if watched is None:
+            return await adrive(flow, _AsyncHands(self, request))
+        try:
+            answer = await adrive(flow, _AsyncHands(self, request))
+        except BaseException as error:
+            _lost(watched, error)
+            raise
+        return _watched(watched, answer)
+
+    async def admit(self, request: Request) -> None:
+        """As of `Sender`."""
+        try:
+            view = await self.mesh.aprepare(request.name)
+        except ControlError:
+            return
+        _refuse_if_blocked(view, request)
+
+    def connections(self) -> AsyncConnections:
+        """Those of the running loop: a connection belongs to the loop that made it."""
+        loop = asyncio.get_running_loop()
+        if self._connections is None or self._loop is not loop:
+            mesh = self.mesh
+            self._connections = (mesh.network or SOCKETS).aconnections(
+                mesh.clock, self._contexts, self._longest_idle
+            )
+            self._mirrors = AsyncMirrors(self._connections, mesh.clock)
+            self._loop = loop
+        return self._connections
+
+    def mirror(self, mirror: Mirror, request: Request) -> None:
+        """Sends a copy in the background."""
+        self.connections()
+        assert self._mirrors is not None  # noqa: S101 - made with the connections
+        self._mirrors.add(mirror, request.body)
+
+    async def aclose(self) -> None:
+        """Gives up mirrors and closes the connections; the mesh stays."""
+        if self._connections is not None:
+            connections = self.connections()
+            if self._mirrors is not None:
+                await self._mirrors.close()
+            connections.close()
+
+
+class _Hands:
+    """What the blocking driver acts with, for one request."""
+
+    __slots__ = ("_request", "_sender")
+
+    def __init__(self, sender: Sender, request: Request) -> None:
+        self._sender = sender
+        self._request = request
+
+    def send(self, attempt: Attempt) -> Response | Failed:
+        request, sender = self._request, self._sender
+        attempt = introduced(attempt, sender.mesh.telemetry)
+        return sender.connections().send(attempt, request.body.content(), request.own)
+
+    def mirror(self, mirror: Mirror) -> None:
+        self._sender.mirror(mirror, self._request)
+
+    def sleep(self, seconds: float) -> None:
+        (self._sender.mesh.network or SOCKETS).sleep(seconds)
+
+
+class _AsyncHands:
+    """What the asyncio driver acts with, for one request."""
+
+    __slots__ = ("_request", "_sender")
+
+    def __init__(self, sender: AsyncSender, request: Request) -> None:
+        self._sender = sender
+        self._request = request
+
+    async def send(self, attempt: Attempt) -> AsyncResponse | Failed:
+        request, sender = self._request, self._sender
+        attempt = introduced(attempt, sender.mesh.telemetry)
+        return await sender.connections().send(attempt, request.body.acontent(), request.own)
+
+    def mirror(self, mirror: Mirror) -> None:
+        self._sender.mirror(mirror, self._request)
+
+    async def sleep(self, seconds: float) -> None:
+        await (self._sender.mesh.network or SOCKETS).asleep(seconds)
+
+
+def _lost(watched: Outbound, error: BaseException) -> None:
+    if isinstance(error, FlightFailed):
+        watched.failed(error.failed, error.facts)
+    else:
+        watched.gave_up()
+
+
+def _watched(watched: Outbound, answer: Answer) -> Answer:
+    """Tells of the head; of a reply of the mesh's own there is nothing more to tell."""
+    body = answer.body
+    own = isinstance(body, bytes)
+    watched.answered(answer.status, answer.headers, answer.facts, answer.version, own=own)
+    if isinstance(body, Body | AsyncBody):
+        body.watched = watched
+    else:
+        watched.received = len(body)
+        watched.end()
+    return answer
+
+
+def _refuse_if_blocked(view: View, request: Request) -> None:
+    table = view.tables.get(request.name)
+    host = None if table is None else table.find_host(request.head.authority)
+    if host is not None and host.blocks:
+        detail = f"{request.name} is unknown, and outboundTrafficPolicy is REGISTRY_ONLY"
+        raise FlightFailed(Failed(Failure.CONNECT_FAILED, detail), Facts(route=BLOCK_ALL))

@@ -1,0 +1,88 @@
+"""What sends attempts, and waits between them: sockets, unless a mesh brings something else.
+
+`Network` makes the connections of one client; a mesh without a network of its own has `SOCKETS`.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from typing import NamedTuple, Protocol
+
+from meshlib.core.actions import Attempt
+from meshlib.core.request import Failed, ResponseHead
+from meshlib.dataplane.http import asynchronous, blocking
+from meshlib.dataplane.http.limits import NO_TIMEOUTS, OwnTimeouts
+from meshlib.dataplane.http.secure import MakeContexts
+
+
+class Received(Protocol):
+    """A response whose head is here."""
+
+    head: ResponseHead
+    version: bytes
+    reason: bytes
+
+    def close(self) -> None:
+        """Ends the exchange."""
+
+
+class Response(Received, Protocol):
+    """One for threads; it is iterated once."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The body. Broken, TooSlow."""
+        ...
+
+
+class AsyncResponse(Received, Protocol):
+    """One for tasks."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """The body. Broken, TooSlow."""
+        ...
+
+
+class Connections(Protocol):
+    """Those of a client, for threads."""
+
+    def send(
+        self, attempt: Attempt, body: bytes | Iterable[bytes], own: OwnTimeouts = NO_TIMEOUTS
+    ) -> Response | Failed:
+        """One try. TooSlow: one of the application's own limits passed; Unsendable; errors of `body`."""
+        ...
+
+    def close(self) -> None:
+        """Closes what is idle now, and the rest when its exchange ends."""
+
+    def abandon(self) -> None:
+        """In the child of a fork: lets go without a word to the peers."""
+
+
+class AsyncConnections(Protocol):
+    """Those of a client, for the tasks of one event loop."""
+
+    def send(
+        self, attempt: Attempt, body: bytes | AsyncGenerator[bytes, None], own: OwnTimeouts = NO_TIMEOUTS
+    ) -> Awaitable[AsyncResponse | Failed]:
+        """As of `Connections`."""
+        ...
+
+    def close(self) -> None:
+        """As of `Connections`."""
+
+
+Clock = Callable[[], float]
+
+
+class Network(NamedTuple):
+    """Makers of connections; each is given the clock, the workload's TLS contexts, and the seconds for which
+    a connection is kept at most that nobody uses.
+    """
+
+    connections: Callable[[Clock, MakeContexts, float], Connections] = blocking.Connections
+    aconnections: Callable[[Clock, MakeContexts, float], AsyncConnections] = asynchronous.Connections
+    sleep: Callable[[float], None] = time.sleep
+    asleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+SOCKETS = Network()
