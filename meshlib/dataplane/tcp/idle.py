@@ -37,7 +37,8 @@ class _Kept:
     """One connection that is watched."""
 
     connection: "weakref.ref[socket.socket]"
-    link: Link
+    link: "weakref.ref[Link]"
+    """Weak: a connection that is forgotten is to be noticed."""
     since: float
     """When it was made."""
     moved: int = 0
@@ -71,7 +72,7 @@ class Keeper:
             return
         now = self._clock()
         with self._changed:
-            self._kept[id(link)] = _Kept(weakref.ref(connection), link, now, moved_at=now)
+            self._kept[id(link)] = _Kept(weakref.ref(connection), weakref.ref(link), now, moved_at=now)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="meshlib-tcp", daemon=True)
                 self._thread.start()
@@ -111,18 +112,18 @@ class Keeper:
         now, nearest = self._clock(), float("inf")
         ended: list[tuple[Link, str]] = []
         for number, kept in list(self._kept.items()):
-            connection = kept.connection()
-            if connection is None or not kept.link.open:
+            connection, link = kept.connection(), kept.link()
+            if connection is None or link is None or not link.open:
                 del self._kept[number]
                 continue
-            left, flags = _left(kept, connection, now)
+            left, flags = _left(kept, connection, link, now)
             if left > 0:
                 nearest = min(nearest, now + left)
                 continue
             del self._kept[number]
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
-            ended.append((kept.link, flags))
+            ended.append((link, flags))
         return ended, nearest
 
     def before_fork(self) -> None:
@@ -139,9 +140,9 @@ class Keeper:
         self._unlocked()
 
 
-def _left(kept: _Kept, connection: socket.socket, now: float) -> tuple[float, str]:
+def _left(kept: _Kept, connection: socket.socket, link: Link, now: float) -> tuple[float, str]:
     """Seconds until it is to be looked at again; none: it is to be closed, with these flags."""
-    linked = kept.link.linked
+    linked = link.linked
     left = float("inf")
     if linked.max_duration:
         left = kept.since + linked.max_duration - now
@@ -152,7 +153,7 @@ def _left(kept: _Kept, connection: socket.socket, now: float) -> tuple[float, st
     quiet = _quiet(connection)
     if quiet is not None:
         return min(left, linked.idle_timeout - quiet), "-"
-    moved = kept.link.sent + kept.link.received
+    moved = link.sent + link.received
     if moved != kept.moved:
         kept.moved, kept.moved_at = moved, now
     over = kept.moved_at + linked.idle_timeout - now
