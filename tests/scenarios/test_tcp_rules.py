@@ -123,7 +123,11 @@ def test_subnets_decide_by_the_address(ask: Callable[..., str], monkeypatch: pyt
 
 
 async def test_streams_follow_the_same_rules(mesh: meshlib.Mesh) -> None:
-    for host, expected in (("a.safe.example", b"a\n"), ("x.safe.example", b"b\n"), ("spread.example", b"b\n")):
+    for host, expected in (
+        ("a.safe.example", b"a\n"),
+        ("x.safe.example", b"b\n"),
+        ("spread.example", b"b\n"),
+    ):
         reader, writer = await meshlib.open_connection(host, 7000, mesh=mesh)
         assert await reader.readline() == expected
         writer.close()
@@ -138,7 +142,9 @@ def test_hosts_that_are_not_known(ask: Callable[..., str], servers: dict[str, in
         ask("127.0.0.1", free_port())
     with meshlib.connect(folder, namespace="narrow") as narrow:
         for host in ("127.0.0.1", "unknown.example"):
-            with pytest.raises(meshlib.NoUpstream, match="is unknown, and outboundTrafficPolicy is REGISTRY_ONLY"):
+            with pytest.raises(
+                meshlib.NoUpstream, match="is unknown, and outboundTrafficPolicy is REGISTRY_ONLY"
+            ):
                 meshlib.create_connection((host, servers["b"]), mesh=narrow)
         # A destination of a rule that is seen is seen, too.
         with meshlib.create_connection(("spread.example", 7000), mesh=narrow) as made:

@@ -48,9 +48,13 @@ class FakeMesh:
 
 
 def fake_connections(
-    ports: Sequence[int], *, limits: Limits = NO_LIMITS, chain: Mapping[str, Any] | None = None, **cluster: Any
+    ports: Sequence[int],
+    *,
+    limits: Limits = NO_LIMITS,
+    chain: Mapping[str, Any] | None = None,
+    **cluster: Any,
 ) -> FakeMesh:
-    """Connections to `db:5432` go to cluster `c`, whose endpoints are `ports`; `chain`: of its FilterChain."""
+    """Connections to `db:5432` go to cluster `c`, whose endpoints are `ports`; `chain`: of its chain."""
     shares = (Share("c", 1, 1),)
     connections = Connections([FilterChain(shares, **(chain or {}))])
     clusters = {"c": Cluster("c", "c", limits=limits, **cluster)}

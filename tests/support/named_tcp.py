@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def named_tcp(name: str, context: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator[int]:
-    """Serves on a free port, which it gives. A connection begins with `<name>\\n`; what comes then comes back.
+    """Serves on a free port, which it gives. A connection begins with a line, the name; then it echoes.
 
     With a context it speaks TLS.
     """

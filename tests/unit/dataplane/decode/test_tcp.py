@@ -21,7 +21,7 @@ HTTP = pb.type_url(pb.HttpConnectionManager)
 def proxy(**said: Any) -> dict[str, Any]:
     return {
         "name": "p",
-        "typed_config": {"@type": TYPE, "stat_prefix": "s", **({"cluster": "c"} if not said else said)},
+        "typed_config": {"@type": TYPE, "stat_prefix": "s", **(said or {"cluster": "c"})},
     }
 
 
@@ -83,7 +83,10 @@ def test_a_chain_for_http_is_not_for_connections() -> None:
     http = {
         "filter_chain_match": {"application_protocols": ["http/1.1"]},
         "filters": [
-            {"name": "h", "typed_config": {"@type": HTTP, "stat_prefix": "s", "rds": {"route_config_name": "r"}}}
+            {
+                "name": "h",
+                "typed_config": {"@type": HTTP, "stat_prefix": "s", "rds": {"route_config_name": "r"}},
+            }
         ],
     }
     value = listener_value(listener(http, chain()))
@@ -128,7 +131,11 @@ MANY = [f"n{number}.example" for number in range(200)]
         (chain(weighted_clusters={"clusters": [{"weight": 1}]}), r"clusters\[0\]"),
         (chain(weighted_clusters={}), r"weighted_clusters\.clusters"),
         (
-            chain(weighted_clusters={"clusters": [{"name": "a", "weight": 2**32 - 1}, {"name": "b", "weight": 1}]}),
+            chain(
+                weighted_clusters={
+                    "clusters": [{"name": "a", "weight": 2**32 - 1}, {"name": "b", "weight": 1}]
+                }
+            ),
             r"clusters\[1\]",
         ),
         (
