@@ -184,7 +184,7 @@ class _Connection:
             return
         state = self.ledger.cluster(cluster.name)
         with Slots(state) as slots, Room(state) as room:
-            if not room.take(cluster.limits.max_connections):
+            if not room.take(cluster.upstream.limits.max_connections):
                 detail = f"cluster {cluster.name} has {state.connections} connections"
                 yield Refuse(None, self.facts("UO", detail))
                 return
@@ -218,7 +218,7 @@ class _Connection:
     def connect(self, cluster: Cluster, endpoint: Endpoint) -> Connect:
         """One try."""
         tls = secure(cluster, endpoint)
-        return Connect((endpoint.host, endpoint.port), cluster.connect_timeout, tls, self.deadline)
+        return Connect((endpoint.host, endpoint.port), cluster.upstream.connect_timeout, tls, self.deadline)
 
     def pick(self, cluster: Cluster, state: ClusterState) -> Endpoint | None:
         """An endpoint of the cluster."""

@@ -26,7 +26,6 @@ class FakeMesh:
         self.view = view
         self.ledger = Ledger()
         self.network = None
-        self.contexts = None
         self.clock = time.monotonic
         self.dice = random.Random(1)
         self.telemetry = Telemetry(Bootstrap(), lambda: self.view)
@@ -52,12 +51,12 @@ def fake_connections(
     *,
     limits: Limits = NO_LIMITS,
     chain: Mapping[str, Any] | None = None,
-    **cluster: Any,
+    **upstream: Any,
 ) -> FakeMesh:
     """Connections to `db:5432` go to cluster `c`, whose endpoints are `ports`; `chain`: of its chain."""
     shares = (Share("c", 1, 1),)
     connections = Connections([FilterChain(shares, **(chain or {}))])
-    clusters = {"c": Cluster("c", "c", limits=limits, **cluster)}
+    clusters = {"c": Cluster("c", "c", upstream=Upstream(limits=limits, **upstream))}
     listed = {"c": _endpoints("127.0.0.1", ports)}
     return FakeMesh(View("1", {}, clusters, listed, connections={"db:5432": connections}))
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from meshlib.core import tcp
-from meshlib.core.balance.cluster import Cluster, Limits, OutlierPolicy, Policy, Resolution
+from meshlib.core.balance.cluster import Cluster, Limits, OutlierPolicy, Policy, Resolution, Upstream
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
 from meshlib.core.ledger import ClusterState, Ledger
 from meshlib.core.mtls import ClientTls
@@ -111,7 +111,7 @@ def test_a_failure_is_tried_again_elsewhere_as_often_as_the_chain_says() -> None
 
 
 def test_one_connection_more_than_there_may_be_is_refused_at_once() -> None:
-    case = Case(limits=Limits(max_connections=1))
+    case = Case(upstream=Upstream(limits=Limits(max_connections=1)))
     first = case.flow()
     next(first)
     last = refusal(case.flow())
@@ -122,7 +122,7 @@ def test_one_connection_more_than_there_may_be_is_refused_at_once() -> None:
 
 
 def test_requests_do_not_count_as_connections() -> None:
-    case = Case(limits=Limits(max_connections=1, max_requests=1))
+    case = Case(upstream=Upstream(limits=Limits(max_connections=1, max_requests=1)))
     case.state.active = 5
     assert isinstance(next(case.flow()), Connect)
 
