@@ -5,6 +5,7 @@
 
     meshlib.register(labels={"app": "reviews"}, ports={"http": 9080})     # in a server
     mesh = meshlib.connect("mesh/")           # rules from a folder, without a control service
+    meshlib.create_connection(("db", 5432))   # a socket; open_connection gives asyncio's streams
 
 Names are loaded when they are first used: `import meshlib` costs next to nothing.
 """
@@ -22,6 +23,7 @@ from meshlib.errors import (
     Flight,
     InvalidDocument,
     MeshError,
+    NoUpstream,
     RefusedResource,
     RequestError,
     UpstreamProtocolError,
@@ -30,6 +32,10 @@ from meshlib.errors import (
 )
 
 if TYPE_CHECKING:
+    import asyncio
+    import socket
+    import ssl as tls
+
     from meshlib.dataplane.mesh import Mesh
     from meshlib.dataplane.register import Registration
     from meshlib_httpx import AsyncClient, AsyncTransport, Client, Transport
@@ -48,6 +54,7 @@ __all__ = [
     "InvalidDocument",
     "Mesh",
     "MeshError",
+    "NoUpstream",
     "RefusedResource",
     "Registration",
     "RequestError",
@@ -56,7 +63,9 @@ __all__ = [
     "UpstreamReset",
     "UpstreamTimedOut",
     "connect",
+    "create_connection",
     "default",
+    "open_connection",
     "register",
 ]
 
@@ -68,6 +77,7 @@ _LAZY = {
     "Registration": "meshlib.dataplane.register",
     "Transport": "meshlib_httpx",
 }
+_DEFAULT: Any = object()
 _shared: dict[str, "Mesh"] = {}
 
 
@@ -96,6 +106,54 @@ def default() -> "Mesh":
         found = None
     # No lock, for a fork to find held: of several threads one wins, and nothing starts before it is asked.
     return found or _shared.setdefault("mesh", connect())
+
+
+def create_connection(
+    address: tuple[str, int],
+    timeout: float | None = _DEFAULT,
+    source_address: tuple[str, int] | None = None,
+    *,
+    server_hostname: str | None = None,
+    mesh: "Mesh | None" = None,
+) -> "socket.socket":
+    """A connection to `(host, port)` by the mesh's rules (VirtualService `tcp` and `tls`, DestinationRule),
+    as `socket.create_connection` makes one: a socket for a driver that takes one.
+
+    It is a `socket.socket`, or, where the mesh secures it, an `ssl.SSLSocket`. `timeout`, in seconds (None:
+    none; not given: `socket.getdefaulttimeout()`), bounds connecting and is the socket's own from then on.
+    `server_hostname` is the name (SNI) that the application will ask for by its own TLS, for `tls` rules;
+    not given: the host. `mesh` is the process's own unless given.
+
+    ConnectFailed, ConnectTimedOut, NoUpstream, ControlUnavailable, RefusedResource, Closed: each is a
+    ConnectionError, too, and ConnectTimedOut a TimeoutError.
+    """
+    import socket as sockets
+
+    from meshlib.dataplane.tcp.sockets import create_connection as make
+
+    seconds = sockets.getdefaulttimeout() if timeout is _DEFAULT else timeout
+    return make(mesh or default(), address, seconds, source_address, server_hostname)
+
+
+async def open_connection(
+    host: str,
+    port: int,
+    *,
+    limit: int = 2**16,
+    ssl: "tls.SSLContext | bool | None" = None,
+    server_hostname: str | None = None,
+    mesh: "Mesh | None" = None,
+) -> "tuple[asyncio.StreamReader, asyncio.StreamWriter]":
+    """A connection to `host:port` by the mesh's rules, as `asyncio.open_connection` makes one.
+
+    `ssl` and `server_hostname` are for TLS of the application's own, inside of whatever the mesh does; their
+    name (the host, if none is given) is what `tls` rules are asked with. `mesh` and errors: see
+    `create_connection`; of the application's own TLS ssl.SSLError. How long it may take is the
+    DestinationRule's connectTimeout, and that of `asyncio.timeout` around it.
+    """
+    from meshlib.dataplane.tcp.streams import open_connection as make
+
+    return await make(mesh or default(), host, port, limit, ssl, server_hostname)
 
 
 def register(*, mutual_tls: bool = False, **settings: Any) -> "Registration":

@@ -8,7 +8,9 @@
     │   └── RefusedResource       it sent something that this library refuses (a NACK)
     └── RequestError              one request; carries a Flight: what was tried, by which rule
         ├── ConnectFailed         UF   no connection to the endpoint         safe to retry
-        ├── ConnectTimedOut       UF   no connection in time                 safe to retry
+        │   ├── ConnectTimedOut   UF   no connection in time                 safe to retry
+        │   └── NoUpstream             a connection has nowhere to go: NR no rule, NC no such
+        │                              cluster, UH no healthy endpoint, UO too many of them
         ├── UpstreamReset         UC   the connection broke before a reply
         ├── UpstreamTimedOut      UT   the route's or the try's time ran out
         ├── UpstreamProtocolError UPE  the peer does not speak the protocol
@@ -33,7 +35,7 @@ class MeshError(Exception):
     retryable: ClassVar[bool] = False
     status: ClassVar[int] = 500
     grpc_code: ClassVar[str] = "UNKNOWN"
-    flag: ClassVar[str] = "-"
+    flag: str = "-"
 
 
 class ConfigError(MeshError):
@@ -124,6 +126,14 @@ class ConnectFailed(RequestError):
 
 class ConnectTimedOut(ConnectFailed):
     """The endpoint did not answer within the cluster's connect timeout."""
+
+
+class NoUpstream(ConnectFailed):
+    """The mesh has nowhere to send a connection; of a request that is a response (404 NR, 503 UH, …)."""
+
+    def __init__(self, message: str, flight: Flight = Flight(), flag: str = "NR") -> None:
+        self.flag = flag
+        super().__init__(message, flight)
 
 
 class UpstreamReset(RequestError):

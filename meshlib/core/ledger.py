@@ -40,10 +40,12 @@ class HostState:
 class ClusterState:
     """What is known of one cluster. `plan` belongs to the balancer."""
 
-    __slots__ = ("active", "ejected", "hosts", "plan", "retries", "wake")
+    __slots__ = ("active", "connections", "ejected", "hosts", "plan", "retries", "wake")
 
     def __init__(self) -> None:
         self.active = 0
+        self.connections = 0
+        """Those that applications hold themselves (TCP); a pool of HTTP counts its own."""
         self.retries = 0
         self.hosts: dict[str, HostState] = {}
         self.ejected: dict[str, HostState] = {}

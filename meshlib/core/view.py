@@ -1,6 +1,7 @@
 """The immutable whole that a request is decided against. A push makes a new one; a request keeps its own.
 
 name "reviews:9080" ──► Target ──► RouteTable ──► Route ──► cluster names
+name "db:5432" ──► Connections ──► FilterChain ──► cluster names
 cluster name ──► Cluster (policy) + EndpointSet (who is there now)
 inbound listener's name ──► Inbound (what a port of this process asks of its callers)
 any listener's name ──► Telling (what is to be told of its requests)
@@ -13,6 +14,7 @@ from types import MappingProxyType
 from meshlib.core.balance.cluster import Cluster
 from meshlib.core.balance.endpoints import EndpointSet
 from meshlib.core.inbound import Inbound
+from meshlib.core.route.chain import Connections
 from meshlib.core.route.table import RouteTable
 from meshlib.core.telemetry import NOTHING, Telling
 
@@ -24,6 +26,8 @@ class TargetListener:
     routes: str | RouteTable
     """Where requests go: the name of a route configuration, or the table itself."""
     telling: Telling = NOTHING
+    connections: Connections | None = None
+    """Where connections go; None: it takes requests only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,8 @@ class View:
     """The certificates that the mesh's identities are signed by, as the control service said last."""
     telling: Mapping[str, Telling] = field(default_factory=lambda: MappingProxyType({}))
     """By the name of the listener, of a target or inbound: what is to be told of its requests."""
+    connections: Mapping[str, Connections] = field(default_factory=lambda: MappingProxyType({}))
+    """By the name asked for, `host:port`: where connections go; not there: it takes requests only."""
 
     def __repr__(self) -> str:
         return (

@@ -94,6 +94,10 @@ class Secured(asyncio.Transport, asyncio.BufferedProtocol):
         else:
             self._shake(self._below)
 
+    def data_received(self, data: bytes) -> None:
+        """The same, from another of this kind beneath: TLS of an application within the mesh's."""
+        self.take(data)
+
     def eof_received(self) -> None:
         """The peer left without a word, as many do."""
         self._peer_ended(farewell=False)

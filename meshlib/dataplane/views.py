@@ -31,6 +31,7 @@ from meshlib.core.balance.cluster import Cluster, Resolution
 from meshlib.core.balance.endpoints import EndpointSet
 from meshlib.core.inbound import Inbound
 from meshlib.core.mtls import InboundMode, Trust
+from meshlib.core.route.chain import Connections
 from meshlib.core.route.rule import Forward
 from meshlib.core.route.table import RouteTable
 from meshlib.core.telemetry import NOTHING, Telling
@@ -50,6 +51,15 @@ _ROOTS: Key = (Kind.SECRET, ROOTS_SECRET)
 _Value = TypeVar("_Value")
 
 
+@dataclass(frozen=True, slots=True)
+class _Routes:
+    """A table, where connections go, and the clusters that both name."""
+
+    table: RouteTable
+    clusters: frozenset[str]
+    connections: Connections | None = None
+
+
 @dataclass(slots=True)
 class _Held:
     """One resource that was accepted; None as `value`: it does not exist, or never was any good."""
@@ -60,14 +70,10 @@ class _Held:
     """Why the newest one was refused; empty: it was not."""
     telling: Telling = NOTHING
     """Of a listener."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Routes:
-    """A table and the clusters that it names."""
-
-    table: RouteTable
-    clusters: frozenset[str]
+    connections: Connections | None = None
+    """Of a listener."""
+    joined: tuple[_Routes, _Routes] | None = None
+    """Of a listener with connections: its routes, and both together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,8 @@ class Target:
     """Where requests go. Neither this nor `inbound`: the control service knows no such target."""
     inbound: Inbound | None = None
     """What a served port asks of its callers."""
+    connections: Connections | None = None
+    """Where connections go that are no requests."""
     failed: RefusedResource | None = None
 
 
@@ -261,31 +269,38 @@ class Views:
         """Refused: it is no good. What came before, byte by byte, stays of the configuration it came with."""
         known = entry.resource
         if known is None or known.body != resource.body:
-            entry.value, entry.telling = self._decode(kind, version, resource)
+            entry.value, entry.telling, entry.connections = self._decode(kind, version, resource)
+            entry.joined = None
         entry.resource, entry.refused = resource, ""
 
-    def _decode(self, kind: Kind, version: str, resource: Resource) -> tuple[Any, Telling]:
+    def _decode(
+        self, kind: Kind, version: str, resource: Resource
+    ) -> tuple[Any, Telling, Connections | None]:
         try:
             message = resource.message()
         except Exception as error:  # noqa: BLE001 - protobuf's DecodeError, without loading protobuf here
             raise Refused("", f"can't be decoded: {error}") from None
         value = self._decoders[kind](message)
         telling = value.telling if isinstance(value, TargetListener | Inbound) else NOTHING
+        connections = None
         if isinstance(value, TargetListener):
+            connections = None if value.connections is None else value.connections.of(version)
             value = value.routes
         if isinstance(value, RouteTable):
             value = _Routes(value.of(version), clusters_of(value))
         elif isinstance(value, Inbound):
             value = replace(value, version=version)
-        return value, telling
+        return value, telling, connections
 
     def _newest(self, target: str) -> _Routes | Inbound | RefusedResource | None:
         """The newest good value of a target; an error: there never was one; None: it has not come."""
         listener = self._held[Kind.LISTENER].get(target)
         if listener is None:
             return None
-        if isinstance(listener.value, _Routes | Inbound):
+        if isinstance(listener.value, Inbound):
             return listener.value
+        if isinstance(listener.value, _Routes):
+            return _joined(listener, listener.value)
         if listener.value is None:
             return RefusedResource(f"listener {target}: {listener.refused}") if listener.refused else None
         routes = self._held[Kind.ROUTES].get(listener.value)
@@ -293,7 +308,7 @@ class Views:
             return None
         if routes.value is None and routes.refused:
             return RefusedResource(f"routes {listener.value}: {routes.refused}")
-        return routes.value if isinstance(routes.value, _Routes) else None
+        return _joined(listener, routes.value) if isinstance(routes.value, _Routes) else None
 
     def _missing(self, target: str) -> bool:
         """Whether the control service said that there is no such target, or no routes for it."""
@@ -352,7 +367,7 @@ class Views:
             return None
         if isinstance(newest, _Routes) and all(map(self._is_here, newest.clusters)):
             self._in_force[name] = newest
-            return Target(newest.table)
+            return Target(newest.table, connections=newest.connections)
         if isinstance(newest, Inbound) and self._can_serve(newest):
             self._inbound[name] = newest
             return Target(inbound=newest)
@@ -363,7 +378,7 @@ class Views:
         self._waiting.add(name)
         if old is not None:
             self._in_force[name] = old
-            return Target(old.table)
+            return Target(old.table, connections=old.connections)
         if served is not None:
             self._inbound[name] = served
             return Target(inbound=served)
@@ -405,6 +420,7 @@ class Views:
             _with(self.view.inbound, {n: t.inbound if t else None for n, t in targets.items()}),
             roots.value or b"" if roots is not None else b"",
             _with(self.view.telling, {name: self._telling(name) for name in targets}),
+            _with(self.view.connections, {n: t.connections if t else None for n, t in targets.items()}),
         )
         self.view = view
         self._published(view, clusters)
@@ -446,6 +462,17 @@ class Views:
                 if key not in self._needs and self._held[key[0]].pop(key[1], None) is not None:
                     self._needs.name(key, frozenset())
             left = set()
+
+
+def _joined(listener: _Held, routes: _Routes) -> _Routes:
+    """Routes, and where connections to a listener go; the same object for the same two."""
+    if listener.connections is None:
+        return routes
+    if listener.joined is None or listener.joined[0] is not routes:
+        shares = [share for chain in listener.connections.every for share in chain.shares]
+        clusters = routes.clusters | {share.cluster for share in shares}
+        listener.joined = routes, _Routes(routes.table, clusters, listener.connections)
+    return listener.joined[1]
 
 
 def clusters_of(table: RouteTable) -> frozenset[str]:

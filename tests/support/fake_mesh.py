@@ -9,9 +9,11 @@ from meshlib.bootstrap import Bootstrap
 from meshlib.core.balance.cluster import Cluster, Limits, Upstream
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
 from meshlib.core.ledger import Ledger
+from meshlib.core.route.chain import Connections, FilterChain, Share
 from meshlib.core.view import View
 from meshlib.dataplane.decode.routes import decode_routes
 from meshlib.dataplane.telemetry.watch import Telemetry
+from meshlib.dataplane.tls import Contexts
 from meshlib.xds import pb
 
 NO_LIMITS = Limits()
@@ -24,10 +26,10 @@ class FakeMesh:
         self.view = view
         self.ledger = Ledger()
         self.network = None
-        self.contexts = None
         self.clock = time.monotonic
         self.dice = random.Random(1)
         self.telemetry = Telemetry(Bootstrap(), lambda: self.view)
+        self.contexts: Contexts | None = None
         self.failure: Exception | None = None
         """What `prepare` raises."""
 
@@ -42,6 +44,21 @@ class FakeMesh:
     def in_flight(self) -> int:
         """Slots of requests and of retries that are taken."""
         return sum(state.active + state.retries for state in self.ledger.clusters.values())
+
+
+def fake_connections(
+    ports: Sequence[int],
+    *,
+    limits: Limits = NO_LIMITS,
+    chain: Mapping[str, Any] | None = None,
+    **upstream: Any,
+) -> FakeMesh:
+    """Connections to `db:5432` go to cluster `c`, whose endpoints are `ports`; `chain`: of its chain."""
+    shares = (Share("c", 1, 1),)
+    connections = Connections([FilterChain(shares, **(chain or {}))])
+    clusters = {"c": Cluster("c", "c", upstream=Upstream(limits=limits, **upstream))}
+    listed = {"c": _endpoints("127.0.0.1", ports)}
+    return FakeMesh(View("1", {}, clusters, listed, connections={"db:5432": connections}))
 
 
 def fake_mesh(

@@ -15,8 +15,6 @@ NOT_YET: dict[str, tuple[tuple[str, ...], ...]] = {
     "VirtualService": (
         ("http", "fault"),
         ("http", "cors_policy"),
-        ("tls",),
-        ("tcp",),
     ),
     "DestinationRule": tuple(
         (*where, name, *rest)

@@ -4,7 +4,8 @@
   host that is not known has routes too, which say what becomes of it.
 - The listener of a port that the client itself serves, by its name, says what it asks of its callers.
 - Flavour envoy: for every port that speaks HTTP a listener on the loopback address with routes for all
-  hosts, and clusters and endpoints of all services and subsets.
+  hosts, for every other port one with chains of connections, and clusters and endpoints of all services and
+  subsets. Of several services at a port of TCP the first has it: nothing tells them apart there.
 
 What an earlier compiler made from the same documents and endpoints is taken over as it is.
 """
@@ -20,6 +21,7 @@ from meshlib.control.compile.inbound import inbound_listener
 from meshlib.control.compile.memo import Key, Memo
 from meshlib.control.compile.routes import applies, fill, fill_unknown, routes_for, virtual_host
 from meshlib.control.compile.secrets import roots_secret
+from meshlib.control.compile.tcp import Chains, addresses_of, clusters_in
 from meshlib.control.graph import Graph
 from meshlib.control.graph.hosts import is_wildcard, spellings
 from meshlib.control.graph.scope import HTTP_PORT, Called, Scope
@@ -27,7 +29,7 @@ from meshlib.control.graph.telemetries import Told
 from meshlib.control.graph.virtualservices import VirtualService
 from meshlib.control.istio.sidecar import OutboundTrafficMode
 from meshlib.control.istio.telemetry import WorkloadMode
-from meshlib.control.registry import Service
+from meshlib.control.registry import Protocol, Service
 from meshlib.xds.kinds import Kind
 from meshlib.xds.names import (
     ALLOW_ANY,
@@ -104,7 +106,9 @@ class _Compiling:
             host, port = split_authority(name, HTTP_PORT)
             called = self._called(host, port)
             routes = cluster_name(port, "", called.host)
-            yield self._listener(name, routes)
+            listener, led = self._listener(name, routes, called, port)
+            yield listener
+            wanted.update(dict.fromkeys(led))
             if routes not in seen:
                 seen.add(routes)
                 resource, named = self._routes(routes, called, host, port)
@@ -128,13 +132,47 @@ class _Compiling:
             return called if found is None or found.protocol.routed else Called(called.host, service)
         return Called(host)
 
-    def _listener(self, name: str, routes: str) -> Resource:
+    def _listener(
+        self, name: str, routes: str, called: Called, port: int
+    ) -> tuple[Resource, tuple[str, ...]]:
+        """A listener, and the clusters to which it leads without routes."""
         flavour, told = self.client.flavour, self._told
+        if flavour is Flavour.MESHLIB and _takes_connections(called, port):
+            return self._connection_listener(name, routes, called, port)
 
         def make() -> Resource:
             return Resource.of(Kind.LISTENER, name, listeners.api_listener(name, routes, told, flavour))
 
-        return self._kept(("listener", flavour, name, told), routes, make)
+        return self._kept(("listener", flavour, name, told), routes, make), ()
+
+    def _connection_listener(
+        self, name: str, routes: str, called: Called, port: int
+    ) -> tuple[Resource, tuple[str, ...]]:
+        context, service, told = Context(self.scope, self.client, port), called.service, self._told
+        virtual = self.scope.connecting(service.host) if service else None
+        inputs = (
+            self.base,
+            routes,
+            virtual.fingerprint if virtual else None,
+            service.fingerprint if service else None,
+        )
+
+        def make() -> tuple[object, tuple[Resource, tuple[str, ...]]]:
+            chains = Chains(context)
+            if service is not None:
+                chains.add(service)
+            made = listeners.connection_listener(name, port, addresses_of(service), routes, told, chains)
+            # The library needs no cluster to know that a connection is refused.
+            led = dict.fromkeys(one for one in clusters_in(made) if one != BLACK_HOLE_CLUSTER)
+            return (inputs, context.reads), (Resource.of(Kind.LISTENER, name, made), tuple(led))
+
+        def holds(then: Any) -> bool:
+            return then[0] == inputs and context.still_true(then[1])
+
+        found: tuple[Resource, tuple[str, ...]] = self.memo.get(
+            ("connections", *self.who, name, told), holds, make
+        )
+        return found
 
     def _kept(self, key: Key, inputs: object, make: Callable[[], Resource]) -> Resource:
         """A resource of exactly these inputs, made if it is not there yet."""
@@ -254,11 +292,13 @@ class _Compiling:
     def whole(self) -> Iterator[Resource]:
         """Everything that an Envoy of this client needs."""
         ports: dict[int, list[Service]] = {HTTP_PORT: []}
+        connections: dict[int, list[Service]] = {}
         names: list[str] = [PASSTHROUGH_CLUSTER]
         for service in self.scope.services():
             for port in service.ports:
-                if port.protocol.routed and self.scope.sees_port(service, port.number):
-                    ports.setdefault(port.number, []).append(service)
+                if self.scope.sees_port(service, port.number) and port.protocol is not Protocol.UDP:
+                    of_kind = ports if port.protocol.routed else connections
+                    of_kind.setdefault(port.number, []).append(service)
                 names += self._names(service, port.number)
         for name in names:
             yield from self.cluster(name)
@@ -266,6 +306,13 @@ class _Compiling:
             listener = listeners.loopback_listener(number, self._told)
             yield Resource.of(Kind.LISTENER, listener.name, listener)
             yield self._port_routes(number, services)
+        for number, services in sorted(connections.items()):
+            if number not in ports:
+                chains = Chains(Context(self.scope, self.client, number), self._told, shared=True)
+                for service in services:
+                    chains.add(service)
+                listener = listeners.loopback_tcp_listener(number, chains)
+                yield Resource.of(Kind.LISTENER, listener.name, listener)
 
     def _names(self, service: Service, port: int) -> Iterator[str]:
         yield cluster_name(port, "", service.host)
@@ -307,6 +354,14 @@ class _Compiling:
             del copy.domains[:]
             copy.domains.extend(domain for domain in host.domains if domain not in taken)
         taken.update(host.domains)
+
+
+def _takes_connections(called: Called, port: int) -> bool:
+    """Whether what is called is not said to speak HTTP."""
+    if called.service is None:
+        return called.virtual is None
+    found = called.service.port(port)
+    return found is None or found.protocol is Protocol.SNIFFED or not found.protocol.routed
 
 
 def _by_host(entry: tuple[str, VirtualService]) -> str:

@@ -51,6 +51,7 @@ class Scope:
         self.sidecar = sidecar
         self._egress = egress_of(sidecar, namespace)
         self._virtual = graph.virtual_services.seen_from(namespace)
+        self._connecting = graph.virtual_services.connecting_from(namespace)
         self._imported: frozenset[str] | None = None
 
     @property
@@ -140,6 +141,13 @@ class Scope:
                 return found
         return None
 
+    def connecting(self, host: str) -> VirtualService | None:
+        """The VirtualService with rules of connections for a full host: of the closest host that is seen."""
+        for found in self._connecting.matching(host):
+            if self._sees_virtual(found, host):
+                return found
+        return None
+
     def rule(self, host: str, owner: str | None = None) -> DestinationRule | None:
         """The DestinationRule for a full host."""
         if owner is None:
@@ -192,6 +200,14 @@ class Scope:
                         expand(to.host, rule.document.namespace, self.domain)
                         for to in named
                         if to is not None
+                    )
+            for host, virtual in self._connecting.hosts():
+                if self._sees_virtual(virtual, host):
+                    spaces = virtual.document.namespace
+                    found.update(
+                        expand(split.destination.host, spaces, self.domain)
+                        for split in virtual.connections
+                        if split.destination is not None
                     )
             self._imported = frozenset(found)
         return self._imported

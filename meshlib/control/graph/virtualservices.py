@@ -7,6 +7,8 @@ Rules (Istio):
 - For a service the VirtualService of the closest host holds: exact, else the longest wildcard.
 - Clients are bound by the gateway name `mesh`; a rule's own gateways stand in place of the document's.
 - One without hosts is a delegate and holds for nothing by itself.
+- Rules of requests (http) and of connections (tls, tcp) are looked for apart: one that has only the one kind
+  leaves the other kind to the next.
 """
 
 from collections.abc import Iterable
@@ -15,6 +17,7 @@ from meshlib.control.graph.delegates import Rule, Skipped, rules_of
 from meshlib.control.graph.hosts import HostIndex, expand
 from meshlib.control.graph.visibility import by_age, exported_to, rank, visible
 from meshlib.control.istio.document import AnyDocument
+from meshlib.control.istio.virtualservice import RouteDestination
 
 MESH = "mesh"
 
@@ -36,6 +39,12 @@ class VirtualService:
     def rules(self) -> tuple[Rule, ...]:
         """Its rules, in order."""
         return self._both()[0]
+
+    @property
+    def connections(self) -> tuple[RouteDestination, ...]:
+        """Everywhere that its rules of connections lead to."""
+        spec = self.document.spec
+        return tuple(split for rule in (*spec.tls, *spec.tcp) for split in rule.route)
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -66,18 +75,20 @@ class VirtualServices:
         """`default` is the mesh's exportTo for them."""
         self._default = default
         self._delegates: dict[tuple[str, str], AnyDocument] = {}
-        self._public: list[VirtualService] = []
-        self._narrow: list[VirtualService] = []
-        self._seen: dict[str, HostIndex[VirtualService]] = {}
+        self._requests, self._connections = _Seen(self), _Seen(self)
         for document in by_age(list(documents)):
             if not document.spec.hosts:
                 self._delegates[document.namespace, document.name] = document
                 continue
             hosts = tuple(expand(host, document.namespace, domain) for host in document.spec.hosts)
             made = VirtualService(document, hosts, self)
-            if not any(MESH in self._gateways(rule, made) for rule in document.spec.http):
-                continue
-            (self._public if "*" in self.exported(document) else self._narrow).append(made)
+            spec = document.spec
+            for rules, seen in (
+                (spec.http, self._requests),
+                ((*spec.tls, *spec.tcp), self._connections),
+            ):
+                if any(MESH in self._gateways(rule, made) for rule in rules):
+                    seen.add(made)
 
     @staticmethod
     def _gateways(rule: object, owner: VirtualService) -> set[str]:
@@ -98,19 +109,41 @@ class VirtualServices:
         return document
 
     def seen_from(self, namespace: str) -> HostIndex[VirtualService]:
-        """What clients of a namespace see, by host."""
+        """What clients of a namespace see of rules of requests, by host."""
+        return self._requests.seen_from(namespace)
+
+    def connecting_from(self, namespace: str) -> HostIndex[VirtualService]:
+        """What clients of a namespace see of rules of connections, by host."""
+        return self._connections.seen_from(namespace)
+
+
+class _Seen:
+    """VirtualServices with rules of one kind, by who sees them. They are added oldest first."""
+
+    def __init__(self, owner: VirtualServices) -> None:
+        self._owner = owner
+        self._public: list[VirtualService] = []
+        self._narrow: list[VirtualService] = []
+        self._by_namespace: dict[str, HostIndex[VirtualService]] = {}
+
+    def add(self, virtual: VirtualService) -> None:
+        public = "*" in self._owner.exported(virtual.document)
+        (self._public if public else self._narrow).append(virtual)
+
+    def seen_from(self, namespace: str) -> HostIndex[VirtualService]:
+        exported = self._owner.exported
         narrow = [
             virtual
             for virtual in self._narrow
-            if visible(self.exported(virtual.document), virtual.document.namespace, namespace)
+            if visible(exported(virtual.document), virtual.document.namespace, namespace)
         ]
         key = namespace if narrow else ""
-        found = self._seen.get(key)
+        found = self._by_namespace.get(key)
         if found is None:
-            narrow.sort(key=lambda v: rank(self.exported(v.document), v.document.namespace, namespace))
+            narrow.sort(key=lambda v: rank(exported(v.document), v.document.namespace, namespace))
             found = HostIndex()
             for virtual in (*narrow, *self._public):
                 for host in virtual.hosts:
                     found.put(host, virtual)
-            self._seen[key] = found
+            self._by_namespace[key] = found
         return found

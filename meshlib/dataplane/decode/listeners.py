@@ -1,6 +1,7 @@
 """Envoy's Listener, as an API listener or with one HTTP filter chain, as the name of its routes.
 
-A listener leads to routes by name, or carries them. Its HTTP filters are noted by name.
+A listener leads to routes by name, or carries them. Its HTTP filters are noted by name. Chains with a TCP
+proxy say where connections go (`tcp.py`); a listener that has nothing else answers no request.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from meshlib.dataplane.decode.accesslog import decode_logs
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.inbound import decode_inbound
 from meshlib.dataplane.decode.routes import decode_routes
+from meshlib.dataplane.decode.tcp import decode_connections
 from meshlib.dataplane.decode.tracing import decode_tracing
 from meshlib.xds import pb
 from meshlib.xds.names import inbound_port
@@ -61,8 +63,19 @@ def listener_value(message: Any) -> TargetListener | Inbound:
     """What a Listener amounts to: of a target where its routes are, of a served port its policy."""
     if inbound_port(message.name) is not None:
         return decode_inbound(message)
+    connections = decode_connections(message)
+    if connections is not None and not _speaks_http(message):
+        return TargetListener(RouteTable(message.name, ()), connections=connections)
     facts = decode_listener(message)
-    return TargetListener(facts.routes, facts.telling)
+    return TargetListener(facts.routes, facts.telling, connections)
+
+
+def _speaks_http(message: Any) -> bool:
+    return message.HasField("api_listener") or any(
+        each.typed_config.type_url == pb.type_url(pb.HttpConnectionManager)
+        for chain in message.filter_chains
+        for each in chain.filters
+    )
 
 
 def _manager(message: Any) -> tuple[Any, str]:

@@ -26,8 +26,10 @@ MAX_ROOTS = 1024 * 1024
 _VERSIONS = {0: "TLSv1_2", 1: "TLSv1_2", 2: "TLSv1_2", 3: "TLSv1_2", 4: "TLSv1_3"}
 """By envoy's TlsProtocol. Older than 1.2 is never spoken."""
 _NEWEST = (0, 4)
-_NOT_SPOKEN = frozenset(("h2", "istio-h2"))
-"""Requests go out over HTTP/1.1: a server that may choose HTTP/2 would."""
+_NOT_SPOKEN = frozenset(("h2", "istio-h2", "istio-peer-exchange"))
+"""Requests go out over HTTP/1.1: a server that may choose HTTP/2 would. Nor does a connection begin with
+what Istio's proxies tell each other of themselves.
+"""
 _SANS = {
     "exact": SanMatch.EXACT,
     "prefix": SanMatch.PREFIX,

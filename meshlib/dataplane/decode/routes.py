@@ -114,7 +114,7 @@ class _Decoder:
                 raise Refused("", "is not supported" if which else "is not set")
         except Refused as refused:
             raise refused.within(which or "action") from None
-        return Route(message.name, match, action, request, response, _decode_origin(message))
+        return Route(message.name, match, action, request, response, decode_origin(message))
 
     def _in_order(self, route: HeaderEdits, host: HeaderEdits, whole: HeaderEdits) -> HeaderEdits:
         if self.specific_wins:
@@ -122,7 +122,8 @@ class _Decoder:
         return route.then(host).then(whole)
 
 
-def _decode_origin(message: Any) -> Origin:
+def decode_origin(message: Any) -> Origin:
+    """Which document the filter metadata of a Route or FilterChain names."""
     if METADATA not in message.metadata.filter_metadata:
         return Origin()
     said = message.metadata.filter_metadata[METADATA].fields

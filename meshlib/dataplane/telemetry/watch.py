@@ -28,6 +28,7 @@ from meshlib.dataplane.telemetry.labels import End, Ends, Service
 from meshlib.dataplane.telemetry.logs import Log
 from meshlib.dataplane.telemetry.metrics import SCOPE, Instruments, Series, instruments
 from meshlib.dataplane.telemetry.spans import Spans
+from meshlib.dataplane.telemetry.tcp import Counters, counters
 from meshlib.dataplane.telemetry.workload import (
     MOST_BYTES,
     PEER_METADATA,
@@ -119,6 +120,8 @@ class Telemetry:
         """By target, and by served port."""
         self.tracer: Tracer | None = tracers.get_tracer(SCOPE) if tracers is not None else None
         self.instruments: Instruments | None = None
+        self.connections: Counters | None = None
+        """Of TCP; there if `instruments` are."""
         self._settings, self._view, self._principal, self._ends = settings, view, principal, ends
         if meters is not None:
             self._measure(meters)
@@ -190,7 +193,7 @@ class Telemetry:
                 self._measure(meters)
 
     def _measure(self, meters: "MeterProvider") -> None:
-        self.instruments = instruments(meters)
+        self.instruments, self.connections = instruments(meters), counters(meters)
         self.instruments.certificate(self)
 
     def certificate(self) -> tuple[str, float] | None:

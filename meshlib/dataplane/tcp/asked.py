@@ -1,0 +1,116 @@
+"""What an application asks for when it connects: the same for sockets and for streams."""
+
+import ipaddress
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from meshlib.core import tcp
+from meshlib.core.ledger import Ledger
+from meshlib.core.mtls import ClientTls
+from meshlib.core.request import Dice, Failed, Failure
+from meshlib.core.view import View
+from meshlib.dataplane import context
+from meshlib.dataplane.tcp.link import Watched, bury
+from meshlib.dataplane.tls import Contexts, NotTrusted, words
+
+if TYPE_CHECKING:
+    from meshlib.dataplane.telemetry.watch import Telemetry
+
+
+class Meshed(Protocol):
+    """What connections ask of a Mesh."""
+
+    clock: Callable[[], float]
+
+    @property
+    def dice(self) -> Dice:
+        """Chance."""
+        ...
+
+    def prepare(self, name: str) -> View:
+        """Waits until it is known what to do with connections to `host:port`."""
+        ...
+
+    async def aprepare(self, name: str) -> View:
+        """The same for asyncio."""
+        ...
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was learned."""
+        ...
+
+    @property
+    def telemetry(self) -> "Telemetry":
+        """Who is told."""
+        ...
+
+    @property
+    def contexts(self) -> Contexts | None:
+        """TLS by the workload's certificate."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One connection that an application wants."""
+
+    called: tcp.Called
+
+    @classmethod
+    def of(cls, host: str, port: int, name: str | None) -> "Asked":
+        """`name`: of the server, which the application asks for by TLS; None: the host, if it is a name.
+
+        ValueError: there is no such port.
+        """
+        if not host or not 0 < port < 65536:
+            raise ValueError(f"{host}:{port} can't be connected to")
+        literal = _is_address(host)
+        target = f"[{host.lower()}]:{port}" if ":" in host else f"{host.lower()}:{port}"
+        said = ("" if literal else host) if name is None else name
+        return cls(tcp.Called(target, host, port, said, literal))
+
+    def flow(self, mesh: Meshed, view: View, seconds: float | None) -> tcp.Flow:
+        """The decisions about it. `seconds`: in which the application wants it; None: whenever.
+
+        It is made for the request that is being served here, if one is.
+        """
+        bury()
+        limits = [one for one in (seconds, context.time_left()) if one is not None]
+        return tcp.flow(self.called, view, mesh.ledger, mesh.clock, mesh.dice, min(limits, default=None))
+
+    def server_name(self, tls: ClientTls) -> str:
+        """Whom the mesh's own TLS asks for: the policy's name, else the host, if it is one (RFC 6066, 3)."""
+        return tls.sni or ("" if self.called.literal else self.called.host)
+
+    def watched(self, mesh: Meshed) -> Watched | None:
+        """Who wants to be told."""
+        from meshlib.dataplane.telemetry.tcp import watch
+
+        return watch(mesh.telemetry, self.called)
+
+
+def seconds_of(connect: tcp.Connect, clock: Callable[[], float]) -> float:
+    """How long a try may take; none at all: its time is over."""
+    if connect.deadline is None:
+        return connect.seconds
+    return max(0.0, min(connect.seconds, connect.deadline - clock()))
+
+
+def failed(error: Exception, seconds: float) -> Failed:
+    """What the error of a try in that time means."""
+    if isinstance(error, TimeoutError):
+        return Failed(Failure.CONNECT_TIMED_OUT, f"no connection within {seconds:g} s")
+    if isinstance(error, ssl.SSLError | NotTrusted):
+        return Failed(Failure.CONNECT_FAILED, f"TLS: {words(error)}")
+    return Failed(Failure.CONNECT_FAILED, str(error))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
