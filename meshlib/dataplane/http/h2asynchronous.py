@@ -40,6 +40,8 @@ class Connection(asyncio.Protocol):
         self._waiting: dict[Stream, asyncio.Future[bool]] = {}
         self._clogged = False
         self._timer: asyncio.TimerHandle | None = None
+        self._asking = False
+        """Whether a ping waits for its answer."""
 
     def __repr__(self) -> str:
         return f"<Connection {self.codec!r}>"
@@ -53,7 +55,7 @@ class Connection(asyncio.Protocol):
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.flush()
         if self._how.keepalive_interval:
-            self._timer = self._loop.call_later(self._how.keepalive_interval, self._ping)
+            self._ping_later()
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
@@ -89,6 +91,8 @@ class Connection(asyncio.Protocol):
         self._wake(news)
         if codec.failed is not None:
             self._hang_up()
+        elif self._asking and not codec.pinged:
+            self._ping_later()
         if codec.widened or not codec.usable:
             codec.widened = False
             self.changed()
@@ -109,8 +113,8 @@ class Connection(asyncio.Protocol):
     # the exchange calls these
 
     @property
-    def allowed(self) -> int:
-        """Requests at a time that its peer takes."""
+    def allowed(self) -> int | None:
+        """Requests at a time that its peer takes; None: it has not said yet."""
         return self.codec.allowed
 
     def usable(self) -> bool:
@@ -152,19 +156,22 @@ class Connection(asyncio.Protocol):
 
     # pings
 
+    def _ping_later(self) -> None:
+        self._asking = False
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(self._how.keepalive_interval, self._ping)
+
     def _ping(self) -> None:
+        self._asking = True
         self.codec.ping()
         self.flush()
-        self._timer = self._loop.call_later(self._how.keepalive_timeout, self._pinged)
+        self._timer = self._loop.call_later(self._how.keepalive_timeout, self._unanswered)
 
-    def _pinged(self) -> None:
-        if self.codec.pinged:
-            why = f"no answer to a ping within {self._how.keepalive_timeout:g} s"
-            self._happened(self.codec.fail(Failure.RESET, why))
-            self.close()
-            return
-        rest = max(0.0, self._how.keepalive_interval - self._how.keepalive_timeout)
-        self._timer = self._loop.call_later(rest, self._ping)
+    def _unanswered(self) -> None:
+        why = f"no answer to a ping within {self._how.keepalive_timeout:g} s"
+        self._happened(self.codec.fail(Failure.RESET, why))
+        self.close()
 
 
 class StreamResponse(asynchronous.Response):

@@ -69,8 +69,8 @@ class Connection:
         return f"<Connection {self.codec!r}>"
 
     @property
-    def allowed(self) -> int:
-        """Requests at a time that its peer takes."""
+    def allowed(self) -> int | None:
+        """Requests at a time that its peer takes; None: it has not said yet."""
         return self.codec.allowed
 
     def usable(self) -> bool:

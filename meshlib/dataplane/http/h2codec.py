@@ -6,8 +6,8 @@ The peer may be hostile. Rules:
   connection's own window is given back as bytes come, so that a slow reader holds up nobody else.
 - A header section is at most `LARGEST_HEAD` bytes, packed and unpacked, with at most `MOST_HEADERS` fields.
 - Frames that carry nothing of a message (pings, settings, priorities, windows, empty data, what is for
-  streams that are gone) are paid for: `Patience` has some, time brings more, and so does every frame that is of
-  use. A peer that spends it all has lost the connection.
+  streams that are gone) are paid for: `Patience` has some, time brings more, and so does every useful frame.
+  A peer that spends it all has lost the connection.
 - GOAWAY is not given to `h2`, for which it would be the end: streams that the peer will serve go on
   (RFC 9113, 6.8), the others count as refused.
 - A malformed response is the end of its stream (RFC 9113, 8.1.1), a malformed frame that of the connection.
@@ -26,7 +26,6 @@ import h2.settings
 
 from meshlib.core.request import Failed, Failure, RequestHead, ResponseHead
 from meshlib.dataplane.http.h2fields import body_length, request_fields, response_head, trailers
-from meshlib.dataplane.http.h2pool import ASSUMED_STREAMS
 from meshlib.dataplane.http.read import LARGEST_HEAD, MOST_INFORMED, Need
 from meshlib.dataplane.http.syntax import Malformed, Unsendable
 
@@ -177,13 +176,9 @@ class Codec:
         return f"<Codec: {state}, {len(self._streams)} streams>"
 
     @property
-    def allowed(self) -> int:
-        """Requests at a time that the peer takes."""
-        return (
-            min(self._http.remote_settings.max_concurrent_streams, 2**31)
-            if self._greeted
-            else ASSUMED_STREAMS
-        )
+    def allowed(self) -> int | None:
+        """Requests at a time that the peer takes; None: it has not said yet."""
+        return self._http.remote_settings.max_concurrent_streams if self._greeted else None
 
     @property
     def usable(self) -> bool:

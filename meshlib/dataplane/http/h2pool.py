@@ -4,7 +4,7 @@ As Envoy's pool for HTTP/2, rules:
 
 - The connection used last that has room takes the request. Room is what the peer and the cluster allow.
 - While connections are being made, requests wait for them, as many as they are expected to carry; one more
-  makes another.
+  makes another. Until its peer has said how many it takes, a connection carries that for which it was made.
 - `max_connections` counts all of a cluster; but an endpoint without any may have one, for its requests would
   wait for nothing (Envoy, ConnPoolImplBase::tryCreateNewConnection). At the limit an idle connection to
   another endpoint makes room.
@@ -28,8 +28,8 @@ class Carrier(Protocol):
     """What a pool asks of a connection."""
 
     @property
-    def allowed(self) -> int:
-        """Requests at a time that its peer takes."""
+    def allowed(self) -> int | None:
+        """Requests at a time that its peer takes; None: it has not said yet."""
         ...
 
     def usable(self) -> bool:
@@ -57,6 +57,8 @@ class Shared(Generic[C]):
     """Whether it is offered to requests."""
     left: bool = False
     """Whether it takes no more."""
+    settled: bool = False
+    """Whether it is known how many it takes at a time."""
 
 
 @dataclass(slots=True, eq=False)
@@ -110,7 +112,10 @@ class _Line(Generic[C]):
     offered: list[Shared[C]] = field(default_factory=list)
     """Those that may have room, the one used last at the end."""
     opened: int = 0
-    connecting: int = 0
+    unsettled: int = 0
+    """Connections that are being made, or whose peer has not said how many requests it takes."""
+    allowed: int = ASSUMED_STREAMS
+    """What the peer said last of that."""
     waiting: deque[Place] = field(default_factory=deque)
 
 
@@ -182,17 +187,17 @@ class SharedPool(Generic[C]):
     def made(self, shared: Shared[C], terms: Terms) -> None:
         """The connection for which there was room is there, and carries its first request."""
         line = self._lines[shared.address]
-        line.connecting -= 1
         shared.active = shared.uses = 1
-        shared.left = terms.most_uses == 1
-        if not shared.left:
+        if terms.most_uses == 1:
+            self._leave_it(line, shared)
+        elif self._settle(line, shared):
             self._offer(line, shared)
         self._wake(line)
 
     def not_made(self, address: Address, failed: Failed | None) -> None:
         """It is not; None: because its maker gave up."""
         line = self._lines[address]
-        line.connecting -= 1
+        line.unsettled -= 1
         if failed is not None:
             for place in list(line.waiting):
                 place.failed = failed
@@ -211,7 +216,7 @@ class SharedPool(Generic[C]):
             if shared.left:
                 self._closed(line)
                 return True
-        if not shared.left:
+        if not shared.left and self._settle(line, shared):
             self._offer(line, shared)
         self._wake(line)
         return False
@@ -223,7 +228,8 @@ class SharedPool(Generic[C]):
             return closing
         line = self._lines[shared.address]
         if shared.connection.usable():
-            self._offer(line, shared)
+            if self._settle(line, shared):
+                self._offer(line, shared)
         elif shared.active:
             self._leave_it(line, shared)
         else:
@@ -260,9 +266,10 @@ class SharedPool(Generic[C]):
     def _take(self, line: _Line[C], terms: Terms, now: float, closing: list[C]) -> Shared[C] | None:
         while line.offered:
             shared = line.offered[-1]
-            room = min(terms.most_streams, shared.connection.allowed) - shared.active
-            stale = not shared.active and (now > shared.until or room <= 0)
-            if stale or not shared.connection.usable():
+            usable = shared.connection.usable()
+            self._settle(line, shared)
+            room = min(terms.most_streams, line.allowed) - shared.active
+            if not usable or (not shared.active and (now > shared.until or room <= 0)):
                 if shared.active:
                     self._leave_it(line, shared)
                 else:
@@ -283,19 +290,19 @@ class SharedPool(Generic[C]):
         self, address: Address, line: _Line[C], terms: Terms, place: Place | None, closing: list[C]
     ) -> bool:
         # Those that make a connection use it themselves.
-        ahead = len(line.waiting) - (place is not None) + line.connecting
-        if line.connecting and ahead < line.connecting * self._expected(terms):
+        ahead = len(line.waiting) - (place is not None) + line.unsettled
+        if line.unsettled and ahead < line.unsettled * self._expected(line, terms):
             return False
         if self.opened >= terms.max_connections and not self._make_room(address, closing) and line.opened:
             return False
         self.opened += 1
         line.opened += 1
-        line.connecting += 1
+        line.unsettled += 1
         return True
 
-    def _expected(self, terms: Terms) -> int:
+    def _expected(self, line: _Line[C], terms: Terms) -> int:
         """Requests that a connection will carry, as far as is known before it is there."""
-        most = min(ASSUMED_STREAMS, terms.most_streams)
+        most = min(line.allowed, terms.most_streams)
         return min(most, terms.most_uses) if terms.most_uses else most
 
     def _make_room(self, address: Address, closing: list[C]) -> bool:
@@ -306,6 +313,16 @@ class SharedPool(Generic[C]):
                 return True
         return False
 
+    def _settle(self, line: _Line[C], shared: Shared[C]) -> bool:
+        """Whether it is known how many it takes at a time, or that it takes none any more."""
+        allowed = shared.connection.allowed
+        if allowed is not None:
+            line.allowed = allowed
+        if not shared.settled and (allowed is not None or shared.left):
+            shared.settled = True
+            line.unsettled -= 1
+        return shared.settled
+
     def _offer(self, line: _Line[C], shared: Shared[C]) -> None:
         if not shared.listed:
             shared.listed = True
@@ -313,6 +330,7 @@ class SharedPool(Generic[C]):
 
     def _leave_it(self, line: _Line[C], shared: Shared[C]) -> None:
         shared.left = True
+        self._settle(line, shared)
         if shared.listed:
             shared.listed = False
             line.offered.remove(shared)
