@@ -324,7 +324,8 @@ class Codec:
         self._rest = data[at:]
 
     def _take(self, kind: int, frame: bytes, now: float, news: set[Stream]) -> None:
-        stream = self._streams.get(int.from_bytes(frame[5:9]) & 0x7FFFFFFF)
+        number = int.from_bytes(frame[5:9]) & 0x7FFFFFFF
+        stream = self._streams.get(number)
         useful = kind in (_HEADERS, _CONTINUATION) or (kind == _DATA and len(frame) > _FRAME_HEAD)
         if stream is not None and useful:
             self._patience.useful()
@@ -335,6 +336,8 @@ class Codec:
             return
         if kind in (_HEADERS, _CONTINUATION):
             self._block = len(frame) + (self._block if kind == _CONTINUATION else 0)
+            if number % 2 == 0:
+                raise Malformed("a stream that the peer has opened")  # `h2` would let it
             if self._block > LARGEST_HEAD:
                 raise Malformed(f"a head of more than {LARGEST_HEAD} bytes")
         for event in self._http.receive_data(frame):
