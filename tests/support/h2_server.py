@@ -262,7 +262,6 @@ class _Connection:
     def begin_refuse(self, stream: int) -> None:
         """It goes, and has not looked at this one."""
         self.frame(GoAwayFrame(0, last_stream_id=max(0, stream - 2), error_code=0))
-        self.done = True
 
     def begin_early(self, stream: int) -> None:
         """An answer that does not wait for the body."""

@@ -402,12 +402,14 @@ class Codec:
                 pass
 
     def _was_reset(self, stream: Stream, code: int) -> None:
-        # As Envoy: whatever the code, but for a refusal, the peer has reset it.
+        # As Envoy: whatever the code, but for two, the peer has reset it.
         name = code.name if isinstance(code, h2.errors.ErrorCodes) else f"{code:#x}"
         if stream.head is not None:
             stream.failed = Failed(Failure.BROKEN_OFF, f"the peer reset the stream: {name}")
         elif code == h2.errors.ErrorCodes.REFUSED_STREAM:
             stream.failed = Failed(Failure.REFUSED_STREAM, Failure.REFUSED_STREAM.value)
+        elif code == h2.errors.ErrorCodes.PROTOCOL_ERROR:
+            stream.failed = Failed(Failure.PROTOCOL, f"the peer reset the stream: {name}")
         else:
             stream.failed = Failed(Failure.REMOTE_RESET, f"the peer reset the stream: {name}")
 

@@ -353,6 +353,7 @@ RESPONSES: list[tuple[str, RequestHead, Step, list[object]]] = [
     # what is the end of the stream
     ("refused", GET, lambda w: [RstStreamFrame(1, 7)], [Failure.REFUSED_STREAM]),
     ("reset", GET, lambda w: [RstStreamFrame(1, 2)], [Failure.REMOTE_RESET]),
+    ("reset for what we sent", GET, lambda w: [RstStreamFrame(1, 1)], [Failure.PROTOCOL]),
     ("reset by nothing", GET, lambda w: [RstStreamFrame(1, 0)], [Failure.REMOTE_RESET]),
     ("reset by what nobody knows", GET, lambda w: [RstStreamFrame(1, 2**32 - 1)], [Failure.REMOTE_RESET]),
     (
