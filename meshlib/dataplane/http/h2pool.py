@@ -2,7 +2,8 @@
 
 As Envoy's pool for HTTP/2, rules:
 
-- The connection used last that has room takes the request. Room is what the peer and the cluster allow.
+- One connection takes requests for as long as it has room, so that others can grow old and go. Room is what
+  the peer and the cluster allow.
 - While connections are being made, requests wait for them, as many as they are expected to carry; one more
   makes another. Until its peer has said how many it takes, a connection carries that for which it was made.
 - `max_connections` counts all of a cluster; but an endpoint without any may have one, for its requests would
