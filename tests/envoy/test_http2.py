@@ -139,7 +139,7 @@ async def ask_envoy(server: H2Server, folder: Path) -> dict[str, Seen]:
 async def ask_ourselves(server: H2Server) -> dict[str, Seen]:
     table = decode_routes(pb.from_dict(pb.RouteConfiguration, routes()))
     made = decode_cluster(pb.from_dict(pb.Cluster, cluster(server.port)))
-    assert made.http2 == Http2()
+    assert made.upstream.http2 == Http2()
     view = View("1", {"a:80": table}, {"c": made})
     connections, ledger, dice = Connections(time.monotonic), Ledger(), random.Random(1)
 

@@ -19,6 +19,7 @@ from support.small_ca import SmallCa
 
 import meshlib
 from meshlib.core.actions import Attempt
+from meshlib.core.balance.cluster import Upstream
 from meshlib.core.http2 import Http2
 from meshlib.core.mtls import ClientTls, InboundMode, SanMatch, ServerTls
 from meshlib.core.request import Failed, RequestHead
@@ -141,7 +142,7 @@ def serving(held: Held, alpn: tuple[str, ...]) -> contextlib.AbstractContextMana
 def attempt(port: int, path: str) -> Attempt:
     head = RequestHead("POST", "http", "reviews:9080", path)
     until = time.monotonic() + 10
-    return Attempt("c", ("127.0.0.1", port), head, 2.0, None, until, tls=TO_REVIEWS, http2=Http2())
+    return Attempt("c", ("127.0.0.1", port), head, Upstream(2.0, http2=Http2()), None, until, tls=TO_REVIEWS)
 
 
 async def send_blocking(held: Held, port: int, body: bytes) -> tuple[Any, bytes]:

@@ -6,7 +6,7 @@ The peer may be hostile. Rules:
   connection's own window is given back as bytes come, so that a slow reader holds up nobody else.
 - A header section is at most `LARGEST_HEAD` bytes, packed and unpacked, with at most `MOST_HEADERS` fields.
 - Frames that carry nothing of a message (pings, settings, priorities, windows, empty data, what is for
-  streams that are gone) are paid for: `Patience` has some, time brings more, and so does every useful frame.
+  streams that are gone) are paid for: `Patience` has some, time brings more, and so does each frame of use.
   A peer that spends it all has lost the connection.
 - GOAWAY is not given to `h2`, for which it would be the end: streams that the peer will serve go on
   (RFC 9113, 6.8), the others count as refused.
@@ -43,6 +43,7 @@ LAST_ID = 2**30
 _PING = b"meshlib\0"
 _DATA, _HEADERS, _SETTINGS, _GOAWAY, _CONTINUATION = 0, 1, 4, 7, 9
 _FRAME_HEAD = 9
+_NAMES = {int(code): code.name for code in h2.errors.ErrorCodes}
 _BROKEN = (h2.exceptions.H2Error, AssertionError, IndexError, KeyError, TypeError, ValueError)
 """What `h2` and the parsers beneath it raise for bytes that nobody should send."""
 
@@ -403,7 +404,7 @@ class Codec:
 
     def _was_reset(self, stream: Stream, code: int) -> None:
         # As Envoy: whatever the code, but for two, the peer has reset it.
-        name = code.name if isinstance(code, h2.errors.ErrorCodes) else f"{code:#x}"
+        name = _NAMES.get(code, f"{code:#x}")
         if stream.head is not None:
             stream.failed = Failed(Failure.BROKEN_OFF, f"the peer reset the stream: {name}")
         elif code == h2.errors.ErrorCodes.REFUSED_STREAM:

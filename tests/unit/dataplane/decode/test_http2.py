@@ -37,7 +37,7 @@ def http2(**options: Any) -> dict[str, Any]:
     ],
 )
 def test_what_is_spoken(options: dict[str, Any] | None, how: Http2 | None) -> None:
-    assert decode_cluster(cluster(options)).http2 == how
+    assert decode_cluster(cluster(options)).upstream.http2 == how
 
 
 @pytest.mark.parametrize(
