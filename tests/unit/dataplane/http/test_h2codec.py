@@ -23,7 +23,7 @@ from hyperframe.frame import (
     SettingsFrame,
     WindowUpdateFrame,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshlib.core.request import Failed, Failure, Header, RequestHead, ResponseHead
@@ -639,6 +639,7 @@ def test_data_in_many_small_frames_takes_no_more_room_than_it_has_bytes() -> Non
 # Whatever comes
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.booleans())
 def test_any_bytes_at_all(data: bytes, greeted: bool) -> None:
     codec = Codec()
@@ -654,6 +655,7 @@ FRAMES = st.tuples(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(FRAMES, max_size=12))
 def test_any_frames_at_all(frames: list[tuple[int, bytes, int, int]]) -> None:
     wire = Wire()
@@ -674,6 +676,7 @@ SPECIAL = {b"content-length", b"connection", b"te", b"upgrade", b"host", b"keep-
 FIELDS = st.lists(st.tuples(TOKENS.filter(lambda name: name not in SPECIAL), VALUES), max_size=8)
 
 
+@settings(deadline=None)
 @given(FIELDS, FIELDS, st.binary(max_size=3000), st.lists(st.integers(1, 500), max_size=20))
 def test_what_is_sent_is_what_is_received(
     asked: list[Header], answered: list[Header], body: bytes, cuts: list[int]
