@@ -78,6 +78,7 @@ _CLASSES: dict[Failure, type[_Both]] = {
     Failure.RESET: UpstreamReset,
     Failure.BROKEN_OFF: UpstreamReset,
     Failure.REFUSED_STREAM: UpstreamReset,
+    Failure.REMOTE_RESET: UpstreamReset,
     Failure.TRY_TIMED_OUT: UpstreamTimedOut,
     Failure.TIMED_OUT: UpstreamTimedOut,
     Failure.PROTOCOL: UpstreamProtocolError,

@@ -41,6 +41,8 @@ def mirrors(
 @lru_cache(maxsize=1024)
 def for_copies(upstream: Upstream) -> Upstream:
     """That of copies: where the cluster's limit is reached none waits, it is not sent."""
+    if upstream.http2 is not None:
+        return upstream  # they share a connection, and wait for it
     limits = upstream.limits
     most = min(limits.max_connections, limits.max_requests)
     return replace(upstream, limits=replace(limits, max_connections=most, max_pending=0))

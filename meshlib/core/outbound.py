@@ -43,6 +43,7 @@ _FLAGS = {
     Failure.RESET: "UC",
     Failure.BROKEN_OFF: "UC",
     Failure.REFUSED_STREAM: "UR",
+    Failure.REMOTE_RESET: "UR",
     Failure.TRY_TIMED_OUT: "UT",
     Failure.TIMED_OUT: "UT",
     Failure.PROTOCOL: "UPE",

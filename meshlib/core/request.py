@@ -150,6 +150,7 @@ class Failure(Enum):
     BROKEN_OFF = "connection lost before the end of the response"
     """Its head had come."""
     REFUSED_STREAM = "the peer refused the stream unprocessed"
+    REMOTE_RESET = "the peer reset the stream before response headers"
     TRY_TIMED_OUT = "no response within the time of one try"
     TIMED_OUT = "no response within the time of the route"
     PROTOCOL = "the peer does not speak the protocol"

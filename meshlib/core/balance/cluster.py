@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from meshlib.core.balance.endpoints import EndpointSet
+from meshlib.core.http2 import Http2
 from meshlib.core.mtls import ClientTls, Transport
 
 UNLIMITED = 2**32 - 1
@@ -48,6 +49,8 @@ class Upstream:
     """0: no limit."""
     idle_timeout: float = 3600.0
     """Seconds after which an idle connection is closed instead of used."""
+    http2: Http2 | None = None
+    """HTTP/2 is spoken, and how; None: HTTP/1.1."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from meshlib.dataplane.decode.balance import decode_balance
 from meshlib.dataplane.decode.breaker import decode_limits
 from meshlib.dataplane.decode.endpoints import decode_endpoints
 from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.http2 import decode_http2
 from meshlib.dataplane.decode.mtls import decode_transports
 from meshlib.dataplane.decode.outlier import decode_outlier
 from meshlib.dataplane.decode.telemetry import decode_service
@@ -41,11 +42,13 @@ def decode_cluster(message: Any) -> Cluster:
         raise Refused("connect_timeout", "must be longer than nothing")
     options = _options(message)
     requests, idle = _decode_http(message, options)
+    http2 = _within(_OPTIONS, decode_http2, options)
     upstream = options.upstream_http_protocol_options if options is not None else None
     transports, tls = decode_transports(
         message,
         auto_sni=upstream is not None and upstream.auto_sni,
         verify_host=upstream is not None and upstream.auto_san_validation,
+        http2=http2 is not None,
     )
     return Cluster(
         name=message.name,
@@ -58,6 +61,7 @@ def decode_cluster(message: Any) -> Cluster:
             limits=_within("circuit_breakers", decode_limits, message.circuit_breakers),
             max_requests_per_connection=requests,
             idle_timeout=idle,
+            http2=http2,
         ),
         outlier=_within("outlier_detection", decode_outlier, message.outlier_detection)
         if message.HasField("outlier_detection")

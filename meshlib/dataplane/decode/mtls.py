@@ -27,7 +27,7 @@ _VERSIONS = {0: "TLSv1_2", 1: "TLSv1_2", 2: "TLSv1_2", 3: "TLSv1_2", 4: "TLSv1_3
 """By envoy's TlsProtocol. Older than 1.2 is never spoken."""
 _NEWEST = (0, 4)
 _NOT_SPOKEN = frozenset(("h2", "istio-h2", "istio-peer-exchange"))
-"""Requests go out over HTTP/1.1: a server that may choose HTTP/2 would. Nor does a connection begin with
+"""Where requests go out over HTTP/1.1: a server that may choose HTTP/2 would. Nor does a connection begin with
 what Istio's proxies tell each other of themselves.
 """
 _SANS = {
@@ -46,22 +46,23 @@ _NARROWER = frozenset(
 
 
 def decode_transports(
-    cluster: Any, *, auto_sni: bool, verify_host: bool
+    cluster: Any, *, auto_sni: bool, verify_host: bool, http2: bool
 ) -> tuple[tuple[Transport, ...], ClientTls | None]:
     """The transports of an envoy.config.cluster.v3.Cluster, and what holds where none fits.
 
-    `verify_host`: the certificate must be for the host, which is the SNI where `auto_sni`.
+    `verify_host`: the certificate must be for the host, which is the SNI where `auto_sni`. `http2`:
+    that is spoken.
     """
     made = []
     for number, match in enumerate(cluster.transport_socket_matches):
         try:
-            tls = _client(match.transport_socket, "transport_socket", auto_sni, verify_host)
+            tls = _client(match.transport_socket, auto_sni, verify_host, http2)
             made.append(Transport(match.name, decode_criteria(match.match, "match"), tls))
         except Refused as refused:
             raise refused.within(f"transport_socket_matches[{number}]") from None
     own = None
     if cluster.HasField("transport_socket"):
-        own = _client(cluster.transport_socket, "transport_socket", auto_sni, verify_host)
+        own = _client(cluster.transport_socket, auto_sni, verify_host, http2)
     return tuple(made), own
 
 
@@ -108,11 +109,11 @@ def unpack_socket(socket: Any, path: str) -> Any:
     return None if found.DESCRIPTOR.full_name == RAW_BUFFER else found
 
 
-def _client(socket: Any, path: str, auto_sni: bool, verify_host: bool) -> ClientTls | None:
-    context = unpack_socket(socket, path)
+def _client(socket: Any, auto_sni: bool, verify_host: bool, http2: bool) -> ClientTls | None:
+    context = unpack_socket(socket, "transport_socket")
     if context is None:
         return None
-    path = f"{path}.typed_config"
+    path = "transport_socket.typed_config"
     if context.DESCRIPTOR.full_name != pb.UpstreamTlsContext.DESCRIPTOR.full_name:
         raise Refused(path, f"{context.DESCRIPTOR.full_name} is not supported")
     if not context.sni and not auto_sni:
@@ -130,7 +131,7 @@ def _client(socket: Any, path: str, auto_sni: bool, verify_host: bool) -> Client
             sni=context.sni,
             verify_host=verify_host and trust is not Trust.NOBODY,
             sans=sans,
-            alpn=tuple(name for name in common.alpn_protocols if name not in _NOT_SPOKEN),
+            alpn=tuple(name for name in common.alpn_protocols if http2 or name not in _NOT_SPOKEN),
             min_version=decode_version(common),
         )
     except Refused as refused:

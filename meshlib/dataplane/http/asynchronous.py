@@ -7,6 +7,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from typing import TYPE_CHECKING
 
 from meshlib.core.actions import Attempt
 from meshlib.core.request import Failed, ResponseHead
@@ -21,6 +22,9 @@ from meshlib.dataplane.http.secure import MakeContexts, address_of, check, conte
 from meshlib.dataplane.http.syntax import Malformed
 from meshlib.dataplane.tls_session import Session
 from meshlib.dataplane.tls_transport import Secured, shaken
+
+if TYPE_CHECKING:
+    from meshlib.dataplane.http.h2asynchronous import Streams
 
 HIGH_WATER = 256 * 1024
 """Bytes that may wait to be read before the peer is made to wait."""
@@ -69,20 +73,20 @@ class Connection(asyncio.Protocol):
         if len(self._received) > HIGH_WATER and not self._paused_reading and self._transport:
             self._paused_reading = True
             self._transport.pause_reading()
-        _wake(self._reader)
+        wake(self._reader)
 
     def eof_received(self) -> None:
         """The peer closed its side."""
         self._ended = True
-        _wake(self._reader)
-        _wake(self._writer)
+        wake(self._reader)
+        wake(self._writer)
 
     def connection_lost(self, error: Exception | None) -> None:
         """The connection is gone."""
         self._ended = True
         self._error = error
-        _wake(self._reader)
-        _wake(self._writer)
+        wake(self._reader)
+        wake(self._writer)
 
     def pause_writing(self) -> None:
         """The peer is slow to read."""
@@ -91,7 +95,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """It has read again."""
         self._clogged = False
-        _wake(self._writer)
+        wake(self._writer)
 
     # the exchange calls these
 
@@ -155,7 +159,7 @@ class Connection(asyncio.Protocol):
         if left is None:
             await future
             return
-        timer = self._loop.call_later(left, _wake, future, True)
+        timer = self._loop.call_later(left, wake, future, True)
         try:
             if await future:
                 raise self.limits.passed(operation, own)
@@ -169,7 +173,8 @@ class Connection(asyncio.Protocol):
                 self._transport.abort()
 
 
-def _wake(future: "asyncio.Future[bool] | None", late: bool = False) -> None:
+def wake(future: "asyncio.Future[bool] | None", late: bool = False) -> None:
+    """Ends a wait; `late`: because its time has passed."""
     if future is not None and not future.done():
         future.set_result(late)
 
@@ -234,15 +239,27 @@ class Connections:
         """Held here too, that a dropped exchange is noticed before its socket is collected."""
         self._lost: deque[tuple[Pool[Connection], Connection]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._streams: Streams | None = None
 
     def __repr__(self) -> str:
         return f"<Connections {self._pools!r}>"
+
+    @property
+    def streams(self) -> "Streams":
+        """Those that several requests share. Made at the first: not every process speaks HTTP/2."""
+        if self._streams is None:
+            from meshlib.dataplane.http.h2asynchronous import Streams
+
+            self._streams = Streams(self._clock, self._connect, self._longest_idle, self._closed)
+        return self._streams
 
     async def send(
         self, attempt: Attempt, body: bytes | AsyncGenerator[bytes, None], own: OwnTimeouts = NO_TIMEOUTS
     ) -> Response | Failed:
         """One try. TooSlow: one of the application's own limits passed; Unsendable; errors of `body`."""
         limits = Limits(self._clock, own, attempt.try_deadline, attempt.deadline)
+        if attempt.upstream.http2 is not None:
+            return await self.streams.send(attempt, attempt.upstream.http2, body, limits)
         try:
             lease = await self._lease(attempt, limits)
         except Broken as error:
@@ -330,7 +347,7 @@ class Connections:
         return connection
 
     async def _connect(
-        self, loop: asyncio.AbstractEventLoop, connection: Connection, attempt: Attempt
+        self, loop: asyncio.AbstractEventLoop, connection: asyncio.Protocol, attempt: Attempt
     ) -> None:
         _, tls, name = address_of(attempt)
         if tls is None:
@@ -391,6 +408,8 @@ class Connections:
         for pool in self._pools.values():
             for connection in pool.clear():
                 connection.close()
+        if self._streams is not None:
+            self._streams.close()
 
 
 async def _send_all(

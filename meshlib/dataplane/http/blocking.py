@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from meshlib.core.actions import Attempt
 from meshlib.core.request import Failed, ResponseHead
@@ -27,6 +28,9 @@ from meshlib.dataplane.http.secure import (
 )
 from meshlib.dataplane.http.syntax import Malformed
 from meshlib.dataplane.tls_session import Session
+
+if TYPE_CHECKING:
+    from meshlib.dataplane.http.h2blocking import Streams
 
 CHUNK = 64 * 1024
 
@@ -176,15 +180,29 @@ class Connections:
         self._busy: set[Connection] = set()
         """Held here too, that a dropped exchange is noticed before its socket is collected."""
         self._lost: deque[tuple[Pool[Connection], Connection]] = deque()
+        self._streams: Streams | None = None
 
     def __repr__(self) -> str:
         return f"<Connections {self._pools!r}>"
+
+    @property
+    def streams(self) -> "Streams":
+        """Those that several requests share. Made at the first: not every process speaks HTTP/2."""
+        if self._streams is None:
+            from meshlib.dataplane.http.h2blocking import Streams
+
+            with self._lock:
+                if self._streams is None:
+                    self._streams = Streams(self._clock, self._connect, self._longest_idle, self._closed)
+        return self._streams
 
     def send(
         self, attempt: Attempt, body: bytes | Iterable[bytes], own: OwnTimeouts = NO_TIMEOUTS
     ) -> Response | Failed:
         """One try. TooSlow: one of the application's own limits passed; Unsendable; errors of `body`."""
         limits = Limits(self._clock, own, attempt.try_deadline, attempt.deadline)
+        if attempt.upstream.http2 is not None:
+            return self.streams.send(attempt, attempt.upstream.http2, body, limits)
         try:
             lease = self._lease(attempt, limits)
         except Broken as error:
@@ -257,6 +275,11 @@ class Connections:
         return Lease(self, pool, Kept(made, address_of(attempt)), attempt, fresh=True)
 
     def _open(self, attempt: Attempt, limits: Limits) -> Connection:
+        made, session = self._connect(attempt, limits)
+        return Connection(made, limits, session)
+
+    def _connect(self, attempt: Attempt, limits: Limits) -> tuple[socket.socket, Session | None]:
+        """A socket, and how it is secured. Broken."""
         nearest, seconds = limits.left(limits.own.connect), attempt.upstream.connect_timeout
         seconds = seconds if nearest is None else min(nearest, seconds)
         deadline = time.monotonic() + seconds
@@ -272,7 +295,7 @@ class Connections:
                 raise
         except (OSError, UnicodeError, ValueError) as error:
             raise Broken(not_connected(error, limits, seconds)) from None
-        return Connection(made, limits, session)
+        return made, session
 
     def _encrypt(self, made: socket.socket, attempt: Attempt, deadline: float) -> Session:
         """Shakes hands within the time to connect, and looks who answered."""
@@ -335,6 +358,8 @@ class Connections:
                 closing += pool.clear()
         for connection in closing:
             connection.close()
+        if self._streams is not None:
+            self._streams.close()
 
     def abandon(self) -> None:
         """In the child of a fork: closes the copies of the sockets. Nobody holds the lock or waits here."""
@@ -343,6 +368,8 @@ class Connections:
             pool.waiting.clear()
         for connection in list(self._busy):
             connection.close()
+        if self._streams is not None:
+            self._streams.abandon()
         self.close()
 
 

@@ -66,6 +66,15 @@ class Limits:
                 nearest = left
         return nearest
 
+    def left_since(self, begun: float, operation: str, own: float | None) -> float | None:
+        """As `left`, of an operation that goes on since `begun`. Broken, TooSlow: a limit has passed."""
+        if own is None:
+            return self.left(None)
+        rest = own - (self.clock() - begun)
+        if rest <= 0:
+            raise self.passed(operation, own)
+        return self.left(rest)
+
     def passed(self, operation: str, own: float | None) -> Exception:
         """The error of an operation that waited for `left`."""
         now = self.clock()

@@ -58,6 +58,7 @@ _OF_FAILURE = {
     Failure.RESET: "upstream_reset_before_response_started{connection_termination}",
     Failure.BROKEN_OFF: "upstream_reset_after_response_started{connection_termination}",
     Failure.REFUSED_STREAM: "upstream_reset_before_response_started{remote_refused_stream_reset}",
+    Failure.REMOTE_RESET: "upstream_reset_before_response_started{remote_reset}",
     Failure.TRY_TIMED_OUT: "upstream_per_try_timeout",
     Failure.TIMED_OUT: "response_timeout",
     Failure.PROTOCOL: "upstream_reset_before_response_started{protocol_error}",

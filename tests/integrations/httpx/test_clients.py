@@ -180,6 +180,7 @@ def test_proxies_of_the_environment_are_for_https_alone(
         (Failure.RESET, meshlib.UpstreamReset, httpx.RemoteProtocolError),
         (Failure.BROKEN_OFF, meshlib.UpstreamReset, httpx.RemoteProtocolError),
         (Failure.REFUSED_STREAM, meshlib.UpstreamReset, httpx.RemoteProtocolError),
+        (Failure.REMOTE_RESET, meshlib.UpstreamReset, httpx.RemoteProtocolError),
         (Failure.TRY_TIMED_OUT, meshlib.UpstreamTimedOut, httpx.ReadTimeout),
         (Failure.TIMED_OUT, meshlib.UpstreamTimedOut, httpx.ReadTimeout),
         (Failure.PROTOCOL, meshlib.UpstreamProtocolError, httpx.RemoteProtocolError),

@@ -8,7 +8,7 @@ from meshlib.core.retry import RetryOn, RetryPolicy, back_off, effective, wants_
 LATE_TRY, LATE = Failure.TRY_TIMED_OUT, Failure.TIMED_OUT
 ALL_LOST = {
     *(Failure.CONNECT_FAILED, Failure.CONNECT_TIMED_OUT, Failure.RESET_BEFORE_REQUEST, Failure.RESET),
-    *(Failure.REFUSED_STREAM, Failure.PROTOCOL, LATE_TRY),
+    *(Failure.REFUSED_STREAM, Failure.REMOTE_RESET, Failure.PROTOCOL, LATE_TRY),
 }
 NOT_CONNECTED = {Failure.CONNECT_FAILED, Failure.CONNECT_TIMED_OUT}
 FAILURES = {

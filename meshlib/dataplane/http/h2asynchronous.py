@@ -1,0 +1,445 @@
+"""HTTP/2 for tasks of one event loop: an asyncio.Protocol that serves the streams of all who share it."""
+
+import asyncio
+import contextlib
+import socket
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TypeAlias
+
+from meshlib.core.actions import Attempt
+from meshlib.core.http2 import Http2
+from meshlib.core.request import Failed, Failure, ResponseHead
+from meshlib.dataplane.http import asynchronous
+from meshlib.dataplane.http.failures import closed, not_connected, overflow
+from meshlib.dataplane.http.h2codec import Codec, Reset, Stream
+from meshlib.dataplane.http.h2pool import Place, Shared, SharedPool, Terms, terms_of
+from meshlib.dataplane.http.limits import Broken, Limits
+from meshlib.dataplane.http.loan import Lent, Loan
+from meshlib.dataplane.http.pool import SWEEP_SECONDS, Overflow
+from meshlib.dataplane.http.read import Need
+from meshlib.dataplane.http.secure import address_of
+
+MOST_UNSENT = 4 * 1024 * 1024
+"""Bytes for a peer that does not read; more has no end."""
+
+Connect: TypeAlias = Callable[[asyncio.AbstractEventLoop, asyncio.Protocol, Attempt], Awaitable[None]]
+
+
+class Connection(asyncio.Protocol):
+    """One connection to an endpoint."""
+
+    def __init__(self, how: Http2, clock: Callable[[], float]) -> None:
+        self.codec = Codec()
+        self.changed: Callable[[], None] = lambda: None
+        """Called when it takes more requests than before, or none any more."""
+        self._how = how
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._waiting: dict[Stream, asyncio.Future[bool]] = {}
+        self._clogged = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._asking = False
+        """Whether a ping waits for its answer."""
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.codec!r}>"
+
+    # asyncio calls these
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is connected."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream's protocol
+        self._transport = transport
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.flush()
+        if self._how.keepalive_interval:
+            self._ping_later()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        self._happened(self.codec.receive(data, self._clock()))
+
+    def eof_received(self) -> None:
+        """The peer closed its side."""
+        self._happened(self.codec.receive(b"", self._clock()))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection is gone."""
+        self._transport = None
+        if error is not None:
+            self._happened(self.codec.fail(Failure.RESET, f"connection lost: {error}"))
+        else:
+            self._happened(self.codec.receive(b"", self._clock()))
+
+    def pause_writing(self) -> None:
+        """The peer is slow to read."""
+        self._clogged = True
+
+    def resume_writing(self) -> None:
+        """It has read again."""
+        self._clogged = False
+        self._wake(set(self._waiting))
+
+    def _happened(self, news: set[Stream]) -> None:
+        codec, transport = self.codec, self._transport
+        was = codec.failed is None
+        self.flush()
+        if was and transport is not None and transport.get_write_buffer_size() > MOST_UNSENT:
+            news |= codec.fail(Failure.PROTOCOL, "the peer asks, and does not read the answers")
+        self._wake(news)
+        if codec.failed is not None:
+            self._hang_up()
+        elif self._asking and not codec.pinged:
+            self._ping_later()
+        if codec.widened or not codec.usable:
+            codec.widened = False
+            self.changed()
+
+    def _wake(self, news: set[Stream]) -> None:
+        for stream in news:
+            asynchronous.wake(self._waiting.get(stream))
+
+    def _hang_up(self) -> None:
+        """What is said last is said, if the peer takes it at once."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.close()
+            if self._transport.get_write_buffer_size():
+                self._transport.abort()
+
+    # the exchange calls these
+
+    @property
+    def allowed(self) -> int | None:
+        """Requests at a time that its peer takes; None: it has not said yet."""
+        return self.codec.allowed
+
+    def usable(self) -> bool:
+        """Whether it takes requests."""
+        return self.codec.usable and self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def clogged(self) -> bool:
+        """Whether the peer is slow to read."""
+        return self._clogged
+
+    def flush(self) -> None:
+        """Sends what the codec has to say."""
+        data = self.codec.outgoing()
+        if data and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    async def wait(self, stream: Stream, begun: float, operation: str, limits: Limits) -> None:
+        """Until there is news of the stream. Broken, TooSlow."""
+        own = limits.own.write if operation == "write" else limits.own.read
+        left = limits.left_since(begun, operation, own)
+        future = self._waiting[stream] = self._loop.create_future()
+        timer = None if left is None else self._loop.call_later(left, asynchronous.wake, future, True)
+        try:
+            if await future:
+                raise limits.passed(operation, own)
+        finally:
+            del self._waiting[stream]
+            if timer is not None:
+                timer.cancel()
+
+    def close(self) -> None:
+        """Closes at once; what was not sent is dropped."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._transport is not None:
+            with contextlib.suppress(RuntimeError):  # its loop is closed
+                self._transport.abort()
+
+    # pings
+
+    def _ping_later(self) -> None:
+        self._asking = False
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(self._how.keepalive_interval, self._ping)
+
+    def _ping(self) -> None:
+        self._asking = True
+        self.codec.ping()
+        self.flush()
+        self._timer = self._loop.call_later(self._how.keepalive_timeout, self._unanswered)
+
+    def _unanswered(self) -> None:
+        why = f"no answer to a ping within {self._how.keepalive_timeout:g} s"
+        self._happened(self.codec.fail(Failure.RESET, why))
+        self.close()
+
+
+class StreamResponse(asynchronous.Response):
+    """A response whose head is here; iterate it once, and close it."""
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, head: ResponseHead, exchange: "_Exchange") -> None:
+        self.head = head
+        self.version = b"HTTP/2"
+        self.reason = b""
+        self._exchange = exchange
+
+    def __aiter__(self) -> "StreamResponse":
+        """The body. Broken, TooSlow."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        exchange = self._exchange
+        try:
+            if exchange.loan.open and isinstance(part := await exchange.next(), bytes):
+                return part
+        except Reset as error:
+            exchange.loan.end()
+            raise Broken(error.failed) from error
+        except BaseException:
+            exchange.loan.end()
+            raise
+        exchange.loan.end()
+        raise StopAsyncIteration
+
+    def close(self) -> None:
+        """Ends the exchange; of a body that was not read to its end the peer is told to stop."""
+        self._exchange.loan.end()
+
+
+class _Exchange:
+    """One request on a connection that others use, too."""
+
+    __slots__ = ("_connection", "_limits", "loan")
+
+    def __init__(self, loan: Loan[Connection], limits: Limits) -> None:
+        self.loan = loan
+        self._connection = loan.shared.connection
+        self._limits = limits
+
+    async def send(self, attempt: Attempt, body: bytes | AsyncGenerator[bytes, None]) -> None:
+        """The whole request, or as much of it as the peer wants. Reset, Broken, TooSlow, Unsendable."""
+        connection = self._connection
+        codec = connection.codec
+        if isinstance(body, bytes):
+            stream = self.loan.stream = codec.open(attempt.head, whole=not body)
+            if body:
+                await self._write(stream, body, last=True)
+            connection.flush()
+            return
+        async with contextlib.aclosing(body):
+            stream = self.loan.stream = codec.open(attempt.head, whole=False)
+            connection.flush()
+            since = 0
+            async for chunk in body:
+                since += len(chunk) + asynchronous.CHUNK_COST
+                if since >= asynchronous.TURN:
+                    since = 0
+                    await self._turn()
+                if stream.over:
+                    break
+                if chunk:
+                    await self._write(stream, chunk, last=False)
+            codec.finish(stream)
+            connection.flush()
+
+    async def _write(self, stream: Stream, data: bytes, *, last: bool) -> None:
+        connection, limits = self._connection, self._limits
+        begun, rest = limits.clock(), memoryview(data)
+        while True:
+            sent = connection.codec.send(stream, rest, last=last)
+            connection.flush()
+            rest = rest[sent:]
+            if sent:
+                begun = limits.clock()
+            while connection.clogged and not stream.over:
+                await connection.wait(stream, begun, "write", limits)
+            if stream.over or not rest:
+                return
+            if sent:
+                await self._turn()
+            else:
+                await connection.wait(stream, begun, "write", limits)
+
+    async def _turn(self) -> None:
+        """Lets the event loop do its other work. Broken: a limit has passed."""
+        await asyncio.sleep(0)
+        self._limits.left(None)
+
+    async def next(self) -> ResponseHead | bytes | Need:
+        """The next part of the response, waited for. Reset, Broken, TooSlow."""
+        connection, stream = self._connection, self.loan.stream
+        assert stream is not None  # noqa: S101 - the request was sent
+        if (part := connection.codec.next(stream)) is Need.DATA:
+            begun = self._limits.clock()
+            while part is Need.DATA:
+                await connection.wait(stream, begun, "read", self._limits)
+                part = connection.codec.next(stream)
+        connection.flush()
+        return part
+
+
+class Streams:
+    """The pools of shared connections of a client, by cluster, for one event loop."""
+
+    def __init__(
+        self, clock: Callable[[], float], connect: Connect, longest_idle: float, is_closed: bool
+    ) -> None:
+        self._clock = clock
+        self._connect = connect
+        self._longest_idle = longest_idle
+        self._pools: dict[str, SharedPool[Connection]] = {}
+        self._sweep_at = clock() + SWEEP_SECONDS
+        self._closed = is_closed
+        self._lost: deque[Lent[Connection]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __repr__(self) -> str:
+        return f"<Streams {self._pools!r}>"
+
+    async def send(
+        self, attempt: Attempt, how: Http2, body: bytes | AsyncGenerator[bytes, None], limits: Limits
+    ) -> StreamResponse | Failed:
+        """One try. TooSlow: one of the application's own limits passed; Unsendable; errors of `body`."""
+        try:
+            loan = await self._borrow(attempt, how, limits)
+        except Broken as error:
+            return error.failed
+        exchange = _Exchange(loan, limits)
+        try:
+            await exchange.send(attempt, body)
+            head = await exchange.next()
+        except (Broken, Reset) as error:
+            loan.end()
+            return error.failed
+        except BaseException:
+            loan.end()
+            raise
+        if not isinstance(head, ResponseHead):
+            loan.end()
+            return Failed(Failure.PROTOCOL, "the stream ended without a response")
+        limits.try_deadline = None
+        return StreamResponse(head, exchange)
+
+    async def _borrow(self, attempt: Attempt, how: Http2, limits: Limits) -> Loan[Connection]:
+        terms, address = terms_of(attempt, how), address_of(attempt)
+        place: Place | None = None
+        free: asyncio.Event | None = None
+        try:
+            while True:
+                pool = self._pool(attempt.cluster)
+                found = pool.seek(address, terms, self._clock(), place)
+                for old in found.closing:
+                    old.close()
+                if found.shared is not None:
+                    return Loan(self, pool, found.shared, attempt)
+                if found.room:
+                    return await self._made(pool, attempt, how, terms, limits)
+                if free is None:
+                    free = asyncio.Event()
+                    place = pool.join(address, terms.max_pending, free.set)
+                await _freed(free, limits)
+                if place is not None and place.failed is not None:
+                    raise Broken(place.failed)
+        except Overflow:
+            raise Broken(overflow(attempt)) from None
+        finally:
+            if place is not None:
+                pool.leave(place)
+
+    async def _made(
+        self, pool: SharedPool[Connection], attempt: Attempt, how: Http2, terms: Terms, limits: Limits
+    ) -> Loan[Connection]:
+        address = address_of(attempt)
+        failed: Failed | None = None
+        try:
+            nearest = limits.left(limits.own.connect)
+            seconds = (
+                attempt.upstream.connect_timeout
+                if nearest is None
+                else min(nearest, attempt.upstream.connect_timeout)
+            )
+            self._loop = asyncio.get_running_loop()
+            made = Connection(how, self._clock)
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._connect(self._loop, made, attempt)
+            except (OSError, UnicodeError, ValueError) as error:
+                made.close()
+                found = not_connected(error, limits, seconds)
+                # Whose own time was short says nothing of the endpoint.
+                if not isinstance(error, TimeoutError) or seconds == attempt.upstream.connect_timeout:
+                    failed = found
+                raise Broken(found) from None
+            except BaseException:
+                made.close()
+                raise
+        except BaseException:
+            pool.not_made(address, failed)
+            raise
+        shared = Shared(made, address)
+        made.changed = lambda: self._changed(pool, shared)
+        pool.made(shared, terms)
+        return Loan(self, pool, shared, attempt)
+
+    def _changed(self, pool: SharedPool[Connection], shared: Shared[Connection]) -> None:
+        for old in pool.changed(shared):
+            old.close()
+
+    def _pool(self, cluster: str) -> SharedPool[Connection]:
+        if self._closed:
+            raise Broken(closed())
+        self._bury()
+        now = self._clock()
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_SECONDS
+            for name, pool in list(self._pools.items()):
+                for old in pool.sweep(now):
+                    old.close()
+                if pool.empty:
+                    del self._pools[name]
+        found = self._pools.get(cluster)
+        if found is None:
+            found = self._pools[cluster] = SharedPool()
+        return found
+
+    def _bury(self) -> None:
+        while self._lost:
+            self.take_back(self._lost.popleft())
+
+    def take_back(self, lent: Lent[Connection]) -> None:
+        """An exchange has ended."""
+        pool, shared, stream, idle_timeout = lent
+        connection = shared.connection
+        if stream is not None:
+            connection.codec.release(stream)
+            connection.flush()
+        idle = min(idle_timeout, self._longest_idle)
+        if pool.release(shared, self._clock(), idle, worn=self._closed):
+            connection.close()
+
+    def note_lost(self, lent: Lent[Connection]) -> None:
+        """An exchange was dropped; it is ended when the loop comes to it."""
+        self._lost.append(lent)
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._bury)
+
+    def close(self) -> None:
+        """Closes idle connections now, the others when their last exchange ends; who waits fails."""
+        self._closed = True
+        self._bury()
+        for pool in self._pools.values():
+            for connection in pool.clear():
+                connection.close()
+
+
+async def _freed(free: asyncio.Event, limits: Limits) -> None:
+    own = limits.own.pool
+    try:
+        async with asyncio.timeout(limits.left(own)):
+            await free.wait()
+    except TimeoutError:
+        raise limits.passed("pool", own) from None
+    free.clear()

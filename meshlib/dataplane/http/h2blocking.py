@@ -1,0 +1,495 @@
+"""HTTP/2 for threads: several share a connection, and no thread of its own serves it.
+
+Rules:
+
+- Of the threads that wait for a connection one reads for all; when it has what it wants, another goes on. Who
+  gives up says so to the peer (RST_STREAM) and harms nobody.
+- The socket never blocks. What the peer does not take is kept, and whoever made it waits until it is sent.
+- While nobody waits nothing is read, as with HTTP/1.1: a connection is looked at before it is used again.
+  Pings are sent and answered while somebody waits.
+- One lock a connection, held while nothing blocks; the lock of the pools is taken before it, never after.
+"""
+
+import contextlib
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from meshlib.core.actions import Attempt
+from meshlib.core.http2 import Http2
+from meshlib.core.request import Failed, Failure, ResponseHead
+from meshlib.dataplane.http import blocking
+from meshlib.dataplane.http.failures import closed, overflow
+from meshlib.dataplane.http.h2codec import Codec, Reset, Stream
+from meshlib.dataplane.http.h2pool import Found, Place, Shared, SharedPool, Terms, terms_of
+from meshlib.dataplane.http.limits import Broken, Limits
+from meshlib.dataplane.http.loan import Lent, Loan
+from meshlib.dataplane.http.pool import SWEEP_SECONDS, Overflow
+from meshlib.dataplane.http.quiet import watch
+from meshlib.dataplane.http.read import Need
+from meshlib.dataplane.http.secure import address_of
+from meshlib.dataplane.tls_session import Session
+
+CHUNK = 256 * 1024
+MOST_UNSENT = 4 * 1024 * 1024
+"""Bytes for a peer that does not read; more has no end."""
+
+Open = Callable[[Attempt, Limits], tuple[socket.socket, Session | None]]
+
+
+class Connection:
+    """One connection to an endpoint. Thread-safe."""
+
+    def __init__(self, made: socket.socket, session: Session | None, how: Http2) -> None:
+        made.setblocking(False)
+        self.codec = Codec()
+        self.lock = threading.Lock()
+        """For the codec and everything here."""
+        self.changed: Callable[[], None] = lambda: None
+        """Called without the lock when it takes more requests than before, or none any more."""
+        self._changed = False
+        self._socket = made
+        self._session = session
+        self._how = how
+        self._quiet = watch(made.fileno())
+        self._unsent = b""
+        self._deaf = False
+        """Whether the peer takes nothing any more."""
+        self._led = False
+        """Whether a thread reads for all."""
+        self._turns: dict[Stream, threading.Condition] = {}
+        now = time.monotonic()
+        self._ping_at = now + how.keepalive_interval if how.keepalive_interval else None
+        self._pong_by: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.codec!r}>"
+
+    @property
+    def allowed(self) -> int | None:
+        """Requests at a time that its peer takes; None: it has not said yet."""
+        return self.codec.allowed
+
+    def usable(self) -> bool:
+        """Whether it takes requests, as far as what it has said by now tells."""
+        with self.lock:
+            if not self._led and self.codec.failed is None and not self._quiet():
+                self._notify(self._pump())
+            return self.codec.usable
+
+    # All below: under the lock.
+
+    def flush(self) -> None:
+        """Sends what the codec has to say, as far as the peer takes it."""
+        said = self.codec.outgoing()
+        if said and not self._deaf:
+            self._unsent += said if self._session is None else self._session.seal(said)
+        try:
+            while self._unsent:
+                self._unsent = self._unsent[self._socket.send(self._unsent) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            # What it said before it went is still to be read, and then the end.
+            self._deaf, self._unsent = True, b""
+
+    def write(self, stream: Stream, data: bytes | memoryview, limits: Limits, *, last: bool) -> None:
+        """Sends a part of a request's body, or as much as the peer wants. Broken, TooSlow, Unsendable."""
+        begun, rest = limits.clock(), memoryview(data)
+        try:
+            while True:
+                sent = self.codec.send(stream, rest, last=last)
+                rest = rest[sent:]
+                self.drain(stream, limits)
+                if stream.over or not rest:
+                    return
+                if sent:
+                    begun = limits.clock()
+                    limits.left(None)
+                else:
+                    self._wait(stream, limits.left_since(begun, "write", limits.own.write))
+        finally:
+            self._hand_over()
+
+    def drain(self, stream: Stream, limits: Limits) -> None:
+        """Waits until all that was to be said is sent. Broken, TooSlow."""
+        self.flush()
+        if self._unsent:
+            begun = limits.clock()
+            while self._unsent and not stream.over:
+                self._look(
+                    limits.left_since(begun, "write", limits.own.write), select.POLLIN | select.POLLOUT
+                )
+
+    def next(self, stream: Stream, limits: Limits) -> ResponseHead | bytes | Need:
+        """The next part of a response, waited for. Reset, Broken, TooSlow."""
+        if (part := self.codec.next(stream)) is Need.DATA:
+            begun = limits.clock()
+            try:
+                while part is Need.DATA:
+                    self._wait(stream, limits.left_since(begun, "read", limits.own.read))
+                    part = self.codec.next(stream)
+            finally:
+                self._hand_over()
+        self.flush()
+        return part
+
+    def _wait(self, stream: Stream, seconds: float | None) -> None:
+        """Until there may be news of the stream, or the time has passed."""
+        if self._led:
+            turn = self._turns[stream] = threading.Condition(self.lock)
+            try:
+                turn.wait(seconds)
+            finally:
+                del self._turns[stream]
+            return
+        self._led = True
+        try:
+            until = None if seconds is None else time.monotonic() + seconds
+            while True:
+                left = None if until is None else until - time.monotonic()
+                if left is not None and left <= 0:
+                    return
+                if stream in self._look(left, select.POLLIN) or stream.over:
+                    return
+        finally:
+            self._led = False
+
+    def _hand_over(self) -> None:
+        """Another thread reads for all, if one waits and none does."""
+        if not self._led and self._turns:
+            next(iter(self._turns.values())).notify()
+
+    def _look(self, seconds: float | None, events: int) -> set[Stream]:
+        """Waits for the socket, the lock released, and takes what came; gives the streams that have news."""
+        if self._unsent:
+            events |= select.POLLOUT
+        left = self._until_ping(seconds)
+        self.lock.release()
+        try:
+            _poll(self._socket, events, left)
+        finally:
+            self.lock.acquire()
+        news = self._pump()
+        news |= self._keep_alive()
+        self._notify(news)
+        if self._changed:
+            self._changed = False
+            self.lock.release()
+            try:
+                self.changed()
+            finally:
+                self.lock.acquire()
+        return news
+
+    def _pump(self) -> set[Stream]:
+        """Takes what is here, without waiting."""
+        if self.codec.failed is not None:
+            return set()
+        try:
+            data = self._socket.recv(CHUNK)
+        except BlockingIOError:
+            self.flush()
+            return set()
+        except OSError as error:
+            return self.codec.fail(Failure.RESET, f"connection lost: {error}")
+        news = self._take(data)
+        self.flush()
+        if len(self._unsent) > MOST_UNSENT:
+            news |= self.codec.fail(Failure.PROTOCOL, "the peer asks, and does not read the answers")
+        self._changed = self._changed or self.codec.widened or not self.codec.usable
+        self.codec.widened = False
+        return news
+
+    def _take(self, data: bytes) -> set[Stream]:
+        codec, session, now = self.codec, self._session, time.monotonic()
+        if session is None or not data:
+            return codec.receive(data, now)
+        news: set[Stream] = set()
+        session.receive(data)
+        try:
+            while (opened := session.next()) is not None:
+                news |= codec.receive(opened, now)
+                if not opened:
+                    break
+        except OSError as error:
+            news |= codec.fail(Failure.RESET, f"TLS: {error}")
+        self._unsent += session.outgoing()
+        return news
+
+    def _notify(self, news: set[Stream]) -> None:
+        for stream in news:
+            turn = self._turns.get(stream)
+            if turn is not None:
+                turn.notify()
+
+    def _until_ping(self, seconds: float | None) -> float | None:
+        at = self._pong_by or self._ping_at
+        if at is None:
+            return seconds
+        left = max(0.0, at - time.monotonic())
+        return left if seconds is None else min(left, seconds)
+
+    def _keep_alive(self) -> set[Stream]:
+        if self._ping_at is None:
+            return set()
+        now = time.monotonic()
+        if self._pong_by is not None:
+            if not self.codec.pinged:
+                self._pong_by, self._ping_at = None, now + self._how.keepalive_interval
+            elif now >= self._pong_by:
+                return self.codec.fail(
+                    Failure.RESET, f"no answer to a ping within {self._how.keepalive_timeout:g} s"
+                )
+        elif now >= self._ping_at:
+            self.codec.ping()
+            self._pong_by = now + self._how.keepalive_timeout
+            self.flush()
+        return set()
+
+    def close(self) -> None:
+        """Closes the socket; nobody uses the connection any more."""
+        with contextlib.suppress(OSError):
+            self._socket.close()
+
+
+def _poll(made: socket.socket, events: int, seconds: float | None) -> None:
+    """Until one of the events, or the end of the connection, or the time has passed."""
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(made.fileno(), events)
+        poll.poll(None if seconds is None else max(0.0, seconds) * 1000)
+        return
+    writing = [made] if events & select.POLLOUT else []
+    select.select([made], writing, [], seconds)
+
+
+def _send(loan: Loan[Connection], attempt: Attempt, body: bytes | Iterable[bytes], limits: Limits) -> None:
+    """The whole request, or as much of it as the peer wants to hear. Reset, Broken, TooSlow, Unsendable."""
+    connection = loan.shared.connection
+    codec = connection.codec
+    with connection.lock:
+        stream = loan.stream = codec.open(attempt.head, whole=isinstance(body, bytes) and not body)
+        if isinstance(body, bytes) and body:
+            connection.write(stream, body, limits, last=True)
+        else:
+            connection.drain(stream, limits)
+    if isinstance(body, bytes):
+        return
+    for chunk in body:
+        if stream.over:
+            return
+        if chunk:
+            with connection.lock:
+                connection.write(stream, chunk, limits, last=False)
+    with connection.lock:
+        codec.finish(stream)
+        connection.drain(stream, limits)
+
+
+def _next(loan: Loan[Connection], limits: Limits) -> ResponseHead | bytes | Need:
+    """The next part of the response, waited for. Reset, Broken, TooSlow."""
+    connection, stream = loan.shared.connection, loan.stream
+    assert stream is not None  # noqa: S101 - the request was sent
+    with connection.lock:
+        return connection.next(stream, limits)
+
+
+class StreamResponse(blocking.Response):
+    """A response whose head is here; iterate it once, and close it."""
+
+    __slots__ = ("_limits", "_loan")
+
+    def __init__(self, head: ResponseHead, loan: Loan[Connection], limits: Limits) -> None:
+        self.head = head
+        self.version = b"HTTP/2"
+        self.reason = b""
+        self._loan = loan
+        self._limits = limits
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The body. Broken, TooSlow."""
+        loan = self._loan
+        try:
+            while loan.open and isinstance(part := _next(loan, self._limits), bytes):
+                yield part
+        except Reset as error:
+            raise Broken(error.failed) from error
+        finally:
+            loan.end()
+
+    def close(self) -> None:
+        """Ends the exchange; of a body that was not read to its end the peer is told to stop."""
+        self._loan.end()
+
+
+class Streams:
+    """The pools of shared connections of a client, by cluster. Thread-safe."""
+
+    def __init__(
+        self, clock: Callable[[], float], open_socket: Open, longest_idle: float, is_closed: bool
+    ) -> None:
+        self._clock = clock
+        self._open_socket = open_socket
+        self._longest_idle = longest_idle
+        self._pools: dict[str, SharedPool[Connection]] = {}
+        self._lock = threading.Lock()
+        self._closed = is_closed
+        self._sweep_at = clock() + SWEEP_SECONDS
+        self._lost: deque[Lent[Connection]] = deque()
+        self._all: set[Connection] = set()
+
+    def __repr__(self) -> str:
+        return f"<Streams {self._pools!r}>"
+
+    def send(
+        self, attempt: Attempt, how: Http2, body: bytes | Iterable[bytes], limits: Limits
+    ) -> StreamResponse | Failed:
+        """One try. TooSlow: one of the application's own limits passed; Unsendable; errors of `body`."""
+        try:
+            loan = self._borrow(attempt, how, limits)
+        except Broken as error:
+            return error.failed
+        try:
+            _send(loan, attempt, body, limits)
+            head = _next(loan, limits)
+        except (Broken, Reset) as error:
+            loan.end()
+            return error.failed
+        except BaseException:
+            loan.end()
+            raise
+        if not isinstance(head, ResponseHead):
+            loan.end()
+            return Failed(Failure.PROTOCOL, "the stream ended without a response")
+        limits.try_deadline = None
+        return StreamResponse(head, loan, limits)
+
+    def _borrow(self, attempt: Attempt, how: Http2, limits: Limits) -> Loan[Connection]:
+        terms, address = terms_of(attempt, how), address_of(attempt)
+        place: Place | None = None
+        free: threading.Event | None = None
+        self._bury()
+        try:
+            while True:
+                with self._lock:
+                    pool, closing = self._pool(attempt.cluster)
+                    found: Found[Connection] = pool.seek(address, terms, self._clock(), place)
+                    if free is None and found.shared is None and not found.room:
+                        free = threading.Event()
+                        place = pool.join(address, terms.max_pending, free.set)
+                self._close([*closing, *found.closing])
+                if found.shared is not None:
+                    return Loan(self, pool, found.shared, attempt)
+                if found.room:
+                    return self._made(pool, attempt, how, terms, limits)
+                assert free is not None  # noqa: S101 - made with the place
+                own = limits.own.pool
+                if not free.wait(limits.left(own)):
+                    raise limits.passed("pool", own)
+                free.clear()
+                if place is not None and place.failed is not None:
+                    raise Broken(place.failed)
+        except Overflow:
+            raise Broken(overflow(attempt)) from None
+        finally:
+            if place is not None:
+                with self._lock:
+                    pool.leave(place)
+
+    def _made(
+        self, pool: SharedPool[Connection], attempt: Attempt, how: Http2, terms: Terms, limits: Limits
+    ) -> Loan[Connection]:
+        address = address_of(attempt)
+        failed: Failed | None = None
+        try:
+            nearest = limits.left(limits.own.connect)
+            try:
+                made = Connection(*self._open_socket(attempt, limits), how)
+            except Broken as error:
+                # Whose own time was short says nothing of the endpoint.
+                short = nearest is not None and nearest < attempt.upstream.connect_timeout
+                if error.failed.how is Failure.CONNECT_FAILED or not short:
+                    failed = error.failed
+                raise
+        except BaseException:
+            with self._lock:
+                pool.not_made(address, failed)
+            raise
+        shared = Shared(made, address)
+        made.changed = lambda: self._changed(pool, shared)
+        with self._lock:
+            self._all.add(made)
+            pool.made(shared, terms)
+        return Loan(self, pool, shared, attempt)
+
+    def _pool(self, cluster: str) -> tuple[SharedPool[Connection], list[Connection]]:
+        """The pool of a cluster, and connections that are of no use, to be closed. Under the lock."""
+        if self._closed:
+            raise Broken(closed())
+        closing: list[Connection] = []
+        now = self._clock()
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_SECONDS
+            for name, pool in list(self._pools.items()):
+                closing += pool.sweep(now)
+                if pool.empty:
+                    del self._pools[name]
+        found = self._pools.get(cluster)
+        if found is None:
+            found = self._pools[cluster] = SharedPool()
+        return found, closing
+
+    def _close(self, closing: list[Connection]) -> None:
+        for old in closing:
+            self._all.discard(old)
+            old.close()
+
+    def _bury(self) -> None:
+        """Ends the dropped exchanges."""
+        while self._lost:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                self.take_back(self._lost.popleft())
+
+    def take_back(self, lent: Lent[Connection]) -> None:
+        """An exchange has ended."""
+        pool, shared, stream, idle_timeout = lent
+        connection = shared.connection
+        if stream is not None:
+            with connection.lock:
+                connection.codec.release(stream)
+                connection.flush()
+        idle = min(idle_timeout, self._longest_idle)
+        with self._lock:
+            done = pool.release(shared, self._clock(), idle, worn=self._closed)
+        if done:
+            self._close([connection])
+
+    def _changed(self, pool: SharedPool[Connection], shared: Shared[Connection]) -> None:
+        with self._lock:
+            closing = pool.changed(shared)
+        self._close(closing)
+
+    def note_lost(self, lent: Lent[Connection]) -> None:
+        """An exchange was dropped; it is ended with the next request."""
+        self._lost.append(lent)
+
+    def close(self) -> None:
+        """Closes idle connections now, the others when their last exchange ends; who waits fails."""
+        self._closed = True
+        self._bury()
+        with self._lock:
+            closing = [connection for pool in self._pools.values() for connection in pool.clear()]
+        self._close(closing)
+
+    def abandon(self) -> None:
+        """In the child of a fork: closes the copies of the sockets. Nobody holds a lock or waits here."""
+        self._closed = True
+        self._lock = threading.Lock()
+        for connection in list(self._all):
+            connection.lock = threading.Lock()
+            connection.close()
+        self._all.clear()

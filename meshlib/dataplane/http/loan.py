@@ -1,0 +1,66 @@
+"""A stream of a shared connection that one exchange uses: it is given back exactly once, come what may.
+
+As with a `Lease`, an exchange that nobody ends is noticed when it is collected, on any thread and under any
+lock: then only a note is made.
+"""
+
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from meshlib.core.actions import Attempt
+from meshlib.dataplane.http.h2codec import Stream
+from meshlib.dataplane.http.h2pool import Carrier, Shared, SharedPool
+
+C = TypeVar("C", bound=Carrier)
+
+
+class Lent(NamedTuple, Generic[C]):
+    """What is to be given back."""
+
+    pool: SharedPool[C]
+    shared: Shared[C]
+    stream: Stream | None
+    idle_timeout: float
+
+
+class Holder(Protocol[C]):
+    """Whose connection it is."""
+
+    def take_back(self, lent: Lent[C]) -> None:
+        """The exchange has ended."""
+
+    def note_lost(self, lent: Lent[C]) -> None:
+        """Nobody ended the exchange. Takes no lock and closes nothing."""
+
+
+class Loan(Generic[C]):
+    """One use of a shared connection."""
+
+    __slots__ = ("_holder", "_idle_timeout", "_open", "pool", "shared", "stream")
+
+    def __init__(self, holder: Holder[C], pool: SharedPool[C], shared: Shared[C], attempt: Attempt) -> None:
+        self._holder = holder
+        self._open = True
+        self._idle_timeout = attempt.upstream.idle_timeout
+        self.pool = pool
+        self.shared = shared
+        self.stream: Stream | None = None
+        """None: the request has not begun."""
+
+    @property
+    def open(self) -> bool:
+        """Whether the exchange goes on."""
+        return self._open
+
+    def end(self) -> None:
+        """Ends the exchange; a second time does nothing."""
+        if self._open:
+            self._open = False
+            self._holder.take_back(self._lent())
+
+    def _lent(self) -> Lent[C]:
+        return Lent(self.pool, self.shared, self.stream, self._idle_timeout)
+
+    def __del__(self) -> None:
+        if self._open:
+            self._open = False
+            self._holder.note_lost(self._lent())
