@@ -26,10 +26,10 @@ MAX_ROOTS = 1024 * 1024
 _VERSIONS = {0: "TLSv1_2", 1: "TLSv1_2", 2: "TLSv1_2", 3: "TLSv1_2", 4: "TLSv1_3"}
 """By envoy's TlsProtocol. Older than 1.2 is never spoken."""
 _NEWEST = (0, 4)
-_NOT_SPOKEN = frozenset(("h2", "istio-h2", "istio-peer-exchange"))
-"""Where requests go out over HTTP/1.1: a server that may choose HTTP/2 would. Nor does a connection begin with
-what Istio's proxies tell each other of themselves.
-"""
+_HTTP2 = frozenset(("h2", "istio-h2"))
+"""Where requests go out over HTTP/1.1: a server that may choose HTTP/2 would."""
+_NEVER = "istio-peer-exchange"
+"""A connection does not begin with what Istio's proxies tell each other of themselves."""
 _SANS = {
     "exact": SanMatch.EXACT,
     "prefix": SanMatch.PREFIX,
@@ -131,7 +131,9 @@ def _client(socket: Any, auto_sni: bool, verify_host: bool, http2: bool) -> Clie
             sni=context.sni,
             verify_host=verify_host and trust is not Trust.NOBODY,
             sans=sans,
-            alpn=tuple(name for name in common.alpn_protocols if http2 or name not in _NOT_SPOKEN),
+            alpn=tuple(
+                name for name in common.alpn_protocols if name != _NEVER and (http2 or name not in _HTTP2)
+            ),
             min_version=decode_version(common),
         )
     except Refused as refused:
