@@ -1,9 +1,16 @@
-"""One fresh seed for all comparisons of a run, on however many cores it is; the run's first lines tell it."""
+"""One fresh seed for all comparisons of a run, on however many cores it is; the run's first lines tell it.
+
+A generated case has no deadline: a busy machine would break it, and no test is there to tell the time.
+"""
 
 import os
 import secrets
 
+from hypothesis import settings
+
 SEED = "ORACLE_SEED"
+settings.register_profile("meshlib", deadline=None)
+settings.load_profile("meshlib")
 
 
 def pytest_configure() -> None:
