@@ -4,7 +4,7 @@ Rules:
 * Whole or not at all: the first field that is invalid, or asks for what this library does not do,
   refuses the configuration by its path (`virtual_hosts[0].routes[2].match.safe_regex.regex: …`).
 * What does not change which answer a request gets is not looked at (statistics, tracing, hash
-  policies, settings of filters).
+  policies, settings of filters other than fault injection).
 * Everything is bounded, so that a hostile configuration costs no more than its own size.
 """
 
@@ -14,6 +14,7 @@ from meshlib.core.headers import HeaderEdits
 from meshlib.core.route.rule import DirectResponse, Forward, Origin, Redirect, Route
 from meshlib.core.route.table import RouteTable, VirtualHost
 from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.fault import decode_fault
 from meshlib.dataplane.decode.forward import Inherited, decode_forward
 from meshlib.dataplane.decode.headers import decode_edits
 from meshlib.dataplane.decode.match import decode_match
@@ -59,6 +60,7 @@ class _Decoder:
         self.request = decode_edits(message, "request")
         self.response = decode_edits(message, "response")
         self.mirrors = decode_mirrors(message.request_mirror_policies)
+        self.fault = decode_fault(message.typed_per_filter_config, None)
         self.max_body = DEFAULT_MAX_BODY
         if message.HasField("max_direct_response_body_size_bytes"):
             self.max_body = message.max_direct_response_body_size_bytes.value
@@ -78,7 +80,11 @@ class _Decoder:
                 retry = decode_retry(message.retry_policy)
             except Refused as refused:
                 raise refused.within("retry_policy") from None
-        inherited = Inherited(retry, decode_mirrors(message.request_mirror_policies) or self.mirrors)
+        inherited = Inherited(
+            retry,
+            decode_mirrors(message.request_mirror_policies) or self.mirrors,
+            decode_fault(message.typed_per_filter_config, self.fault),
+        )
         request, response = decode_edits(message, "request"), decode_edits(message, "response")
         routes = []
         for number, route in enumerate(message.routes):
@@ -100,11 +106,12 @@ class _Decoder:
             raise refused.within("match") from None
         request = self._in_order(decode_edits(message, "request"), host_request, self.request)
         response = self._in_order(decode_edits(message, "response"), host_response, self.response)
+        fault = decode_fault(message.typed_per_filter_config, inherited.fault)
         which = message.WhichOneof("action")
         action: Forward | Redirect | DirectResponse
         try:
             if which == "route":
-                action = decode_forward(message.route, match.path, inherited)
+                action = decode_forward(message.route, match.path, inherited, fault)
             elif which == "redirect":
                 action = decode_redirect(message.redirect, match.path)
             elif which == "direct_response":
@@ -114,7 +121,7 @@ class _Decoder:
                 raise Refused("", "is not supported" if which else "is not set")
         except Refused as refused:
             raise refused.within(which or "action") from None
-        return Route(message.name, match, action, request, response, _decode_origin(message))
+        return Route(message.name, match, action, request, response, _decode_origin(message), fault)
 
     def _in_order(self, route: HeaderEdits, host: HeaderEdits, whole: HeaderEdits) -> HeaderEdits:
         if self.specific_wins:
