@@ -13,7 +13,6 @@ LATER = "in-process clients do not apply it yet; an Envoy that this control serv
 NOT_YET: dict[str, tuple[tuple[str, ...], ...]] = {
     "Telemetry": (("metrics",),),
     "VirtualService": (
-        ("http", "cors_policy"),
         ("tls",),
         ("tcp",),
     ),

@@ -5,7 +5,8 @@ A gRPC client refuses filters that it does not know; it is given those that it d
 
 from typing import Any
 
-from meshlib.control.compile.fault import CORS, FAULT
+from meshlib.control.compile.cors import CORS
+from meshlib.control.compile.fault import FAULT
 from meshlib.control.compile.telemetry import put_telemetry
 from meshlib.control.graph.telemetries import Told
 from meshlib.xds import pb

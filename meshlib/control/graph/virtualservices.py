@@ -7,6 +7,7 @@ Rules (Istio):
 - For a service the VirtualService of the closest host holds: exact, else the longest wildcard.
 - Clients are bound by the gateway name `mesh`; a rule's own gateways stand in place of the document's.
 - One without hosts is a delegate and holds for nothing by itself.
+- Those for gateways alone hold for no client; what browsers may do at a server (CORS), they say nevertheless.
 """
 
 from collections.abc import Iterable
@@ -69,15 +70,34 @@ class VirtualServices:
         self._public: list[VirtualService] = []
         self._narrow: list[VirtualService] = []
         self._seen: dict[str, HostIndex[VirtualService]] = {}
+        self._cors_hosts: frozenset[str] | None = None
+        every: list[VirtualService] = []
         for document in by_age(list(documents)):
             if not document.spec.hosts:
                 self._delegates[document.namespace, document.name] = document
                 continue
             hosts = tuple(expand(host, document.namespace, domain) for host in document.spec.hosts)
             made = VirtualService(document, hosts, self)
+            every.append(made)
             if not any(MESH in self._gateways(rule, made) for rule in document.spec.http):
                 continue
             (self._public if "*" in self.exported(document) else self._narrow).append(made)
+
+        self.every = tuple(every)
+        """Those that have hosts, for gateways too, oldest first."""
+
+    def cors_hosts(self, domain: str) -> frozenset[str]:
+        """The full hosts that rules with a corsPolicy send to."""
+        if self._cors_hosts is None:
+            self._cors_hosts = frozenset(
+                expand(split.destination.host, rule.document.namespace, domain)
+                for virtual in self.every
+                for rule in virtual.rules
+                if rule.route.cors_policy is not None
+                for split in rule.route.route
+                if split.destination is not None
+            )
+        return self._cors_hosts
 
     @staticmethod
     def _gateways(rule: object, owner: VirtualService) -> set[str]:

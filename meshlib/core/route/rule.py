@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
+from meshlib.core.cors import CorsPolicy
 from meshlib.core.fault import Fault
 from meshlib.core.headers import HeaderEdits
 from meshlib.core.request import Header, RequestHead
@@ -145,3 +146,5 @@ class Route:
     origin: Origin = field(default_factory=Origin)
     fault: Fault | None = None
     """Of a rule that answers by itself; one that forwards has those of its clusters."""
+    cors: CorsPolicy | None = None
+    """Of requests that this process serves."""

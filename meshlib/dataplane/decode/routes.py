@@ -4,7 +4,7 @@ Rules:
 * Whole or not at all: the first field that is invalid, or asks for what this library does not do,
   refuses the configuration by its path (`virtual_hosts[0].routes[2].match.safe_regex.regex: …`).
 * What does not change which answer a request gets is not looked at (statistics, tracing, hash
-  policies, settings of filters other than fault injection).
+  policies, settings of filters other than fault injection and, of requests that are served, CORS).
 * Everything is bounded, so that a hostile configuration costs no more than its own size.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 from meshlib.core.headers import HeaderEdits
 from meshlib.core.route.rule import DirectResponse, Forward, Origin, Redirect, Route
 from meshlib.core.route.table import RouteTable, VirtualHost
+from meshlib.dataplane.decode.cors import CORS, decode_cors
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.fault import decode_fault
 from meshlib.dataplane.decode.forward import Inherited, decode_forward
@@ -30,8 +31,11 @@ METADATA = "meshlib"
 """The filter metadata that says which document a route came from: `document` and `source`."""
 
 
-def decode_routes(message: Any) -> RouteTable:
-    """An envoy.config.route.v3.RouteConfiguration. Refused: it can't be used; the error names the field."""
+def decode_routes(message: Any, *, served: bool = False) -> RouteTable:
+    """An envoy.config.route.v3.RouteConfiguration. Refused: it can't be used; the error names the field.
+
+    `served`: it is for requests to this process, whose browsers ask for CORS.
+    """
     for name in ("vhds", "vhost_header", "ignore_path_parameters_in_path_matching"):
         if any(field.name == name for field, _ in message.ListFields()):
             raise Refused(name, "is not supported")
@@ -39,7 +43,7 @@ def decode_routes(message: Any) -> RouteTable:
         raise Refused("virtual_hosts", f"more than {MAX_HOSTS}")
     if sum(len(host.routes) for host in message.virtual_hosts) > MAX_ROUTES:
         raise Refused("virtual_hosts", f"more than {MAX_ROUTES} routes")
-    decoder = _Decoder(message)
+    decoder = _Decoder(message, served)
     hosts = []
     for number, host in enumerate(message.virtual_hosts):
         try:
@@ -55,7 +59,10 @@ def decode_routes(message: Any) -> RouteTable:
 class _Decoder:
     """What the whole configuration says, for each of its virtual hosts."""
 
-    def __init__(self, message: Any) -> None:
+    def __init__(self, message: Any, served: bool) -> None:
+        self.served = served
+        if served and CORS in message.typed_per_filter_config:
+            raise Refused(f'typed_per_filter_config["{CORS}"]', "is supported in routes")
         self.specific_wins: bool = message.most_specific_header_mutations_wins
         self.request = decode_edits(message, "request")
         self.response = decode_edits(message, "response")
@@ -70,6 +77,8 @@ class _Decoder:
         for field, _ in message.ListFields():
             if field.name in ("require_tls", "matcher", "hedge_policy", "retry_policy_typed_config"):
                 raise Refused(field.name, "is not supported")
+        if self.served and CORS in message.typed_per_filter_config:
+            raise Refused(f'typed_per_filter_config["{CORS}"]', "is supported in routes")
         if not message.name:
             raise Refused("name", "is empty")
         if not message.domains:
@@ -121,7 +130,8 @@ class _Decoder:
                 raise Refused("", "is not supported" if which else "is not set")
         except Refused as refused:
             raise refused.within(which or "action") from None
-        return Route(message.name, match, action, request, response, _decode_origin(message), fault)
+        cors = decode_cors(message.typed_per_filter_config) if self.served and which == "route" else None
+        return Route(message.name, match, action, request, response, _decode_origin(message), fault, cors)
 
     def _in_order(self, route: HeaderEdits, host: HeaderEdits, whole: HeaderEdits) -> HeaderEdits:
         if self.specific_wins:
