@@ -30,7 +30,7 @@ from meshlib.core.balance.pick import pick
 from meshlib.core.breaker import Slots, allows_request
 from meshlib.core.faulted import Faulted
 from meshlib.core.ledger import ClusterState, Ledger
-from meshlib.core.local_reply import local_reply
+from meshlib.core.local_reply import Edit, local_reply
 from meshlib.core.mtls import secure
 from meshlib.core.outlier import learn
 from meshlib.core.request import Dice, Failed, Failure, Header, RequestHead, ResponseHead
@@ -41,7 +41,8 @@ from meshlib.core.route.rule import EXPECTED, Forward, Route, Timeouts, Weighted
 from meshlib.core.route.table import VirtualHost
 from meshlib.core.view import View
 
-_CONSUMED = retry.CONSUMED | timeout.CONSUMED | {EXPECTED, b"x-envoy-attempt-count"}
+_ATTEMPTS = b"x-envoy-attempt-count"
+_CONSUMED = retry.CONSUMED | timeout.CONSUMED | {EXPECTED, _ATTEMPTS}
 _HTTP = (b"x-forwarded-proto", b"http")
 _OVERLOADED = ((b"x-envoy-overloaded", b"true"),)
 _OVERFLOW = b"upstream connect error or disconnect/reset before headers. reset reason: overflow"
@@ -172,11 +173,11 @@ class _Request:
                 found = self.pick(cluster, state, now, policy)
                 if found is None:
                     facts = self.facts("UH", f"cluster {cluster.name} has no healthy endpoint")
-                    yield self.reply(facts, b"no healthy upstream")
+                    yield self.reply(facts, b"no healthy upstream", number=self.attempts + 1)
                     return
                 if not allows_request(cluster.upstream.limits, state):
                     facts = self.facts("UO", f"cluster {cluster.name} has {state.active} requests in flight")
-                    yield self.reply(facts, _OVERFLOW, _OVERLOADED)
+                    yield self.reply(facts, _OVERFLOW, _OVERLOADED, self.attempts + 1)
                     return
                 self.attempts += 1
                 self.endpoint = found.key
@@ -253,16 +254,23 @@ class _Request:
         """Delivers the response, or raises the failure, of the last try."""
         if isinstance(outcome, Failed):
             if outcome.how is Failure.OVERFLOW:
-                return self.reply(self.facts("UO", outcome.detail), _OVERFLOW, _OVERLOADED)
+                return self.reply(self.facts("UO", outcome.detail), _OVERFLOW, _OVERLOADED, self.attempts)
             own = _FLAGS[outcome.how]
             return Raise(outcome, self.facts(own if flag == "-" else f"{own},{flag}", outcome.detail))
         assert isinstance(outcome, ResponseHead)  # noqa: S101 - what an Attempt is answered with
         headers = incoming(outcome.headers, outcome.status, head, self.route, self.chosen)
+        if self.host.tells_attempts:
+            headers = tuple(_counted(headers, self.attempts))
         return Deliver(headers, self.facts(flag), deadline)
 
-    def reply(self, facts: Facts, body: bytes = b"", headers: tuple[Header, ...] = ()) -> Reply:
-        """503: the request can't be sent."""
-        return local_reply(self.head, 503, facts, body, headers, self.edit)
+    def reply(
+        self, facts: Facts, body: bytes = b"", headers: tuple[Header, ...] = (), number: int = 0
+    ) -> Reply:
+        """503: the request can't be sent. `number` of the try that it was to be; 0: of none."""
+        edit: Edit = self.edit
+        if number and self.host.tells_attempts:
+            edit = lambda found: _counted(self.edit(found), number)  # noqa: E731 - once in a while
+        return local_reply(self.head, 503, facts, body, headers, edit)
 
     def edit(self, headers: Iterable[Header]) -> Iterable[Header]:
         """The headers of a reply of our own, as the route edits those of a response."""
@@ -335,4 +343,9 @@ def _without_consumed(head: RequestHead) -> RequestHead:
 
 
 def _numbered(head: RequestHead, attempt: int) -> RequestHead:
-    return head.plus([(b"x-envoy-attempt-count", b"%d" % attempt)])
+    return head.plus([(_ATTEMPTS, b"%d" % attempt)])
+
+
+def _counted(headers: Iterable[Header], attempts: int) -> list[Header]:
+    """After all edits, which it overwrites (Envoy)."""
+    return [*(one for one in headers if one[0].lower() != _ATTEMPTS), (_ATTEMPTS, b"%d" % attempts)]

@@ -33,6 +33,7 @@ SHARES += ({"numerator": 10_000, "denominator": "TEN_THOUSAND"},)
 STATUSES = (200, 301, 400, 401, 403, 404, 418, 429, 500, 502, 503, 504, 599)
 NUMBERS = ("418", "503", "200", "199", "600", "x", "", "-1", "+429", "0404", "0504", "99999999999999999999")
 EDIT = {"header": {"key": "x-edit", "value": "%RESPONSE_CODE%"}}
+COUNT = {"header": {"key": "x-envoy-attempt-count", "value": "edited"}}
 TYPE = {
     "header": {"key": "content-type", "value": "text/html"},
     "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
@@ -110,11 +111,12 @@ def make_case(dice: random.Random) -> Case:
     if dice.random() < 0.8:
         route |= settings(make_fault(dice))
     if dice.random() < 0.5:
-        route["response_headers_to_add"] = [EDIT] if dice.random() < 0.8 else [EDIT, TYPE]
+        route["response_headers_to_add"] = dice.choice(([EDIT], [EDIT], [EDIT, TYPE], [COUNT]))
     host: Values = settings(make_fault(dice)) if dice.random() < 0.5 else {}
     if dice.random() < 0.2:
         host["response_headers_to_add"] = [EDIT]
     host["include_request_attempt_count"] = dice.random() < 0.5
+    host["include_attempt_count_in_response"] = dice.random() < 0.5
     method, script = dice.choice(("GET", "GET", "POST", "HEAD")), dice.choice(("200", "200", "503", "404"))
     return Case(route, host, make_headers(dice), method, script)
 

@@ -1,7 +1,7 @@
 """One small application in every framework that the mesh has a middleware for, asked in memory.
 
-Whatever is asked of it, it says how long the caller still waits, in milliseconds. It allows pages of `own` to
-read that, as applications do that know nothing of the mesh.
+Whatever is asked of it, it says what `say` gives. It allows pages of `own` to read that, as applications do
+that know nothing of the mesh.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -21,7 +21,6 @@ from fastapi import FastAPI, Request, Response
 from starlette.applications import Starlette
 
 import meshlib
-from meshlib.dataplane import context
 from meshlib.dataplane.gate import Gate
 from meshlib_asgi import MeshMiddleware
 from meshlib_fastapi import install
@@ -31,75 +30,80 @@ from meshlib_wsgi import MeshMiddleware as WsgiMiddleware
 NAMES = ("asgi", "starlette", "fastapi", "wsgi", "flask", "django-wsgi", "django-asgi")
 OWN = {"access-control-allow-origin": "own", "access-control-expose-headers": "own"}
 METHODS = ["GET", "POST", "OPTIONS"]
+Say = Callable[[], str]
 Ask = Callable[[str, str, Mapping[str, str]], Awaitable[httpx.Response]]
 
 
-def said() -> str:
-    """What the application says."""
-    left = context.time_left()
-    return "-" if left is None else f"{left * 1000:.0f}"
+def _nothing() -> str:
+    return "nothing"
 
 
-async def _asgi(scope: Any, _: Any, send: Any) -> None:
-    headers = [(name.encode(), value.encode()) for name, value in OWN.items()]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": said().encode()})
+def _asgi(say: Say) -> Any:
+    async def app(scope: Any, _: Any, send: Any) -> None:
+        headers = [(name.encode(), value.encode()) for name, value in OWN.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": say().encode()})
+
+    return app
 
 
-def _wsgi(_: dict[str, Any], start: Any) -> Iterator[bytes]:
-    start("200 OK", list(OWN.items()))
-    yield said().encode()
+def _wsgi(say: Say) -> Any:
+    def app(_: dict[str, Any], start: Any) -> Iterator[bytes]:
+        start("200 OK", list(OWN.items()))
+        yield say().encode()
+
+    return app
 
 
-def _starlette(gate: Gate) -> Starlette:
+def _starlette(gate: Gate, say: Say) -> Starlette:
     app = Starlette()
-    app.add_route("/{path:path}", lambda _: Response(said(), headers=OWN), METHODS)
+    app.add_route("/{path:path}", lambda _: Response(say(), headers=OWN), METHODS)
     app.add_middleware(MeshMiddleware, gate)
     return app
 
 
-def _fastapi(gate: Gate) -> FastAPI:
+def _fastapi(gate: Gate, say: Say) -> FastAPI:
     app = FastAPI()
 
     @app.api_route("/{path:path}", methods=METHODS)
     def answer(request: Request) -> Response:
-        return Response(said(), headers=OWN)
+        return Response(say(), headers=OWN)
 
     install(app, gate)
     return app
 
 
-def _flask(gate: Gate) -> flask.Flask:
+def _flask(gate: Gate, say: Say) -> flask.Flask:
     app = flask.Flask("reviews")
 
     @app.route("/<path:path>", methods=METHODS)
     def answer(path: str) -> tuple[str, dict[str, str]]:
-        return said(), OWN
+        return say(), OWN
 
     Mesh(app, gate)
     return app
 
 
-def _view(request: HttpRequest) -> HttpResponse:
-    return HttpResponse(said(), headers=OWN)
+def _django(say: Say) -> Any:
+    def view(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(say(), headers=OWN)
+
+    return type("Urls", (), {"urlpatterns": [re_path(".*", view)]})
 
 
-urlpatterns = [re_path(".*", _view)]
-
-
-def _made(name: str, gate: Gate) -> Any:
+def _made(name: str, gate: Gate, say: Say) -> Any:
     """The application, and its transport."""
     match name:
         case "asgi":
-            return httpx.ASGITransport(MeshMiddleware(_asgi, gate))
+            return httpx.ASGITransport(MeshMiddleware(_asgi(say), gate))
         case "starlette":
-            return httpx.ASGITransport(_starlette(gate))
+            return httpx.ASGITransport(_starlette(gate, say))
         case "fastapi":
-            return httpx.ASGITransport(_fastapi(gate))
+            return httpx.ASGITransport(_fastapi(gate, say))
         case "wsgi":
-            return httpx.WSGITransport(WsgiMiddleware(_wsgi, gate))
+            return httpx.WSGITransport(WsgiMiddleware(_wsgi(say), gate))
         case "flask":
-            return httpx.WSGITransport(_flask(gate))
+            return httpx.WSGITransport(_flask(gate, say))
         case "django-wsgi":
             return httpx.WSGITransport(WSGIHandler())
         case _:
@@ -107,7 +111,7 @@ def _made(name: str, gate: Gate) -> Any:
 
 
 @asynccontextmanager
-async def application(name: str, gate: Gate) -> AsyncIterator[Ask]:
+async def application(name: str, gate: Gate, say: Say = _nothing) -> AsyncIterator[Ask]:
     """The application of that framework behind the gate; what is given asks it."""
     if not settings.configured:
         settings.configure()
@@ -115,7 +119,7 @@ async def application(name: str, gate: Gate) -> AsyncIterator[Ask]:
     shared = meshlib._shared.get("mesh")
     meshlib._shared["mesh"] = gate.mesh
     changed: dict[str, Any] = {
-        "ROOT_URLCONF": __name__,
+        "ROOT_URLCONF": _django(say),
         "MIDDLEWARE": ["meshlib_django.MeshMiddleware"],
         "ALLOWED_HOSTS": ["*"],
         "MESH_PORT": gate.port,
@@ -123,7 +127,7 @@ async def application(name: str, gate: Gate) -> AsyncIterator[Ask]:
     }
     try:
         with override_settings(**changed):
-            transport = _made(name, gate)
+            transport = _made(name, gate, say)
             if isinstance(transport, httpx.WSGITransport):
                 with httpx.Client(transport=transport, base_url="http://reviews") as client:
 

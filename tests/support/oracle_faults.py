@@ -40,7 +40,7 @@ _INTERNAL = {"cidr_ranges": [{"address_prefix": "127.0.0.0", "prefix_len": 8}]}
 _LATE = (Failure.TIMED_OUT, Failure.TRY_TIMED_OUT)
 _SHOWN = {"x-oracle-flags": "%RESPONSE_FLAGS%"}
 EXPECTED = "x-envoy-expected-rq-timeout-ms"
-_COMPARED = ("content-type", "grpc-status", "grpc-message", "x-edit", "location")
+_COMPARED = ("content-type", "grpc-status", "grpc-message", "x-edit", "location", "x-envoy-attempt-count")
 Values = dict[str, Any]
 
 

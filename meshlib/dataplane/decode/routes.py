@@ -102,7 +102,11 @@ class _Decoder:
             except Refused as refused:
                 raise refused.within(f"routes[{number}]") from None
         return VirtualHost(
-            message.name, tuple(message.domains), tuple(routes), message.include_request_attempt_count
+            message.name,
+            tuple(message.domains),
+            tuple(routes),
+            message.include_request_attempt_count,
+            message.include_attempt_count_in_response,
         )
 
     def route(
