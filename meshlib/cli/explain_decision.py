@@ -31,9 +31,9 @@ def decide(view: View, target: str, head: RequestHead) -> Explanation:
 
     Keys: `matched`, `virtual_host`, `steps`, `route`, `document`, `source`, `conditions`, `clusters`,
     `timeout_s` (None: no limit), `retries`, `mirrors`, `rewrite`, `redirect`, `direct_response`,
-    `request_headers`, `response_headers`, `endpoints`, `config_version`, `encrypted` (the application
-    encrypts it, https://, so no rule is asked), `refused` (why such a request does not leave). All are always
-    there.
+    `fault` (in words; None: none concerns it), `request_headers`, `response_headers`, `endpoints`,
+    `config_version`, `encrypted` (the application encrypts it, https://, so no rule is asked), `refused` (why
+    such a request does not leave). All are always there.
     """
     table = view.tables.get(target)
     host = table.find_host(head.authority) if table else None
@@ -53,6 +53,7 @@ def decide(view: View, target: str, head: RequestHead) -> Explanation:
         "document": route.origin.document,
         "source": route.origin.source,
         "conditions": str(route.match),
+        "fault": _fault(route, head),
         "request_headers": list(route.request_headers.words()),
         "response_headers": list(route.response_headers.words()),
     }
@@ -86,6 +87,7 @@ def _nothing(view: View, target: str, host: VirtualHost | None, steps: list[Step
         "rewrite": None,
         "redirect": None,
         "direct_response": None,
+        "fault": None,
         "request_headers": [],
         "response_headers": [],
         "endpoints": [],
@@ -121,6 +123,15 @@ def _forward(view: View, route: Route, forward: Forward, head: RequestHead) -> E
             for endpoint in _endpoints(cluster.name, view.endpoints.get(cluster.name))
         ],
     }
+
+
+def _fault(route: Route, head: RequestHead) -> str | None:
+    if isinstance(route.action, Forward):
+        said = [(cluster.fault, cluster.name) for cluster in route.action.clusters]
+    else:
+        said = [(route.fault, "")]
+    found = (str(fault) for fault, cluster in said if fault is not None and fault.concerns(head, cluster))
+    return "; ".join(dict.fromkeys(found)) or None
 
 
 def _cluster(view: View, cluster: WeightedCluster, forward: Forward) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from meshlib.core.authz.opinion import Passed
 from meshlib.core.authz.path import normalize, origin_form
 from meshlib.core.authz.question import Question
 from meshlib.core.authz.rbac import Rbac, Rules
+from meshlib.core.cors import NO_CHANCE, Cors, cross
 from meshlib.core.framing import ambiguous
 from meshlib.core.inbound import Inbound, arrive, question_of
 from meshlib.core.mtls import InboundMode
@@ -103,6 +104,8 @@ def _steps(inbound: Inbound, head: RequestHead, peer: Peer, now: float) -> list[
     found: list[Explanation] = []
     for one in inbound.filters:
         match one:
+            case Cors():
+                found += _cors(inbound, question.head)
             case Rbac():
                 shadow = "CUSTOM" if one.shadow_prefix == ASKING else "dry run"
                 for title, rules in ((_title(one.rules), one.rules), (shadow, one.shadow)):
@@ -114,6 +117,25 @@ def _steps(inbound: Inbound, head: RequestHead, peer: Peer, now: float) -> list[
             case ExtAuthz():
                 found.append(_step(inbound, "CUSTOM", one.authority.cluster, one.wanted(question)))
     return found
+
+
+def _cors(inbound: Inbound, head: RequestHead) -> list[Explanation]:
+    """The rule whose CORS it is, if a page of another origin may be asking."""
+    if inbound.routes is None or b"origin" not in head.index:
+        return []
+    route = inbound.routes.match(head, NO_CHANCE)
+    if route is None or route.cors is None:
+        return []
+    matched = bool(cross(inbound.routes, head))
+    return [
+        {
+            "filter": "CORS",
+            "policy": route.name,
+            "document": route.origin.document,
+            "source": route.origin.source,
+            "matched": matched,
+        }
+    ]
 
 
 def _title(rules: Rules | None) -> str:

@@ -90,9 +90,14 @@ _ELIGIBLE = {True: "eligible", False: "[yellow]not eligible[/]"}
 
 
 def _policies(answer: Explanation) -> list[str]:
+    faults = [f"  injected fault: {escape(answer['fault'])}"] if answer["fault"] else []
     if not answer["clusters"]:
-        return []
-    found = [f"  time-out {_seconds(answer['timeout_s'])}", f"  retries {_retries(answer['retries'])}"]
+        return faults
+    found = [
+        *faults,
+        f"  time-out {_seconds(answer['timeout_s'])}",
+        f"  retries {_retries(answer['retries'])}",
+    ]
     for mirror in answer["mirrors"]:
         subset = f" subset [bold]{escape(mirror['subset'])}[/]" if mirror["subset"] else ""
         found.append(f"  mirror {mirror['percent']:g} % → {escape(mirror['host'] or mirror['name'])}{subset}")

@@ -147,7 +147,7 @@ class Workload:
 
     def endpoint(self, port: Port, takes: "Takes", *, only: bool = False) -> Endpoint | None:
         """Where it serves that port, the `only` one of its service; None: it does not."""
-        number = self._number(port, only)
+        number = self.number(port, only)
         if number is None:
             return None
         return Endpoint(
@@ -162,7 +162,8 @@ class Workload:
             self.namespace,
         )
 
-    def _number(self, port: Port, only: bool) -> int | None:
+    def number(self, port: Port, only: bool) -> int | None:
+        """Under which number it serves that port, the `only` one of its service; None: it does not."""
         wanted = port.target if isinstance(port.target, str) else port.name
         if wanted in self.ports:
             return self.ports[wanted]
@@ -359,6 +360,21 @@ class Registry:
             ordered = sorted(unique.values(), key=lambda e: (e.address, e.port))
             found = self._endpoints[key] = tuple(ordered)
         return found
+
+    def leading_to(self, service: Service, labels: Mapping[str, str], number: int) -> frozenset[int]:
+        """The numbers of a service's ports that lead to port `number` of a workload of its namespace with
+        these labels: by their target's number, or as such a workload registered.
+        """
+        selector = service.selector
+        if selector is None or any(labels.get(key) != value for key, value in selector.items()):
+            return frozenset()
+        same = [one for one in self._pool.select(service.namespace, selector) if one.labels == labels]
+        only = len(service.ports) == 1
+        return frozenset(
+            port.number
+            for port in service.ports
+            if port.target == number or any(one.number(port, only) == number for one in same)
+        )
 
     def _find(self, service: Service, port: Port) -> Iterable[Endpoint]:
         workloads = [_written(entry, service.namespace) for entry in service.listed]

@@ -16,12 +16,13 @@ After `Deliver` the driver resumes the generator when the body ended, broke or w
 closes it (`GeneratorExit`): so a slot that the generator holds is given back exactly once.
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from meshlib.core.balance.cluster import Upstream
 from meshlib.core.mtls import ClientTls
-from meshlib.core.request import Failed, Header, RequestHead
+from meshlib.core.request import Failed, Header, Outcome, RequestHead
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,13 @@ class Facts(NamedTuple):
     config_version: str = ""
 
 
+def joined(first: str, then: str) -> str:
+    """The flags of both, in the order in which they came up."""
+    if "-" in (first, then):
+        return then if first == "-" else first
+    return f"{first},{then}"
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """A response of the mesh's own, as a sidecar makes it: redirect, direct response, 404 NR, 503 UH, …"""
@@ -123,3 +131,9 @@ class BodyEnded:
 
     complete: bool = True
     failed: Failed | None = field(default=None)
+
+
+Event = Outcome | BodyEnded | None
+"""What a driver sends back."""
+Flow = Generator[Action, Event, None]
+"""One request."""

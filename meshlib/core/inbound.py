@@ -1,11 +1,15 @@
 """One inbound request, step by step, in order.
 
-  STRICT? ─► path ─► what outsiders may not say ─► each filter: CUSTOM, tokens, AUDIT, DENY, ALLOW ─► admitted
+  STRICT? ─► path ─► what outsiders may not say ─► each filter ─► admitted
+                                                   CORS, CUSTOM, tokens, AUDIT, DENY, ALLOW
 
 `arrive` decides; only a `Check` needs somebody else: a driver reads the body for it, and asks. The order of
 the filters is that of the configuration (Istio's), each as a sidecar has it. STRICT is asked of connections,
 where the port is ours; here once more, for one that is older than the policy, and for a port that somebody
 else's server holds.
+
+CORS comes first: a preflight never carries what policies ask for, and a page may know why it was refused. (In
+Istio it is a matter of the caller's side, so it comes before the server's policies there, too.)
 """
 
 import functools
@@ -16,7 +20,7 @@ from typing import Any, NamedTuple
 
 from meshlib.core import outsiders
 from meshlib.core.actions import Facts, Reply
-from meshlib.core.authn.requirement import PAYLOAD, JwtAuthn
+from meshlib.core.authn.requirement import PAYLOAD, JwtAuthn, Refusal
 from meshlib.core.authn.requirement import SPACE as CLAIMS
 from meshlib.core.authz.body import Unread
 from meshlib.core.authz.external import Check, ExtAuthz
@@ -27,9 +31,11 @@ from meshlib.core.authz.question import NO_IP, Question, parse_ip
 from meshlib.core.authz.rbac import SPACE as SHADOWS
 from meshlib.core.authz.rbac import Denied, Rbac
 from meshlib.core.caller import Caller
+from meshlib.core.cors import Cors, cross, opened
 from meshlib.core.mtls import InboundMode, ServerTls
 from meshlib.core.request import Peer, RequestHead
 from meshlib.core.route.rule import Origin
+from meshlib.core.route.table import RouteTable
 from meshlib.core.telemetry import NOTHING, Telling
 
 _DEFAULT = Origin()
@@ -37,7 +43,7 @@ _NOTHING: Mapping[str, Origin] = MappingProxyType({})
 _PATHS = PathOptions()
 _TEXT = (b"content-type", b"text/plain")
 _ATTEMPT = b"x-envoy-attempt-count"
-Filter = Rbac | JwtAuthn | ExtAuthz
+Filter = Cors | Rbac | JwtAuthn | ExtAuthz
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,8 @@ class Inbound:
     policies: Mapping[str, Origin] = field(default_factory=lambda: _NOTHING, compare=False)
     """Which YAML made a policy, by its name in the filters."""
     telling: Telling = NOTHING
+    routes: RouteTable | None = None
+    """Which rule takes a request, for the filters that ask; None: none does."""
     version: str = field(default="", compare=False)
     """Of the configuration that it came with."""
 
@@ -73,7 +81,7 @@ class Admitted(NamedTuple):
     head: RequestHead
     """What the application is given: path normalised, headers that outsiders may not set removed."""
     response_headers: tuple[Told, ...] = ()
-    """What external authorities add to the response."""
+    """What CORS, and external authorities, add to the response."""
 
 
 Arrival = Generator[Check, Opinion, Admitted | Reply]
@@ -92,27 +100,31 @@ def arrive(inbound: Inbound, head: RequestHead, peer: Peer, own: str, now: float
         head = RequestHead(head.method, head.scheme, authority, path, head.headers)
     question = question_of(head, peer, own)
     to_client: tuple[Told, ...] = ()
+    open_to: tuple[Told, ...] = ()
     for one in inbound.filters:
+        refused: Reply | None = None
         match one:
+            case Cors():
+                said = cross(inbound.routes, question.head, inbound.version)
+                if isinstance(said, Reply):
+                    return said
+                open_to = said
             case Rbac():
                 denied = one.judge(question)
-                if denied is not None:
-                    return _denied(inbound, denied)
+                refused = None if denied is None else _denied(inbound, denied)
             case JwtAuthn():
                 refusal = one.judge(question, now)
-                if refusal is not None:
-                    facts = Facts(detail=refusal.detail, route=one.name, config_version=inbound.version)
-                    return Reply(refusal.fault.status, facts, refusal.headers, refusal.body)
+                refused = None if refusal is None else _untrusted(inbound, one, refusal)
             case ExtAuthz():
                 if one.wanted(question):
                     opinion = checked((yield Check(one, question)))
                     refused = _hear(inbound, one, opinion, question)
-                    if refused is not None:
-                        return refused
                     to_client += opinion.to_client if isinstance(opinion, Passed) else ()
             case _:
                 raise TypeError(f"{one!r} is no filter")
-    return Admitted(_caller(question), question.head, to_client)
+        if refused is not None:
+            return opened(refused, open_to)
+    return Admitted(_caller(question), question.head, open_to + to_client)
 
 
 def question_of(head: RequestHead, peer: Peer, own: str) -> Question:
@@ -147,6 +159,11 @@ def _denied(inbound: Inbound, denied: Denied) -> Reply:
     name = denied.policy.name if denied.policy else ""
     facts = _facts(inbound, name, denied.detail)
     return Reply(403, facts, (_TEXT,), b"RBAC: access denied")
+
+
+def _untrusted(inbound: Inbound, filter_: JwtAuthn, refusal: Refusal) -> Reply:
+    facts = Facts(detail=refusal.detail, route=filter_.name, config_version=inbound.version)
+    return Reply(refusal.fault.status, facts, refusal.headers, refusal.body)
 
 
 def _hear(inbound: Inbound, filter_: ExtAuthz, opinion: Opinion, question: Question) -> Reply | None:

@@ -65,10 +65,12 @@ class ClusterState:
 class Ledger:
     """All that one process learned."""
 
-    __slots__ = ("_middle", "_number", "clusters")
+    __slots__ = ("_middle", "_number", "clusters", "faults")
 
     def __init__(self) -> None:
         self.clusters: dict[str, ClusterState] = {}
+        self.faults = 0
+        """Requests that are delayed or aborted on purpose, until their end."""
         self._middle = ""
         self._number = count(1)
 

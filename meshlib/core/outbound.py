@@ -1,25 +1,39 @@
 """One outgoing request, step by step, in order: the first file to read.
 
-    rule ─► redirect or own answer ─► cluster by weight ─► mirrors ─► tries ─► deliver
+    rule ─► cluster by weight ─► faults ─► redirect or own answer ─► mirrors ─► tries ─► deliver
     a try: breaker slot, endpoint, Attempt, learn; then deliver, give up, or back off and again
 
 `flow` decides and a driver acts (see `actions`). A slot is held in a `with` block here, so however
 the request ends it is given back exactly once.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Protocol
 
 from meshlib.core import mirror, retry, timeout
-from meshlib.core.actions import Action, Attempt, BodyEnded, Deliver, Discard, Facts, Raise, Reply, Sleep
+from meshlib.core.actions import (
+    Action,
+    Attempt,
+    BodyEnded,
+    Deliver,
+    Discard,
+    Event,
+    Facts,
+    Flow,
+    Raise,
+    Reply,
+    Sleep,
+)
 from meshlib.core.balance.cluster import Cluster, Resolution
 from meshlib.core.balance.endpoints import Endpoint
 from meshlib.core.balance.pick import pick
 from meshlib.core.breaker import Slots, allows_request
+from meshlib.core.faulted import Faulted
 from meshlib.core.ledger import ClusterState, Ledger
+from meshlib.core.local_reply import Edit, local_reply
 from meshlib.core.mtls import secure
 from meshlib.core.outlier import learn
-from meshlib.core.request import Dice, Failed, Failure, Header, Outcome, RequestHead, ResponseHead
+from meshlib.core.request import Dice, Failed, Failure, Header, RequestHead, ResponseHead
 from meshlib.core.retry import RetryPolicy
 from meshlib.core.route.forward import incoming, outgoing, pick_cluster, timeouts
 from meshlib.core.route.reply import own_reply
@@ -27,14 +41,10 @@ from meshlib.core.route.rule import EXPECTED, Forward, Route, Timeouts, Weighted
 from meshlib.core.route.table import VirtualHost
 from meshlib.core.view import View
 
-Event = Outcome | BodyEnded | None
-"""What a driver sends back."""
-Flow = Generator[Action, Event, None]
-
-_CONSUMED = retry.CONSUMED | timeout.CONSUMED | {EXPECTED, b"x-envoy-attempt-count"}
+_ATTEMPTS = b"x-envoy-attempt-count"
+_CONSUMED = retry.CONSUMED | timeout.CONSUMED | {EXPECTED, _ATTEMPTS}
 _HTTP = (b"x-forwarded-proto", b"http")
-_PLAIN = (b"content-type", b"text/plain")
-_OVERLOADED = (_PLAIN, (b"x-envoy-overloaded", b"true"))
+_OVERLOADED = ((b"x-envoy-overloaded", b"true"),)
 _OVERFLOW = b"upstream connect error or disconnect/reset before headers. reset reason: overflow"
 _FLAGS = {
     Failure.CONNECT_FAILED: "UF",
@@ -85,18 +95,26 @@ def flow(
         detail = (
             f"no rule of {name} takes the request" if host else f"no virtual host of {name} has this host"
         )
-        return _answer(Reply(404, Facts(flag="NR", detail=detail, config_version=version)))
+        return _answer(local_reply(head, 404, Facts(flag="NR", detail=detail, config_version=version)))
     action = route.action
     if isinstance(action, Forward):
         chosen = pick_cluster(action, dice)
         request = _Request(
             head, body, view, ledger, clock, dice, original, version, host, route, action, chosen
         )
-        return request.run(caller_timeout)
+        fault = chosen.fault
+        if fault is None or not fault.concerns(head, chosen.name):
+            return request.run(caller_timeout)
+        return Faulted(fault, head, request.facts(), ledger, dice, request.edit).run(
+            request.run, caller_timeout
+        )
     own = own_reply(route, action, head)
     origin = route.origin
     facts = Facts(route.name, origin.document, origin.source, detail=own.detail, config_version=version)
-    return _answer(Reply(own.status, facts, own.headers, own.body))
+    answer = _answer(local_reply(head, own.status, facts, own.body, own.headers))
+    if route.fault is None or not route.fault.concerns(head, ""):
+        return answer
+    return Faulted(route.fault, head, facts, ledger, dice, None).run(lambda _: answer, caller_timeout)
 
 
 def _answer(reply: Reply) -> Flow:
@@ -137,7 +155,7 @@ class _Request:
         """Everything after the rule: what goes out, and the tries until one is good or none is left."""
         cluster = self.view.clusters.get(self.chosen.name)
         if cluster is None:
-            yield Reply(503, self.facts("NC", f"cluster {self.chosen.name} is unknown"))
+            yield self.reply(self.facts("NC", f"cluster {self.chosen.name} is unknown"))
             return
         wishes = not _CONSUMED.isdisjoint(self.head.index)
         if wishes or caller_timeout is not None:
@@ -156,11 +174,11 @@ class _Request:
                 found = self.pick(cluster, state, now, policy)
                 if found is None:
                     facts = self.facts("UH", f"cluster {cluster.name} has no healthy endpoint")
-                    yield Reply(503, facts, (_PLAIN,), b"no healthy upstream")
+                    yield self.reply(facts, b"no healthy upstream", number=self.attempts + 1)
                     return
                 if not allows_request(cluster.upstream.limits, state):
                     facts = self.facts("UO", f"cluster {cluster.name} has {state.active} requests in flight")
-                    yield Reply(503, facts, _OVERLOADED, _OVERFLOW)
+                    yield self.reply(facts, _OVERFLOW, _OVERLOADED, self.attempts + 1)
                     return
                 self.attempts += 1
                 self.endpoint = found.key
@@ -237,12 +255,27 @@ class _Request:
         """Delivers the response, or raises the failure, of the last try."""
         if isinstance(outcome, Failed):
             if outcome.how is Failure.OVERFLOW:
-                return Reply(503, self.facts("UO", outcome.detail), _OVERLOADED, _OVERFLOW)
+                return self.reply(self.facts("UO", outcome.detail), _OVERFLOW, _OVERLOADED, self.attempts)
             own = _FLAGS[outcome.how]
             return Raise(outcome, self.facts(own if flag == "-" else f"{own},{flag}", outcome.detail))
         assert isinstance(outcome, ResponseHead)  # noqa: S101 - what an Attempt is answered with
         headers = incoming(outcome.headers, outcome.status, head, self.route, self.chosen)
+        if self.host.tells_attempts:
+            headers = tuple(_counted(headers, self.attempts))
         return Deliver(headers, self.facts(flag), deadline)
+
+    def reply(
+        self, facts: Facts, body: bytes = b"", headers: tuple[Header, ...] = (), number: int = 0
+    ) -> Reply:
+        """503: the request can't be sent. `number` of the try that it was to be; 0: of none."""
+        edit: Edit = self.edit
+        if number and self.host.tells_attempts:
+            edit = lambda found: _counted(self.edit(found), number)  # noqa: E731 - once in a while
+        return local_reply(self.head, 503, facts, body, headers, edit)
+
+    def edit(self, headers: Iterable[Header]) -> Iterable[Header]:
+        """The headers of a reply of our own, as the route edits those of a response."""
+        return incoming(headers, 0, self.head, self.route, self.chosen)
 
     def learn(self, cluster: Cluster, state: ClusterState, key: str, outcome: Event) -> None:
         """Tells outlier detection."""
@@ -311,4 +344,9 @@ def _without_consumed(head: RequestHead) -> RequestHead:
 
 
 def _numbered(head: RequestHead, attempt: int) -> RequestHead:
-    return head.plus([(b"x-envoy-attempt-count", b"%d" % attempt)])
+    return head.plus([(_ATTEMPTS, b"%d" % attempt)])
+
+
+def _counted(headers: Iterable[Header], attempts: int) -> list[Header]:
+    """After all edits, which it overwrites (Envoy)."""
+    return [*(one for one in headers if one[0].lower() != _ATTEMPTS), (_ATTEMPTS, b"%d" % attempts)]

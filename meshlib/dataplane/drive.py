@@ -11,8 +11,19 @@ Rules:
 from collections.abc import Awaitable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from meshlib.core.actions import Attempt, BodyEnded, Deliver, Discard, Facts, Mirror, Raise, Reply, Sleep
-from meshlib.core.outbound import Event, Flow
+from meshlib.core.actions import (
+    Attempt,
+    BodyEnded,
+    Deliver,
+    Discard,
+    Event,
+    Facts,
+    Flow,
+    Mirror,
+    Raise,
+    Reply,
+    Sleep,
+)
 from meshlib.core.request import Failed, Header
 from meshlib.dataplane.body import BodyBroken
 from meshlib.dataplane.http.limits import Broken

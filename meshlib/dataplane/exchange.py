@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 from meshlib.core import outbound
-from meshlib.core.actions import Attempt, Facts, Mirror
+from meshlib.core.actions import Attempt, Facts, Flow, Mirror
 from meshlib.core.request import Failed, Failure, Header, RequestHead
 from meshlib.core.view import View
 from meshlib.dataplane import context, fork
@@ -77,7 +77,7 @@ class Request:
         host = None if table is None else table.find_host(self.head.authority)
         return host is not None and host.name != ALLOW_ANY
 
-    def flow(self, mesh: Mesh, view: View) -> outbound.Flow:
+    def flow(self, mesh: Mesh, view: View) -> Flow:
         """The decisions about it. It is made for the request that is being served here, if one is."""
         watched = self.watched = watch(mesh.telemetry, self.name, self.head, self.body)
         if watched is not None:
@@ -293,7 +293,8 @@ class _Hands:
         self._sender.mirror(mirror, self._request)
 
     def sleep(self, seconds: float) -> None:
-        (self._sender.mesh.network or SOCKETS).sleep(seconds)
+        with self._request.own.pausing(seconds) as longest:
+            (self._sender.mesh.network or SOCKETS).sleep(longest)
 
 
 class _AsyncHands:
@@ -314,7 +315,8 @@ class _AsyncHands:
         self._sender.mirror(mirror, self._request)
 
     async def sleep(self, seconds: float) -> None:
-        await (self._sender.mesh.network or SOCKETS).asleep(seconds)
+        with self._request.own.pausing(seconds) as longest:
+            await (self._sender.mesh.network or SOCKETS).asleep(longest)
 
 
 def _lost(watched: Outbound, error: BaseException) -> None:

@@ -11,6 +11,7 @@ from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoi
 from meshlib.core.ledger import Ledger
 from meshlib.core.route.chain import Connections, FilterChain, Share
 from meshlib.core.view import View
+from meshlib.dataplane.decode.fault import FAULT
 from meshlib.dataplane.decode.routes import decode_routes
 from meshlib.dataplane.telemetry.watch import Telemetry
 from meshlib.dataplane.tls import Contexts
@@ -66,6 +67,7 @@ def fake_mesh(
     names: Sequence[str] = ("reviews:9080",),
     *,
     route: Mapping[str, Any] | None = None,
+    fault: Mapping[str, Any] | None = None,
     limits: Limits = NO_LIMITS,
     mirror_ports: Sequence[int] = (),
     address: str = "127.0.0.1",
@@ -73,7 +75,7 @@ def fake_mesh(
 ) -> FakeMesh:
     """One route for all of `names` to cluster `c`, whose endpoints are `ports`; cluster `m` for mirrors.
 
-    `route` is added to the RouteAction, in the JSON of protobuf.
+    `route` is added to the RouteAction, `fault` is an HTTPFault, both in the JSON of protobuf.
     """
     action = {"cluster": "c", "timeout": "0s", **(route or {})}
     host = {
@@ -82,7 +84,11 @@ def fake_mesh(
         "routes": [{"name": "x", "match": {"prefix": "/"}, "route": action}],
     }
     config = {"name": "r", "ignore_port_in_host_matching": True, "virtual_hosts": [host]}
-    table = decode_routes(pb.from_dict(pb.RouteConfiguration, config)).of("1")
+    message = pb.from_dict(pb.RouteConfiguration, config)
+    if fault is not None:
+        settings = message.virtual_hosts[0].typed_per_filter_config
+        settings[FAULT].CopyFrom(pb.pack(pb.from_dict(pb.HTTPFault, dict(fault))))
+    table = decode_routes(message).of("1")
     clusters = {"c": Cluster("c", "c", upstream=Upstream(limits=limits, **upstream)), "m": Cluster("m", "m")}
     listed = {"c": _endpoints(address, ports), "m": _endpoints(address, mirror_ports)}
     return FakeMesh(View("1", dict.fromkeys(names, table), clusters, listed))

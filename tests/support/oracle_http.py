@@ -69,8 +69,8 @@ async def ask_all(port: int, calls: Sequence[tuple[int, Call]]) -> list[Received
     return [result for result in results if result is not None]
 
 
-async def receive(reader: asyncio.StreamReader) -> Received:
-    """One response."""
+async def receive(reader: asyncio.StreamReader, *, body: bool = True) -> Received:
+    """One response; `body` false: it has none, as after HEAD."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     first, *lines = head[:-4].split("\r\n")
     headers = tuple(
@@ -78,12 +78,12 @@ async def receive(reader: asyncio.StreamReader) -> Received:
     )
     status = int(first.split(" ", 2)[1])
     found = dict(headers)
-    if found.get("transfer-encoding") == "chunked":
-        body = b""
+    content = b""
+    if body and found.get("transfer-encoding") == "chunked":
         while size := int(await reader.readline(), 16):
-            body += await reader.readexactly(size)
+            content += await reader.readexactly(size)
             await reader.readexactly(2)
         await reader.readexactly(2)
-    else:
-        body = await reader.readexactly(int(found.get("content-length", "0")))
-    return Received(status, headers, body.decode("latin-1"))
+    elif body:
+        content = await reader.readexactly(int(found.get("content-length", "0")))
+    return Received(status, headers, content.decode("latin-1"))

@@ -12,10 +12,6 @@ LATER = "in-process clients do not apply it yet; an Envoy that this control serv
 
 NOT_YET: dict[str, tuple[tuple[str, ...], ...]] = {
     "Telemetry": (("metrics",),),
-    "VirtualService": (
-        ("http", "fault"),
-        ("http", "cors_policy"),
-    ),
     "DestinationRule": tuple(
         (*where, name, *rest)
         for where in (

@@ -1,4 +1,4 @@
-"""HTTPFaultInjection and CorsPolicy as what Envoy's filters read from a route.
+"""HTTPFaultInjection as what Envoy's filter reads from a route.
 
 Rules (Istio): a fault without a percentage never happens; delay and abort are drawn by themselves.
 Delays that grow, and HTTP/2 errors, are not done by Envoy and left out.
@@ -6,16 +6,13 @@ Delays that grow, and HTTP/2 errors, are not done by Envoy and left out.
 
 from typing import Any
 
-from meshlib.control.compile.match import string_match
 from meshlib.control.compile.percent import fraction, percent_or
-from meshlib.control.istio.fields import StringMatch
-from meshlib.control.istio.virtualservice import CorsPolicy, HTTPFaultInjection, UnmatchedPreflights
+from meshlib.control.istio.virtualservice import HTTPFaultInjection
 from meshlib.xds import pb
 from meshlib.xds.grpc_status import STATUSES
 from meshlib.xds.names import BLACK_HOLE_CLUSTER
 
 FAULT = "envoy.filters.http.fault"
-CORS = "envoy.filters.http.cors"
 
 
 def fault(message: Any, said: HTTPFaultInjection | None) -> None:
@@ -51,26 +48,3 @@ def answer(message: Any, status: int) -> None:
         made.abort.http_status = status
     made.abort.percentage.CopyFrom(fraction(100.0))
     message.typed_per_filter_config[FAULT].CopyFrom(pb.pack(made))
-
-
-def cors(message: Any, said: CorsPolicy | None) -> None:
-    """Puts the policy on an envoy.config.route.v3.Route."""
-    if said is None:
-        return
-    made = pb.CorsPolicy()
-    for origin in said.allow_origins:
-        made.allow_origin_string_match.append(string_match(origin))
-    for name in said.allow_origin if not said.allow_origins else ():
-        wanted = StringMatch(regex=".*") if name == "*" else StringMatch(exact=name)
-        made.allow_origin_string_match.append(string_match(wanted))
-    made.allow_methods = ",".join(said.allow_methods)
-    made.allow_headers = ",".join(said.allow_headers)
-    made.expose_headers = ",".join(said.expose_headers)
-    if said.max_age is not None:
-        made.max_age = str(int(said.max_age))
-    if said.allow_credentials is not None:
-        made.allow_credentials.value = said.allow_credentials
-    forward = said.unmatched_preflights is not UnmatchedPreflights.IGNORE
-    made.forward_not_matching_preflights.value = forward
-    made.filter_enabled.default_value.CopyFrom(fraction(100.0))
-    message.typed_per_filter_config[CORS].CopyFrom(pb.pack(made))

@@ -8,12 +8,14 @@ Rules (Istio):
   `security.istio.io/tlsMode` says `istio`: then it is mutual TLS. They do not look at trust domains.
 - Without the mesh's roots nobody has a certificate: PERMISSIVE is plain text. STRICT stays STRICT, so that
   nothing is served in plain text that must not be.
-- A server in a process answers the request itself: its only route forwards nowhere.
+- A server in a process answers the request itself: its only route forwards nowhere, unless rules with CORS
+  lead to it (`cors.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from meshlib.control.compile.cors import served_routes
 from meshlib.control.compile.filters import http_filters
 from meshlib.control.compile.mtls import least_version, trust_domains
 from meshlib.control.compile.provenance import mark_document, mark_policies
@@ -47,7 +49,8 @@ def inbound_listener(
     made = pb.Listener(name=name, traffic_direction="INBOUND")
     made.address.socket_address.address = _address(name)
     made.address.socket_address.port_value = port
-    manager = _manager(port, security)
+    crossed = [] if grpc else served_routes(graph, client, port)
+    manager = _manager(port, security, crossed)
     if not grpc:
         _as_sidecar(manager, graph.mesh)
         told = graph.telemetries.told(client.namespace, client.label_map, WorkloadMode.SERVER)
@@ -117,13 +120,18 @@ def _as_sidecar(made: Any, mesh: MeshConfig) -> None:
     told.subject.value = told.uri = told.dns = True
 
 
-def _manager(port: int, security: Security) -> Any:
+def _manager(port: int, security: Security, crossed: Iterable[Any]) -> Any:
+    """`crossed` are the virtual hosts with CORS, if there are any."""
     made = pb.HttpConnectionManager(stat_prefix=f"inbound_{port}")
-    host = made.route_config.virtual_hosts.add(name=f"inbound|http|{port}", domains=["*"])
     made.route_config.name = f"inbound|{port}||"
-    route = host.routes.add(name="default")
-    route.match.prefix = "/"
-    route.non_forwarding_action.SetInParent()
-    for name, config in http_filters(security):
+    made.route_config.virtual_hosts.extend(crossed)
+    if made.route_config.virtual_hosts:
+        made.route_config.ignore_port_in_host_matching = True
+    else:
+        host = made.route_config.virtual_hosts.add(name=f"inbound|http|{port}", domains=["*"])
+        route = host.routes.add(name="default")
+        route.match.prefix = "/"
+        route.non_forwarding_action.SetInParent()
+    for name, config in http_filters(security, cors=made.route_config.ignore_port_in_host_matching):
         made.http_filters.add(name=name, typed_config=pb.pack(config))
     return made

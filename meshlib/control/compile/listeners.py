@@ -10,7 +10,8 @@ the service's own, for rules by subnet.
 from collections.abc import Sequence
 from typing import Any
 
-from meshlib.control.compile.fault import CORS, FAULT
+from meshlib.control.compile.cors import CORS
+from meshlib.control.compile.fault import FAULT
 from meshlib.control.compile.provenance import mark_skipped
 from meshlib.control.compile.tcp import Chains
 from meshlib.control.compile.telemetry import put_telemetry

@@ -14,7 +14,7 @@ Rules (Istio):
 from collections.abc import Iterator
 from typing import Any
 
-from meshlib.control.compile import direct_response, fault, headers, redirect
+from meshlib.control.compile import cors, direct_response, fault, headers, redirect
 from meshlib.control.compile.context import Context
 from meshlib.control.compile.forward import forward, to_cluster
 from meshlib.control.compile.match import is_catch_all, refusal, route_match
@@ -134,6 +134,6 @@ def _route(rule: Rule, number: int, block: HTTPMatchRequest | None, context: Con
     if not (context.grpc and local):
         fault.fault(made, said.fault)
     if not context.grpc:
-        fault.cors(made, said.cors_policy)
+        cors.cors(made, said.cors_policy)
     mark_rule(made, rule, number)
     return made

@@ -9,6 +9,7 @@ Rules (Istio):
 - One without hosts is a delegate and holds for nothing by itself.
 - Rules of requests (http) and of connections (tls, tcp) are looked for apart: one that has only the one kind
   leaves the other kind to the next.
+- Those for gateways alone hold for no client; what browsers may do at a server (CORS), they say nevertheless.
 """
 
 from collections.abc import Iterable
@@ -76,12 +77,15 @@ class VirtualServices:
         self._default = default
         self._delegates: dict[tuple[str, str], AnyDocument] = {}
         self._requests, self._connections = _Seen(self), _Seen(self)
+        self._cors_hosts: frozenset[str] | None = None
+        every: list[VirtualService] = []
         for document in by_age(list(documents)):
             if not document.spec.hosts:
                 self._delegates[document.namespace, document.name] = document
                 continue
             hosts = tuple(expand(host, document.namespace, domain) for host in document.spec.hosts)
             made = VirtualService(document, hosts, self)
+            every.append(made)
             spec = document.spec
             for rules, seen in (
                 (spec.http, self._requests),
@@ -89,6 +93,22 @@ class VirtualServices:
             ):
                 if any(MESH in self._gateways(rule, made) for rule in rules):
                     seen.add(made)
+
+        self.every = tuple(every)
+        """Those that have hosts, for gateways too, oldest first."""
+
+    def cors_hosts(self, domain: str) -> frozenset[str]:
+        """The full hosts that rules with a corsPolicy send to."""
+        if self._cors_hosts is None:
+            self._cors_hosts = frozenset(
+                expand(split.destination.host, rule.document.namespace, domain)
+                for virtual in self.every
+                for rule in virtual.rules
+                if rule.route.cors_policy is not None
+                for split in rule.route.route
+                if split.destination is not None
+            )
+        return self._cors_hosts
 
     @staticmethod
     def _gateways(rule: object, owner: VirtualService) -> set[str]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
+from meshlib.core.cors import CorsPolicy
+from meshlib.core.fault import Fault
 from meshlib.core.headers import HeaderEdits
 from meshlib.core.request import Header, RequestHead
 from meshlib.core.retry import RetryPolicy
@@ -38,6 +40,8 @@ class WeightedCluster:
     response_headers: HeaderEdits
     authority: str = ""
     """The authority to send instead, or empty."""
+    fault: Fault | None = None
+    """Its own, or its route's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +144,7 @@ class Route:
     request_headers: HeaderEdits
     response_headers: HeaderEdits
     origin: Origin = field(default_factory=Origin)
+    fault: Fault | None = None
+    """Of a rule that answers by itself; one that forwards has those of its clusters."""
+    cors: CorsPolicy | None = None
+    """Of requests that this process serves."""

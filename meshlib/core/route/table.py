@@ -29,6 +29,8 @@ class VirtualHost:
     routes: tuple[Route, ...]
     attempt_count: bool = False
     """Whether x-envoy-attempt-count goes with each request."""
+    tells_attempts: bool = False
+    """Whether it comes with each response."""
     index: RuleIndex = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:

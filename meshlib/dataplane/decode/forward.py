@@ -11,11 +11,13 @@ Refused: every way to choose a cluster or a host that only a proxy has (a header
 from dataclasses import dataclass
 from typing import Any
 
+from meshlib.core.fault import Fault
 from meshlib.core.headers import EMPTY
 from meshlib.core.retry import RetryPolicy
 from meshlib.core.route.match import PathMatch
 from meshlib.core.route.rule import Forward, MirrorPolicy, WeightedCluster
 from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.fault import decode_fault
 from meshlib.dataplane.decode.headers import decode_edits
 from meshlib.dataplane.decode.mirror import decode_mirrors
 from meshlib.dataplane.decode.retry import decode_retry
@@ -46,14 +48,15 @@ class Inherited:
 
     retry: RetryPolicy | None = None
     mirrors: tuple[MirrorPolicy, ...] = ()
+    fault: Fault | None = None
 
 
-def decode_forward(message: Any, matched: PathMatch, inherited: Inherited) -> Forward:
-    """An envoy.config.route.v3.RouteAction."""
+def decode_forward(message: Any, matched: PathMatch, inherited: Inherited, fault: Fault | None) -> Forward:
+    """An envoy.config.route.v3.RouteAction; `fault` is that of its route."""
     for field, _ in message.ListFields():
         if field.name in _UNSUPPORTED:
             raise Refused(field.name, "is not supported")
-    clusters, total = _decode_clusters(message)
+    clusters, total = _decode_clusters(message, fault)
     rewrite, words = decode_rewrite(message, matched)
     retry = inherited.retry
     if message.HasField("retry_policy"):
@@ -74,22 +77,22 @@ def decode_forward(message: Any, matched: PathMatch, inherited: Inherited) -> Fo
     )
 
 
-def _decode_clusters(message: Any) -> tuple[tuple[WeightedCluster, ...], int]:
+def _decode_clusters(message: Any, fault: Fault | None) -> tuple[tuple[WeightedCluster, ...], int]:
     which = message.WhichOneof("cluster_specifier")
     if which == "cluster":
         if not message.cluster:
             raise Refused("cluster", "is empty")
-        only = WeightedCluster(message.cluster, 1, 1, EMPTY, EMPTY)
+        only = WeightedCluster(message.cluster, 1, 1, EMPTY, EMPTY, fault=fault)
         return (only,), 1
     if which != "weighted_clusters":
         raise Refused(which or "cluster_specifier", "is not supported" if which else "is not set")
     try:
-        return _decode_weighted(message.weighted_clusters)
+        return _decode_weighted(message.weighted_clusters, fault)
     except Refused as refused:
         raise refused.within("weighted_clusters") from None
 
 
-def _decode_weighted(message: Any) -> tuple[tuple[WeightedCluster, ...], int]:
+def _decode_weighted(message: Any, fault: Fault | None) -> tuple[tuple[WeightedCluster, ...], int]:
     if len(message.clusters) > MAX_CLUSTERS:
         raise Refused("clusters", f"more than {MAX_CLUSTERS}")
     made = []
@@ -97,7 +100,7 @@ def _decode_weighted(message: Any) -> tuple[tuple[WeightedCluster, ...], int]:
     for number, cluster in enumerate(message.clusters):
         try:
             total += cluster.weight.value
-            made.append(_decode_weighted_cluster(cluster, total))
+            made.append(_decode_weighted_cluster(cluster, total, fault))
         except Refused as refused:
             raise refused.within(f"clusters[{number}]") from None
     if not 0 < total <= MAX_TOTAL_WEIGHT:
@@ -105,7 +108,7 @@ def _decode_weighted(message: Any) -> tuple[tuple[WeightedCluster, ...], int]:
     return tuple(made), total
 
 
-def _decode_weighted_cluster(cluster: Any, upto: int) -> WeightedCluster:
+def _decode_weighted_cluster(cluster: Any, upto: int, fault: Fault | None) -> WeightedCluster:
     if cluster.cluster_header:
         raise Refused("cluster_header", "is not supported")
     if not cluster.name:
@@ -117,6 +120,7 @@ def _decode_weighted_cluster(cluster: Any, upto: int) -> WeightedCluster:
         request_headers=decode_edits(cluster, "request"),
         response_headers=decode_edits(cluster, "response"),
         authority=cluster.host_rewrite_literal,
+        fault=decode_fault(cluster.typed_per_filter_config, fault),
     )
 
 

@@ -6,6 +6,7 @@ Rules:
   HTTP filters.
 - An HTTP filter is a value by the table `FILTERS`. One that is not there is refused, whatever it says of
   being optional: a policy that is passed over lets in whom it should keep out.
+- Its routes are looked at for the filter that asks for them: CORS.
 - Paths are normalised unless the manager says that they are not: a policy on paths means little without.
 """
 
@@ -16,13 +17,16 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from meshlib.core.authz.path import EscapedSlashes, PathOptions
+from meshlib.core.cors import Cors
 from meshlib.core.inbound import Inbound
 from meshlib.core.mtls import InboundMode, SanMatch, ServerTls
 from meshlib.core.route.rule import Origin
+from meshlib.core.route.table import RouteTable
 from meshlib.core.telemetry import Telling
 from meshlib.dataplane.decode.accesslog import decode_logs
 from meshlib.dataplane.decode.authn import decode_jwt
 from meshlib.dataplane.decode.authz import decode_rbac
+from meshlib.dataplane.decode.cors import decode_cors_filter
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.extauthz import decode_ext_authz
 from meshlib.dataplane.decode.mtls import (
@@ -32,6 +36,7 @@ from meshlib.dataplane.decode.mtls import (
     is_own_certificate,
     unpack_socket,
 )
+from meshlib.dataplane.decode.routes import decode_routes
 from meshlib.dataplane.decode.tracing import decode_tracing
 from meshlib.identity.spiffe import SCHEME
 from meshlib.xds import pb
@@ -43,6 +48,7 @@ FilterDecoder = Callable[[str, Any], object]
 _EXTENSIONS = "type.googleapis.com/envoy.extensions.filters.http"
 FILTERS: Mapping[str, FilterDecoder] = MappingProxyType(
     {
+        f"{_EXTENSIONS}.cors.v3.Cors": decode_cors_filter,
         f"{_EXTENSIONS}.rbac.v3.RBAC": decode_rbac,
         f"{_EXTENSIONS}.jwt_authn.v3.JwtAuthentication": decode_jwt,
         f"{_EXTENSIONS}.ext_authz.v3.ExtAuthz": decode_ext_authz,
@@ -94,14 +100,16 @@ def decode_inbound(message: Any, filters: Mapping[str, FilterDecoder] = FILTERS)
         telling = Telling(decode_logs(manager, message), decode_tracing(manager))
     except Refused as refused:
         raise refused.within(path) from None
+    found = _filters(manager, path, filters)
     return Inbound(
         name=message.name,
         tls=ServerTls(mode, secured.trust_domains, secured.alpn, secured.min_version),
-        filters=_filters(manager, path, filters),
+        filters=found,
         origin=_origin(message),
         paths=_paths(manager, path),
         policies=_policies(message),
         telling=telling,
+        routes=_routes(manager, path) if any(isinstance(one, Cors) for one in found) else None,
     )
 
 
@@ -182,6 +190,16 @@ def _filters(manager: Any, path: str, decoders: Mapping[str, FilterDecoder]) -> 
         except Refused as refused:
             raise refused.within(at) from None
     return tuple(found)
+
+
+def _routes(manager: Any, path: str) -> RouteTable:
+    which = manager.WhichOneof("route_specifier")
+    if which != "route_config":
+        raise Refused(f"{path}.{which or 'route_specifier'}", "is not supported: the routes must be inline")
+    try:
+        return decode_routes(manager.route_config, served=True)
+    except Refused as refused:
+        raise refused.within(f"{path}.route_config") from None
 
 
 def _unpacked(packed: Any, path: str) -> Any:

@@ -52,6 +52,9 @@ def decode_listener(message: Any) -> ListenerFacts:
         if value.WhichOneof("kind") == "string_value"
     )
     filters = tuple(each.name for each in manager.http_filters)
+    for number, each in enumerate(manager.http_filters):
+        if each.typed_config.value and each.typed_config.type_url == pb.type_url(pb.HTTPFault):
+            raise Refused(f"{path}.http_filters[{number}]", "faults are supported where routes say them")
     try:
         telling = Telling(decode_logs(manager, message), decode_tracing(manager))
     except Refused as refused:

@@ -4,7 +4,7 @@ Rules:
 * Whole or not at all: the first field that is invalid, or asks for what this library does not do,
   refuses the configuration by its path (`virtual_hosts[0].routes[2].match.safe_regex.regex: …`).
 * What does not change which answer a request gets is not looked at (statistics, tracing, hash
-  policies, settings of filters).
+  policies, settings of filters other than fault injection and, of requests that are served, CORS).
 * Everything is bounded, so that a hostile configuration costs no more than its own size.
 """
 
@@ -13,7 +13,9 @@ from typing import Any
 from meshlib.core.headers import HeaderEdits
 from meshlib.core.route.rule import DirectResponse, Forward, Origin, Redirect, Route
 from meshlib.core.route.table import RouteTable, VirtualHost
+from meshlib.dataplane.decode.cors import CORS, decode_cors
 from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.fault import decode_fault
 from meshlib.dataplane.decode.forward import Inherited, decode_forward
 from meshlib.dataplane.decode.headers import decode_edits
 from meshlib.dataplane.decode.match import decode_match
@@ -29,8 +31,11 @@ METADATA = "meshlib"
 """The filter metadata that says which document a route came from: `document` and `source`."""
 
 
-def decode_routes(message: Any) -> RouteTable:
-    """An envoy.config.route.v3.RouteConfiguration. Refused: it can't be used; the error names the field."""
+def decode_routes(message: Any, *, served: bool = False) -> RouteTable:
+    """An envoy.config.route.v3.RouteConfiguration. Refused: it can't be used; the error names the field.
+
+    `served`: it is for requests to this process, whose browsers ask for CORS.
+    """
     for name in ("vhds", "vhost_header", "ignore_path_parameters_in_path_matching"):
         if any(field.name == name for field, _ in message.ListFields()):
             raise Refused(name, "is not supported")
@@ -38,7 +43,7 @@ def decode_routes(message: Any) -> RouteTable:
         raise Refused("virtual_hosts", f"more than {MAX_HOSTS}")
     if sum(len(host.routes) for host in message.virtual_hosts) > MAX_ROUTES:
         raise Refused("virtual_hosts", f"more than {MAX_ROUTES} routes")
-    decoder = _Decoder(message)
+    decoder = _Decoder(message, served)
     hosts = []
     for number, host in enumerate(message.virtual_hosts):
         try:
@@ -54,11 +59,15 @@ def decode_routes(message: Any) -> RouteTable:
 class _Decoder:
     """What the whole configuration says, for each of its virtual hosts."""
 
-    def __init__(self, message: Any) -> None:
+    def __init__(self, message: Any, served: bool) -> None:
+        self.served = served
+        if served and CORS in message.typed_per_filter_config:
+            raise Refused(f'typed_per_filter_config["{CORS}"]', "is supported in routes")
         self.specific_wins: bool = message.most_specific_header_mutations_wins
         self.request = decode_edits(message, "request")
         self.response = decode_edits(message, "response")
         self.mirrors = decode_mirrors(message.request_mirror_policies)
+        self.fault = decode_fault(message.typed_per_filter_config, None)
         self.max_body = DEFAULT_MAX_BODY
         if message.HasField("max_direct_response_body_size_bytes"):
             self.max_body = message.max_direct_response_body_size_bytes.value
@@ -68,6 +77,8 @@ class _Decoder:
         for field, _ in message.ListFields():
             if field.name in ("require_tls", "matcher", "hedge_policy", "retry_policy_typed_config"):
                 raise Refused(field.name, "is not supported")
+        if self.served and CORS in message.typed_per_filter_config:
+            raise Refused(f'typed_per_filter_config["{CORS}"]', "is supported in routes")
         if not message.name:
             raise Refused("name", "is empty")
         if not message.domains:
@@ -78,7 +89,11 @@ class _Decoder:
                 retry = decode_retry(message.retry_policy)
             except Refused as refused:
                 raise refused.within("retry_policy") from None
-        inherited = Inherited(retry, decode_mirrors(message.request_mirror_policies) or self.mirrors)
+        inherited = Inherited(
+            retry,
+            decode_mirrors(message.request_mirror_policies) or self.mirrors,
+            decode_fault(message.typed_per_filter_config, self.fault),
+        )
         request, response = decode_edits(message, "request"), decode_edits(message, "response")
         routes = []
         for number, route in enumerate(message.routes):
@@ -87,7 +102,11 @@ class _Decoder:
             except Refused as refused:
                 raise refused.within(f"routes[{number}]") from None
         return VirtualHost(
-            message.name, tuple(message.domains), tuple(routes), message.include_request_attempt_count
+            message.name,
+            tuple(message.domains),
+            tuple(routes),
+            message.include_request_attempt_count,
+            message.include_attempt_count_in_response,
         )
 
     def route(
@@ -100,11 +119,12 @@ class _Decoder:
             raise refused.within("match") from None
         request = self._in_order(decode_edits(message, "request"), host_request, self.request)
         response = self._in_order(decode_edits(message, "response"), host_response, self.response)
+        fault = decode_fault(message.typed_per_filter_config, inherited.fault)
         which = message.WhichOneof("action")
         action: Forward | Redirect | DirectResponse
         try:
             if which == "route":
-                action = decode_forward(message.route, match.path, inherited)
+                action = decode_forward(message.route, match.path, inherited, fault)
             elif which == "redirect":
                 action = decode_redirect(message.redirect, match.path)
             elif which == "direct_response":
@@ -114,7 +134,8 @@ class _Decoder:
                 raise Refused("", "is not supported" if which else "is not set")
         except Refused as refused:
             raise refused.within(which or "action") from None
-        return Route(message.name, match, action, request, response, decode_origin(message))
+        cors = decode_cors(message.typed_per_filter_config) if self.served and which == "route" else None
+        return Route(message.name, match, action, request, response, decode_origin(message), fault, cors)
 
     def _in_order(self, route: HeaderEdits, host: HeaderEdits, whole: HeaderEdits) -> HeaderEdits:
         if self.specific_wins:

@@ -7,7 +7,8 @@ from meshlib.dataplane.decode.errors import Refused
 from meshlib.xds import pb
 
 MILLION = 1_000_000
-_DENOMINATORS = (100, 10_000, MILLION)
+DENOMINATORS = (100, 10_000, MILLION)
+"""Of FractionalPercent, by its enum."""
 _KINDS = {
     "exact": TextKind.EXACT,
     "prefix": TextKind.PREFIX,
@@ -46,9 +47,9 @@ def decode_regex(message: Any, path: str) -> str:
 
 def decode_millionths(message: Any) -> int:
     """An envoy.type.v3.FractionalPercent in parts per million, at most a million."""
-    if not 0 <= message.denominator < len(_DENOMINATORS):
+    if not 0 <= message.denominator < len(DENOMINATORS):
         raise Refused("denominator", f"{message.denominator} is unknown")
-    return min(MILLION, int(message.numerator) * MILLION // _DENOMINATORS[message.denominator])
+    return min(MILLION, int(message.numerator) * MILLION // DENOMINATORS[message.denominator])
 
 
 def decode_seconds(holder: Any, name: str, default: float) -> float:

@@ -4,7 +4,8 @@ The mesh's limits (the try's, the route's) make the attempt `Failed`; the applic
 httpx counts per operation, are the application's business: `TooSlow` goes straight up to it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +22,17 @@ class OwnTimeouts(NamedTuple):
     read: float | None = None
     write: float | None = None
     pool: float | None = None
+
+    @contextmanager
+    def pausing(self, seconds: float) -> Iterator[float]:
+        """Gives how long a pause of the mesh's own (back-off, injected delay) may take. It is time that the
+        application waits for the response: TooSlow at the end of the block, if its limit for that is shorter.
+        """
+        if self.read is None or seconds <= self.read:
+            yield seconds
+        else:
+            yield self.read
+            raise TooSlow("read", self.read)
 
 
 NO_TIMEOUTS = OwnTimeouts()

@@ -69,6 +69,7 @@ _OF_FLAG = {
     "NC": "cluster_not_found",
     "UH": "no_healthy_upstream",
     "UO": "upstream_reset_before_response_started{overflow}",
+    "FI": "fault_filter_abort",
 }
 
 
@@ -87,8 +88,8 @@ def broken_off(how: Failure) -> tuple[str, str]:
 
 
 def details_of_reply(flag: str) -> str:
-    """Envoy's words for an answer that the mesh made itself."""
-    return _OF_FLAG.get(flag, "direct_response")
+    """Envoy's words for an answer that the mesh made itself; the last of several flags says why."""
+    return _OF_FLAG.get(flag.rpartition(",")[2], "direct_response")
 
 
 def size(head: RequestHead) -> int:

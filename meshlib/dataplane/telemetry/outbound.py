@@ -10,7 +10,8 @@ Rules:
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
-from meshlib.core.actions import Attempt, Facts
+from meshlib.core.actions import Attempt, Facts, joined
+from meshlib.core.fault import DELAYED
 from meshlib.core.request import Failed, Failure, Header, RequestHead
 from meshlib.dataplane import context
 from meshlib.dataplane.telemetry import labels, propagation, spans
@@ -123,15 +124,17 @@ class Outbound:
             self._status = 504 if failed.how in _TIMED_OUT else 502 if failed.how is Failure.PROTOCOL else 503
             self._details = details_of_failure(failed.how)
             self._failure = failed.detail if failed.how in _NOT_CONNECTED else ""
-        elif flag == "-":
-            flag, self._details = broken_off(failed.how)
+        elif flag in ("-", DELAYED):
+            own, self._details = broken_off(failed.how)
+            flag = joined(flag, own)
         self._facts = facts._replace(flag=flag)
         self.end()
 
     def gave_up(self) -> None:
         """The application did not want to wait, or its own part of the request failed."""
         if not self._done:
-            self._facts = self._facts._replace(flag="DC")
+            before = DELAYED if self._facts.flag == DELAYED else "-"
+            self._facts = self._facts._replace(flag=joined(before, "DC"))
             self.end()
 
     def end(self) -> None:
@@ -162,7 +165,7 @@ class Outbound:
             self._body.size if facts.attempts and not self._failure else 0,
             self.received,
             facts.route,
-            "" if facts.flag == "NC" else facts.cluster,
+            "" if facts.flag.endswith("NC") else facts.cluster,
             facts.endpoint,
             failure=self._failure,
         )

@@ -8,6 +8,7 @@ from meshlib.cli.explain_decision import decide
 from meshlib.cli.render import lines
 from meshlib.core.balance.cluster import Cluster, Resolution
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
+from meshlib.core.fault import Abort, Aborted, Fault, Share
 from meshlib.core.headers import EMPTY, EditLevel, HeaderEdits
 from meshlib.core.request import RequestHead
 from meshlib.core.retry import RetryOn, RetryPolicy
@@ -142,6 +143,19 @@ def test_redirect_and_direct_response() -> None:
     answer = decide(view(gone), "reviews:9080", request())
     assert answer["direct_response"] == {"status": 410, "body": "gone"}
     assert "  answered here: 410 'gone'" in lines(answer)
+
+
+def test_injected_faults() -> None:
+    down = Fault(abort=Abort(Share(1, 2), Aborted(503)))
+    to = [WeightedCluster(name, 1, n, EMPTY, EMPTY, fault=down) for n, name in enumerate((V1, V2), 1)]
+    answer = decide(view(replace(OTHERS, action=Forward(tuple(to), 2))), "reviews:9080", request())
+    assert answer["fault"] == "abort 503 for 50 %"
+    assert "  injected fault: abort 503 for 50 %" in lines(answer)
+    own = Route("g", RouteMatch(), DirectResponse(410), EMPTY, EMPTY, fault=replace(down, cluster=""))
+    answer = decide(view(own), "reviews:9080", request())
+    assert "  injected fault: abort 503 for 50 %" in lines(answer)
+    other = replace(own, fault=replace(down, cluster=V1))
+    assert decide(view(other), "reviews:9080", request())["fault"] is None
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,14 @@ from meshlib.cli.explain_inbound import decide_inbound, lines
 from meshlib.cli.explain_served import Served
 from meshlib.core.authz import conditions
 from meshlib.core.authz.rbac import Policy, Rbac, Rules, Verb
+from meshlib.core.cors import Cors, CorsPolicy
+from meshlib.core.headers import EMPTY
 from meshlib.core.inbound import Inbound
 from meshlib.core.mtls import InboundMode, ServerTls
 from meshlib.core.request import Peer, RequestHead
-from meshlib.core.route.rule import Origin
+from meshlib.core.route.match import RouteMatch
+from meshlib.core.route.rule import Forward, Origin, Route, WeightedCluster
+from meshlib.core.route.table import RouteTable, VirtualHost
 from meshlib.core.route.text import TextKind, TextMatch
 
 CART = "spiffe://cluster.local/ns/shop/sa/cart"
@@ -17,6 +21,7 @@ OLD = "spiffe://old.example/ns/shop/sa/cart"
 STRANGER = "spiffe://other/ns/shop/sa/cart"
 DOMAINS = ("Cluster.local", "old@example")
 HEAD = RequestHead("GET", "http", "reviews:9080", "/", [])
+ASKS = (b"access-control-request-method", b"GET")
 WRITTEN = Origin("PeerAuthentication default/a", "a.yaml:3")
 
 
@@ -108,3 +113,26 @@ def test_what_others_may_read_otherwise_is_refused() -> None:
     inbound, peer = Inbound("in", ServerTls()), Peer(("127.0.0.1", 0), ("127.0.0.1", 9080))
     answer = decide_inbound(Served(inbound, "1", True), RequestHead("GET", "http", "a,b", "/"), peer, 0.0)
     assert (answer["admitted"], answer["status"], answer["detail"]) == (False, 400, "ambiguous_host")
+
+
+def test_cors_is_told_of_requests_of_other_pages() -> None:
+    policy = CorsPolicy((TextMatch(TextKind.EXACT, "https://a.com"),))
+    to = Forward((WeightedCluster("inbound|9080||", 1, 1, EMPTY, EMPTY),), 1)
+    route = Route(
+        "page", RouteMatch(), to, EMPTY, EMPTY, Origin("VirtualService d/v", "v.yaml:4"), cors=policy
+    )
+    table = RouteTable("in", [VirtualHost("v", ("*",), (route,))])
+    inbound = Inbound("in", ServerTls(InboundMode.DISABLE), (Cors(),), routes=table)
+    peer = Peer(("127.0.0.1", 0), ("127.0.0.1", 9080))
+    for origin, mark in ((b"https://a.com", "[green]✓[/]"), (b"https://b.com", "[dim]✗[/]")):
+        head = RequestHead("GET", "http", "reviews:9080", "/", [(b"origin", origin)])
+        said = lines(decide_inbound(Served(inbound, "1", True), head, peer, 0.0))
+        assert said[2:] == [
+            f"  {mark} CORS page [cyan]VirtualService d/v v.yaml:4[/]",
+            "  [green]let in[/]",
+        ]
+    assert len(lines(decide_inbound(Served(inbound, "1", True), HEAD, peer, 0.0))) == 3
+    asked = RequestHead("OPTIONS", "http", "a", "/", [(b"origin", b"https://a.com"), ASKS])
+    assert lines(decide_inbound(Served(inbound, "1", True), asked, peer, 0.0))[-1] == (
+        "  [red]answered 200[/]: cors_response [cyan]VirtualService d/v v.yaml:4[/]"
+    )

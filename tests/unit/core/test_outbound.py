@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from meshlib.core.actions import Attempt, BodyEnded, Deliver, Discard, Mirror, Raise, Reply, Sleep
+from meshlib.core.actions import Attempt, BodyEnded, Deliver, Discard, Flow, Mirror, Raise, Reply, Sleep
 from meshlib.core.balance.cluster import Cluster, Limits, Policy, Upstream
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
 from meshlib.core.headers import EMPTY
 from meshlib.core.ledger import Ledger
-from meshlib.core.outbound import Flow, flow
+from meshlib.core.outbound import flow
 from meshlib.core.request import Failed, Failure, RequestHead, ResponseHead
 from meshlib.core.retry import RetryOn, RetryPolicy
 from meshlib.core.route.match import PathKind, PathMatch, RouteMatch

@@ -9,9 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshlib.core.actions import Attempt, BodyEnded, Deliver, Discard, Facts, Mirror, Raise, Reply, Sleep
+from meshlib.core.actions import (
+    Attempt,
+    BodyEnded,
+    Deliver,
+    Discard,
+    Event,
+    Facts,
+    Flow,
+    Mirror,
+    Raise,
+    Reply,
+    Sleep,
+)
 from meshlib.core.balance.cluster import Upstream
-from meshlib.core.outbound import Event, Flow
 from meshlib.core.request import Failed, Failure, RequestHead, ResponseHead
 from meshlib.dataplane.body import BodyBroken
 from meshlib.dataplane.drive import AsyncBody, Body, FlightFailed, adrive, drive

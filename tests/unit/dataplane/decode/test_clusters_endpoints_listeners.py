@@ -34,6 +34,21 @@ def test_a_listener_names_its_routes() -> None:
         decode_listener(pb.Listener(name="a:80"))
 
 
+def test_a_fault_of_a_whole_listener_is_refused() -> None:
+    manager = pb.HttpConnectionManager()
+    manager.rds.route_config_name = "routes"
+    fault = manager.http_filters.add(name="envoy.filters.http.fault")
+    message = pb.Listener(name="a:80")
+    for said in (pb.HTTPFault(), pb.HTTPFault(upstream_cluster="c")):
+        fault.typed_config.CopyFrom(pb.pack(said))
+        message.api_listener.api_listener.CopyFrom(pb.pack(manager))
+        if said.ByteSize():
+            with pytest.raises(Refused, match=r"http_filters\[0\]: faults are supported where routes"):
+                decode_listener(message)
+        else:
+            assert decode_listener(message).filters == ("envoy.filters.http.fault",)
+
+
 @pytest.mark.parametrize("percent", [-1.0, 100.5, float("nan"), float("inf")])
 def test_a_panic_threshold_that_is_no_percentage_is_refused(percent: float) -> None:
     message = pb.Cluster(name="c")

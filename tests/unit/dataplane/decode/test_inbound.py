@@ -77,9 +77,9 @@ def with_filter(made: Any, config: Any, **more: Any) -> Any:
 
 
 def test_filters_are_values_by_their_type() -> None:
-    made = with_filter(listener(), pb.Cors())
-    found = decode_inbound(made, {pb.type_url(pb.Cors): lambda name, message: (name, type(message))})
-    assert found.filters == (("one", pb.Cors),)
+    made = with_filter(listener(), pb.HTTPFault())
+    found = decode_inbound(made, {pb.type_url(pb.HTTPFault): lambda name, message: (name, type(message))})
+    assert found.filters == (("one", pb.HTTPFault),)
 
 
 def test_a_filter_that_is_refused_says_where() -> None:
@@ -87,20 +87,20 @@ def test_a_filter_that_is_refused_says_where() -> None:
         raise Refused("policies[x]", "is bad")
 
     with pytest.raises(Refused) as caught:
-        decode_inbound(with_filter(listener(), pb.Cors()), {pb.type_url(pb.Cors): refuse})
+        decode_inbound(with_filter(listener(), pb.HTTPFault()), {pb.type_url(pb.HTTPFault): refuse})
     assert str(caught.value).endswith("typed_config.http_filters[0].policies[x]: is bad")
 
 
 @pytest.mark.parametrize("more", [{}, {"is_optional": True}, {"disabled": True}])
 def test_an_unknown_filter_is_refused_whatever_it_says(more: dict[str, bool]) -> None:
-    with pytest.raises(Refused, match=r"http_filters\[0\]: one: .*Cors is not supported"):
-        decode_inbound(with_filter(listener(), pb.Cors(), **more))
+    with pytest.raises(Refused, match=r"http_filters\[0\]: one: .*HTTPFault is not supported"):
+        decode_inbound(with_filter(listener(), pb.HTTPFault(), **more))
 
 
 def test_a_filter_that_is_switched_off_is_refused() -> None:
-    made = with_filter(listener(), pb.Cors(), disabled=True)
+    made = with_filter(listener(), pb.HTTPFault(), disabled=True)
     with pytest.raises(Refused):
-        decode_inbound(made, {pb.type_url(pb.Cors): lambda name, message: name})
+        decode_inbound(made, {pb.type_url(pb.HTTPFault): lambda name, message: name})
 
 
 def edit_tls(made: Any, change: Callable[[Any], None]) -> None:

@@ -45,12 +45,18 @@ def test_a_whole_configuration() -> None:
                 }
             },
         },
-        {"domains": ["reviews", "reviews:9080"], "include_request_attempt_count": True},
+        {
+            "domains": ["reviews", "reviews:9080"],
+            "include_request_attempt_count": True,
+            "include_attempt_count_in_response": True,
+        },
         {"ignore_port_in_host_matching": True},
     )
     assert (made.name, made.ignore_port) == ("t", True)
     [host] = made.hosts
-    assert (host.name, host.domains, host.attempt_count) == ("v", ("reviews", "reviews:9080"), True)
+    assert (host.name, host.domains) == ("v", ("reviews", "reviews:9080"))
+    assert host.attempt_count
+    assert host.tells_attempts
     [route] = host.routes
     assert route.origin == Origin("VirtualService default/reviews", "reviews.yaml:7")
     assert route.match.matches(RequestHead("GET", "http", "reviews", "/", [(b"end-user", b"jason")]))

@@ -3,7 +3,7 @@
 import pytest
 
 from meshlib.core.request import Failure
-from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, TooSlow
+from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, OwnTimeouts, TooSlow
 
 NOW = 100.0
 
@@ -63,3 +63,14 @@ def test_a_timer_that_fires_early_is_still_the_meshs() -> None:
     early = limits(101.0).passed("read", None)
     assert isinstance(early, Broken)
     assert early.failed.how is Failure.TRY_TIMED_OUT
+
+
+def test_a_pause_is_time_that_the_application_waits() -> None:
+    for own in (NO_TIMEOUTS, OwnTimeouts(connect=1.0, read=2.0)):
+        with own.pausing(2.0) as seconds:
+            assert seconds == 2.0
+    with (
+        pytest.raises(TooSlow, match=r"read took longer than 1\.5 s"),
+        OwnTimeouts(read=1.5).pausing(2.0) as seconds,
+    ):
+        assert seconds == 1.5
