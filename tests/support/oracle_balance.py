@@ -62,23 +62,23 @@ class Balanced:
             await asyncio.sleep(0.01)
         raise AssertionError(f"Envoy did not take the endpoints:\n{(self._folder / 'envoy.log').read_text()}")
 
-    async def ask(self, calls: Sequence[Call]) -> list[Received]:
-        """The answers, in order."""
+    async def ask(self, calls: Sequence[Call], batch: int = BATCH) -> list[Received]:
+        """The answers, in order. A `batch` is written at once; answers of Envoy's own bear none but 1."""
         parts = [calls[n::CONNECTIONS] for n in range(CONNECTIONS)]
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._ask_some(part)) for part in parts]
+            tasks = [group.create_task(self._ask_some(part, batch)) for part in parts]
         answers: list[Any] = [None] * len(calls)
         for number, task in enumerate(tasks):
             answers[number::CONNECTIONS] = task.result()
         return answers
 
-    async def _ask_some(self, calls: Sequence[Call]) -> list[Received]:
+    async def _ask_some(self, calls: Sequence[Call], batch: int) -> list[Received]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._envoy.listeners["main"])
-        answers = []
-        for start in range(0, len(calls), BATCH):
-            batch = calls[start : start + BATCH]
-            writer.write(b"".join(map(encode, batch)))
-            answers += [await receive(reader) for _ in batch]
+        answers: list[Received] = []
+        for start in range(0, len(calls), batch):
+            some = calls[start : start + batch]
+            writer.write(b"".join(map(encode, some)))
+            answers += [await receive(reader) for _ in some]
         writer.close()
         await writer.wait_closed()
         return answers

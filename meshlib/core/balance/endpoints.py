@@ -20,6 +20,8 @@ class Endpoint:
     """What it says of how it is reached, for the criteria of the cluster's transports."""
     degraded: bool = False
     """Healthy, but to be used after those that are wholly so."""
+    draining: bool = False
+    """Not healthy, because it leaves: it does not count for the health of the others."""
     key: str = field(init=False, default="")
     address: tuple[str, int] = field(init=False, compare=False, repr=False)
     """Host and port."""

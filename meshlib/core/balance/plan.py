@@ -130,11 +130,16 @@ def _level(groups: Sequence[LocalityEndpoints], listed: EndpointSet, ejected: fr
     usable = [[e for e in group.endpoints if e.healthy and e.key not in ejected] for group in groups]
     healthy = [[e for e in endpoints if not e.degraded] for endpoints in usable]
     degraded = [[e for e in endpoints if e.degraded] for endpoints in usable]
-    parts = (healthy, degraded, [group.endpoints for group in groups])
+    parts = (healthy, degraded, [_counted(group) for group in groups])
     counts = [sum(len(endpoints) for endpoints in part) for part in parts]
     weights = [sum(e.weight for endpoints in part for e in endpoints) for part in parts]
+    size = sum(len(group.endpoints) for group in groups)
     by_weight = (weights[0], weights[1], weights[2]) if listed.weighted_health else None
-    return Level(groups, healthy, degraded, Health(counts[0], counts[1], counts[2], by_weight))
+    return Level(groups, healthy, degraded, Health(counts[0], counts[1], counts[2], size, by_weight))
+
+
+def _counted(group: LocalityEndpoints) -> list[Endpoint]:
+    return [endpoint for endpoint in group.endpoints if not endpoint.draining]
 
 
 def _pickers(plan: Plan, state: ClusterState, now: float, dice: Dice) -> Callable[[int, bool], Pick]:
@@ -164,7 +169,8 @@ def _pickers(plan: Plan, state: ClusterState, now: float, dice: Dice) -> Callabl
 
 
 def _reach(group: LocalityEndpoints, usable: Sequence[Endpoint], factor: int) -> float:
-    share = len(usable) / len(group.endpoints) if group.endpoints else 0.0
+    counted = len(_counted(group))
+    share = len(usable) / counted if counted else 0.0
     return group.weight * min(1.0, factor / 100 * share)
 
 
@@ -208,10 +214,10 @@ def _weighted(
     if not by_locality:
         listed = [endpoint for endpoints in usable for endpoint in endpoints]
         return _normalised(listed, 1.0, sizes)
-    total = sum(group.weight for group in groups)
+    total = sum(group.weight for group in groups if group.endpoints)
     made: list[Weighted] = []
     for group, endpoints in zip(groups, usable, strict=True):
-        if group.weight:
+        if group.weight and endpoints:
             made += _normalised(endpoints, group.weight / total, sizes)
     return made
 

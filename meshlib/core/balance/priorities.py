@@ -5,7 +5,8 @@ Rules (Envoy, LoadBalancerBase):
   degraded share comes after the healthy ones of all priorities. Lower priorities get what is left.
 * If all together are less than fully available, a priority of which too few are healthy or degraded
   panics: it is used whole. A threshold of 0 turns panic off.
-* If every priority panics, each takes what its number of endpoints says.
+* Endpoints that drain count in neither share: who leaves does not make the others look ill.
+* If every priority panics, each takes what its number of endpoints says, draining ones included.
 * What rounding leaves over goes to the first priority that is available at all.
 """
 
@@ -18,9 +19,11 @@ class Health(NamedTuple):
 
     healthy: int
     degraded: int
+    counted: int
+    """All but those that drain."""
     size: int
     weights: tuple[int, int, int] | None = None
-    """Of the healthy ones, the degraded ones, all; None: the numbers count."""
+    """Of the healthy ones, the degraded ones, all that count; None: the numbers count."""
 
 
 class Loads(NamedTuple):
@@ -58,12 +61,12 @@ def priority_loads(levels: Sequence[Health], threshold: int, factor: int) -> Loa
 
 
 def _available(level: Health, which: int, factor: int) -> int:
-    counts = level.weights or (level.healthy, level.degraded, level.size)
+    counts = level.weights or (level.healthy, level.degraded, level.counted)
     return min(100, factor * counts[which] // counts[2]) if counts[2] else 0
 
 
 def _percent(level: Health) -> float:
-    return 100.0 * (level.healthy + level.degraded) / level.size if level.size else 0.0
+    return 100.0 * (level.healthy + level.degraded) / level.counted if level.counted else 0.0
 
 
 def _distribute(available: Sequence[int], left: int, reached: int) -> tuple[list[int], int]:

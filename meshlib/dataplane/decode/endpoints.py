@@ -17,7 +17,7 @@ MAX_PRIORITY = 128
 MAX_WEIGHT = 2**32 - 1
 _UNHEALTHY = frozenset((2, 3, 4))
 """envoy.config.core.v3.HealthStatus: UNHEALTHY, DRAINING, TIMEOUT."""
-_DEGRADED = 5
+_DRAINING, _DEGRADED = 3, 5
 
 
 def decode_endpoints(message: Any) -> EndpointSet:
@@ -78,6 +78,7 @@ def _decode_endpoint(message: Any) -> Endpoint:
         metadata=_decode_metadata(message.metadata),
         transport=decode_transport(message.metadata),
         degraded=message.health_status == _DEGRADED,
+        draining=message.health_status == _DRAINING,
     )
 
 

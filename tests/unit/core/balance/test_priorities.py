@@ -9,7 +9,7 @@ from meshlib.core.balance.priorities import Health, priority_loads
 
 def levels(*counts: tuple[int, ...]) -> list[Health]:
     """Of (healthy, all) or (healthy, degraded, all)."""
-    return [Health(each[0], each[1] if len(each) > 2 else 0, each[-1]) for each in counts]
+    return [Health(each[0], each[1] if len(each) > 2 else 0, each[-1], each[-1]) for each in counts]
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,14 @@ def test_degraded_ones_come_after_all_healthy_ones() -> None:
 
 
 def test_weights_may_count_instead_of_numbers() -> None:
-    heavy = Health(1, 0, 2, (9, 0, 10))
+    heavy = Health(1, 0, 2, 2, (9, 0, 10))
     assert priority_loads([heavy, *levels((1, 1))], 50, 100).healthy == (90, 10)
+
+
+def test_who_drains_makes_nobody_look_ill() -> None:
+    assert priority_loads([Health(1, 0, 1, 9), *levels((1, 1))], 50, 140).healthy == (100, 0)
+    # In panic everybody is there still.
+    assert priority_loads([Health(0, 0, 1, 3), *levels((0, 1))], 50, 140).healthy == (75, 25)
 
 
 def test_overprovisioning_is_a_setting() -> None:
