@@ -27,7 +27,7 @@ from meshlib.core.actions import (
 from meshlib.core.balance.cluster import Cluster, Resolution
 from meshlib.core.balance.endpoints import Endpoint
 from meshlib.core.balance.hashing import key_of
-from meshlib.core.balance.pick import pick
+from meshlib.core.balance.pick import Retry, pick
 from meshlib.core.breaker import Slots, allows_request
 from meshlib.core.faulted import Faulted
 from meshlib.core.ledger import ClusterState, Ledger
@@ -242,7 +242,7 @@ class _Request:
 
     def wait(self, policy: RetryPolicy, deadline: float | None) -> Generator[Action, Event, bool]:
         """Backs off; False: the time of the route ran out meanwhile, and the flow has ended."""
-        if policy.avoid_previous_hosts:
+        if policy.avoid_previous_hosts or policy.leave_priorities_after:
             self.tried.append(self.endpoint)
         seconds = retry.back_off(policy, self.attempts, self.dice)
         left = None if deadline is None else deadline - self.clock()
@@ -311,8 +311,9 @@ class _Request:
             return None
         if policy is None or not self.tried:
             return pick(cluster, endpoints, state, now, self.dice, key=key)
-        more = policy.host_selection_attempts
-        return pick(cluster, endpoints, state, now, self.dice, self.tried, more, key)
+        more = policy.host_selection_attempts if policy.avoid_previous_hosts else 0
+        again = Retry(self.tried, more, policy.leave_priorities_after)
+        return pick(cluster, endpoints, state, now, self.dice, again, key)
 
     def find(self, name: str) -> tuple[Cluster, Endpoint] | None:
         """A cluster by name and one of its endpoints, for a mirror."""

@@ -13,7 +13,7 @@ from typing import Any
 from support.oracle_balance import Balanced, Call, balanced
 
 from meshlib.core.balance.hashing import HashPolicy, key_of
-from meshlib.core.balance.pick import pick
+from meshlib.core.balance.pick import Retry, pick
 from meshlib.core.ledger import ClusterState
 from meshlib.core.request import RequestHead
 from meshlib.dataplane.decode.hashing import decode_hash_policies
@@ -119,8 +119,8 @@ def ours(envoy: Balanced, call: Call, policies: Sequence[Any], state: ClusterSta
     key, _ = key_of(policies, head, "127.0.0.1", random)
     found = pick(envoy.clusters[cluster], envoy.endpoints, state, 0.0, random, key=key)
     if fails and found is not None:
-        tried = (found.key,)
-        found = pick(envoy.clusters[cluster], envoy.endpoints, state, 0.0, random, tried, 5, key)
+        again = Retry([found.key], 5)
+        found = pick(envoy.clusters[cluster], envoy.endpoints, state, 0.0, random, again, key)
     return "" if found is None else found.key
 
 

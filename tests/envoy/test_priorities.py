@@ -17,13 +17,14 @@ import pytest
 from support.oracle_balance import Balanced, balanced
 
 from meshlib.core.balance.hashing import HashHeader, key_of
-from meshlib.core.balance.pick import pick
+from meshlib.core.balance.pick import Retry, pick
 from meshlib.core.ledger import ClusterState
 from meshlib.core.request import RequestHead
 
 CASES = int(os.environ.get("ORACLE_CASES", "6"))
 FRESH_SEED = int(os.environ["ORACLE_SEED"])
 ENDPOINTS, KEYS, REQUESTS, OWN = 14, 120, 240, 6_000
+MANY_RETRIES: dict[str, Any] = {"circuit_breakers": {"thresholds": [{"max_retries": 1000}]}}
 HASHED = {"hash_policy": [{"header": {"header_name": "x-key"}}]}
 
 
@@ -114,12 +115,18 @@ async def by_share(envoy: Balanced, cluster: str, dice: random.Random) -> list[s
     for _ in range(OWN):
         picked = pick(envoy.clusters[cluster], envoy.endpoints, state, 0.0, dice)
         ours["" if picked is None else picked.key] += 1
+    return unlike(theirs, ours)
+
+
+def unlike(theirs: Counter[str], ours: Counter[str]) -> list[str]:
+    """Endpoints whose shares differ by more than chance, in words."""
+    few, many = theirs.total(), ours.total()
     made = []
     for host in theirs | ours:
-        share = (theirs[host] + ours[host]) / (REQUESTS + OWN)
-        bound = 6 * sqrt(share * (1 - share) * (1 / REQUESTS + 1 / OWN))
-        if abs(theirs[host] / REQUESTS - ours[host] / OWN) > bound or (theirs[host] and not ours[host]):
-            made.append(f"{host}: Envoy {theirs[host]} of {REQUESTS}, ours {ours[host]} of {OWN}")
+        share = (theirs[host] + ours[host]) / (few + many)
+        bound = 6 * sqrt(share * (1 - share) * (1 / few + 1 / many))
+        if abs(theirs[host] / few - ours[host] / many) > bound or (theirs[host] and not ours[host]):
+            made.append(f"{host}: Envoy {theirs[host]} of {few}, ours {ours[host]} of {many}")
     return made
 
 
@@ -137,3 +144,48 @@ def _short(listed: list[dict[str, Any]]) -> list[Any]:
         )
         for place in listed
     ]
+
+
+PREVIOUS = (
+    "type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
+)
+
+
+async def test_retries_leave_the_priorities_tried(tmp_path: Path) -> None:
+    """Each request fails as often as it may be tried; where its last try went, shows the priorities left."""
+    cases = [(frequency, retries) for frequency in (1, 2) for retries in range(1, 6)]
+    clusters = {str(case): {"lb_policy": "ROUND_ROBIN", **MANY_RETRIES} for case in cases}
+    routes = {str(case): {"route": {"retry_policy": _retry(*case)}} for case in cases}
+    async with balanced(clusters, tmp_path, size=6, routes=routes) as envoy:
+        # Of the first three one is well, which is 46 %; the next two take 54 %, the last one nothing.
+        health = (("HEALTHY", "UNHEALTHY", "UNHEALTHY"), ("HEALTHY", "HEALTHY"), ("HEALTHY",))
+        numbers = iter(range(6))
+        levels = [[envoy.endpoint(next(numbers), health_status=each) for each in level] for level in health]
+        await envoy.change([{"priority": n, "lb_endpoints": level} for n, level in enumerate(levels)])
+        for frequency, retries in cases:
+            cluster = str((frequency, retries))
+            received = await envoy.ask([(cluster, "/", [("x-fail", "1")])] * (REQUESTS // 2), batch=1)
+            ours: Counter[str] = Counter()
+            state, dice = ClusterState(), random.Random(1)
+            for _ in range(OWN // 4):
+                tried: list[str] = []
+                for _ in range(retries + 1):
+                    again = Retry(tried, 0, frequency) if tried else None
+                    picked = pick(envoy.clusters[cluster], envoy.endpoints, state, 0.0, dice, again)
+                    assert picked is not None
+                    tried.append(picked.key)
+                ours[tried[-1]] += 1
+            assert not unlike(Counter(map(_host, received)), ours), cluster
+
+
+def _retry(frequency: int, retries: int) -> dict[str, Any]:
+    config = {"@type": PREVIOUS, "update_frequency": frequency}
+    return {
+        "retry_on": "5xx",
+        "num_retries": retries,
+        "retry_back_off": {"base_interval": "0.001s"},
+        "retry_priority": {
+            "name": "envoy.retry_priorities.previous_priorities",
+            "typed_config": config,
+        },
+    }

@@ -6,14 +6,27 @@ Rules (Envoy):
 * A retry that avoids the hosts tried before picks anew so often; then it takes what came last.
 """
 
-from collections.abc import Collection
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from meshlib.core.balance.cluster import Cluster
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet
-from meshlib.core.balance.plan import Plan
+from meshlib.core.balance.plan import Plan, draw
+from meshlib.core.balance.remote import loads_after
 from meshlib.core.ledger import ClusterState
 from meshlib.core.outlier import end_ejections
 from meshlib.core.request import Dice
+
+
+class Retry(NamedTuple):
+    """What a pick for a retry heeds."""
+
+    tried: Sequence[str]
+    """The keys of the endpoints tried, in order."""
+    more_picks: int = 0
+    """Up to so many further picks try to miss them."""
+    leave_after: int = 0
+    """After every so many tries their priorities take nothing more; 0: they stay."""
 
 
 def pick(
@@ -22,25 +35,20 @@ def pick(
     state: ClusterState,
     now: float,
     dice: Dice,
-    avoid: Collection[str] = (),
-    more_picks: int = 0,
+    retry: Retry | None = None,
     key: int | None = None,
 ) -> Endpoint | None:
-    """One endpoint; None: none is healthy. Up to `more_picks` further picks try to miss `avoid` (keys of
-    endpoints). `key`: of the request, 64 bits.
-    """
+    """One endpoint; None: none is healthy. `key`: of the request, 64 bits."""
     if now >= state.wake:
         end_ejections(state, now)
     plan: Plan | None = state.plan
     if plan is None or plan.endpoints is not endpoints or plan.cluster is not cluster:
         plan = state.plan = _plan(cluster, endpoints, state, now, dice)
     if plan.tables is not None:
-        return _find(plan, dice, avoid, more_picks, key)
-    found = plan.pick(dice, now) if plan.only is None else plan.only(dice, now)
-    while avoid and more_picks > 0 and found is not None and found.key in avoid:
-        found = plan.pick(dice, now)
-        more_picks -= 1
-    return found
+        return _find(plan, dice, retry, key)
+    if retry is not None:
+        return _again(plan, dice, now, retry)
+    return plan.pick(dice, now) if plan.only is None else plan.only(dice, now)
 
 
 def prepare(cluster: Cluster, endpoints: EndpointSet, state: ClusterState, now: float, dice: Dice) -> None:
@@ -56,15 +64,25 @@ def _plan(cluster: Cluster, endpoints: EndpointSet, state: ClusterState, now: fl
     return Plan(cluster, endpoints, state, now, dice)
 
 
-def _find(
-    plan: Plan, dice: Dice, avoid: Collection[str], more_picks: int, key: int | None
-) -> Endpoint | None:
+def _again(plan: Plan, dice: Dice, now: float, retry: Retry) -> Endpoint | None:
+    shares = plan.shares
+    if retry.leave_after and (loads := loads_after(plan, retry.tried, retry.leave_after)) is not None:
+        shares = plan.share(loads)
+    found = draw(shares, dice, now)
+    for _ in range(retry.more_picks):
+        if found is None or found.key not in retry.tried:
+            break
+        found = draw(shares, dice, now)
+    return found
+
+
+def _find(plan: Plan, dice: Dice, retry: Retry | None, key: int | None) -> Endpoint | None:
     if key is None:
         key = int(dice.random() * 2**32) << 32 | int(dice.random() * 2**32)
     table = plan.table(key)
     found = table(key, 0)
-    for attempt in range(1, more_picks + 1):
-        if found is None or found.key not in avoid:
+    for attempt in range(1, retry.more_picks + 1 if retry is not None else 1):
+        if retry is None or found is None or found.key not in retry.tried:
             break
         found = table(key, attempt)
     return found

@@ -40,8 +40,7 @@ def priority_loads(levels: Sequence[Health], threshold: int, factor: int) -> Loa
     calm = tuple(False for _ in levels)
     if not levels:
         return Loads(nothing, nothing, calm)
-    healthy = [_available(level, 0, factor) for level in levels]
-    degraded = [_available(level, 1, factor) for level in levels]
+    healthy, degraded = available(levels, factor)
     reached = min(100, sum(healthy) + sum(degraded))
     if not reached and not threshold:
         return Loads((100, *nothing[1:]), nothing, calm)
@@ -52,12 +51,32 @@ def priority_loads(levels: Sequence[Health], threshold: int, factor: int) -> Loa
         return Loads(nothing, nothing, panics)
     loads, left = _distribute(healthy, 100, reached)
     others, left = _distribute(degraded, left, reached)
-    for part, available in ((loads, healthy), (others, degraded)):
-        first = next((number for number, each in enumerate(available) if each), None)
+    for part, reach in ((loads, healthy), (others, degraded)):
+        first = next((number for number, each in enumerate(reach) if each), None)
         if first is not None:
             part[first] += left
             break
     return Loads(tuple(loads), tuple(others), panics)
+
+
+def available(levels: Sequence[Health], factor: int) -> tuple[list[int], list[int]]:
+    """How far the healthy and the degraded endpoints of each priority reach, in percent."""
+    return [_available(level, 0, factor) for level in levels], [
+        _available(level, 1, factor) for level in levels
+    ]
+
+
+def spread(healthy: Sequence[int], degraded: Sequence[int], panics: tuple[bool, ...]) -> Loads:
+    """The loads of a retry, by what is available (Envoy, adjustForAttemptedPriorities)."""
+    reached = min(100, sum(healthy) + sum(degraded))
+    loads = [0] * (len(healthy) + len(degraded))
+    left = 100
+    while left:
+        for number, each in enumerate((*healthy, *degraded)):
+            part = min(left, each * 100 // reached)
+            loads[number] += part
+            left -= part
+    return Loads(tuple(loads[: len(healthy)]), tuple(loads[len(healthy) :]), panics)
 
 
 def _available(level: Health, which: int, factor: int) -> int:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from meshlib.core.balance.cluster import Cluster, HashTable, Policy
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
-from meshlib.core.balance.pick import pick
+from meshlib.core.balance.pick import Retry, pick
 from meshlib.core.ledger import ClusterState
 
 
@@ -125,10 +125,10 @@ def test_hosts_tried_before_are_avoided_while_picks_are_left() -> None:
     state, dice = ClusterState(), random.Random(1)
     first = listed.localities[0].endpoints[0].key
     for _ in range(10):
-        found = pick(cluster, listed, state, 0.0, dice, {first}, 5)
+        found = pick(cluster, listed, state, 0.0, dice, Retry([first], 5))
         assert found is not None
         assert found.key != first
     alone = one(1)
-    found = pick(cluster, alone, ClusterState(), 0.0, dice, {first}, 5)
+    found = pick(cluster, alone, ClusterState(), 0.0, dice, Retry([first], 5))
     assert found is not None
     assert found.key == first

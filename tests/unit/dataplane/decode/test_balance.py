@@ -11,6 +11,7 @@ from meshlib.dataplane.decode.clusters import decode_cluster
 from meshlib.dataplane.decode.endpoints import decode_endpoints
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.hashing import decode_hash_policies
+from meshlib.dataplane.decode.retry import decode_retry
 from meshlib.xds import pb
 
 TYPE = "type.googleapis.com/envoy.extensions.load_balancing_policies"
@@ -238,3 +239,24 @@ def test_what_can_not_be_hashed_is_refused(policy: dict[str, Any], path: str) ->
 def test_policies_are_bounded() -> None:
     with pytest.raises(Refused, match="more than 100"):
         hashed(*[{"header": {"header_name": "x"}}] * 101)
+
+
+def leaving(**config: Any) -> Any:
+    kind = "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
+    typed = {"@type": f"type.googleapis.com/{kind}", **config}
+    said = {"name": "envoy.retry_priorities.previous_priorities", "typed_config": typed}
+    return decode_retry(pb.from_dict(pb.RetryPolicy, {"retry_on": "5xx", "retry_priority": said}))
+
+
+def test_retries_may_leave_priorities() -> None:
+    assert leaving(update_frequency=2).leave_priorities_after == 2
+    assert decode_retry(pb.RetryPolicy(retry_on="5xx")).leave_priorities_after == 0
+    with pytest.raises(Refused, match=r"retry_priority\.typed_config\.update_frequency"):
+        leaving()
+    other = pb.RetryPolicy(retry_priority={"name": "x"})
+    with pytest.raises(Refused, match=r"retry_priority\.name: x is not supported"):
+        decode_retry(other)
+    broken = pb.RetryPolicy(retry_priority={"name": "envoy.retry_priorities.previous_priorities"})
+    broken.retry_priority.typed_config.type_url = "type.googleapis.com/no.such.Type"
+    with pytest.raises(Refused, match=r"retry_priority\.typed_config: can't be decoded"):
+        decode_retry(broken)
