@@ -1,11 +1,12 @@
 """The flow of one request, action by action, with loaded dice and a clock that stands."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from meshlib.core.actions import Attempt, BodyEnded, Deliver, Discard, Flow, Mirror, Raise, Reply, Sleep
-from meshlib.core.balance.cluster import Cluster, HashTable, Limits, Policy, Upstream
+from meshlib.core.balance.cluster import Cluster, HashTable, Limits, Policy, Resolution, Upstream
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
 from meshlib.core.balance.hashing import HashCookie
 from meshlib.core.headers import EMPTY
@@ -235,3 +236,28 @@ def test_what_was_made_for_nobody_is_not_said() -> None:
     delivered = steps.send(ResponseHead(200))
     assert isinstance(delivered, Deliver)
     assert delivered.headers == ()
+
+
+def test_a_cluster_may_pass_through_to_the_address_that_was_named() -> None:
+    view = view_of(forward())
+    passing = Cluster("c", "c", Policy.ROUND_ROBIN, Resolution.ORIGINAL)
+    attempt = next(begin(View("7", view.tables, {"c": passing}, {}), Ledger()))
+    assert isinstance(attempt, Attempt)
+    assert attempt.address == ("9.9.9.9", 80)
+
+
+def test_a_retry_may_leave_the_priority_that_was_tried() -> None:
+    near, far = (LocalityEndpoints("", n, 1, (Endpoint(f"10.0.{n}.1", 80),)) for n in (0, 1))
+    view = view_of(forward(retry=replace(RETRY, leave_priorities_after=1)))
+    listed = {"c": EndpointSet((near, far))}
+    steps = begin(View("7", view.tables, view.clusters, listed), Ledger())
+    hosts = []
+    for _ in range(3):
+        attempt = next(steps)
+        assert isinstance(attempt, Attempt)
+        hosts.append(attempt.address[0])
+        after = steps.send(ResponseHead(503))
+        if isinstance(after, Discard):
+            assert isinstance(next(steps), Sleep)
+    # When both were tried, all count again.
+    assert hosts == ["10.0.0.1", "10.0.1.1", "10.0.0.1"]
