@@ -21,7 +21,10 @@ from meshlib.core.view import View
 class HostState:
     """What is known of one endpoint of one cluster."""
 
-    __slots__ = ("active", "ejected_until", "ejections", "failures_5xx", "failures_gateway", "last_ejection")
+    __slots__ = (
+        *("active", "ejected_until", "ejections", "failures_5xx", "failures_gateway", "last_ejection"),
+        "since",
+    )
 
     def __init__(self) -> None:
         self.active = 0
@@ -32,15 +35,17 @@ class HostState:
         """The multiplier of the next ejection's time, less one."""
         self.last_ejection: float = 0.0
         """When the last ejection ended or will end."""
+        self.since: float | None = None
+        """When the balancer first saw it healthy, where new endpoints warm up."""
 
     def __repr__(self) -> str:
         return f"<{self.active} active, ejected until {self.ejected_until}>"
 
 
 class ClusterState:
-    """What is known of one cluster. `plan` belongs to the balancer."""
+    """What is known of one cluster. `plan` and `ready` belong to the balancer."""
 
-    __slots__ = ("active", "connections", "ejected", "hosts", "plan", "retries", "wake")
+    __slots__ = ("active", "connections", "ejected", "hosts", "plan", "ready", "retries", "wake")
 
     def __init__(self) -> None:
         self.active = 0
@@ -50,8 +55,9 @@ class ClusterState:
         self.hosts: dict[str, HostState] = {}
         self.ejected: dict[str, HostState] = {}
         self.wake = float("inf")
-        """When the first ejection ends; never if there is none."""
+        """When the first ejection, or the warming up of endpoints, ends; never if there is none."""
         self.plan: Any = None
+        self.ready: Any = None
 
     def host(self, key: str) -> HostState:
         """The state of an endpoint by its key."""
@@ -65,9 +71,11 @@ class ClusterState:
 class Ledger:
     """All that one process learned."""
 
-    __slots__ = ("_middle", "_number", "clusters", "faults")
+    __slots__ = ("_middle", "_number", "address", "clusters", "faults")
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "") -> None:
+        self.address = address
+        """The IP address of this process, as others see it; empty: nothing has needed it."""
         self.clusters: dict[str, ClusterState] = {}
         self.faults = 0
         """Requests that are delayed or aborted on purpose, until their end."""

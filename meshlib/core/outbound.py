@@ -26,7 +26,8 @@ from meshlib.core.actions import (
 )
 from meshlib.core.balance.cluster import Cluster, Resolution
 from meshlib.core.balance.endpoints import Endpoint
-from meshlib.core.balance.pick import pick
+from meshlib.core.balance.hashing import key_of
+from meshlib.core.balance.pick import Retry, pick
 from meshlib.core.breaker import Slots, allows_request
 from meshlib.core.faulted import Faulted
 from meshlib.core.ledger import ClusterState, Ledger
@@ -125,8 +126,8 @@ class _Request:
     """A request on its way to a cluster: what all its tries share."""
 
     __slots__ = (
-        *("action", "attempts", "body", "chosen", "clock", "dice", "endpoint", "head", "host", "ledger"),
-        *("original", "route", "tried", "version", "view"),
+        *("action", "attempts", "body", "chosen", "clock", "cookies", "dice", "endpoint", "head", "host"),
+        *("ledger", "original", "route", "tried", "version", "view"),
     )
 
     def __init__(
@@ -150,6 +151,7 @@ class _Request:
         self.attempts = 0
         self.endpoint = ""
         self.tried: list[str] = []
+        self.cookies: tuple[Header, ...] = ()
 
     def run(self, caller_timeout: float | None) -> Flow:
         """Everything after the rule: what goes out, and the tries until one is good or none is left."""
@@ -169,9 +171,10 @@ class _Request:
         now = self.clock()
         deadline = now + limits.whole if limits.whole else None
         state = self.ledger.cluster(cluster.name)
+        key = None if cluster.hash_table is None else self.key(sent)
         with Slots(state) as slots:
             while True:
-                found = self.pick(cluster, state, now, policy)
+                found = self.pick(cluster, state, now, policy, key)
                 if found is None:
                     facts = self.facts("UH", f"cluster {cluster.name} has no healthy endpoint")
                     yield self.reply(facts, b"no healthy upstream", number=self.attempts + 1)
@@ -239,7 +242,7 @@ class _Request:
 
     def wait(self, policy: RetryPolicy, deadline: float | None) -> Generator[Action, Event, bool]:
         """Backs off; False: the time of the route ran out meanwhile, and the flow has ended."""
-        if policy.avoid_previous_hosts:
+        if policy.avoid_previous_hosts or policy.leave_priorities_after:
             self.tried.append(self.endpoint)
         seconds = retry.back_off(policy, self.attempts, self.dice)
         left = None if deadline is None else deadline - self.clock()
@@ -259,7 +262,8 @@ class _Request:
             own = _FLAGS[outcome.how]
             return Raise(outcome, self.facts(own if flag == "-" else f"{own},{flag}", outcome.detail))
         assert isinstance(outcome, ResponseHead)  # noqa: S101 - what an Attempt is answered with
-        headers = incoming(outcome.headers, outcome.status, head, self.route, self.chosen)
+        came = outcome.headers + self.cookies if self.cookies else outcome.headers
+        headers = incoming(came, outcome.status, head, self.route, self.chosen)
         if self.host.tells_attempts:
             headers = tuple(_counted(headers, self.attempts))
         return Deliver(headers, self.facts(flag), deadline)
@@ -286,8 +290,18 @@ class _Request:
             listed = cluster.inline or self.view.endpoints.get(cluster.name)
             learn(cluster.outlier, state, key, outcome, listed.size if listed else 1, self.clock())
 
+    def key(self, sent: RequestHead) -> int | None:
+        """What decides the endpoint, of a cluster that sends each key to one."""
+        key, self.cookies = key_of(self.action.hashing, sent, self.ledger.address, self.dice)
+        return key
+
     def pick(
-        self, cluster: Cluster, state: ClusterState, now: float, policy: RetryPolicy | None
+        self,
+        cluster: Cluster,
+        state: ClusterState,
+        now: float,
+        policy: RetryPolicy | None,
+        key: int | None = None,
     ) -> Endpoint | None:
         """An endpoint of the cluster, if possible not one that was tried."""
         if cluster.resolution is Resolution.ORIGINAL:
@@ -296,9 +310,10 @@ class _Request:
         if endpoints is None:
             return None
         if policy is None or not self.tried:
-            return pick(cluster, endpoints, state, now, self.dice)
-        more = policy.host_selection_attempts
-        return pick(cluster, endpoints, state, now, self.dice, self.tried, more)
+            return pick(cluster, endpoints, state, now, self.dice, key=key)
+        more = policy.host_selection_attempts if policy.avoid_previous_hosts else 0
+        again = Retry(self.tried, more, policy.leave_priorities_after)
+        return pick(cluster, endpoints, state, now, self.dice, again, key)
 
     def find(self, name: str) -> tuple[Cluster, Endpoint] | None:
         """A cluster by name and one of its endpoints, for a mirror."""

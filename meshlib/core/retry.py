@@ -48,6 +48,8 @@ class RetryPolicy:
     max_interval: float = 0.25
     avoid_previous_hosts: bool = False
     host_selection_attempts: int = 1
+    leave_priorities_after: int = 0
+    """After every so many tries the priorities tried take nothing more; 0: they stay."""
 
 
 DEFAULT = RetryPolicy(frozenset())

@@ -22,10 +22,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from meshlib.bootstrap import Bootstrap, bootstrap
+from meshlib.core.balance.pick import prepare
 from meshlib.core.inbound import Inbound
 from meshlib.core.ledger import Ledger
 from meshlib.core.view import View
 from meshlib.dataplane import fork
+from meshlib.dataplane.address import likely_address
 from meshlib.dataplane.ads import Ads, decoders
 from meshlib.dataplane.cache import Cache
 from meshlib.dataplane.grpc_stream import KeptStream
@@ -140,6 +142,7 @@ class Mesh:
         self._waiters: dict[str, dict[int, Callable[[], None]]] = {}
         self._guard = threading.RLock()
         self._ledger: Ledger | None = None
+        self._address = ""
         self._on_close: list[Callable[[], None]] = []
         self._closed = False
         self._told_of_disk = False
@@ -222,7 +225,7 @@ class Mesh:
         """What was learned, one a mesh and process."""
         if self._ledger is None:
             with self._guard:
-                self._ledger = self._ledger or Ledger()
+                self._ledger = self._ledger or Ledger(self._address)
         return self._ledger
 
     def prepare(self, name: str) -> View:
@@ -364,10 +367,19 @@ class Mesh:
     def _published(self, view: View, clusters: Iterable[str]) -> None:
         if view.roots_pem and view.roots_pem != self._view.roots_pem and (certs := self.certs) is not None:
             certs.trust(view.roots_pem.decode())
+        self._make_tables(view, clusters)
         self._view = view
         self.telemetry.take(view.telling)
         if self._ledger is not None:
             self._ledger.prune(view, clusters)
+
+    def _make_tables(self, view: View, names: Iterable[str]) -> None:
+        """Those in which clusters look keys up, here, where no request waits for it."""
+        for name in names:
+            cluster, endpoints = view.clusters.get(name), view.endpoints.get(name)
+            if cluster is not None and cluster.hash_table is not None and endpoints is not None:
+                self._address = self.ledger.address = self._address or likely_address(self.bootstrap)
+                prepare(cluster, endpoints, self.ledger.cluster(name), self.clock(), self.dice)
 
     def _changed(self, names: Iterable[str] | None = None) -> None:
         """On any thread: something may be known of these targets, or the connection was lost."""

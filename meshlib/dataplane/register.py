@@ -13,10 +13,8 @@ Rules:
 """
 
 import atexit
-import ipaddress
 import logging
 import os
-import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterable
@@ -26,13 +24,14 @@ from google.protobuf.message import DecodeError
 
 from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane import fork
+from meshlib.dataplane.address import own_address
 from meshlib.dataplane.ads import backoff
 from meshlib.dataplane.grpc_stream import Kept
 from meshlib.dataplane.mesh import identity, secured
 from meshlib.errors import ConfigError
 from meshlib.xds import pb
 from meshlib.xds.client_stream import ProtocolError
-from meshlib.xds.names import MUTUAL, TLS_MODE_LABEL, split_authority
+from meshlib.xds.names import MUTUAL, TLS_MODE_LABEL
 from meshlib.xds.node import Client, Flavour, Locality, to_node
 
 log = logging.getLogger(__name__)
@@ -197,19 +196,6 @@ class Registration:
         self._joined, self._left = threading.Event(), threading.Event()
         self._left.set()
         self._kept.after_fork_in_child()
-
-
-def own_address(control: str) -> str:
-    """The address of the interface that leads to `control` (`host:port`). ConfigError: there is none."""
-    host, port = split_authority(control, 15010)
-    try:
-        family, kind, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.connect(target)  # sends nothing
-            found = ipaddress.ip_address(probe.getsockname()[0])
-    except OSError as error:
-        raise ConfigError(f"address: none is given, and {control} says nothing of ours ({error})") from None
-    return str(found)
 
 
 def _node(settings: Bootstrap, mutual_tls: bool) -> Any:

@@ -3,8 +3,8 @@
 Rules (Istio): least request unless said otherwise; hashing is by ring unless Maglev is asked for, with
 at least 1024 entries. New endpoints may warm up, where the algorithm knows it.
 
-Every client gets what it can read: Envoy `lb_policy`; the library and gRPC, for what they do not know
-by that name, a list from which they take the first that they know.
+Every client gets what it can read: Envoy and the library `lb_policy`; gRPC, for what it does not know by
+that name, a list from which it takes the first that it knows.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ def balance(cluster: Any, said: LoadBalancerSettings | None, flavour: Flavour) -
         _for_grpc(cluster, simple)
     else:
         cluster.lb_policy = _SIMPLE.get(simple, "LEAST_REQUEST")
-        if said is not None and flavour is Flavour.ENVOY:
+        if said is not None:
             _warm_up(cluster, said, simple)
 
 
@@ -48,11 +48,7 @@ def _hashed(cluster: Any, said: ConsistentHashLB, flavour: Flavour) -> None:
     table = said.maglev.table_size if said.maglev else None
     ring = said.ring_hash.minimum_ring_size if said.ring_hash else said.minimum_ring_size
     size = RING_SIZE if ring is None else ring
-    if flavour is Flavour.MESHLIB:
-        kind = "maglev.v3.Maglev" if said.maglev is not None else "ring_hash.v3.RingHash"
-        _policy(cluster.load_balancing_policy, kind)
-        _policy(cluster.load_balancing_policy, "least_request.v3.LeastRequest")
-    elif said.maglev is not None and flavour is not Flavour.GRPC:
+    if said.maglev is not None and flavour is not Flavour.GRPC:
         cluster.lb_policy = "MAGLEV"
         if table:
             cluster.maglev_lb_config.table_size.value = table

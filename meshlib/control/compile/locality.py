@@ -55,7 +55,7 @@ def groups_of(
     known = bool(client.locality.region)
     shares = _shares(setting, client) if setting and known else None
     if shares is not None:
-        return _distributed(endpoints, shares)
+        return _distributed(endpoints, shares, client.locality)
     by: dict[tuple[int, Locality], list[Endpoint]] = {}
     acts = setting is not None and policy.outlier_detection is not None
     for endpoint in endpoints:
@@ -93,7 +93,7 @@ def _within(locality: Locality, pattern: str) -> bool:
     return True
 
 
-def _distributed(endpoints: Sequence[Endpoint], shares: dict[str, int]) -> tuple[Group, ...]:
+def _distributed(endpoints: Sequence[Endpoint], shares: dict[str, int], here: Locality) -> tuple[Group, ...]:
     made: list[Group] = []
     taken: set[Locality] = set()
     by: dict[Locality, list[Endpoint]] = {}
@@ -107,7 +107,12 @@ def _distributed(endpoints: Sequence[Endpoint], shares: dict[str, int]) -> tuple
             own = sum(endpoint.weight for endpoint in by[where])
             part = max(1, round(weight * own / total)) if weight else 0
             made.append(Group(where, 0, part, tuple(by[where])))
-    return tuple(sorted(made, key=lambda group: str(group.locality)))
+    # In the order that Envoy puts them in, on which the points of a ring depend.
+    return tuple(sorted(made, key=lambda group: (group.locality != here, *_parts(group.locality))))
+
+
+def _parts(locality: Locality) -> tuple[str, str, str]:
+    return locality.region, locality.zone, locality.subzone
 
 
 def _by_distance(setting: LocalityLoadBalancerSetting, there: Locality, here: Locality) -> int:

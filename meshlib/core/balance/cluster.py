@@ -8,6 +8,9 @@ from meshlib.core.http2 import Http2
 from meshlib.core.mtls import ClientTls, Transport
 
 UNLIMITED = 2**32 - 1
+MAX_POINTS = 131_072
+"""Of a table of keys. Envoy's rings have up to 8,388,608, which would be too much to build here."""
+MAGLEV_SIZE = 65_537
 
 
 class Policy(Enum):
@@ -16,6 +19,33 @@ class Policy(Enum):
     ROUND_ROBIN = "round robin"
     LEAST_REQUEST = "least request"
     RANDOM = "random"
+    RING_HASH = "ring hash"
+    MAGLEV = "maglev"
+
+
+@dataclass(frozen=True, slots=True)
+class HashTable:
+    """How large the table of keys is, and what stands for an endpoint in it."""
+
+    least_ring: int = 1024
+    most_ring: int = MAX_POINTS
+    """Points of the ring."""
+    maglev: int = MAGLEV_SIZE
+    """Entries of Maglev's table: a prime number."""
+    by_hostname: bool = False
+    """Whether it is an endpoint's host name; otherwise its address and port."""
+
+
+@dataclass(frozen=True, slots=True)
+class Warmup:
+    """An endpoint that is new takes less at first (Envoy's slow start)."""
+
+    window: float
+    """Seconds."""
+    aggression: float = 1.0
+    """More than 1: faster at the beginning."""
+    least: float = 0.1
+    """Share of its weight that it has at least."""
 
 
 class Resolution(Enum):
@@ -81,9 +111,14 @@ class Cluster:
     outlier: OutlierPolicy | None = None
     panic_threshold: int = 50
     """Percent of healthy endpoints below which health is ignored."""
+    fail_on_panic: bool = False
+    """Whether a priority that panics takes no requests, instead of using all its endpoints."""
     locality_weighted: bool = False
     active_request_bias: float = 1.0
     """How much requests in flight lower an endpoint's weight under least request with unequal weights."""
+    warmup: Warmup | None = None
+    hash_table: HashTable | None = None
+    """Not None: the policy looks at keys."""
     inline: EndpointSet | None = None
     """The endpoints, if the cluster's own resource lists them."""
     transports: tuple[Transport, ...] = ()

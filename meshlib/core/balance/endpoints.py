@@ -18,6 +18,10 @@ class Endpoint:
     """Labels and the workload's name, for people."""
     transport: frozenset[tuple[str, str]] = frozenset()
     """What it says of how it is reached, for the criteria of the cluster's transports."""
+    degraded: bool = False
+    """Healthy, but to be used after those that are wholly so."""
+    draining: bool = False
+    """Not healthy, because it leaves: it does not count for the health of the others."""
     key: str = field(init=False, default="")
     address: tuple[str, int] = field(init=False, compare=False, repr=False)
     """Host and port."""
@@ -43,6 +47,10 @@ class EndpointSet:
     """All endpoints of one cluster."""
 
     localities: tuple[LocalityEndpoints, ...] = ()
+    overprovisioning: int = 140
+    """Percent: as far as this many of them reach, healthy endpoints stand in for others."""
+    weighted_health: bool = False
+    """Whether the load of a priority follows the weights of its endpoints, not their number."""
 
     @property
     def size(self) -> int:

@@ -18,7 +18,7 @@ class Turns(Generic[T]):
     __slots__ = ("_cursor", "_equal", "_heap", "_items")
 
     def __init__(self, items: Sequence[T], weights: Sequence[int], start: float = 0.0) -> None:
-        """Entries of weight 0 are left out. `start`, in [0, 1), says who of equal ones is first."""
+        """Entries of weight 0 are left out. `start`, in [0, 1), says where in the round it begins."""
         kept = [(item, weight) for item, weight in zip(items, weights, strict=True) if weight > 0]
         self._items = tuple(item for item, _ in kept)
         self._equal = len({weight for _, weight in kept}) <= 1
@@ -27,6 +27,8 @@ class Turns(Generic[T]):
         if not self._equal:
             self._heap = [(1 / weight, number, 1, weight) for number, (_, weight) in enumerate(kept)]
             heapq.heapify(self._heap)
+            for _ in range(int(start * len(kept))):
+                self.next()
 
     def next(self) -> T | None:
         """Whose turn it is; None if there is nobody."""
@@ -43,19 +45,23 @@ class Turns(Generic[T]):
 
 
 class LiveTurns(Generic[T]):
-    """Weights that are asked for at each turn (Envoy's least request with unequal weights)."""
+    """Weights that are asked for at each turn: of busy endpoints (least request), of new ones."""
 
     __slots__ = ("_cursor", "_heap", "_items", "_weigh")
 
-    def __init__(self, items: Sequence[T], weigh: Callable[[T], float]) -> None:
-        """`weigh` gives more than 0."""
+    def __init__(
+        self, items: Sequence[T], weigh: Callable[[T, float], float], now: float, start: float = 0.0
+    ) -> None:
+        """`weigh` gives more than 0 for an entry at a time. `start` is as for `Turns`."""
         self._items = tuple(items)
         self._weigh = weigh
         self._cursor = count()
-        self._heap = [(1 / weigh(item), number) for number, item in enumerate(self._items)]
+        self._heap = [(1 / weigh(item, now), number) for number, item in enumerate(self._items)]
         heapq.heapify(self._heap)
+        for _ in range(int(start * len(self._items))):
+            self.next(now)
 
-    def next(self) -> T | None:
+    def next(self, now: float) -> T | None:
         """Whose turn it is; None if there is nobody."""
         items = self._items
         if not items:
@@ -65,5 +71,5 @@ class LiveTurns(Generic[T]):
         except IndexError:
             return items[next(self._cursor) % len(items)]
         item = items[number]
-        heapq.heappush(self._heap, (deadline + 1 / self._weigh(item), number))
+        heapq.heappush(self._heap, (deadline + 1 / self._weigh(item, now), number))
         return item

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
+from meshlib.core.balance.hashing import HashPolicy
 from meshlib.core.cors import CorsPolicy
 from meshlib.core.fault import Fault
 from meshlib.core.headers import HeaderEdits
@@ -94,6 +95,8 @@ class Forward:
     """The authority to send instead, or empty."""
     max_grpc_timeout: float | None = None
     """Upper bound in seconds of a gRPC request's own grpc-timeout; 0: no bound; None: ignore it."""
+    hashing: tuple[HashPolicy, ...] = ()
+    """What of a request is hashed, for clusters whose policy looks at keys."""
     times: Timeouts | None = field(init=False, compare=False, repr=False)
     """The times of every request; None: they depend on the request's grpc-timeout."""
     told: tuple[Header, ...] = field(init=False, compare=False, repr=False)

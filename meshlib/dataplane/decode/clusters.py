@@ -36,7 +36,7 @@ def decode_cluster(message: Any) -> Cluster:
     if message.HasField("cluster_type") or message.type >= len(_RESOLUTIONS):
         raise Refused("cluster_type" if message.HasField("cluster_type") else "type", "is not supported")
     resolution = _RESOLUTIONS[message.type]
-    policy, choices, weighted = decode_balance(message)
+    balance = decode_balance(message)
     connect = decode_seconds(message, "connect_timeout", 5.0)
     if connect <= 0:
         raise Refused("connect_timeout", "must be longer than nothing")
@@ -53,9 +53,9 @@ def decode_cluster(message: Any) -> Cluster:
     return Cluster(
         name=message.name,
         endpoints_name=message.eds_cluster_config.service_name or message.name,
-        policy=policy,
+        policy=balance.policy,
         resolution=resolution,
-        choice_count=choices,
+        choice_count=balance.choice_count,
         upstream=Upstream(
             connect_timeout=connect,
             limits=_within("circuit_breakers", decode_limits, message.circuit_breakers),
@@ -67,7 +67,11 @@ def decode_cluster(message: Any) -> Cluster:
         if message.HasField("outlier_detection")
         else None,
         panic_threshold=_panic(message.common_lb_config),
-        locality_weighted=weighted,
+        fail_on_panic=balance.fail_on_panic,
+        locality_weighted=balance.locality_weighted,
+        active_request_bias=balance.active_request_bias,
+        warmup=balance.warmup,
+        hash_table=balance.hash_table,
         inline=_decode_inline(message),
         transports=transports,
         tls=tls,
@@ -117,4 +121,4 @@ def _panic(message: Any) -> int:
     percent = message.healthy_panic_threshold.value
     if not 0 <= percent <= 100:  # which NaN is not either
         raise Refused("common_lb_config.healthy_panic_threshold", f"{percent} is no percentage")
-    return int(percent)
+    return int(percent + 0.5)  # Envoy rounds it

@@ -1,7 +1,8 @@
 """Envoy's ClusterLoadAssignment as core's EndpointSet.
 
-Rules (Envoy): an endpoint without a weight has 1; UNKNOWN and HEALTHY (and DEGRADED) take requests,
-UNHEALTHY, DRAINING and TIMEOUT do not. A locality without a weight has none when localities are weighted.
+Rules (Envoy): an endpoint without a weight has 1; UNKNOWN and HEALTHY take requests, DEGRADED what those
+can't take, UNHEALTHY, DRAINING and TIMEOUT none. A locality without a weight has none when localities are
+weighted.
 """
 
 from typing import Any
@@ -16,6 +17,7 @@ MAX_PRIORITY = 128
 MAX_WEIGHT = 2**32 - 1
 _UNHEALTHY = frozenset((2, 3, 4))
 """envoy.config.core.v3.HealthStatus: UNHEALTHY, DRAINING, TIMEOUT."""
+_DRAINING, _DEGRADED = 3, 5
 
 
 def decode_endpoints(message: Any) -> EndpointSet:
@@ -30,7 +32,11 @@ def decode_endpoints(message: Any) -> EndpointSet:
             made.append(_decode_locality(group))
         except Refused as refused:
             raise refused.within(f"endpoints[{number}]") from None
-    return EndpointSet(tuple(made))
+    policy = message.policy
+    factor = policy.overprovisioning_factor.value if policy.HasField("overprovisioning_factor") else 140
+    if not factor:
+        raise Refused("policy.overprovisioning_factor", "is 0")
+    return EndpointSet(tuple(made), factor, policy.weighted_priority_health)
 
 
 def _decode_locality(message: Any) -> LocalityEndpoints:
@@ -71,6 +77,8 @@ def _decode_endpoint(message: Any) -> Endpoint:
         hostname=message.endpoint.hostname,
         metadata=_decode_metadata(message.metadata),
         transport=decode_transport(message.metadata),
+        degraded=message.health_status == _DEGRADED,
+        draining=message.health_status == _DRAINING,
     )
 
 

@@ -18,6 +18,7 @@ from meshlib.core.route.match import PathMatch
 from meshlib.core.route.rule import Forward, MirrorPolicy, WeightedCluster
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.fault import decode_fault
+from meshlib.dataplane.decode.hashing import decode_hash_policies
 from meshlib.dataplane.decode.headers import decode_edits
 from meshlib.dataplane.decode.mirror import decode_mirrors
 from meshlib.dataplane.decode.retry import decode_retry
@@ -74,6 +75,7 @@ def decode_forward(message: Any, matched: PathMatch, inherited: Inherited, fault
         rewrite_text=words,
         authority=message.host_rewrite_literal,
         max_grpc_timeout=_decode_max_grpc_timeout(message),
+        hashing=decode_hash_policies(message.hash_policy),
     )
 
 

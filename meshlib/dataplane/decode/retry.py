@@ -2,10 +2,14 @@
 
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from meshlib.core.retry import RetryOn, RetryPolicy
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.text import decode_seconds
+from meshlib.xds import pb
 
+PREVIOUS_PRIORITIES = "envoy.retry_priorities.previous_priorities"
 PREVIOUS_HOSTS = "envoy.retry_host_predicates.previous_hosts"
 MAX_RETRIES = 1_000
 _KNOWN = {condition.value: condition for condition in RetryOn}
@@ -41,7 +45,23 @@ def decode_retry(message: Any) -> RetryPolicy:
         max_interval=longest,
         avoid_previous_hosts=avoid,
         host_selection_attempts=message.host_selection_retry_max_attempts or 1,
+        leave_priorities_after=_decode_priority(message),
     )
+
+
+def _decode_priority(message: Any) -> int:
+    if not message.HasField("retry_priority"):
+        return 0
+    said = message.retry_priority
+    if said.name != PREVIOUS_PRIORITIES:
+        raise Refused("retry_priority.name", f"{said.name} is not supported")
+    try:
+        frequency = int(pb.unpack(said.typed_config).update_frequency)
+    except (DecodeError, KeyError) as error:
+        raise Refused("retry_priority.typed_config", f"can't be decoded: {error}") from None
+    if frequency < 1:
+        raise Refused("retry_priority.typed_config.update_frequency", f"{frequency} is not more than 0")
+    return frequency
 
 
 def _decode_back_off(message: Any) -> tuple[float, float]:

@@ -1,12 +1,14 @@
 """The flow of one request, action by action, with loaded dice and a clock that stands."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from meshlib.core.actions import Attempt, BodyEnded, Deliver, Discard, Flow, Mirror, Raise, Reply, Sleep
-from meshlib.core.balance.cluster import Cluster, Limits, Policy, Upstream
+from meshlib.core.balance.cluster import Cluster, HashTable, Limits, Policy, Resolution, Upstream
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
+from meshlib.core.balance.hashing import HashCookie
 from meshlib.core.headers import EMPTY
 from meshlib.core.ledger import Ledger
 from meshlib.core.outbound import flow
@@ -197,3 +199,65 @@ def test_the_configuration_that_is_told_is_that_of_the_rules() -> None:
     ]
     replies = [next(steps) for steps in told]
     assert [r.facts.config_version for r in replies if isinstance(r, Reply)] == ["6", "6", "6", "7"]
+
+
+def sticky_view(retry: RetryPolicy | None = None) -> View:
+    """Ten endpoints in a ring; who is new gets a cookie."""
+    cookie = HashCookie(b"user", 60, b"/")
+    found = view_of(forward(hashing=(cookie,), retry=retry))
+    listed = EndpointSet((LocalityEndpoints("", 0, 1, tuple(Endpoint("10.0.0.1", n) for n in range(10))),))
+    made = Cluster("c", "c", Policy.RING_HASH, hash_table=HashTable())
+    return View("7", found.tables, {"c": made}, {"c": listed})
+
+
+def test_a_cookie_is_made_counts_at_once_and_stays_over_tries() -> None:
+    view, ledger = sticky_view(RETRY), Ledger()
+    steps = begin(view, ledger)
+    first = next(steps)
+    assert isinstance(first, Attempt)
+    assert isinstance(steps.send(ResponseHead(503)), Discard)
+    assert isinstance(next(steps), Sleep)
+    second = next(steps)
+    assert isinstance(second, Attempt)
+    delivered = steps.send(ResponseHead(200, ((b"x", b"1"),)))
+    assert isinstance(delivered, Deliver)
+    (_, (name, value)) = delivered.headers
+    assert (name, value[:6], value[22:]) == (b"set-cookie", b'user="', b'"; Max-Age=60; Path=/; HttpOnly')
+    assert second.address == first.address
+
+    again = next(begin(view, ledger, headers=[(b"cookie", value.partition(b";")[0])]))
+    assert isinstance(again, Attempt)
+    assert again.address == first.address
+
+
+def test_what_was_made_for_nobody_is_not_said() -> None:
+    steps = begin(sticky_view(), Ledger(), headers=[(b"cookie", b"user=jason")])
+    next(steps)
+    delivered = steps.send(ResponseHead(200))
+    assert isinstance(delivered, Deliver)
+    assert delivered.headers == ()
+
+
+def test_a_cluster_may_pass_through_to_the_address_that_was_named() -> None:
+    view = view_of(forward())
+    passing = Cluster("c", "c", Policy.ROUND_ROBIN, Resolution.ORIGINAL)
+    attempt = next(begin(View("7", view.tables, {"c": passing}, {}), Ledger()))
+    assert isinstance(attempt, Attempt)
+    assert attempt.address == ("9.9.9.9", 80)
+
+
+def test_a_retry_may_leave_the_priority_that_was_tried() -> None:
+    near, far = (LocalityEndpoints("", n, 1, (Endpoint(f"10.0.{n}.1", 80),)) for n in (0, 1))
+    view = view_of(forward(retry=replace(RETRY, leave_priorities_after=1)))
+    listed = {"c": EndpointSet((near, far))}
+    steps = begin(View("7", view.tables, view.clusters, listed), Ledger())
+    hosts = []
+    for _ in range(3):
+        attempt = next(steps)
+        assert isinstance(attempt, Attempt)
+        hosts.append(attempt.address[0])
+        after = steps.send(ResponseHead(503))
+        if isinstance(after, Discard):
+            assert isinstance(next(steps), Sleep)
+    # When both were tried, all count again.
+    assert hosts == ["10.0.0.1", "10.0.1.1", "10.0.0.1"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.resources import DECODERS, target
+from support.resources import DECODERS, routed, served_by, target
 
 import meshlib
 from meshlib.bootstrap import Bootstrap, bootstrap
@@ -273,6 +273,26 @@ def test_the_ledger_forgets_what_a_view_does_not_name(mesh: Mesh) -> None:
     source.answers["b:80"] = target("b:80", "two")
     mesh.prepare("b:80")
     assert mesh.ledger.clusters.keys() == {"one"}
+
+
+def test_tables_of_keys_are_made_when_they_arrive_and_this_process_has_an_address() -> None:
+    mesh = Mesh(bootstrap({}, first_call_timeout=0, address="10.1.2.3"), Source)
+    with mesh:
+        cluster, listed = served_by("one", 1)
+        said = cluster.message()
+        said.lb_policy = 2
+        source_of(mesh).answers["a:80"] = (
+            *routed("a:80", "one"),
+            Resource.of(Kind.CLUSTER, "one", said),
+            listed,
+        )
+        view = mesh.prepare("a:80")
+        state = mesh.ledger.cluster("one")
+        assert state.ready.fits(view.clusters["one"], view.endpoints["one"], state)
+        assert mesh.ledger.address == "10.1.2.3"
+        mesh.before_fork()
+        mesh.after_fork_in_child()
+        assert mesh.ledger.address == "10.1.2.3"
 
 
 def test_a_child_keeps_what_is_known_and_nothing_learned(mesh: Mesh) -> None:

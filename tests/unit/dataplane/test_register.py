@@ -1,7 +1,6 @@
 """What a server says of itself, when; a stream that nobody runs."""
 
 import logging
-import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 
 from meshlib.bootstrap import bootstrap
-from meshlib.dataplane.register import Registration, own_address
+from meshlib.dataplane.register import Registration
 from meshlib.errors import ConfigError
 from meshlib.xds import pb
 from meshlib.xds.client_stream import ProtocolError
@@ -198,18 +197,6 @@ def test_a_child_leaves_the_registration_to_its_parent(made: tuple[Registration,
 def test_what_it_needs() -> None:
     with pytest.raises(ConfigError, match="ports: found nothing"):
         Registration(bootstrap({}))
-
-
-def test_own_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert own_address("127.0.0.1:15010") == "127.0.0.1"
-    assert own_address("[::1]:15010") == "::1"
-
-    def unknown(*_: object, **__: object) -> None:
-        raise OSError("Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(ConfigError, match=r"^address: none is given, and control:1 says nothing of ours"):
-        own_address("control:1")
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshlib.core.balance.cluster import Cluster, Policy
+from meshlib.core.balance.cluster import Cluster, HashTable, Policy
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
-from meshlib.core.balance.pick import pick, priority_loads
+from meshlib.core.balance.pick import Retry, pick
 from meshlib.core.ledger import ClusterState
 
 
@@ -33,15 +33,20 @@ def test_round_robin_gives_each_its_exact_share(weights: list[int], rounds: int,
     assert seen == {n + 1: weight * rounds for n, weight in enumerate(weights) if weight}
 
 
+def by(policy: Policy) -> Cluster:
+    hashed = policy in (Policy.RING_HASH, Policy.MAGLEV)
+    return Cluster("c", "c", policy, hash_table=HashTable(maglev=1021) if hashed else None)
+
+
 @pytest.mark.parametrize("policy", list(Policy))
 def test_weight_zero_is_never_picked(policy: Policy) -> None:
-    assert set(picks(Cluster("c", "c", policy), one(3, 0, 1, 0), 500)) == {1, 3}
+    assert set(picks(by(policy), one(3, 0, 1, 0), 500)) == {1, 3}
 
 
 @pytest.mark.parametrize("policy", list(Policy))
 def test_nobody_is_nobody(policy: Policy) -> None:
-    assert picks(Cluster("c", "c", policy), one(), 3) == {}
-    assert picks(Cluster("c", "c", policy), one(0, 0), 3) == {}
+    assert picks(by(policy), one(), 3) == {}
+    assert picks(by(policy), one(0, 0), 3) == {}
 
 
 def test_random_is_fair() -> None:
@@ -91,38 +96,6 @@ def test_weighted_least_request_follows_weight_and_load() -> None:
     assert picks(cluster, listed, 4_000) == {1: 1_000, 2: 3_000}
 
 
-@pytest.mark.parametrize(
-    ("counts", "threshold", "loads", "panics"),
-    [
-        ([(5, 5)], 50, (100,), (False,)),
-        ([(4, 5)], 50, (100,), (False,)),
-        # 1.4 × 50 % = 70 % stay, 30 % go to the next.
-        ([(2, 4), (4, 4)], 50, (70, 30), (False, False)),
-        ([(0, 4), (4, 4)], 50, (0, 100), (False, False)),
-        # Not enough together: what there is, is scaled up; those below the threshold panic.
-        ([(1, 10), (1, 10)], 50, (50, 50), (True, True)),
-        ([(0, 2), (0, 2)], 50, (50, 50), (True, True)),
-        # Without panic nobody healthy means nobody.
-        ([(0, 2), (0, 2)], 0, (100, 0), (False, False)),
-        ([], 50, (), ()),
-    ],
-)
-def test_priorities(
-    counts: list[tuple[int, int]], threshold: int, loads: tuple[int, ...], panics: tuple[bool, ...]
-) -> None:
-    assert priority_loads(counts, threshold) == (loads, panics)
-
-
-@given(
-    st.lists(st.integers(1, 9).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), min_size=1),
-    st.integers(0, 100),
-)
-def test_loads_are_always_the_whole(counts: list[tuple[int, int]], threshold: int) -> None:
-    loads, _ = priority_loads(counts, threshold)
-    assert sum(loads) == 100
-    assert all(0 <= load <= 100 for load in loads)
-
-
 def test_an_unhealthy_endpoint_is_not_picked_until_panic() -> None:
     mixed = (*endpoints(1, 1, 1), *endpoints(1, healthy=False, first=9))
     listed = EndpointSet((LocalityEndpoints("", 0, 1, mixed),))
@@ -152,10 +125,10 @@ def test_hosts_tried_before_are_avoided_while_picks_are_left() -> None:
     state, dice = ClusterState(), random.Random(1)
     first = listed.localities[0].endpoints[0].key
     for _ in range(10):
-        found = pick(cluster, listed, state, 0.0, dice, {first}, 5)
+        found = pick(cluster, listed, state, 0.0, dice, Retry([first], 5))
         assert found is not None
         assert found.key != first
     alone = one(1)
-    found = pick(cluster, alone, ClusterState(), 0.0, dice, {first}, 5)
+    found = pick(cluster, alone, ClusterState(), 0.0, dice, Retry([first], 5))
     assert found is not None
     assert found.key == first
