@@ -163,6 +163,8 @@ class Failed:
 
     how: Failure
     detail: str = ""
+    connected: bool = True
+    """False: there was no connection yet."""
 
 
 Outcome = ResponseHead | Failed

@@ -6,6 +6,7 @@ from enum import Enum
 from meshlib.core.balance.endpoints import EndpointSet
 from meshlib.core.http2 import Http2
 from meshlib.core.mtls import ClientTls, Transport
+from meshlib.core.outlier_policy import OutlierPolicy
 
 UNLIMITED = 2**32 - 1
 
@@ -51,20 +52,6 @@ class Upstream:
     """Seconds after which an idle connection is closed instead of used."""
     http2: Http2 | None = None
     """HTTP/2 is spoken, and how; None: HTTP/1.1."""
-
-
-@dataclass(frozen=True, slots=True)
-class OutlierPolicy:
-    """When an endpoint is ejected for a while. Times in seconds; None: that detector is off."""
-
-    consecutive_5xx: int | None = 5
-    consecutive_gateway: int | None = None
-    interval: float = 10.0
-    base_ejection: float = 30.0
-    max_ejection: float = 300.0
-    max_ejection_percent: int = 10
-    always_eject_one: bool = False
-    """Whether one endpoint may be ejected whatever the percentage says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from meshlib.core.balance.cluster import Cluster, Policy
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
 from meshlib.core.balance.schedule import LiveTurns, Turns
 from meshlib.core.ledger import ClusterState
-from meshlib.core.outlier import end_ejections
+from meshlib.core.outlier import sweep, watch
 from meshlib.core.request import Dice
 
 OVERPROVISIONING = 140
@@ -57,9 +57,10 @@ def pick(
 ) -> Endpoint | None:
     """One endpoint; None: none is healthy. Up to `more_picks` further picks try to miss `avoid` (keys)."""
     if now >= state.wake:
-        end_ejections(state, now)
+        sweep(state, endpoints.size, now, dice)
     plan: Plan | None = state.plan
     if plan is None or plan.endpoints is not endpoints or plan.cluster is not cluster:
+        watch(cluster.outlier, state, now)
         plan = state.plan = make_plan(cluster, endpoints, state, dice)
     found = plan.pick(dice) if plan.only is None else plan.only(dice)
     while avoid and more_picks > 0 and found is not None and found.key in avoid:

@@ -1,18 +1,20 @@
 """Envoy's Cluster as core's: where its endpoints come from, how it balances, connects and stops."""
 
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from meshlib.core.balance.cluster import Cluster, Resolution, Upstream
 from meshlib.core.balance.endpoints import EndpointSet
+from meshlib.core.outlier_policy import OutlierPolicy
 from meshlib.dataplane.decode.balance import decode_balance
 from meshlib.dataplane.decode.breaker import decode_limits
 from meshlib.dataplane.decode.endpoints import decode_endpoints
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.http2 import decode_http2
 from meshlib.dataplane.decode.mtls import decode_transports
-from meshlib.dataplane.decode.outlier import decode_outlier
+from meshlib.dataplane.decode.outlier import decode_errors, decode_outlier
 from meshlib.dataplane.decode.telemetry import decode_service
 from meshlib.dataplane.decode.text import decode_seconds
 from meshlib.xds import pb
@@ -63,9 +65,7 @@ def decode_cluster(message: Any) -> Cluster:
             idle_timeout=idle,
             http2=http2,
         ),
-        outlier=_within("outlier_detection", decode_outlier, message.outlier_detection)
-        if message.HasField("outlier_detection")
-        else None,
+        outlier=_decode_outlier(message, options),
         panic_threshold=_panic(message.common_lb_config),
         locality_weighted=weighted,
         inline=_decode_inline(message),
@@ -73,6 +73,17 @@ def decode_cluster(message: Any) -> Cluster:
         tls=tls,
         service=decode_service(message.metadata),
     )
+
+
+def _decode_outlier(message: Any, options: Any) -> OutlierPolicy | None:
+    if not message.HasField("outlier_detection"):
+        return None
+    made: OutlierPolicy = _within("outlier_detection", decode_outlier, message.outlier_detection)
+    detection = options.outlier_detection if options is not None else None
+    if detection is None or not detection.HasField("error_matcher"):
+        return made
+    errors = _within(f"{_OPTIONS}.outlier_detection.error_matcher", decode_errors, detection.error_matcher)
+    return replace(made, errors=errors)
 
 
 def _decode_inline(message: Any) -> EndpointSet | None:

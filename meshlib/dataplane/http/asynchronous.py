@@ -7,6 +7,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meshlib.core.actions import Attempt
@@ -263,7 +264,7 @@ class Connections:
         try:
             lease = await self._lease(attempt, limits)
         except Broken as error:
-            return error.failed
+            return replace(error.failed, connected=False)
         connection = lease.kept.connection
         connection.limits = limits
         connection.written = False

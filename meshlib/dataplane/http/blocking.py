@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meshlib.core.actions import Attempt
@@ -206,7 +207,7 @@ class Connections:
         try:
             lease = self._lease(attempt, limits)
         except Broken as error:
-            return error.failed
+            return replace(error.failed, connected=False)
         connection = lease.kept.connection
         connection.limits = limits
         connection.written = False
