@@ -55,7 +55,7 @@ class ClusterState:
 
     __slots__ = (
         *("active", "began", "connections", "ejected", "hosts", "marked", "outlier", "plan", "retries"),
-        *("sweeps", "wake"),
+        *("sweeps", "waiting", "wake"),
     )
 
     def __init__(self) -> None:
@@ -63,6 +63,8 @@ class ClusterState:
         self.connections = 0
         """Those that applications hold themselves (TCP); a pool of HTTP counts its own."""
         self.retries = 0
+        self.waiting = 0
+        """Of the active, those that have no connection yet."""
         self.hosts: dict[str, HostState] = {}
         self.outlier: OutlierPolicy | None = None
         """The policy in force; what follows belongs to it."""

@@ -27,7 +27,7 @@ from meshlib.core.actions import (
 from meshlib.core.balance.cluster import Cluster, Resolution
 from meshlib.core.balance.endpoints import Endpoint
 from meshlib.core.balance.pick import pick
-from meshlib.core.breaker import Slots, allows_request
+from meshlib.core.breaker import Slots
 from meshlib.core.faulted import Faulted
 from meshlib.core.ledger import ClusterState, HostState, Ledger
 from meshlib.core.local_reply import Edit, local_reply
@@ -177,10 +177,6 @@ class _Request:
                     facts = self.facts("UH", f"cluster {cluster.name} has no healthy endpoint")
                     yield self.reply(facts, b"no healthy upstream", number=self.attempts + 1)
                     return
-                if not allows_request(cluster.upstream.limits, state):
-                    facts = self.facts("UO", f"cluster {cluster.name} has {state.active} requests in flight")
-                    yield self.reply(facts, _OVERFLOW, _OVERLOADED, self.attempts + 1)
-                    return
                 self.attempts += 1
                 self.endpoint = found.key
                 if self.attempts > 1:
@@ -199,6 +195,7 @@ class _Request:
                     deadline,
                     self.attempts,
                     secure(cluster, found),
+                    slots,
                 )
                 outlier = cluster.outlier
                 if outlier is not None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from meshlib.core.balance.cluster import Cluster, Resolution, Upstream
+from meshlib.core.balance.cluster import Cluster, Keepalive, Resolution, Upstream
 from meshlib.core.balance.endpoints import EndpointSet
 from meshlib.core.outlier_policy import OutlierPolicy
 from meshlib.dataplane.decode.balance import decode_balance
@@ -64,6 +64,8 @@ def decode_cluster(message: Any) -> Cluster:
             max_requests_per_connection=requests,
             idle_timeout=idle,
             http2=http2,
+            max_connection_duration=_duration(options),
+            keepalive=_keepalive(message),
         ),
         outlier=_decode_outlier(message, options),
         panic_threshold=_panic(message.common_lb_config),
@@ -119,6 +121,31 @@ def _decode_http(message: Any, options: Any) -> tuple[int, float]:
     common = options.common_http_protocol_options
     idle = _within(_OPTIONS, lambda inner: decode_seconds(inner, "idle_timeout", 3600.0), common)
     return common.max_requests_per_connection.value or requests, idle or float("inf")
+
+
+def _duration(options: Any) -> float:
+    """Seconds that a connection may live."""
+    if options is None:
+        return float("inf")
+    common = options.common_http_protocol_options
+    found = _within(_OPTIONS, lambda inner: decode_seconds(inner, "max_connection_duration", 0.0), common)
+    return found or float("inf")
+
+
+def _keepalive(message: Any) -> Keepalive | None:
+    options = message.upstream_connection_options
+    if not options.HasField("tcp_keepalive"):
+        return None
+    names = ("keepalive_probes", "keepalive_time", "keepalive_interval")
+    numbers = []
+    for name in names:
+        field = getattr(options.tcp_keepalive, name)
+        said = options.tcp_keepalive.HasField(name)
+        if said and not 0 < field.value < 2**31:
+            path = f"upstream_connection_options.tcp_keepalive.{name}"
+            raise Refused(path, f"{field.value} is nothing that a socket takes")
+        numbers.append(int(field.value) if said else None)
+    return Keepalive(*numbers)
 
 
 def _panic(message: Any) -> int:
