@@ -18,9 +18,9 @@ closes it (`GeneratorExit`): so a slot that the generator holds is given back ex
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from meshlib.core.balance.cluster import Upstream
+from meshlib.core.balance.cluster import Limits, Upstream
 from meshlib.core.mtls import ClientTls
 from meshlib.core.request import Failed, Header, Outcome, RequestHead
 
@@ -30,6 +30,16 @@ class Sleep:
     """Wait that long before the next step (a back-off or an injected delay)."""
 
     seconds: float
+
+
+class Queue(Protocol):
+    """What the circuit breaker asks of a pool."""
+
+    def waits(self) -> None:
+        """The try has no connection yet: all are in use, or one is being made."""
+
+    def goes_on(self, limits: Limits) -> bool:
+        """It has one; False: it may not be used, for too many requests are in flight. Asked each time."""
 
 
 class Attempt(NamedTuple):
@@ -48,6 +58,8 @@ class Attempt(NamedTuple):
     """1 for the first try."""
     tls: ClientTls | None = None
     """How the connection is secured; None: plain text."""
+    queue: Queue | None = None
+    """Who is told of the way to a connection, and may forbid to use it; None: nobody."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,16 @@
 """Circuit breaking: how many requests and retries a cluster may have in flight.
 
-Rules (Envoy, ResourceManager): a request holds its slot from its try until the response's body
-ended; a request that was tried again holds one retry slot until it is over. Connections and waiting
-requests are limited by the pool, which is told the numbers with each attempt.
+Rules (Envoy, ResourceManager): a request holds its slot from the moment that its try has a connection
+until the response's body ended; a request that was tried again holds one retry slot until it is over.
+Connections, and requests that have none yet, are limited by the pool, which is told the numbers with each
+attempt; and tells `Slots` who waits and who goes on.
 """
 
 from types import TracebackType
 
 from meshlib.core.balance.cluster import Limits
+from meshlib.core.budget import most_retries
 from meshlib.core.ledger import ClusterState, HostState
-
-
-def allows_request(limits: Limits, state: ClusterState) -> bool:
-    """Whether one more request may be in flight."""
-    return state.active < limits.max_requests
 
 
 class Slots:
@@ -21,12 +18,13 @@ class Slots:
     given back once at the end of `with`.
     """
 
-    __slots__ = ("_cluster", "_host", "_retries")
+    __slots__ = ("_cluster", "_host", "_retries", "_waiting")
 
     def __init__(self, cluster: ClusterState) -> None:
         self._cluster = cluster
         self._host: HostState | None = None
         self._retries = False
+        self._waiting = False
 
     def begin(self, host: HostState) -> None:
         """A try is in flight, to that endpoint. To be called when none is."""
@@ -36,15 +34,34 @@ class Slots:
 
     def end(self) -> None:
         """The try in flight is over."""
+        self._end_waiting()
         if self._host is not None:
             self._cluster.active -= 1
             self._host.active -= 1
             self._host = None
 
+    def waits(self) -> None:
+        """The try has no connection yet."""
+        if not self._waiting:
+            self._waiting = True
+            self._cluster.waiting += 1
+
+    def goes_on(self, limits: Limits) -> bool:
+        """The try has a connection; False: too many others have one."""
+        self._end_waiting()
+        return self._cluster.active - self._cluster.waiting <= limits.max_requests
+
+    def _end_waiting(self) -> None:
+        if self._waiting:
+            self._waiting = False
+            self._cluster.waiting -= 1
+
     def take_retry(self, limits: Limits) -> bool:
         """Takes the retry slot if there is one; the one held from before is given back first."""
         self._end_retries()
-        if self._cluster.retries >= limits.max_retries:
+        budget = limits.budget
+        most = limits.max_retries if budget is None else most_retries(budget, self._cluster.active)
+        if self._cluster.retries >= most:
             return False
         self._cluster.retries += 1
         self._retries = True

@@ -14,48 +14,71 @@ from collections.abc import Iterable
 from itertools import count
 from typing import Any
 
+from meshlib.core.outlier_policy import OutlierPolicy
 from meshlib.core.request import Dice
 from meshlib.core.view import View
 
+NEVER = float("inf")
+
 
 class HostState:
-    """What is known of one endpoint of one cluster."""
+    """What is known of one endpoint of one cluster. Most belongs to outlier detection."""
 
     __slots__ = (
-        *("active", "ejected_until", "ejections", "failures_5xx", "failures_gateway", "last_ejection"),
-        "since",
+        *("active", "failures_5xx", "failures_gateway", "failures_local"),
+        *("requests", "successes", "local_requests", "local_successes"),
+        *("ejections", "ejected_until", "returned", "since"),
     )
 
     def __init__(self) -> None:
         self.active = 0
         self.failures_5xx = 0
         self.failures_gateway = 0
-        self.ejected_until: float | None = None
+        self.failures_local = 0
+        self.requests = 0
+        """Since the last sweep, as the other three."""
+        self.successes = 0
+        self.local_requests = 0
+        self.local_successes = 0
         self.ejections = 0
-        """The multiplier of the next ejection's time, less one."""
-        self.last_ejection: float = 0.0
-        """When the last ejection ended or will end."""
+        """By how much the base time is multiplied."""
+        self.ejected_until = 0.0
+        self.returned = 0
+        """The number of the sweep that took it back in."""
         self.since: float | None = None
         """When the balancer first saw it healthy, where new endpoints warm up."""
 
     def __repr__(self) -> str:
-        return f"<{self.active} active, ejected until {self.ejected_until}>"
+        return f"<{self.active} active, {self.failures_5xx} failures in a row, {self.ejections} ejections>"
 
 
 class ClusterState:
     """What is known of one cluster. `plan` and `ready` belong to the balancer."""
 
-    __slots__ = ("active", "connections", "ejected", "hosts", "plan", "ready", "retries", "wake")
+    __slots__ = (
+        *("active", "began", "connections", "ejected", "hosts", "marked", "outlier", "plan", "ready"),
+        *("retries", "sweeps", "waiting", "wake"),
+    )
 
     def __init__(self) -> None:
         self.active = 0
         self.connections = 0
         """Those that applications hold themselves (TCP); a pool of HTTP counts its own."""
         self.retries = 0
+        self.waiting = 0
+        """Of the active, those that have no connection yet."""
         self.hosts: dict[str, HostState] = {}
+        self.outlier: OutlierPolicy | None = None
+        """The policy in force; what follows belongs to it."""
         self.ejected: dict[str, HostState] = {}
-        self.wake = float("inf")
-        """When the first ejection, or the warming up of endpoints, ends; never if there is none."""
+        self.marked: dict[str, HostState] = {}
+        """Those with ejections that count: the ejected, and for a while those that are back."""
+        self.began = 0.0
+        """When the first interval began."""
+        self.sweeps = 0
+        """How many intervals were looked at."""
+        self.wake = NEVER
+        """When the interval ends; never: there is no policy, or another thread is at it."""
         self.plan: Any = None
         self.ready: Any = None
 
@@ -115,6 +138,7 @@ class Ledger:
                 if key not in here:
                     state.hosts.pop(key, None)
                     state.ejected.pop(key, None)
+                    state.marked.pop(key, None)
             state.plan = None if listed is None else state.plan
 
     def __repr__(self) -> str:

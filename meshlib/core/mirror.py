@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from meshlib.core.actions import Mirror
-from meshlib.core.balance.cluster import Cluster, Upstream
+from meshlib.core.balance.cluster import UNLIMITED, Cluster, Upstream
 from meshlib.core.balance.endpoints import Endpoint
 from meshlib.core.mtls import secure
 from meshlib.core.request import Dice, RequestHead
@@ -45,4 +45,4 @@ def for_copies(upstream: Upstream) -> Upstream:
         return upstream  # they share a connection, and wait for it
     limits = upstream.limits
     most = min(limits.max_connections, limits.max_requests)
-    return replace(upstream, limits=replace(limits, max_connections=most, max_pending=0))
+    return replace(upstream, limits=replace(limits, max_connections=most, max_pending=UNLIMITED), waits=False)

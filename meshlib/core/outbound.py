@@ -28,15 +28,16 @@ from meshlib.core.balance.cluster import Cluster, Resolution
 from meshlib.core.balance.endpoints import Endpoint
 from meshlib.core.balance.hashing import key_of
 from meshlib.core.balance.pick import Retry, pick
-from meshlib.core.breaker import Slots, allows_request
+from meshlib.core.breaker import Slots
 from meshlib.core.faulted import Faulted
-from meshlib.core.ledger import ClusterState, Ledger
+from meshlib.core.ledger import ClusterState, HostState, Ledger
 from meshlib.core.local_reply import Edit, local_reply
 from meshlib.core.mtls import secure
 from meshlib.core.outlier import learn
+from meshlib.core.outlier_policy import OutlierPolicy
 from meshlib.core.request import Dice, Failed, Failure, Header, RequestHead, ResponseHead
 from meshlib.core.retry import RetryPolicy
-from meshlib.core.route.forward import incoming, outgoing, pick_cluster, timeouts
+from meshlib.core.route.forward import incoming, is_grpc, outgoing, pick_cluster, timeouts
 from meshlib.core.route.reply import own_reply
 from meshlib.core.route.rule import EXPECTED, Forward, Route, Timeouts, WeightedCluster
 from meshlib.core.route.table import VirtualHost
@@ -179,10 +180,6 @@ class _Request:
                     facts = self.facts("UH", f"cluster {cluster.name} has no healthy endpoint")
                     yield self.reply(facts, b"no healthy upstream", number=self.attempts + 1)
                     return
-                if not allows_request(cluster.upstream.limits, state):
-                    facts = self.facts("UO", f"cluster {cluster.name} has {state.active} requests in flight")
-                    yield self.reply(facts, _OVERFLOW, _OVERLOADED, self.attempts + 1)
-                    return
                 self.attempts += 1
                 self.endpoint = found.key
                 if self.attempts > 1:
@@ -190,7 +187,8 @@ class _Request:
                     sent = timeout.told(self.action, sent, limits.per_try, left)
                 head = _numbered(sent, self.attempts) if self.host.attempt_count else sent
                 try_deadline = now + limits.per_try if limits.per_try else None
-                slots.begin(state.host(found.key))
+                host = state.host(found.key)
+                slots.begin(host)
                 outcome = yield Attempt(
                     cluster.name,
                     found.address,
@@ -200,14 +198,16 @@ class _Request:
                     deadline,
                     self.attempts,
                     secure(cluster, found),
+                    slots,
                 )
-                if cluster.outlier is not None:
-                    self.learn(cluster, state, found.key, outcome)
+                outlier = cluster.outlier
+                if outlier is not None:
+                    self.learn(outlier, cluster, state, host, outcome)
                 flag = self.decide(cluster, policy, slots, outcome)
                 if flag is not None:
                     ended = yield self.last(outcome, head, deadline, flag)
-                    if isinstance(ended, BodyEnded) and ended.failed is not None:
-                        self.learn(cluster, state, found.key, ended.failed)
+                    if outlier is not None and isinstance(ended, BodyEnded) and ended.failed is not None:
+                        self.learn(outlier, cluster, state, host, ended.failed, late=True)
                     return
                 if isinstance(outcome, ResponseHead):
                     yield Discard()
@@ -281,14 +281,26 @@ class _Request:
         """The headers of a reply of our own, as the route edits those of a response."""
         return incoming(headers, 0, self.head, self.route, self.chosen)
 
-    def learn(self, cluster: Cluster, state: ClusterState, key: str, outcome: Event) -> None:
-        """Tells outlier detection."""
-        if cluster.outlier is None or outcome is None or isinstance(outcome, BodyEnded):
+    def learn(
+        self,
+        policy: OutlierPolicy,
+        cluster: Cluster,
+        state: ClusterState,
+        host: HostState,
+        outcome: Event,
+        late: bool = False,
+    ) -> None:
+        """Tells outlier detection of the endpoint tried last; `late`: a second time."""
+        if not isinstance(outcome, (ResponseHead, Failed)):
             return
-        # Envoy tells outlier detection nothing of a request that found no connection.
-        if not (isinstance(outcome, Failed) and outcome.how is Failure.OVERFLOW):
+
+        def size() -> int:
             listed = cluster.inline or self.view.endpoints.get(cluster.name)
-            learn(cluster.outlier, state, key, outcome, listed.size if listed else 1, self.clock())
+            return listed.size if listed else 1
+
+        grpc = is_grpc(self.head)
+        key, clock, dice = self.endpoint, self.clock, self.dice
+        learn(policy, state, key, host, outcome, size, clock, dice, grpc=grpc, late=late)
 
     def key(self, sent: RequestHead) -> int | None:
         """What decides the endpoint, of a cluster that sends each key to one."""

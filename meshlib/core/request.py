@@ -154,7 +154,7 @@ class Failure(Enum):
     TRY_TIMED_OUT = "no response within the time of one try"
     TIMED_OUT = "no response within the time of the route"
     PROTOCOL = "the peer does not speak the protocol"
-    OVERFLOW = "too many requests wait for a connection"
+    OVERFLOW = "too many requests wait for a connection, or have one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +163,8 @@ class Failed:
 
     how: Failure
     detail: str = ""
+    connected: bool = True
+    """False: there was no connection yet."""
 
 
 Outcome = ResponseHead | Failed

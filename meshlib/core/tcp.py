@@ -233,9 +233,14 @@ class _Connection:
         """Tells outlier detection; but not of a try that was cut short by who is waiting."""
         if cluster.outlier is None or (outcome is not _CONNECTED and self.out_of_time()):
             return
-        listed = cluster.inline or self.view.endpoints.get(cluster.name)
-        size = listed.size if listed else 1
-        learn(cluster.outlier, state, endpoint.key, outcome, size, self.clock())
+
+        def size() -> int:
+            listed = cluster.inline or self.view.endpoints.get(cluster.name)
+            return listed.size if listed else 1
+
+        key = endpoint.key
+        host, clock, dice = state.host(key), self.clock, self.dice
+        learn(cluster.outlier, state, key, host, outcome, size, clock, dice, bare=True)
 
     def facts(self, flag: str = "-", detail: str = "") -> Facts:
         """What is told of this connection now."""

@@ -32,7 +32,7 @@ from meshlib.core.authz.external import (
 )
 from meshlib.core.authz.opinion import Blocked, NoAnswer, Opinion
 from meshlib.core.balance.pick import pick
-from meshlib.core.breaker import Slots, allows_request
+from meshlib.core.breaker import Slots
 from meshlib.core.mtls import secure
 from meshlib.core.request import Failed, RequestHead
 from meshlib.core.view import View
@@ -178,9 +178,9 @@ class _Call:
             raise MeshError(f"cluster {authority.cluster} is unknown")
         state = mesh.ledger.cluster(cluster.name)
         found = pick(cluster, endpoints, state, now, mesh.dice)
-        if found is None or not allows_request(cluster.upstream.limits, state):
-            raise MeshError(f"cluster {cluster.name} has no endpoint that can take a request")
-        self._state, self._host = state, state.host(found.key)
+        if found is None:
+            raise MeshError(f"cluster {cluster.name} has no healthy endpoint")
+        self._slots, self._host = Slots(state), state.host(found.key)
         self.attempt = Attempt(
             cluster.name,
             found.address,
@@ -189,14 +189,19 @@ class _Call:
             None,
             now + authority.timeout,
             tls=secure(cluster, found),
+            queue=self._slots,
         )
 
     @contextmanager
     def counted(self) -> Iterator[None]:
         """It is in flight."""
-        with Slots(self._state) as slots:
-            slots.begin(self._host)
+        with self._slots:
+            self._slots.begin(self._host)
             yield
+
+    def goes_on(self) -> bool:
+        """Whether it may have a connection that no pool gives."""
+        return self._slots.goes_on(self.attempt.upstream.limits)
 
 
 def _content(check: Check) -> bytes:
@@ -222,6 +227,8 @@ def _ask_grpc(mesh: Mesh, view: View, authority: GrpcAuthority, check: Check) ->
     tls, contexts, certs = call.attempt.tls, mesh.contexts, mesh.certs
     own = certs.held.principal if certs is not None and certs.held is not None else ""
     with call.counted():
+        if not call.goes_on():
+            return NoAnswer("too many checks are in flight")
         try:
             reply = call_once(
                 f"[{host}]:{port}" if ":" in host else f"{host}:{port}",

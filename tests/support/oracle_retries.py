@@ -216,7 +216,9 @@ class _Hands:
     async def send(self, attempt: Attempt) -> Response | Failed:
         """One try."""
         self.tries += 1
-        return await self.connections.send(attempt, b"")
+        sent = await self.connections.send(attempt, b"")
+        self.tries -= isinstance(sent, Failed) and sent.how is Failure.OVERFLOW
+        return sent
 
     def mirror(self, mirror: Mirror) -> None:
         """No case has mirrors."""

@@ -29,7 +29,7 @@ NOT_YET: dict[str, tuple[tuple[str, ...], ...]] = {
             ("load_balancer", "warmup_duration_secs"),
             ("tunnel",),
             ("proxy_protocol",),
-            ("retry_budget",),
+            ("retry_budget", "budget_interval"),
         )
     ),
 }

@@ -1,14 +1,16 @@
 """connectionPool as Envoy's circuit breakers, connection options and HTTP options.
 
 Rules (Istio): numbers of 0 or less are the default, which is no limit; connecting takes at most the
-mesh's connectTimeout, 10 s, unless said otherwise.
+mesh's connectTimeout, 10 s, unless said otherwise. Keep-alive is in whole seconds; less than one is nothing.
 """
 
 from typing import Any
 
+from meshlib.control.compile.outlier import error_codes
 from meshlib.control.istio.destinationrule import (
     ConnectionPoolSettings,
     H2UpgradePolicy,
+    OutlierDetection,
     RetryBudget,
     TcpKeepalive,
 )
@@ -32,7 +34,7 @@ def breakers(
     made.max_pending_requests.value = _limit(http.http1_max_pending_requests if http else 0)
     made.max_requests.value = _limit(http.http2_max_requests if http else 0)
     made.max_retries.value = _limit(http.max_retries if http else 0)
-    if budget is not None and flavour is Flavour.ENVOY:
+    if budget is not None and flavour is not Flavour.GRPC:
         made.retry_budget.budget_percent.value = 20.0 if budget.percent is None else budget.percent
         made.retry_budget.min_retry_concurrency.value = budget.min_retry_concurrency or 3
 
@@ -48,9 +50,15 @@ def connection(cluster: Any, said: ConnectionPoolSettings | None, mesh: MeshConf
 
 
 def http_options(
-    cluster: Any, said: ConnectionPoolSettings | None, protocol: Protocol, mesh: MeshConfig
+    cluster: Any,
+    said: ConnectionPoolSettings | None,
+    detection: OutlierDetection | None,
+    protocol: Protocol,
+    mesh: MeshConfig,
 ) -> None:
-    """Puts the HTTP version and the limits of a connection on an envoy.config.cluster.v3.Cluster."""
+    """Puts the HTTP version, the limits of a connection, and which responses are failures, on an
+    envoy.config.cluster.v3.Cluster.
+    """
     tcp, http = (said.tcp, said.http) if said else (None, None)
     made = pb.HttpProtocolOptions()
     common = made.common_http_protocol_options
@@ -61,6 +69,7 @@ def http_options(
         common.max_requests_per_connection.value = http.max_requests_per_connection
     if tcp and tcp.max_connection_duration:
         common.max_connection_duration.CopyFrom(pb.duration(tcp.max_connection_duration))
+    error_codes(made, detection)
     speaks = spoken(said, protocol, mesh)
     if speaks is Protocol.HTTP2:
         options = made.explicit_http_config.http2_protocol_options
@@ -104,7 +113,7 @@ def _keep_alive(made: Any, said: TcpKeepalive) -> None:
     made.SetInParent()
     if said.probes:
         made.keepalive_probes.value = said.probes
-    if said.time:
+    if said.time and said.time >= 1:
         made.keepalive_time.value = int(said.time)
-    if said.interval:
+    if said.interval and said.interval >= 1:
         made.keepalive_interval.value = int(said.interval)

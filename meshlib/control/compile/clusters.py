@@ -110,7 +110,8 @@ def cluster(found: Found, scope: Scope, client: Client, security: Secured | None
     breakers(made, found.policy.connection_pool, found.policy.retry_budget, flavour)
     outlier(made, found.policy.outlier_detection, flavour)
     if flavour is not Flavour.GRPC:
-        http_options(made, found.policy.connection_pool, found.port.protocol, mesh)
+        policy = found.policy
+        http_options(made, policy.connection_pool, policy.outlier_detection, found.port.protocol, mesh)
     if security is not None:
         apply(made, security, flavour)
     _mark(made, found)

@@ -31,17 +31,27 @@ def outlier(cluster: Any, said: OutlierDetection | None, flavour: Flavour) -> No
     if said.split_external_local_origin_errors:
         made.split_external_local_origin_errors = True
         made.enforcing_local_origin_success_rate.value = 0
-        if said.consecutive_local_origin_failures is not None:
+        if said.consecutive_local_origin_failures:
             made.consecutive_local_origin_failure.value = said.consecutive_local_origin_failures
-            made.enforcing_consecutive_local_origin_failure.value = _share(
-                said.consecutive_local_origin_failures
-            )
+            made.enforcing_consecutive_local_origin_failure.value = 100
     cluster.common_lb_config.healthy_panic_threshold.value = float(max(0, said.min_health_percent))
     if flavour is Flavour.GRPC:
         made.failure_percentage_threshold.value = GRPC_SHARE
         made.enforcing_failure_percentage.value = 100
         made.failure_percentage_minimum_hosts.value = 1
         made.failure_percentage_request_volume.value = 5
+
+
+def error_codes(options: Any, said: OutlierDetection | None) -> None:
+    """Puts the statuses that are failures on an envoy.extensions.upstreams.http.v3.HttpProtocolOptions."""
+    codes = said.outlier_detection_http_error_codes if said is not None else ()
+    if not codes:
+        return
+    matcher = options.outlier_detection.error_matcher
+    for code in codes:
+        rule = matcher if len(codes) == 1 else matcher.or_match.rules.add()
+        header = rule.http_response_headers_match.headers.add(name=":status")
+        header.string_match.exact = str(code)
 
 
 def _consecutive(made: Any, said: OutlierDetection) -> None:

@@ -4,6 +4,7 @@ Rules (Istio), for each of balancing, connection pool, outlier detection and TLS
 
 - subset's port > subset > host's port > host > mesh.
 - Settings of a port replace all four of the policy around them; what they leave out is the default.
+  They have no retry budget, and that of the policy around them is lost.
 - A subset takes from the host's policy what it does not say itself.
 """
 
@@ -53,16 +54,15 @@ def policy_of(rule: DestinationRule | None, subset: str, port: int, mesh: MeshCo
 def _applied(under: Policy, over: TrafficPolicy | None, port: int) -> Policy:
     if over is None:
         return under
-    budget = over.retry_budget or under.retry_budget
     settings = next((p for p in over.port_level_settings if p.port and p.port.number == port), None)
     if settings is not None:
-        return _of_port(settings, budget)
+        return _of_port(settings, under.retry_budget)
     return Policy(
         over.load_balancer or under.load_balancer,
         over.connection_pool or under.connection_pool,
         over.outlier_detection or under.outlier_detection,
         over.tls or under.tls,
-        budget,
+        over.retry_budget or under.retry_budget,
     )
 
 

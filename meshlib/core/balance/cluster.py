@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from meshlib.core.balance.endpoints import EndpointSet
+from meshlib.core.budget import RetryBudget
 from meshlib.core.http2 import Http2
 from meshlib.core.mtls import ClientTls, Transport
+from meshlib.core.outlier_policy import OutlierPolicy
 
 UNLIMITED = 2**32 - 1
 MAX_POINTS = 131_072
@@ -64,6 +66,20 @@ class Limits:
     max_pending: int = UNLIMITED
     max_requests: int = UNLIMITED
     max_retries: int = UNLIMITED
+    budget: RetryBudget | None = None
+    """What stands for `max_retries`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """TCP keep-alive; None: as the system has it."""
+
+    probes: int | None = None
+    """Without an answer, after which the connection is lost."""
+    idle: int | None = None
+    """Seconds of silence before the first probe."""
+    interval: int | None = None
+    """Seconds between two probes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +95,13 @@ class Upstream:
     """0: no limit."""
     idle_timeout: float = 3600.0
     """Seconds after which an idle connection is closed instead of used."""
+    max_connection_duration: float = float("inf")
+    """Seconds after which a connection is closed, as soon as it is idle."""
+    keepalive: Keepalive | None = None
+    waits: bool = True
+    """Whether a request waits for a connection if all are in use."""
     http2: Http2 | None = None
     """HTTP/2 is spoken, and how; None: HTTP/1.1."""
-
-
-@dataclass(frozen=True, slots=True)
-class OutlierPolicy:
-    """When an endpoint is ejected for a while. Times in seconds; None: that detector is off."""
-
-    consecutive_5xx: int | None = 5
-    consecutive_gateway: int | None = None
-    interval: float = 10.0
-    base_ejection: float = 30.0
-    max_ejection: float = 300.0
-    max_ejection_percent: int = 10
-    always_eject_one: bool = False
-    """Whether one endpoint may be ejected whatever the percentage says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from meshlib.core.balance.endpoints import Endpoint, EndpointSet
 from meshlib.core.balance.plan import Plan, draw
 from meshlib.core.balance.remote import loads_after
 from meshlib.core.ledger import ClusterState
-from meshlib.core.outlier import end_ejections
+from meshlib.core.outlier import sweep, watch
 from meshlib.core.request import Dice
 
 
@@ -40,9 +40,10 @@ def pick(
 ) -> Endpoint | None:
     """One endpoint; None: none is healthy. `key`: of the request, 64 bits."""
     if now >= state.wake:
-        end_ejections(state, now)
+        sweep(state, endpoints.size, now, dice)
     plan: Plan | None = state.plan
-    if plan is None or plan.endpoints is not endpoints or plan.cluster is not cluster:
+    if plan is None or plan.endpoints is not endpoints or plan.cluster is not cluster or now >= plan.until:
+        watch(cluster.outlier, state, now)
         plan = state.plan = _plan(cluster, endpoints, state, now, dice)
     if plan.tables is not None:
         return _find(plan, dice, retry, key)

@@ -39,13 +39,28 @@ class Level(NamedTuple):
 class Plan:
     """How an endpoint of a cluster is picked, as long as its endpoints and its ejections stay."""
 
-    __slots__ = ("_pickers", "cluster", "ejected", "endpoints", "levels", "loads", "only", "shares", "tables")
+    __slots__ = (
+        *(
+            "_pickers",
+            "cluster",
+            "ejected",
+            "endpoints",
+            "levels",
+            "loads",
+            "only",
+            "shares",
+            "tables",
+            "until",
+        ),
+    )
 
     def __init__(
         self, cluster: Cluster, endpoints: EndpointSet, state: ClusterState, now: float, dice: Dice
     ) -> None:
         self.cluster = cluster
         self.endpoints = endpoints
+        self.until = float("inf")
+        """When the last new endpoint has warmed up, and another plan is due."""
         self.ejected = frozenset(state.ejected)
         self.levels = _levels(endpoints, self.ejected)
         health = [level.health for level in self.levels]
@@ -144,7 +159,10 @@ def _counted(group: LocalityEndpoints) -> list[Endpoint]:
 
 def _pickers(plan: Plan, state: ClusterState, now: float, dice: Dice) -> Callable[[int, bool], Pick]:
     cluster, factor = plan.cluster, plan.endpoints.overprovisioning
-    warming = _warming(cluster, plan.levels, state, now)
+    end = _warming(cluster, plan.levels, state, now)
+    warming = end is not None
+    if end is not None:
+        plan.until = end
 
     def choose(listed: Sequence[Endpoint]) -> Pick:
         return picker(cluster, listed, state, now, dice, warming=warming)
@@ -184,10 +202,10 @@ def _by_locality(parts: Sequence[tuple[float, Pick]], now: float, dice: Dice) ->
     return pick_locality
 
 
-def _warming(cluster: Cluster, levels: Sequence[Level], state: ClusterState, now: float) -> bool:
-    """Notes who is new, if new ones warm up; whether somebody still does. The plan is anew when all have."""
+def _warming(cluster: Cluster, levels: Sequence[Level], state: ClusterState, now: float) -> float | None:
+    """Notes who is new, if new ones warm up, and when all have; None: nobody does."""
     if cluster.warmup is None:
-        return False
+        return None
     latest = -float("inf")
     for level in levels:
         for endpoints in level.healthy:
@@ -197,10 +215,7 @@ def _warming(cluster: Cluster, levels: Sequence[Level], state: ClusterState, now
                     known.since = now
                 latest = max(latest, known.since)
     end = latest + cluster.warmup.window
-    if now >= end:
-        return False
-    state.wake = min(state.wake, end)
-    return True
+    return end if now < end else None
 
 
 def _weighted(

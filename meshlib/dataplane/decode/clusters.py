@@ -1,18 +1,20 @@
 """Envoy's Cluster as core's: where its endpoints come from, how it balances, connects and stops."""
 
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from meshlib.core.balance.cluster import Cluster, Resolution, Upstream
+from meshlib.core.balance.cluster import Cluster, Keepalive, Resolution, Upstream
 from meshlib.core.balance.endpoints import EndpointSet
+from meshlib.core.outlier_policy import OutlierPolicy
 from meshlib.dataplane.decode.balance import decode_balance
 from meshlib.dataplane.decode.breaker import decode_limits
 from meshlib.dataplane.decode.endpoints import decode_endpoints
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.http2 import decode_http2
 from meshlib.dataplane.decode.mtls import decode_transports
-from meshlib.dataplane.decode.outlier import decode_outlier
+from meshlib.dataplane.decode.outlier import decode_errors, decode_outlier
 from meshlib.dataplane.decode.telemetry import decode_service
 from meshlib.dataplane.decode.text import decode_seconds
 from meshlib.xds import pb
@@ -62,10 +64,10 @@ def decode_cluster(message: Any) -> Cluster:
             max_requests_per_connection=requests,
             idle_timeout=idle,
             http2=http2,
+            max_connection_duration=_duration(options),
+            keepalive=_keepalive(message),
         ),
-        outlier=_within("outlier_detection", decode_outlier, message.outlier_detection)
-        if message.HasField("outlier_detection")
-        else None,
+        outlier=_decode_outlier(message, options),
         panic_threshold=_panic(message.common_lb_config),
         fail_on_panic=balance.fail_on_panic,
         locality_weighted=balance.locality_weighted,
@@ -77,6 +79,17 @@ def decode_cluster(message: Any) -> Cluster:
         tls=tls,
         service=decode_service(message.metadata),
     )
+
+
+def _decode_outlier(message: Any, options: Any) -> OutlierPolicy | None:
+    if not message.HasField("outlier_detection"):
+        return None
+    made: OutlierPolicy = _within("outlier_detection", decode_outlier, message.outlier_detection)
+    detection = options.outlier_detection if options is not None else None
+    if detection is None or not detection.HasField("error_matcher"):
+        return made
+    errors = _within(f"{_OPTIONS}.outlier_detection.error_matcher", decode_errors, detection.error_matcher)
+    return replace(made, errors=errors)
 
 
 def _decode_inline(message: Any) -> EndpointSet | None:
@@ -112,6 +125,31 @@ def _decode_http(message: Any, options: Any) -> tuple[int, float]:
     common = options.common_http_protocol_options
     idle = _within(_OPTIONS, lambda inner: decode_seconds(inner, "idle_timeout", 3600.0), common)
     return common.max_requests_per_connection.value or requests, idle or float("inf")
+
+
+def _duration(options: Any) -> float:
+    """Seconds that a connection may live."""
+    if options is None:
+        return float("inf")
+    common = options.common_http_protocol_options
+    found = _within(_OPTIONS, lambda inner: decode_seconds(inner, "max_connection_duration", 0.0), common)
+    return found or float("inf")
+
+
+def _keepalive(message: Any) -> Keepalive | None:
+    options = message.upstream_connection_options
+    if not options.HasField("tcp_keepalive"):
+        return None
+    names = ("keepalive_probes", "keepalive_time", "keepalive_interval")
+    numbers = []
+    for name in names:
+        field = getattr(options.tcp_keepalive, name)
+        said = options.tcp_keepalive.HasField(name)
+        if said and not 0 < field.value < 2**31:
+            path = f"upstream_connection_options.tcp_keepalive.{name}"
+            raise Refused(path, f"{field.value} is nothing that a socket takes")
+        numbers.append(int(field.value) if said else None)
+    return Keepalive(*numbers)
 
 
 def _panic(message: Any) -> int:

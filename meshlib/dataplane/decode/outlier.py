@@ -1,42 +1,175 @@
-"""Envoy's OutlierDetection as core's policy. A detector that is enforced for 0 % is off."""
+"""Envoy's OutlierDetection as core's policy. A detector that is enforced for 0 % is off.
+
+`successful_active_health_check_uneject_host` has no effect: nothing here checks health actively, and
+without such a check Envoy does not look at it either.
+"""
 
 from typing import Any
 
-from meshlib.core.balance.cluster import OutlierPolicy
+from meshlib.core.outlier_errors import AllOf, AnyOf, Errors, Headers, Not, Statuses
+from meshlib.core.outlier_policy import FailurePercentage, InARow, OutlierPolicy, SuccessRate
+from meshlib.core.route.match import HeaderMatch
 from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.match import decode_header_match
 from meshlib.dataplane.decode.text import decode_seconds
+
+MAX_RULES = 200
+"""Of an error matcher."""
+MAX_DEPTH = 16
 
 
 def decode_outlier(message: Any) -> OutlierPolicy:
     """An envoy.config.cluster.v3.OutlierDetection."""
-    times = {
-        "interval": decode_seconds(message, "interval", 10.0),
-        "base_ejection_time": decode_seconds(message, "base_ejection_time", 30.0),
-    }
-    longest = decode_seconds(message, "max_ejection_time", 300.0)
-    for name, value in times.items():
-        if value <= 0:
-            raise Refused(name, "must be longer than nothing")
-    percent = _number(message, "max_ejection_percent", 10)
-    if percent > 100:
-        raise Refused("max_ejection_percent", f"{percent} is more than 100")
+    if message.monitors:
+        raise Refused("monitors", "is not supported")
+    base = _seconds(message, "base_ejection_time", 30.0)
+    longest = _seconds(message, "max_ejection_time", max(300.0, base))
+    if longest < base:
+        raise Refused("max_ejection_time", f"{longest:g} s is less than base_ejection_time, {base:g} s")
+    split = message.split_external_local_origin_errors
+    local = (
+        _in_a_row(message, "consecutive_local_origin_failure", 100),
+        _success_rate(message, "enforcing_local_origin_success_rate"),
+        _failure_percentage(message, "enforcing_failure_percentage_local_origin"),
+    )
+    in_a_row, rate, percentage = local if split else (None, None, None)
     return OutlierPolicy(
-        consecutive_5xx=_detector(message, "consecutive_5xx", 100),
-        consecutive_gateway=_detector(message, "consecutive_gateway_failure", 0),
-        interval=times["interval"],
-        base_ejection=times["base_ejection_time"],
+        consecutive_5xx=_in_a_row(message, "consecutive_5xx", 100),
+        consecutive_gateway=_in_a_row(message, "consecutive_gateway_failure", 0),
+        consecutive_local=in_a_row,
+        success_rate=_success_rate(message, "enforcing_success_rate"),
+        failure_percentage=_failure_percentage(message, "enforcing_failure_percentage"),
+        local_success_rate=rate,
+        local_failure_percentage=percentage,
+        split=split,
+        interval=_seconds(message, "interval", 10.0),
+        base_ejection=base,
         max_ejection=longest,
-        max_ejection_percent=percent,
+        jitter=decode_seconds(message, "max_ejection_time_jitter", 0.0),
+        max_ejection_percent=_percent(message, "max_ejection_percent", 10),
         always_eject_one=message.always_eject_one_host.value,
     )
 
 
-def _detector(message: Any, name: str, enforced: int) -> int | None:
-    share = _number(message, f"enforcing_{name}", enforced)
-    if share > 100:
-        raise Refused(f"enforcing_{name}", f"{share} is more than 100")
-    return (_number(message, name, 5) or None) if share else None
+def _seconds(message: Any, name: str, default: float) -> float:
+    found = decode_seconds(message, name, default)
+    if found <= 0:
+        raise Refused(name, "must be longer than nothing")
+    return found
+
+
+def _in_a_row(message: Any, name: str, otherwise: int) -> InARow | None:
+    enforced = _percent(message, f"enforcing_{name}", otherwise)
+    count = _number(message, name, 5)
+    return InARow(count, enforced) if count and enforced else None
+
+
+def _success_rate(message: Any, name: str) -> SuccessRate | None:
+    enforced = _percent(message, name, 100)
+    if not enforced:
+        return None
+    return SuccessRate(
+        _number(message, "success_rate_stdev_factor", 1900) / 1000.0,
+        _number(message, "success_rate_minimum_hosts", 5),
+        _number(message, "success_rate_request_volume", 100),
+        enforced,
+    )
+
+
+def _failure_percentage(message: Any, name: str) -> FailurePercentage | None:
+    threshold = _percent(message, "failure_percentage_threshold", 85)
+    enforced = _percent(message, name, 0)
+    if not enforced:
+        return None
+    return FailurePercentage(
+        threshold,
+        _number(message, "failure_percentage_minimum_hosts", 5),
+        _number(message, "failure_percentage_request_volume", 50),
+        enforced,
+    )
+
+
+def _percent(message: Any, name: str, otherwise: int) -> int:
+    found = _number(message, name, otherwise)
+    if found > 100:
+        raise Refused(name, f"{found} is more than 100")
+    return found
 
 
 def _number(message: Any, name: str, default: int) -> int:
     return int(getattr(message, name).value) if message.HasField(name) else default
+
+
+def decode_errors(message: Any) -> Errors:
+    """An envoy.config.common.matcher.v3.MatchPredicate on responses."""
+    if _size(message, MAX_DEPTH) > MAX_RULES:
+        raise Refused("", f"more than {MAX_RULES} rules")
+    return _decode_errors(message)
+
+
+def _size(message: Any, depth: int) -> int:
+    if not depth:
+        raise Refused("", f"more than {MAX_DEPTH} rules within each other")
+    which = message.WhichOneof("rule")
+    if which == "not_match":
+        return 1 + _size(message.not_match, depth - 1)
+    if which in ("or_match", "and_match"):
+        return 1 + sum(_size(rule, depth - 1) for rule in getattr(message, which).rules)
+    if which == "http_response_headers_match":
+        return 1 + len(message.http_response_headers_match.headers)
+    return 1
+
+
+def _decode_errors(message: Any) -> Errors:
+    which = message.WhichOneof("rule")
+    try:
+        match which:
+            case "any_match":
+                return AllOf(())
+            case "not_match":
+                return Not(_decode_errors(message.not_match))
+            case "and_match":
+                return AllOf(_decode_rules(message.and_match))
+            case "or_match":
+                rules = _decode_rules(message.or_match)
+                return _statuses(rules) or AnyOf(rules)
+            case "http_response_headers_match":
+                return _decode_headers(message.http_response_headers_match)
+    except Refused as refused:
+        raise refused.within(which) from None
+    raise Refused(which or "rule", "is not supported: only headers of responses are looked at")
+
+
+def _decode_rules(message: Any) -> tuple[Errors, ...]:
+    if len(message.rules) < 2:
+        raise Refused("rules", "less than two")
+    made = []
+    for number, rule in enumerate(message.rules):
+        try:
+            made.append(_decode_errors(rule))
+        except Refused as refused:
+            raise refused.within(f"rules[{number}]") from None
+    return tuple(made)
+
+
+def _decode_headers(message: Any) -> Errors:
+    made = []
+    for number, header in enumerate(message.headers):
+        try:
+            made.append(decode_header_match(header))
+        except Refused as refused:
+            raise refused.within(f"headers[{number}]") from None
+    if len(made) == 1 and (status := _status(made[0])) is not None:
+        return Statuses(frozenset((status,)))
+    return Headers(tuple(made))
+
+
+def _status(condition: HeaderMatch) -> int | None:
+    exact = condition.exact if condition.name == b":status" else None
+    return int(exact) if exact is not None and exact.isdigit() else None
+
+
+def _statuses(rules: tuple[Errors, ...]) -> Statuses | None:
+    if not all(isinstance(rule, Statuses) for rule in rules):
+        return None
+    return Statuses(frozenset().union(*(rule.statuses for rule in rules if isinstance(rule, Statuses))))

@@ -4,18 +4,20 @@ import asyncio
 import contextlib
 import math
 import os
-import socket
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meshlib.core.actions import Attempt
+from meshlib.core.balance.cluster import Keepalive
 from meshlib.core.request import Failed, ResponseHead
 from meshlib.dataplane.http.codec import Codec
-from meshlib.dataplane.http.failures import broken_off, closed, not_connected, overflow, without_head
+from meshlib.dataplane.http.failures import broken_off, closed, not_connected, overflowing, without_head
 from meshlib.dataplane.http.lease import Lease
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, OwnTimeouts
-from meshlib.dataplane.http.pool import SWEEP_SECONDS, Found, Kept, Overflow, Pool
+from meshlib.dataplane.http.options import set_options
+from meshlib.dataplane.http.pool import SWEEP_SECONDS, Found, Kept, Pool
 from meshlib.dataplane.http.quiet import watch
 from meshlib.dataplane.http.read import Need
 from meshlib.dataplane.http.secure import MakeContexts, address_of, check, context_for, no_contexts
@@ -63,7 +65,6 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream's protocol
         self._transport = transport
         made = transport.get_extra_info("socket")
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._descriptor = made.fileno()
         self._quiet = watch(self._descriptor)
 
@@ -263,7 +264,7 @@ class Connections:
         try:
             lease = await self._lease(attempt, limits)
         except Broken as error:
-            return error.failed
+            return replace(error.failed, connected=False)
         connection = lease.kept.connection
         connection.limits = limits
         connection.written = False
@@ -291,18 +292,23 @@ class Connections:
 
     async def _lease(self, attempt: Attempt, limits: Limits) -> Lease[Connection]:
         place = free = None
-        address = address_of(attempt)
+        address, upstream = address_of(attempt), attempt.upstream
+        most = upstream.limits
         try:
             while True:
                 pool = self._pool(attempt.cluster)
-                found = pool.seek(address, attempt.upstream.limits.max_connections, self._clock(), place)
+                found = pool.seek(address, most.max_connections, self._clock(), place, most.max_pending)
                 for old in found.closing:
                     old.close()
                 if found.kept is not None or found.room:
                     return await self._leased(pool, found, attempt, limits)
+                if found.overflow or not upstream.waits:
+                    raise Broken(overflowing())
                 if free is None:
                     free = asyncio.Event()
-                    place = pool.join(attempt.upstream.limits.max_pending, free.set)
+                    place = pool.join(free.set)
+                if attempt.queue is not None:
+                    attempt.queue.waits()
                 own = limits.own.pool
                 try:
                     async with asyncio.timeout(limits.left(own)):
@@ -310,8 +316,6 @@ class Connections:
                 except TimeoutError:
                     raise limits.passed("pool", own) from None
                 free.clear()
-        except Overflow:
-            raise Broken(overflow(attempt)) from None
         finally:
             if place is not None:
                 pool.leave(place)
@@ -319,16 +323,28 @@ class Connections:
     async def _leased(
         self, pool: Pool[Connection], found: Found[Connection], attempt: Attempt, limits: Limits
     ) -> Lease[Connection]:
-        if found.kept is not None:
-            self._busy.add(found.kept.connection)
-            return Lease(self, pool, found.kept, attempt, fresh=False)
+        kept = found.kept
+        if kept is None:
+            if attempt.queue is not None:
+                attempt.queue.waits()
+            kept = await self._made(pool, attempt, limits)
+        self._busy.add(kept.connection)
+        lease = Lease(self, pool, kept, attempt, fresh=found.kept is None)
+        if attempt.queue is not None and not attempt.queue.goes_on(attempt.upstream.limits):
+            lease.end(True)
+            raise Broken(overflowing())
+        return lease
+
+    async def _made(self, pool: Pool[Connection], attempt: Attempt, limits: Limits) -> Kept[Connection]:
         try:
             made = await self._open(attempt, limits)
         except BaseException:
+            pool.made()
             pool.gone()
             raise
-        self._busy.add(made)
-        return Lease(self, pool, Kept(made, address_of(attempt)), attempt, fresh=True)
+        pool.made()
+        dies = self._clock() + attempt.upstream.max_connection_duration
+        return Kept(made, address_of(attempt), dies=dies)
 
     async def _open(self, attempt: Attempt, limits: Limits) -> Connection:
         nearest, seconds = limits.left(limits.own.connect), attempt.upstream.connect_timeout
@@ -351,12 +367,14 @@ class Connections:
     ) -> None:
         _, tls, name = address_of(attempt)
         if tls is None:
-            await loop.create_connection(lambda: connection, *attempt.address)
+            transport, _ = await loop.create_connection(lambda: connection, *attempt.address)
+            _set_options(transport, attempt.upstream.keepalive)
             return
         contexts = self._contexts()
         session = Session(context_for(tls, contexts), name=name)
         secured = Secured(session, connection, gathers=False)
-        await loop.create_connection(lambda: secured, *attempt.address)
+        transport, _ = await loop.create_connection(lambda: secured, *attempt.address)
+        _set_options(transport, attempt.upstream.keepalive)
         await shaken(secured)
         check(tls, contexts, session.tls)
 
@@ -387,9 +405,10 @@ class Connections:
     def take_back(self, lease: Lease[Connection], reusable: bool) -> None:
         """An exchange has ended."""
         self._busy.discard(lease.kept.connection)
-        if reusable and not self._closed:
+        now = self._clock()
+        if reusable and not self._closed and now < lease.kept.dies:
             idle = min(lease.attempt.upstream.idle_timeout, self._longest_idle)
-            lease.pool.give_back(lease.kept, self._clock(), idle)
+            lease.pool.give_back(lease.kept, now, idle)
         else:
             lease.kept.connection.close()
             lease.pool.gone()
@@ -410,6 +429,14 @@ class Connections:
                 connection.close()
         if self._streams is not None:
             self._streams.close()
+
+
+def _set_options(transport: asyncio.Transport, keepalive: Keepalive | None) -> None:
+    try:
+        set_options(transport.get_extra_info("socket"), keepalive)
+    except OSError:
+        transport.abort()
+        raise
 
 
 async def _send_all(

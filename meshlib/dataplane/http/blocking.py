@@ -7,15 +7,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meshlib.core.actions import Attempt
 from meshlib.core.request import Failed, ResponseHead
 from meshlib.dataplane.http.codec import Codec
-from meshlib.dataplane.http.failures import broken_off, closed, not_connected, overflow, without_head
+from meshlib.dataplane.http.failures import broken_off, closed, not_connected, overflowing, without_head
 from meshlib.dataplane.http.lease import Lease
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, OwnTimeouts
-from meshlib.dataplane.http.pool import SWEEP_SECONDS, Found, Kept, Overflow, Pool
+from meshlib.dataplane.http.options import set_options
+from meshlib.dataplane.http.pool import SWEEP_SECONDS, Found, Kept, Pool
 from meshlib.dataplane.http.quiet import watch
 from meshlib.dataplane.http.read import Need
 from meshlib.dataplane.http.secure import (
@@ -206,7 +208,7 @@ class Connections:
         try:
             lease = self._lease(attempt, limits)
         except Broken as error:
-            return error.failed
+            return replace(error.failed, connected=False)
         connection = lease.kept.connection
         connection.limits = limits
         connection.written = False
@@ -234,26 +236,31 @@ class Connections:
 
     def _lease(self, attempt: Attempt, limits: Limits) -> Lease[Connection]:
         place = free = None
-        address = address_of(attempt)
+        address, upstream = address_of(attempt), attempt.upstream
+        most = upstream.limits
         try:
             while True:
                 with self._lock:
                     pool, closing = self._pool(attempt.cluster)
-                    found = pool.seek(address, attempt.upstream.limits.max_connections, self._clock(), place)
-                    if free is None and found.kept is None and not found.room:
+                    found = pool.seek(address, most.max_connections, self._clock(), place, most.max_pending)
+                    served = found.kept is not None or found.room
+                    overflow = found.overflow or not (served or upstream.waits)
+                    if free is None and not served and not overflow:
                         free = threading.Event()
-                        place = pool.join(attempt.upstream.limits.max_pending, free.set)
+                        place = pool.join(free.set)
                 for old in (*closing, *found.closing):
                     old.close()
-                if found.kept is not None or found.room:
+                if overflow:
+                    raise Broken(overflowing())
+                if served:
                     return self._leased(pool, found, attempt, limits)
+                if attempt.queue is not None:
+                    attempt.queue.waits()
                 assert free is not None  # noqa: S101 - made with the place
                 own = limits.own.pool
                 if not free.wait(limits.left(own)):
                     raise limits.passed("pool", own)
                 free.clear()
-        except Overflow:
-            raise Broken(overflow(attempt)) from None
         finally:
             if place is not None:
                 with self._lock:
@@ -262,17 +269,30 @@ class Connections:
     def _leased(
         self, pool: Pool[Connection], found: Found[Connection], attempt: Attempt, limits: Limits
     ) -> Lease[Connection]:
-        if found.kept is not None:
-            self._busy.add(found.kept.connection)
-            return Lease(self, pool, found.kept, attempt, fresh=False)
+        kept = found.kept
+        if kept is None:
+            if attempt.queue is not None:
+                attempt.queue.waits()
+            kept = self._made(pool, attempt, limits)
+        self._busy.add(kept.connection)
+        lease = Lease(self, pool, kept, attempt, fresh=found.kept is None)
+        if attempt.queue is not None and not attempt.queue.goes_on(attempt.upstream.limits):
+            lease.end(True)
+            raise Broken(overflowing())
+        return lease
+
+    def _made(self, pool: Pool[Connection], attempt: Attempt, limits: Limits) -> Kept[Connection]:
         try:
             made = self._open(attempt, limits)
         except BaseException:
             with self._lock:
+                pool.made()
                 pool.gone()
             raise
-        self._busy.add(made)
-        return Lease(self, pool, Kept(made, address_of(attempt)), attempt, fresh=True)
+        with self._lock:
+            pool.made()
+        dies = self._clock() + attempt.upstream.max_connection_duration
+        return Kept(made, address_of(attempt), dies=dies)
 
     def _open(self, attempt: Attempt, limits: Limits) -> Connection:
         made, session = self._connect(attempt, limits)
@@ -287,7 +307,7 @@ class Connections:
         try:
             made = socket.create_connection(attempt.address, timeout=max(seconds, 1e-4))
             try:
-                made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                set_options(made, attempt.upstream.keepalive)
                 if attempt.tls is not None:
                     session = self._encrypt(made, attempt, deadline)
             except BaseException:
@@ -338,9 +358,10 @@ class Connections:
         """An exchange has ended."""
         self._busy.discard(lease.kept.connection)
         with self._lock:
-            if reusable and not self._closed:
+            now = self._clock()
+            if reusable and not self._closed and now < lease.kept.dies:
                 idle = min(lease.attempt.upstream.idle_timeout, self._longest_idle)
-                lease.pool.give_back(lease.kept, self._clock(), idle)
+                lease.pool.give_back(lease.kept, now, idle)
                 return
             lease.pool.gone()
         lease.kept.connection.close()

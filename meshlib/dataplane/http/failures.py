@@ -2,7 +2,6 @@
 
 import ssl
 
-from meshlib.core.actions import Attempt
 from meshlib.core.request import Failed, Failure
 from meshlib.dataplane.http.limits import Broken, Limits
 from meshlib.dataplane.http.syntax import Malformed
@@ -41,9 +40,9 @@ def broken_off(error: Exception, ended: bool) -> Failed:
     return Failed(Failure.BROKEN_OFF, f"the body broke off: {error}")
 
 
-def overflow(attempt: Attempt) -> Failed:
-    """Too many requests wait for a connection."""
-    return Failed(Failure.OVERFLOW, f"{attempt.upstream.limits.max_pending} requests wait for a connection")
+def overflowing() -> Failed:
+    """There is no connection, and too many requests wait for one or are in flight."""
+    return Failed(Failure.OVERFLOW, Failure.OVERFLOW.value)
 
 
 def closed() -> Failed:

@@ -5,18 +5,19 @@ import contextlib
 import socket
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 from meshlib.core.actions import Attempt
 from meshlib.core.http2 import Http2
 from meshlib.core.request import Failed, Failure, ResponseHead
 from meshlib.dataplane.http import asynchronous
-from meshlib.dataplane.http.failures import closed, not_connected, overflow
+from meshlib.dataplane.http.failures import closed, not_connected, overflowing
 from meshlib.dataplane.http.h2codec import Codec, Reset, Stream
-from meshlib.dataplane.http.h2pool import Place, Shared, SharedPool, Terms, terms_of
+from meshlib.dataplane.http.h2pool import Overflow, Place, Shared, SharedPool, Terms, terms_of
 from meshlib.dataplane.http.limits import Broken, Limits
 from meshlib.dataplane.http.loan import Lent, Loan
-from meshlib.dataplane.http.pool import SWEEP_SECONDS, Overflow
+from meshlib.dataplane.http.pool import SWEEP_SECONDS
 from meshlib.dataplane.http.read import Need
 from meshlib.dataplane.http.secure import address_of
 
@@ -305,7 +306,10 @@ class Streams:
         try:
             loan = await self._borrow(attempt, how, limits)
         except Broken as error:
-            return error.failed
+            return replace(error.failed, connected=False)
+        if attempt.queue is not None and not attempt.queue.goes_on(attempt.upstream.limits):
+            loan.end()
+            return replace(overflowing(), connected=False)
         exchange = _Exchange(loan, limits)
         try:
             await exchange.send(attempt, body)
@@ -334,6 +338,10 @@ class Streams:
                     old.close()
                 if found.shared is not None:
                     return Loan(self, pool, found.shared, attempt)
+                if found.overflow or not (found.room or attempt.upstream.waits):
+                    raise Overflow
+                if attempt.queue is not None:
+                    attempt.queue.waits()
                 if found.room:
                     return await self._made(pool, attempt, how, terms, limits)
                 if free is None:
@@ -343,7 +351,7 @@ class Streams:
                 if place is not None and place.failed is not None:
                     raise Broken(place.failed)
         except Overflow:
-            raise Broken(overflow(attempt)) from None
+            raise Broken(overflowing()) from None
         finally:
             if place is not None:
                 pool.leave(place)
@@ -378,7 +386,8 @@ class Streams:
         except BaseException:
             pool.not_made(address, failed)
             raise
-        shared = Shared(made, address)
+        dies = self._clock() + attempt.upstream.max_connection_duration
+        shared = Shared(made, address, dies=dies)
         made.changed = lambda: self._changed(pool, shared)
         pool.made(shared, terms)
         return Loan(self, pool, shared, attempt)

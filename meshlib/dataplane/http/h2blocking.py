@@ -17,17 +17,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from meshlib.core.actions import Attempt
 from meshlib.core.http2 import Http2
 from meshlib.core.request import Failed, Failure, ResponseHead
 from meshlib.dataplane.http import blocking
-from meshlib.dataplane.http.failures import closed, overflow
+from meshlib.dataplane.http.failures import closed, overflowing
 from meshlib.dataplane.http.h2codec import Codec, Reset, Stream
-from meshlib.dataplane.http.h2pool import Found, Place, Shared, SharedPool, Terms, terms_of
+from meshlib.dataplane.http.h2pool import Found, Overflow, Place, Shared, SharedPool, Terms, terms_of
 from meshlib.dataplane.http.limits import Broken, Limits
 from meshlib.dataplane.http.loan import Lent, Loan
-from meshlib.dataplane.http.pool import SWEEP_SECONDS, Overflow
+from meshlib.dataplane.http.pool import SWEEP_SECONDS
 from meshlib.dataplane.http.quiet import watch
 from meshlib.dataplane.http.read import Need
 from meshlib.dataplane.http.secure import address_of
@@ -352,7 +353,10 @@ class Streams:
         try:
             loan = self._borrow(attempt, how, limits)
         except Broken as error:
-            return error.failed
+            return replace(error.failed, connected=False)
+        if attempt.queue is not None and not attempt.queue.goes_on(attempt.upstream.limits):
+            loan.end()
+            return replace(overflowing(), connected=False)
         try:
             _send(loan, attempt, body, limits)
             head = _next(loan, limits)
@@ -378,12 +382,18 @@ class Streams:
                 with self._lock:
                     pool, closing = self._pool(attempt.cluster)
                     found: Found[Connection] = pool.seek(address, terms, self._clock(), place)
-                    if free is None and found.shared is None and not found.room:
+                    served = found.shared is not None or found.room
+                    turned = found.overflow or not (served or attempt.upstream.waits)
+                    if free is None and not served and not turned:
                         free = threading.Event()
                         place = pool.join(address, terms.max_pending, free.set)
                 self._close([*closing, *found.closing])
                 if found.shared is not None:
                     return Loan(self, pool, found.shared, attempt)
+                if turned:
+                    raise Overflow
+                if attempt.queue is not None:
+                    attempt.queue.waits()
                 if found.room:
                     return self._made(pool, attempt, how, terms, limits)
                 assert free is not None  # noqa: S101 - made with the place
@@ -394,7 +404,7 @@ class Streams:
                 if place is not None and place.failed is not None:
                     raise Broken(place.failed)
         except Overflow:
-            raise Broken(overflow(attempt)) from None
+            raise Broken(overflowing()) from None
         finally:
             if place is not None:
                 with self._lock:
@@ -419,7 +429,8 @@ class Streams:
             with self._lock:
                 pool.not_made(address, failed)
             raise
-        shared = Shared(made, address)
+        dies = self._clock() + attempt.upstream.max_connection_duration
+        shared = Shared(made, address, dies=dies)
         made.changed = lambda: self._changed(pool, shared)
         with self._lock:
             self._all.add(made)

@@ -9,7 +9,9 @@ As Envoy's pool for HTTP/2, rules:
 - `max_connections` counts all of a cluster; but an endpoint without any may have one, for its requests would
   wait for nothing (Envoy, ConnPoolImplBase::tryCreateNewConnection). At the limit an idle connection to
   another endpoint makes room.
-- Who waits for an endpoint keeps its place; nobody overtakes. `max_pending` counts those of all endpoints.
+- Who waits for an endpoint keeps its place; nobody overtakes. `max_pending` counts those of all endpoints,
+  and those who make a connection.
+- A connection that has lived for its `max_connection_duration` takes no more requests.
 - A connection that can't be made fails all who wait for that endpoint; one whose maker gave up fails nobody.
 - A connection that takes no more requests, for whatever reason, is left, and closed with its last request.
 """
@@ -22,7 +24,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from meshlib.core.actions import Attempt
 from meshlib.core.http2 import Http2
 from meshlib.core.request import Failed
-from meshlib.dataplane.http.pool import Address, Overflow
+from meshlib.dataplane.http.pool import Address
 
 
 class Carrier(Protocol):
@@ -36,6 +38,10 @@ class Carrier(Protocol):
     def usable(self) -> bool:
         """Whether it takes requests, as far as can be seen without waiting."""
         ...
+
+
+class Overflow(Exception):
+    """More requests than may wait for a connection do."""
 
 
 C = TypeVar("C", bound=Carrier)
@@ -54,6 +60,8 @@ class Shared(Generic[C]):
     uses: int = 0
     until: float = 0.0
     """When it has been idle for too long; counts while it carries none."""
+    dies: float = float("inf")
+    """When it has lived for long enough."""
     listed: bool = False
     """Whether it is offered to requests."""
     left: bool = False
@@ -102,6 +110,8 @@ class Found(Generic[C]):
 
     shared: Shared[C] | None = None
     room: bool = False
+    overflow: bool = False
+    """There would be room, but too many are pending."""
     closing: list[C] = field(default_factory=list)
     """Connections that the pool has forgotten: to be closed."""
 
@@ -123,11 +133,12 @@ class _Line(Generic[C]):
 class SharedPool(Generic[C]):
     """The connections of one cluster. The caller locks."""
 
-    __slots__ = ("_lines", "_pending", "opened")
+    __slots__ = ("_lines", "_making", "_pending", "opened")
 
     def __init__(self) -> None:
         self._lines: dict[Address, _Line[C]] = {}
         self._pending = 0
+        self._making = 0
         self.opened = 0
         """Connections that exist or are being made."""
 
@@ -161,7 +172,10 @@ class SharedPool(Generic[C]):
             return found  # who waits is about to seek
         found.shared = self._take(line, terms, now, found.closing)
         if found.shared is None:
-            found.room = self._room(address, line, terms, place, found.closing)
+            full = place is None and self._pending + self._making >= terms.max_pending
+            found.overflow = full
+            found.room = not full and self._room(address, line, terms, place, found.closing)
+            self._making += found.room
         if place is not None and (found.shared is not None or found.room):
             self._drop(line, place)
         if found.shared is not None or line.offered:
@@ -170,7 +184,7 @@ class SharedPool(Generic[C]):
 
     def join(self, address: Address, max_pending: int, wake: Callable[[], None]) -> Place:
         """A place in the queue; `wake` is called when it is worth seeking again. Overflow: too many wait."""
-        if self._pending >= max_pending:
+        if self._pending + self._making >= max_pending:
             raise Overflow
         place = Place(address, wake)
         self._lines[address].waiting.append(place)
@@ -188,6 +202,7 @@ class SharedPool(Generic[C]):
     def made(self, shared: Shared[C], terms: Terms) -> None:
         """The connection for which there was room is there, and carries its first request."""
         line = self._lines[shared.address]
+        self._making -= 1
         shared.active = shared.uses = 1
         if terms.most_uses == 1:
             self._leave_it(line, shared)
@@ -198,6 +213,7 @@ class SharedPool(Generic[C]):
     def not_made(self, address: Address, failed: Failed | None) -> None:
         """It is not; None: because its maker gave up."""
         line = self._lines[address]
+        self._making -= 1
         line.unsettled -= 1
         if failed is not None:
             for place in list(line.waiting):
@@ -210,7 +226,7 @@ class SharedPool(Generic[C]):
         """A request has ended; `worn`: the connection takes no more. Whether it is to be closed."""
         shared.active -= 1
         line = self._lines[shared.address]
-        if worn or not shared.connection.usable():
+        if worn or now >= shared.dies or not shared.connection.usable():
             self._leave_it(line, shared)
         if shared.active == 0:
             shared.until = now + idle_timeout
@@ -243,7 +259,8 @@ class SharedPool(Generic[C]):
         closing: list[C] = []
         for address, line in list(self._lines.items()):
             for shared in list(line.offered):
-                if not shared.active and (now > shared.until or not shared.connection.usable()):
+                old = now > shared.until or now >= shared.dies
+                if not shared.active and (old or not shared.connection.usable()):
                     self._forget(line, shared, closing)
             if not line.opened and not line.waiting:
                 self._lines.pop(address, None)
@@ -267,7 +284,7 @@ class SharedPool(Generic[C]):
     def _take(self, line: _Line[C], terms: Terms, now: float, closing: list[C]) -> Shared[C] | None:
         while line.offered:
             shared = line.offered[-1]
-            usable = shared.connection.usable()
+            usable = now < shared.dies and shared.connection.usable()
             self._settle(line, shared)
             room = min(terms.most_streams, line.allowed) - shared.active
             if not usable or (not shared.active and (now > shared.until or room <= 0)):

@@ -3,7 +3,10 @@
 - The connection used last is used first, so that the others can grow old and go.
 - An idle connection is used until its `idle_timeout` passes or its peer closes it.
 - `max_connections` counts all of a cluster, idle ones too. At the limit an idle connection to
-  another endpoint makes room; else the request waits, if fewer than `max_pending` do.
+  another endpoint makes room; else the request waits.
+- As for Envoy, a request is pending from the moment that it finds no idle connection until it has
+  one, also while its own is being made. At most `max_pending` are.
+- A connection that has lived for its `max_connection_duration` is closed when it is idle.
 - Who waits keeps its place, and nobody overtakes. What becomes free wakes one; one that leaves
   without having used its wake passes it on.
 """
@@ -12,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from meshlib.core.balance.cluster import UNLIMITED
 from meshlib.core.mtls import ClientTls
 
 Address = tuple[tuple[str, int], ClientTls | None, str]
@@ -31,10 +35,6 @@ class Reusable(Protocol):
 C = TypeVar("C", bound=Reusable)
 
 
-class Overflow(Exception):
-    """More requests than may wait for a connection do."""
-
-
 @dataclass(slots=True, eq=False)
 class Kept(Generic[C]):
     """A connection and what the pool knows of it."""
@@ -44,6 +44,8 @@ class Kept(Generic[C]):
     uses: int = 0
     until: float = 0.0
     """When it has been idle for too long."""
+    dies: float = float("inf")
+    """When it has lived for long enough."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,10 +59,14 @@ class Place:
 
 @dataclass(slots=True)
 class Found(Generic[C]):
-    """What a request found: an idle connection, or room to open one (it then counts), or neither."""
+    """What a request found: an idle connection, or room to open one (it then counts), or neither: it may
+    `join` the queue unless there is an `overflow`.
+    """
 
     kept: Kept[C] | None = None
     room: bool = False
+    overflow: bool = False
+    """Nothing may be waited for: too many are pending."""
     closing: list[C] = field(default_factory=list)
     """Connections that the pool has forgotten: to be closed."""
 
@@ -68,12 +74,14 @@ class Found(Generic[C]):
 class Pool(Generic[C]):
     """The connections of one cluster. The caller locks."""
 
-    __slots__ = ("_idle", "opened", "waiting")
+    __slots__ = ("_idle", "opened", "opening", "waiting")
 
     def __init__(self) -> None:
         self._idle: dict[Address, list[Kept[C]]] = {}
         self.opened = 0
         """Connections that exist or are being made."""
+        self.opening = 0
+        """Of those, the ones that are being made."""
         self.waiting: list[Place] = []
         """Longest waiting first."""
 
@@ -86,16 +94,28 @@ class Pool(Generic[C]):
         return sum(len(kept) for kept in list(self._idle.values()))
 
     def seek(
-        self, address: Address, max_connections: int, now: float, place: Place | None = None
+        self,
+        address: Address,
+        max_connections: int,
+        now: float,
+        place: Place | None = None,
+        max_pending: int = UNLIMITED,
     ) -> Found[C]:
-        """A connection to `address`, or room for one; `place` is given up once there is either."""
+        """A connection to `address`, or room for one, to be followed by `made`; `place` is given up once
+        there is either.
+        """
         found: Found[C] = Found()
+        full = place is None and len(self.waiting) + self.opening >= max_pending
         if place is not None:
             place.woken = False
         elif self.waiting:
+            found.overflow = full
             return found
         found.kept = self._take(address, now, found.closing)
-        found.room = found.kept is None and self._room(address, max_connections, found.closing)
+        if found.kept is None:
+            found.overflow = full
+            found.room = not full and self._room(address, max_connections, found.closing)
+            self.opening += found.room
         if place is not None and (found.kept is not None or found.room):
             self.waiting.remove(place)
         # An idle connection is as good as room: to its own endpoint, or given up for another.
@@ -103,13 +123,15 @@ class Pool(Generic[C]):
             self._wake()
         return found
 
-    def join(self, max_pending: int, wake: Callable[[], None]) -> Place:
-        """A place in the queue; `wake` is called when it is worth seeking again. Overflow: too many wait."""
-        if len(self.waiting) >= max_pending:
-            raise Overflow
+    def join(self, wake: Callable[[], None]) -> Place:
+        """A place in the queue; `wake` is called when it is worth seeking again."""
         place = Place(wake)
         self.waiting.append(place)
         return place
+
+    def made(self) -> None:
+        """The connection that there was room for is made, or came to nothing (then `gone` follows)."""
+        self.opening -= 1
 
     def leave(self, place: Place) -> None:
         """That request waits no more. Nothing happens if it was served."""
@@ -120,7 +142,7 @@ class Pool(Generic[C]):
 
     def give_back(self, kept: Kept[C], now: float, idle_timeout: float) -> None:
         """A connection is idle again."""
-        kept.until = now + idle_timeout
+        kept.until = min(now + idle_timeout, kept.dies)
         self._idle.setdefault(kept.address, []).append(kept)
         self._wake()
 

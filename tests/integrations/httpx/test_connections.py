@@ -363,6 +363,9 @@ async def test_who_gives_up_waiting_leaves_the_place_to_the_next(server: RawServ
 async def test_too_many_that_wait_are_answered_as_a_sidecar_does(server: RawServer) -> None:
     mesh = fake_mesh([server.port], limits=Limits(max_connections=1, max_pending=1))
     async with async_client(mesh) as a:
+        # As for Envoy, who makes the connection is pending until it is made.
+        answers = await asyncio.gather(*(a.get("/slow/0.1") for _ in range(4)))
+        assert sorted(r.status_code for r in answers) == [200, 503, 503, 503]
         answers = await asyncio.gather(*(a.get("/slow/0.1") for _ in range(4)))
         assert sorted(r.status_code for r in answers) == [200, 200, 503, 503]
         refused = next(r for r in answers if r.status_code == 503)

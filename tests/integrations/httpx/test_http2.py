@@ -184,6 +184,27 @@ async def test_too_many_who_wait_overflow(server: H2Server, client: Make) -> Non
         assert [(await first).status_code, (await second).status_code] == [200, 200]
 
 
+async def test_more_than_may_be_in_flight_overflow(server: H2Server, client: Make) -> None:
+    mesh = fake_mesh([server.port], http2=H2, limits=Limits(max_requests=2))
+    async with client(mesh) as c:
+        held = [asyncio.ensure_future(c.get("/wait")) for _ in range(2)]
+        await until(lambda: len(server.requests) == 2)
+        third = await c.get("/echo")
+        assert (third.status_code, third.extensions["meshlib"].flag) == (503, "UO")
+        server.go.set()
+        assert [(await each).status_code for each in held] == [200, 200]
+        assert (await c.get("/echo")).status_code == 200
+
+
+async def test_a_connection_is_not_used_after_its_duration(server: H2Server, client: Make) -> None:
+    async with client(fake_mesh([server.port], http2=H2, max_connection_duration=0.05)) as c:
+        used = []
+        for pause in (0.0, 0.0, 0.06):
+            await asyncio.sleep(pause)
+            used.append((await c.get("/echo")).headers["x-connection"])
+    assert used == ["1", "1", "2"]
+
+
 async def test_requests_of_a_connection_are_limited(server: H2Server, client: Make) -> None:
     async with client(fake_mesh([server.port], http2=H2, max_requests_per_connection=2)) as c:
         used = [(await c.get("/echo")).headers["x-connection"] for _ in range(5)]

@@ -5,7 +5,7 @@ import threading
 
 from meshlib.core.balance.cluster import Cluster, Limits
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
-from meshlib.core.breaker import Slots, allows_request
+from meshlib.core.breaker import Slots
 from meshlib.core.ledger import ClusterState, Ledger
 from meshlib.core.view import View
 
@@ -42,7 +42,16 @@ def test_slots_are_counted_while_held() -> None:
         one.begin(state.host("a"))
         other.begin(state.host("b"))
         assert (state.active, state.host("a").active) == (2, 1)
-        assert not allows_request(limits, state)
+        assert one.goes_on(limits)
+        with Slots(state) as third:
+            third.begin(state.host("b"))
+            assert not third.goes_on(limits)
+            third.waits()
+            assert (state.active, state.waiting) == (3, 1)
+            assert other.goes_on(limits)
+            assert not third.goes_on(limits)
+            third.waits()
+        assert (state.active, state.waiting) == (2, 0)
         other.end()
         assert (state.active, state.host("b").active) == (1, 0)
         other.begin(state.host("a"))

@@ -132,10 +132,6 @@ def test_a_body_that_is_gone_is_not_sent_again() -> None:
         ),
         (view_of(forward("gone")), "a:80", 503, "NC", "cluster gone is unknown"),
         (view_of(forward(), healthy=False), "a:80", 503, "UH", "cluster c has no healthy endpoint"),
-        (
-            view_of(forward(), limits=Limits(max_requests=0)),
-            *("a:80", 503, "UO", "cluster c has 0 requests in flight"),
-        ),
         (view_of(Redirect(host="b")), "a:80", 301, "-", "redirect of route r"),
         (view_of(DirectResponse(418)), "a:80", 418, "-", "direct response of route r"),
         (
@@ -186,7 +182,7 @@ def test_a_copy_never_waits_and_keeps_to_the_limit_of_requests_too() -> None:
     mirror, attempt = next(steps), next(steps)
     assert isinstance(mirror, Mirror)
     assert isinstance(attempt, Attempt)
-    assert mirror.upstream == Upstream(limits=Limits(max_connections=7, max_pending=0, max_requests=7))
+    assert mirror.upstream == Upstream(limits=Limits(max_connections=7, max_requests=7), waits=False)
     assert attempt.upstream == Upstream(limits=limits)
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from meshlib.core import tcp
-from meshlib.core.balance.cluster import Cluster, Limits, OutlierPolicy, Policy, Resolution, Upstream
+from meshlib.core.balance.cluster import Cluster, Limits, Policy, Resolution, Upstream
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
 from meshlib.core.ledger import ClusterState, Ledger
 from meshlib.core.mtls import ClientTls
+from meshlib.core.outlier_policy import InARow, OutlierPolicy
 from meshlib.core.request import Failed, Failure
 from meshlib.core.route.chain import Connections, FilterChain, Share
 from meshlib.core.route.table import RouteTable
@@ -181,7 +182,9 @@ def test_an_endpoint_is_secured_as_the_cluster_says() -> None:
 
 
 def test_outlier_detection_hears_of_tries_and_of_nothing_else() -> None:
-    case = Case(outlier=OutlierPolicy(consecutive_5xx=2, max_ejection_percent=100), endpoints=("10.0.0.1",))
+    case = Case(
+        outlier=OutlierPolicy(consecutive_5xx=InARow(2), max_ejection_percent=100), endpoints=("10.0.0.1",)
+    )
     for failed in (REFUSED, None, REFUSED):
         one = case.flow()
         next(one)
@@ -195,7 +198,7 @@ def test_outlier_detection_hears_of_tries_and_of_nothing_else() -> None:
 
 
 def test_the_time_of_whoever_waits_ends_the_tries() -> None:
-    outlier = OutlierPolicy(consecutive_5xx=1, max_ejection_percent=100)
+    outlier = OutlierPolicy(consecutive_5xx=InARow(1), max_ejection_percent=100)
     case = Case(FilterChain((Share("c", 1, 1),), attempts=5), outlier=outlier)
     one = case.flow(timeout=3.0)
     connect = next(one)

@@ -10,11 +10,12 @@ from dataclasses import replace
 
 import pytest
 
-from meshlib.core.balance.cluster import Cluster, OutlierPolicy, Policy, Warmup
+from meshlib.core.balance.cluster import Cluster, Policy, Warmup
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
 from meshlib.core.balance.pick import pick
 from meshlib.core.ledger import ClusterState
 from meshlib.core.outlier import learn
+from meshlib.core.outlier_policy import InARow, OutlierPolicy
 from meshlib.core.request import ResponseHead
 
 Seconds = float
@@ -74,8 +75,9 @@ class Simulation:
         failed = self.fails(endpoint, self.now)
         self.failed[endpoint.port] += failed
         if self.cluster.outlier is not None:
-            outcome = ResponseHead(503 if failed else 200)
-            learn(self.cluster.outlier, self.state, endpoint.key, outcome, self.listed.size, self.now)
+            outcome, host = ResponseHead(503 if failed else 200), self.state.host(endpoint.key)
+            policy, size = self.cluster.outlier, self.listed.size
+            learn(policy, self.state, endpoint.key, host, outcome, lambda: size, lambda: self.now, self.dice)
 
     def shares(self, start: Seconds = 0.0, end: Seconds = float("inf")) -> dict[int, float]:
         """The part of the requests in that time that each endpoint took, by port."""
@@ -137,17 +139,17 @@ def test_after_the_window_the_plan_is_the_usual_one_again() -> None:
     cluster = Cluster("c", "c", Policy.LEAST_REQUEST, warmup=Warmup(10.0))
     made = Simulation(cluster, TEN).run(9.0, 100.0)
     warm = made.state.plan
-    assert made.state.wake == pytest.approx(10.0, abs=0.2)
+    assert warm.until == pytest.approx(10.0, abs=0.2)
     made.run(3.0, 100.0)
     assert made.state.plan is not warm
-    assert made.state.wake == float("inf")
+    assert made.state.plan.until == float("inf")
     # One that comes back from an ejection was here before: it does not warm up again.
     since = made.state.host("10.0.0.1:1").since
     assert since is not None
     assert since < 1.0
 
 
-OUTLIER = OutlierPolicy(consecutive_5xx=5, interval=1.0, base_ejection=5.0, max_ejection_percent=50)
+OUTLIER = OutlierPolicy(consecutive_5xx=InARow(5), interval=1.0, base_ejection=5.0, max_ejection_percent=50)
 
 
 def test_who_always_fails_costs_few_requests_and_longer_each_time() -> None:

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from meshlib.core.request import Failed, Failure
-from meshlib.dataplane.http.h2pool import Found, Place, Shared, SharedPool, Terms
-from meshlib.dataplane.http.pool import Address, Overflow
+from meshlib.dataplane.http.h2pool import Found, Overflow, Place, Shared, SharedPool, Terms
+from meshlib.dataplane.http.pool import Address
 
 A: Address = (("a", 1), None, "")
 B: Address = (("b", 1), None, "")
@@ -128,10 +128,38 @@ def test_more_than_may_wait_overflow() -> None:
     pool: Pool = SharedPool()
     opened(pool, allowed=None)
     pool.seek(B, FREE, 0.0)
-    pool.join(A, 2, list)
-    pool.join(B, 2, list)
+    pool.join(A, 3, list)
+    pool.join(B, 3, list)
     with pytest.raises(Overflow):
-        pool.join(A, 2, list)
+        pool.join(A, 3, list)
+
+
+def test_who_makes_a_connection_is_pending() -> None:
+    pool: Pool = SharedPool()
+    terms = Terms(MANY, 1, 0, 1)
+    shared = opened(pool, A, terms)
+    assert pool.seek(A, terms, 0.0).room
+    assert pool.seek(B, terms, 0.0).overflow
+    pool.not_made(A, None)
+    assert pool.seek(B, terms, 0.0).room
+    pool.made(Shared(Wire(), B), terms)
+    assert pool.seek(A, terms, 0.0).room
+    assert shared.active == 1
+
+
+def test_a_connection_takes_nothing_after_its_duration() -> None:
+    pool: Pool = SharedPool()
+    shared = opened(pool)
+    shared.dies = 5.0
+    assert pool.seek(A, FREE, 4.9).shared is shared
+    assert pool.seek(A, FREE, 5.0).room
+    assert not pool.release(shared, 6.0, 10.0, worn=False)
+    assert pool.release(shared, 6.0, 10.0, worn=False)
+    other: Pool = SharedPool()
+    idle = opened(other)
+    idle.dies = 3.0
+    other.release(idle, 1.0, 10.0, worn=False)
+    assert other.sweep(3.0) == [idle.connection]
 
 
 def test_who_gives_up_passes_its_wake_on() -> None:
@@ -247,7 +275,7 @@ class Machine(RuleBasedStateMachine):
             try:
                 self.places.append(self.pool.join(address, self.terms.max_pending, lambda: None))
             except Overflow:
-                assert len(self.places) == self.terms.max_pending
+                assert len(self.places) + len(self.making) == self.terms.max_pending
 
     @rule(which=st.integers(0, 9))
     def run_woken(self, which: int) -> None:

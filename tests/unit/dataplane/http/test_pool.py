@@ -1,11 +1,10 @@
 """What a pool decides: who gets which connection, who waits, who is woken."""
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from meshlib.dataplane.http.pool import Found, Kept, Overflow, Place, Pool
+from meshlib.dataplane.http.pool import Found, Kept, Place, Pool
 
 A, B = ("a", 1), ("b", 1)
 MANY = 2**32 - 1
@@ -72,18 +71,47 @@ def test_at_the_limit_an_idle_connection_to_another_endpoint_makes_room() -> Non
 
 def test_more_than_may_wait_overflow() -> None:
     pool: Pool[Wire] = Pool()
-    pool.join(1, list)
-    with pytest.raises(Overflow):
-        pool.join(1, list)
-    with pytest.raises(Overflow):
-        Pool[Wire]().join(0, list)
+    kept = opened(pool, A, 1)
+    pool.made()
+    assert not pool.seek(A, 1, 0.0, None, 1).overflow
+    pool.join(list)
+    assert pool.seek(A, 1, 0.0, None, 1).overflow
+    assert not pool.seek(A, 1, 0.0, None, 2).overflow
+    pool.give_back(kept, 0.0, 10.0)
+    assert pool.seek(A, 9, 0.0, None, 1).overflow
+
+
+def test_who_makes_a_connection_is_pending_until_it_is_made() -> None:
+    pool: Pool[Wire] = Pool()
+    kept = opened(pool)
+    assert pool.seek(A, MANY, 0.0, None, 1) == Found(overflow=True)
+    pool.made()
+    assert pool.seek(A, MANY, 0.0, None, 1).room
+    pool.made()
+    pool.gone()
+    pool.give_back(kept, 0.0, 10.0)
+    # An idle connection needs nothing to be pending.
+    assert pool.seek(A, MANY, 0.0, None, 0).kept is kept
+    assert pool.seek(A, MANY, 0.0, None, 0).overflow
+    assert (pool.opened, pool.opening) == (1, 0)
+
+
+def test_a_connection_does_not_outlive_its_duration() -> None:
+    pool: Pool[Wire] = Pool()
+    kept = opened(pool)
+    kept.dies = 5.0
+    pool.give_back(kept, 4.0, 10.0)
+    assert pool.seek(A, MANY, 5.0).kept is kept
+    pool.give_back(kept, 5.0, 10.0)
+    found = pool.seek(A, MANY, 5.1)
+    assert (found.room, found.closing) == (True, [kept.connection])
 
 
 def test_nobody_overtakes_and_each_is_woken_once() -> None:
     pool: Pool[Wire] = Pool()
     kept, woken = opened(pool, A, 1), []
-    first = pool.join(9, lambda: woken.append(1))
-    second = pool.join(9, lambda: woken.append(2))
+    first = pool.join(lambda: woken.append(1))
+    second = pool.join(lambda: woken.append(2))
     pool.give_back(kept, 0.0, 10.0)
     assert woken == [1]
     assert pool.seek(A, 1, 0.0) == Found()
@@ -100,10 +128,10 @@ def test_an_idle_connection_is_told_to_the_next_who_waits() -> None:
     pool: Pool[Wire] = Pool()
     kept = [opened(pool, A, 3) for _ in range(3)]
     woken: list[str] = []
-    for_b = pool.join(9, lambda: woken.append("b"))
+    for_b = pool.join(lambda: woken.append("b"))
     pool.gone()
     pool.give_back(kept[0], 1.0, 10.0)
-    pool.join(9, lambda: woken.append("a"))
+    pool.join(lambda: woken.append("a"))
     assert pool.seek(B, 3, 1.0, for_b).room
     assert woken == ["b", "a"]
 
@@ -111,7 +139,7 @@ def test_an_idle_connection_is_told_to_the_next_who_waits() -> None:
 def test_who_gives_up_passes_its_wake_on() -> None:
     pool: Pool[Wire] = Pool()
     kept, woken = opened(pool, A, 1), []
-    places = [pool.join(9, lambda n=n: woken.append(n)) for n in range(3)]  # type: ignore[misc]
+    places = [pool.join(lambda n=n: woken.append(n)) for n in range(3)]  # type: ignore[misc]
     pool.leave(places[1])
     pool.give_back(kept, 0.0, 10.0)
     pool.leave(places[0])
@@ -126,7 +154,7 @@ def test_clearing_gives_the_idle_and_wakes_all() -> None:
     opened(pool)
     pool.give_back(kept, 0.0, 10.0)
     for number in range(2):
-        pool.join(9, lambda number=number: woken.append(number))  # type: ignore[misc]
+        pool.join(lambda number=number: woken.append(number))  # type: ignore[misc]
     assert pool.clear() == [kept.connection]
     assert (woken, pool.opened, pool.idle) == ([0, 1], 1, 0)
 
@@ -150,13 +178,14 @@ class Machine(RuleBasedStateMachine):
             assert found.kept.address == address
             self.busy.append(found.kept)
         elif found.room:
+            self.pool.made()
             self.busy.append(Kept(Wire(), address))
         return found.kept is not None or found.room
 
     @rule(address=st.sampled_from([A, B]))
     def ask(self, address: tuple[str, int]) -> None:
         if not self.take(self.pool.seek(address, self.most, self.now), address) and len(self.places) < 4:
-            self.places.append((self.pool.join(4, lambda: None), address))
+            self.places.append((self.pool.join(lambda: None), address))
 
     @rule(which=st.integers(0, 9))
     def run_woken(self, which: int) -> None:
