@@ -40,18 +40,8 @@ class Plan:
     """How an endpoint of a cluster is picked, as long as its endpoints and its ejections stay."""
 
     __slots__ = (
-        *(
-            "_pickers",
-            "cluster",
-            "ejected",
-            "endpoints",
-            "levels",
-            "loads",
-            "only",
-            "shares",
-            "tables",
-            "until",
-        ),
+        *("_pickers", "cluster", "ejected", "endpoints", "levels", "loads", "only", "shares", "tables"),
+        "until",
     )
 
     def __init__(
