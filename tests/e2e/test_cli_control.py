@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.commands import MESHLIB, answers, control, meshlib, wait_until
+from support.commands import MESHLIB, answers, control, wait_until
 from support.commands import Control as Served
+from support.commands import process as command
 from support.ports import free_port
 
 GOOD = """
@@ -117,7 +118,7 @@ def test_a_taken_port_is_exit_1(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = meshlib("control", str(tmp_path), "--listen", address, "--state", str(tmp_path / "state"))
+        done = command("control", str(tmp_path), "--listen", address, "--state", str(tmp_path / "state"))
     assert done.returncode == 1
     assert f"can't listen on {address}" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -131,7 +132,7 @@ def test_plaintext_is_told_loudly(tmp_path: Path) -> None:
 
 
 def test_plaintext_has_no_authority(tmp_path: Path) -> None:
-    done = meshlib("control", str(tmp_path), "--allow-plaintext", "--trust-domain", "x.example")
+    done = command("control", str(tmp_path), "--allow-plaintext", "--trust-domain", "x.example")
     assert done.returncode == 2
     assert "there is no authority" in done.stderr
 

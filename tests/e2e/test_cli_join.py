@@ -60,6 +60,13 @@ def control(tmp_path: Path, *options: str) -> Iterator[tuple[Control, Path]]:
         process.wait(10)
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Control, Path]]:
+    """One that serves until the tests of this file are over; its folder is its log's."""
+    with control(tmp_path_factory.mktemp("running")) as found:
+        yield found
+
+
 def join(environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith("MESHLIB_")}
     return subprocess.run(
@@ -83,22 +90,22 @@ def printed(log: Path, account: str) -> dict[str, str]:
     return found | {"MESHLIB_TOKEN": done.stdout.strip()}
 
 
-def test_what_is_printed_is_enough_to_join(tmp_path: Path) -> None:
-    with control(tmp_path) as (served, log):
-        environ = printed(log, "cart") | {"MESHLIB_STATE_DIR": str(tmp_path / "app")}
-        assert set(environ) == {
-            "MESHLIB_CONTROL",
-            "MESHLIB_CA_FINGERPRINT",
-            "MESHLIB_NAMESPACE",
-            "MESHLIB_SERVICE_ACCOUNT",
-            "MESHLIB_TOKEN",
-            "MESHLIB_STATE_DIR",
-        }
-        done = join(environ)
-        assert (done.returncode, done.stdout) == (0, "503\n"), done.stderr
-        assert served.status()["errors"] == []
-        said = log.read_text()
-    assert "client connected: default/cart (meshlib)" in said
+def test_what_is_printed_is_enough_to_join(running: tuple[Control, Path], tmp_path: Path) -> None:
+    served, log = running
+    environ = printed(log, "cart") | {"MESHLIB_STATE_DIR": str(tmp_path / "app")}
+    assert set(environ) == {
+        "MESHLIB_CONTROL",
+        "MESHLIB_CA_FINGERPRINT",
+        "MESHLIB_NAMESPACE",
+        "MESHLIB_SERVICE_ACCOUNT",
+        "MESHLIB_TOKEN",
+        "MESHLIB_STATE_DIR",
+    }
+    done = join(environ)
+    assert (done.returncode, done.stdout) == (0, "503\n"), done.stderr
+    assert served.status()["errors"] == []
+    wait_until(lambda: "client connected: default/cart (meshlib)" in log.read_text(), 10, "its line")
+    said = log.read_text()
     assert environ["MESHLIB_TOKEN"] not in said
     assert "PRIVATE KEY" not in said
 
@@ -112,36 +119,37 @@ def test_what_is_printed_is_enough_to_join(tmp_path: Path) -> None:
         ({"MESHLIB_NAMESPACE": "bank"}, "PERMISSION_DENIED"),
     ],
 )
-def test_who_lacks_one_of_it_stays_out(change: dict[str, str], why: str, tmp_path: Path) -> None:
-    with control(tmp_path) as (_, log):
-        given = {"MESHLIB_STATE_DIR": str(tmp_path / "app"), "MESHLIB_FIRST_CALL_TIMEOUT": "2"}
-        done = join(printed(log, "cart") | given | change)
-        assert "client connected" not in log.read_text()
+def test_who_lacks_one_of_it_stays_out(
+    change: dict[str, str], why: str, running: tuple[Control, Path], tmp_path: Path
+) -> None:
+    _, log = running
+    given = {"MESHLIB_STATE_DIR": str(tmp_path / "app"), "MESHLIB_FIRST_CALL_TIMEOUT": "2"}
+    done = join(printed(log, "outsider") | given | change)
+    assert [line for line in log.read_text().splitlines() if "connected: default/outsider" in line] == []
     assert done.returncode != 0
     assert why in done.stderr
 
 
-def test_secrets_are_the_owners_alone(tmp_path: Path) -> None:
-    with control(tmp_path):
-        state = tmp_path / "state"
-        assert stat.S_IMODE(state.stat().st_mode) == 0o700
-        assert {stat.S_IMODE(path.stat().st_mode) for path in state.iterdir()} == {0o600}
+def test_secrets_are_the_owners_alone(running: tuple[Control, Path]) -> None:
+    state = running[1].parent / "state"
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in state.iterdir()} == {0o600}
 
 
 def test_status_from_elsewhere_needs_an_operators_token(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    running: tuple[Control, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with control(tmp_path) as (served, _):
-        state = str(tmp_path / "state")
-        monkeypatch.setenv("MESHLIB_CA_FILE", str(tmp_path / "state" / "roots.pem"))
-        ask = ("status", "--control", served.address, "--output", "json")
-        for options, code in (((), 1), (("--operator",), 0)):
-            token = meshlib("ca", "token", "--state", state, *options).stdout.strip()
-            monkeypatch.setenv("MESHLIB_TOKEN", token)
-            done = meshlib(*ask)
-            assert done.returncode == code, done.stderr
-            if code:
-                assert "is no operator" in done.stderr
+    served, log = running
+    state = log.parent / "state"
+    monkeypatch.setenv("MESHLIB_CA_FILE", str(state / "roots.pem"))
+    ask = ("status", "--control", served.address, "--output", "json")
+    for options, code in (((), 1), (("--operator",), 0)):
+        token = meshlib("ca", "token", "--state", str(state), *options).stdout.strip()
+        monkeypatch.setenv("MESHLIB_TOKEN", token)
+        done = meshlib(*ask)
+        assert done.returncode == code, done.stderr
+        if code:
+            assert "is no operator" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ import meshlib
 from meshlib.control.build import Builder
 from meshlib.control.ca.authority import Authority
 from meshlib.control.ca.request import MAX_TTL_S, service_names
+from meshlib.control.ca.state import read_state, write_state
+from meshlib.control.ca.store import locked
 from meshlib.control.ca.tokens import JoinTokens
 from meshlib.control.serve.server import Security
 from meshlib.control.service import ControlService
@@ -36,6 +38,8 @@ spec:
   ports: [{name: http, port: 9080, targetPort: http}]
 """
 URL = "http://reviews:9080"
+PACE = 0.02
+"""Seconds between the end of a request and the next one, of each that asks: load, and no full one."""
 _GUNICORN = [sys.executable, "-m", "gunicorn", "-b", "127.0.0.1:PORT", "--log-level", "warning", "-k"]
 _UVICORN = [
     sys.executable,
@@ -76,8 +80,13 @@ FOREIGN = {
 }
 """Servers before whose application the mesh's middleware stands."""
 SERVERS = MESHED | FOREIGN
-WORKERS = {"serve-workers": [*MESHED["serve"], "--workers", "2"]}
-"""One whose watching process registers, and follows no configuration."""
+OTHERS = {
+    # Its watching process registers, and follows no configuration.
+    "serve-workers": [*MESHED["serve"], "--workers", "2"],
+    # It renews its certificate after a quarter of its term.
+    "serve-renewing": [sys.executable, "-m", "support.renewing", "0.25", *MESHED["serve"][3:]],
+}
+"""More that `served` knows."""
 
 
 @dataclass
@@ -147,6 +156,16 @@ class SecureMesh:
         other = Authority.existing(self.folder / "ca", now=time.time())
         other.rotate_root(time.time(), overlap_s=overlap_s, keep_s=keep_s)
 
+    def turn(self, *, settled: bool = False) -> None:
+        """The rotation that was begun goes on now: the new root issues or, `settled`, it alone counts."""
+        folder, now = self.folder / "ca", time.time()
+        with locked(folder):
+            state = read_state(folder)
+            assert state is not None
+            old, new = state.generations
+            old = replace(old, trusted_until=now if settled else old.trusted_until)
+            write_state(folder, replace(state, generations=(old, replace(new, issues_from=now))))
+
     def edit(self, *documents: str) -> None:
         """Other documents, from now on."""
         new = self.documents.with_suffix(".new")
@@ -155,7 +174,7 @@ class SecureMesh:
 
     @contextlib.contextmanager
     def served(self, server: str = "serve", **settings: str) -> Iterator["Served"]:
-        """`support.telling` in a process of its own, by one of SERVERS."""
+        """`support.telling` in a process of its own, by one of SERVERS or OTHERS."""
         own = {name: value for name, value in os.environ.items() if not name.startswith("MESHLIB_")}
         own["PYTHONPATH"] = os.pathsep.join((str(Path(__file__).parents[1]), own.get("PYTHONPATH", "")))
         own["MESHLIB_STATE_DIR"] = str(self.folder / "served")
@@ -164,7 +183,7 @@ class SecureMesh:
         }
         port = free_port()
         own |= {"PORT": str(port), "MESHLIB_LABELS": "app=reviews", "MESHLIB_ADDRESS": "127.0.0.1"}
-        command = [one.replace("PORT", str(port)) for one in (SERVERS | WORKERS)[server]]
+        command = [one.replace("PORT", str(port)) for one in (SERVERS | OTHERS)[server]]
         process = subprocess.Popen(
             command, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -191,7 +210,7 @@ class Served:
     process: subprocess.Popen[str]
     port: int
     name: str
-    """Of SERVERS."""
+    """Of SERVERS or OTHERS."""
 
 
 def _announced(process: subprocess.Popen[str]) -> None:
@@ -264,7 +283,7 @@ class Asking:
                 for _ in range(self._of_a_client):
                     with self._watched():
                         self._took(client.get(URL + "/x"))
-                    if self._end.wait(0.005):
+                    if self._end.wait(PACE):
                         return
 
     @contextlib.contextmanager
@@ -304,7 +323,7 @@ class AsyncAsking(Asking):
                         return
                     with self._watched():
                         self._took(await client.get(URL + "/x"))
-                    await asyncio.sleep(0.005)
+                    await asyncio.sleep(PACE)
 
 
 @contextlib.contextmanager
@@ -326,7 +345,7 @@ def more(asking: list[Asking], count: int = 20) -> None:
             any(one.failures for one in asking)
             or all(one.answers >= least for one, least in zip(asking, until, strict=True))
         ),
-        20,
+        60,
         "answers",
     )
 
