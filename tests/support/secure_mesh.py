@@ -84,7 +84,7 @@ OTHERS = {
     # Its watching process registers, and follows no configuration.
     "serve-workers": [*MESHED["serve"], "--workers", "2"],
     # It renews its certificate after a quarter of its term.
-    "serve-renewing": [sys.executable, "-m", "support.renewing", "0.25", *MESHED["serve"][3:]],
+    "serve-renewing": [sys.executable, "-m", "support.renewing", "0.25", *MESHED["serve"][2:]],
 }
 """More that `served` knows."""
 

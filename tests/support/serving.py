@@ -158,7 +158,7 @@ class Served:
         """Tells it to stop, and waits."""
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait(20)
+            self.process.wait(60)
         assert self.process.returncode in (0, -signal.SIGTERM), self.said
         assert "Traceback" not in self.said, self.said
 
@@ -204,7 +204,7 @@ def gunicorn(worker: str, target: str, *options: str, port: int = 0, host: str =
     return [sys.executable, "-m", "gunicorn", "-k", worker, "-b", bind, *options, target]
 
 
-def until(client: meshlib.Client, url: str, seconds: float = 25) -> Any:
+def until(client: meshlib.Client, url: str, seconds: float = 60) -> Any:
     """The first answer that is not "no endpoint"."""
     end = time.monotonic() + seconds
     while True:
