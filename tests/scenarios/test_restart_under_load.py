@@ -42,6 +42,8 @@ spec:
   - route: [{destination: {host: reviews, subset: SUBSET}}]
 """
 URL = "http://reviews:9080/"
+PACE = 0.008
+"""Seconds between two requests."""
 
 
 class Asker:
@@ -56,7 +58,7 @@ class Asker:
 
     def _ask(self) -> None:
         with meshlib.Client(mesh=self.mesh) as client:
-            while not self._end.wait(0.002):
+            while not self._end.wait(PACE):
                 try:
                     self._took(client.get(URL).text)
                 except Exception as error:
@@ -72,7 +74,7 @@ class Asker:
     def more(self, count: int = 50) -> None:
         """Waits for so many answers more."""
         until = len(self.seen) + count
-        wait_until(lambda: len(self.seen) >= until or bool(self.failures), 20, "answers")
+        wait_until(lambda: len(self.seen) >= until or bool(self.failures), 60, "answers")
 
     def __enter__(self) -> "Asker":
         self._thread.start()
@@ -92,7 +94,7 @@ class AsyncAsker(Asker):
     async def _aask(self) -> None:
         async with meshlib.AsyncClient(mesh=self.mesh) as client:
             while not self._end.is_set():
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(PACE)
                 try:
                     self._took((await client.get(URL)).text)
                 except Exception as error:
@@ -106,7 +108,7 @@ def joined(name: str, address: str) -> Iterator[None]:
         with meshlib.register(
             control=address, allow_plaintext=True, labels=labels, ports={"http": port}, drain=0
         ) as registration:
-            assert registration.wait(10)
+            assert registration.wait(60)
             yield
 
 
@@ -123,25 +125,25 @@ def test_killed_restarted_and_stopped(tmp_path: Path, asker: type[Asker]) -> Non
         joined("v2", address),
         meshlib.connect(address, state_dir=tmp_path / "state", allow_plaintext=True) as mesh,
     ):
-        wait_until(lambda: len(first.status()["registrations"]) == 2, 10, "both servers")
+        wait_until(lambda: len(first.status()["registrations"]) == 2, 60, "both servers")
         with asker(mesh) as asking:
             asking.more()
             first.process.send_signal(signal.SIGKILL)
-            wait_until(lambda: not mesh.connected, 10, "the loss")
+            wait_until(lambda: not mesh.connected, 60, "the loss")
             asking.more()
             rules.write_text(RULES.replace("SUBSET", "v2"))
             with control(folder, address=address) as second:
-                wait_until(lambda: mesh.connected, 20, "the connection")
-                wait_until(lambda: asking.last == "v2" or bool(asking.failures), 10, "the edit")
+                wait_until(lambda: mesh.connected, 60, "the connection")
+                wait_until(lambda: asking.last == "v2" or bool(asking.failures), 60, "the edit")
                 asking.more()
                 os.kill(second.process.pid, signal.SIGSTOP)
                 asking.more(200)
                 os.kill(second.process.pid, signal.SIGCONT)
                 asking.more()
                 second.process.send_signal(signal.SIGKILL)
-                wait_until(lambda: not mesh.connected, 10, "the loss")
+                wait_until(lambda: not mesh.connected, 60, "the loss")
             with control(folder, address=address):
-                wait_until(lambda: mesh.connected, 20, "the connection")
+                wait_until(lambda: mesh.connected, 60, "the connection")
                 asking.more()
     assert asking.failures == []
     names = [name for name, _ in asking.seen]
