@@ -2,8 +2,8 @@
 
 Both generators, this one and that of route configurations, together make `ORACLE_CASES` (default 2,000)
 cases. Here an eighth of them is from a fixed seed and a quarter from a fresh one, which is printed and can be
-given as `ORACLE_SEED`. A case is a set of documents and a client, with six requests, each judged on what this library is served
-and on what an Envoy in its place is served.
+given as `ORACLE_SEED`. A case is a set of documents and a client, with six requests, each judged on
+what this library is served and on what an Envoy in its place is served.
 """
 
 import os

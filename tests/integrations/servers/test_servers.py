@@ -209,16 +209,18 @@ def test_a_server_that_shows_no_certificate(mesh: SecureMesh, name: str) -> None
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_strict_holds_where_the_server_can_not_refuse(mesh: SecureMesh, name: str) -> None:
-    with plain_server(mesh, name, f"{name}-strict", "strict") as port:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", verify=False) as client:
-            end = time.monotonic() + 60
-            while True:
-                try:
-                    reply = client.get("/hop")
-                    break
-                except httpx.TransportError:
-                    assert time.monotonic() < end
-                    time.sleep(0.05)
+    with (
+        plain_server(mesh, name, f"{name}-strict", "strict") as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", verify=False) as client,
+    ):
+        end = time.monotonic() + 60
+        while True:
+            try:
+                reply = client.get("/hop")
+                break
+            except httpx.TransportError:
+                assert time.monotonic() < end
+                time.sleep(0.05)
     assert (reply.status_code, reply.text) == (403, "mutual TLS is required")
 
 
