@@ -53,11 +53,11 @@ def start(folder: Path) -> Iterator[tuple[Served, Callable[[signal.Signals], str
 
     def end(number: signal.Signals) -> str:
         process.send_signal(number)
-        return process.communicate(timeout=10)[0]
+        return process.communicate(timeout=60)[0]
 
     served = Served(address, process)
     try:
-        wait_until(lambda: answers(served), 20, "the control service")
+        wait_until(lambda: answers(served), 60, "the control service")
         yield served, end
     finally:
         if process.poll() is None:
@@ -94,7 +94,7 @@ def test_an_edit_is_told(tmp_path: Path) -> None:
     with start(tmp_path) as (served, end):
         before = served.status()["version"]
         (tmp_path / "good.yaml").write_text(GOOD.replace("2s", "3s"))
-        wait_until(lambda: served.status()["version"] != before, 10, "the edit")
+        wait_until(lambda: served.status()["version"] != before, 60, "the edit")
         said = end(signal.SIGTERM)
     assert "changed VirtualService default/reviews (good.yaml:" in said
 
@@ -103,9 +103,9 @@ def test_a_broken_edit_keeps_the_last_good_state_until_it_is_repaired(tmp_path: 
     (tmp_path / "good.yaml").write_text(GOOD)
     with start(tmp_path) as (served, end):
         (tmp_path / "good.yaml").write_text(GOOD.replace("2s", "soon"))
-        wait_until(lambda: served.status()["errors"] != [], 10, "the error")
+        wait_until(lambda: served.status()["errors"] != [], 60, "the error")
         (tmp_path / "good.yaml").write_text(GOOD)
-        wait_until(lambda: served.status()["errors"] == [], 10, "the repair")
+        wait_until(lambda: served.status()["errors"] == [], 60, "the repair")
         said = end(signal.SIGTERM)
     assert "good.yaml:8" in said
     assert "what is broken keeps its last good state" in said

@@ -6,13 +6,14 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from support.commands import MESHLIB, Control, answers, meshlib, wait_until
 from support.ports import free_port
+from support.turning import turn
 
 MESH = """
 apiVersion: v1
@@ -23,10 +24,10 @@ spec:
   selector: {app: reviews}
 """
 JOIN = """
-import meshlib, sys, time
+import meshlib, sys
 with meshlib.connect() as mesh, meshlib.Client(mesh=mesh) as client:
-    print(client.get("http://reviews.default.svc.cluster.local/").status_code)
-    time.sleep(0.5)  # who comes and goes at once is not seen
+    print(client.get("http://reviews.default.svc.cluster.local/").status_code, flush=True)
+    sys.stdin.read()
 """
 
 
@@ -53,11 +54,11 @@ def control(tmp_path: Path, *options: str) -> Iterator[tuple[Control, Path]]:
         )
     served = Control(address, process, state)
     try:
-        wait_until(lambda: answers(served) and "Who is connected" in log.read_text(), 20, "the service")
+        wait_until(lambda: answers(served) and "Who is connected" in log.read_text(), 60, "the service")
         yield served, log
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(10)
+        process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +68,26 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Control,
         yield found
 
 
-def join(environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def join(
+    environ: dict[str, str], until: Callable[[], bool] = lambda: True
+) -> subprocess.CompletedProcess[str]:
+    """A workload that asks once and, once it was answered, stays until that holds."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("MESHLIB_")}
-    return subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, "-c", JOIN],
         env=own | environ,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
-        check=False,
     )
+    with process:
+        assert process.stdout is not None
+        answer = process.stdout.readline()
+        if answer:
+            wait_until(until, 30, "its line")
+        _, errors = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(process.args, process.returncode, answer, errors)
 
 
 def printed(log: Path, account: str) -> dict[str, str]:
@@ -101,10 +112,9 @@ def test_what_is_printed_is_enough_to_join(running: tuple[Control, Path], tmp_pa
         "MESHLIB_TOKEN",
         "MESHLIB_STATE_DIR",
     }
-    done = join(environ)
+    done = join(environ, lambda: "client connected: default/cart (meshlib)" in log.read_text())
     assert (done.returncode, done.stdout) == (0, "503\n"), done.stderr
     assert served.status()["errors"] == []
-    wait_until(lambda: "client connected: default/cart (meshlib)" in log.read_text(), 10, "its line")
     said = log.read_text()
     assert environ["MESHLIB_TOKEN"] not in said
     assert "PRIVATE KEY" not in said
@@ -192,11 +202,14 @@ def test_the_trust_domain_is_the_meshconfigs(tmp_path: Path) -> None:
 def test_a_rotation_is_told_step_by_step_and_what_is_printed_last_is_enough_to_join(tmp_path: Path) -> None:
     with control(tmp_path) as (_, log):
         old = printed(log, "cart")
-        state = ("--state", str(tmp_path / "state"))
-        done = meshlib("ca", "rotate-root", *state, "--overlap", "2s", "--keep", "1s", "--force")
+        state = tmp_path / "state"
+        done = meshlib("ca", "rotate-root", "--state", str(state))
         assert done.returncode == 0, done.stderr
-        wait_until(lambda: " is new: trusted from now on beside " in log.read_text(), 10, "the announcement")
-        wait_until(lambda: " is trusted no more. " in log.read_text(), 20, "the end of the old root")
+        wait_until(lambda: " is new: trusted from now on beside " in log.read_text(), 30, "the announcement")
+        turn(state)
+        wait_until(lambda: " issues now. " in log.read_text(), 30, "the new root to issue")
+        turn(state, settled=True)
+        wait_until(lambda: " is trusted no more. " in log.read_text(), 30, "the end of the old root")
         new = printed(log, "cart")
         given = {"MESHLIB_STATE_DIR": str(tmp_path / "app"), "MESHLIB_FIRST_CALL_TIMEOUT": "2"}
         assert new["MESHLIB_CA_FINGERPRINT"] != old["MESHLIB_CA_FINGERPRINT"]

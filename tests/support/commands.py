@@ -94,12 +94,12 @@ def control(folder: Path, *options: str, address: str = "") -> Iterator[Control]
     )
     served = Control(address, process)
     try:
-        wait_until(lambda: answers(served), 20, "the control service")
+        wait_until(lambda: answers(served), 60, "the control service")
         yield served
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.communicate(timeout=10)
+            process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()

@@ -10,19 +10,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from support.commands import MESHLIB, wait_until
 from support.ports import free_port
+from support.turning import turn
 
 import meshlib
 from meshlib.control.build import Builder
 from meshlib.control.ca.authority import Authority
 from meshlib.control.ca.request import MAX_TTL_S, service_names
-from meshlib.control.ca.state import read_state, write_state
-from meshlib.control.ca.store import locked
 from meshlib.control.ca.tokens import JoinTokens
 from meshlib.control.serve.server import Security
 from meshlib.control.service import ControlService
@@ -157,14 +156,8 @@ class SecureMesh:
         other.rotate_root(time.time(), overlap_s=overlap_s, keep_s=keep_s)
 
     def turn(self, *, settled: bool = False) -> None:
-        """The rotation that was begun goes on now: the new root issues or, `settled`, it alone counts."""
-        folder, now = self.folder / "ca", time.time()
-        with locked(folder):
-            state = read_state(folder)
-            assert state is not None
-            old, new = state.generations
-            old = replace(old, trusted_until=now if settled else old.trusted_until)
-            write_state(folder, replace(state, generations=(old, replace(new, issues_from=now))))
+        """The rotation that was begun goes on now, see `turning`."""
+        turn(self.folder / "ca", settled=settled)
 
     def edit(self, *documents: str) -> None:
         """Other documents, from now on."""

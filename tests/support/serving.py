@@ -181,7 +181,7 @@ def secure_mesh(folder: Path, services: Iterable[str]) -> Iterator[SecureMesh]:
             text=True,
         )
     try:
-        wait_until(lambda: answers(Control(address, process)), 20, "the control service")
+        wait_until(lambda: answers(Control(address, process)), 60, "the control service")
         found = SecureMesh(folder, address)
         with ExitStack() as stack:
             stack.enter_context(found.process(serve("support.served_fastapi:app"), "back", "back", "back"))
@@ -190,7 +190,7 @@ def secure_mesh(folder: Path, services: Iterable[str]) -> Iterator[SecureMesh]:
             yield found
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(10)
+        process.wait(60)
 
 
 def serve(target: str, *options: str) -> list[str]:
