@@ -87,7 +87,7 @@ def test_envoy_routes_by_the_rules_and_follows_an_edit(tmp_path: Path, delta: bo
         )
         (tmp_path / "rules.yaml").write_text(RULES % (100, 0))
         served: Control = stack.enter_context(control(tmp_path))
-        stack.enter_context(envoy(served.address, delta, "proxy"))
+        stack.enter_context(envoy(served.address, delta))
 
         wait_until(lambda: get(port, "/", "reviews")[0] == 200, 20, "Envoy's listener")
         assert get(port, "/a?b=c", "reviews") == (200, "v1 GET /a?b=c")

@@ -71,7 +71,7 @@ def talk(
 ) -> tuple[list[int], list[Any], bool]:
     """The status of each answer, what the application told, and whether the connection was closed.
 
-    `patience`: seconds for more, once there was an answer; `first`: for the first byte.
+    `patience`: seconds for more, once there was an answer; `first`: for that.
     """
     got, closed = b"", True
     with socket.create_connection(("127.0.0.1", port), 20) as made:
@@ -80,7 +80,7 @@ def talk(
         try:
             while more := made.recv(65536):
                 got += more
-                made.settimeout(patience if ANSWER.search(got) else 20)
+                made.settimeout(patience if ANSWER.search(got) else first)
         except TimeoutError:
             closed = False
         except ConnectionError:

@@ -52,7 +52,7 @@ def socket(host: str, port: int) -> dict[str, Any]:
 
 
 @contextmanager
-def envoy(address: str, delta: bool, name: str) -> Iterator[None]:
+def envoy(address: str, delta: bool, name: str = "proxy") -> Iterator[None]:
     """Runs it until the block ends; `name` is its node's id."""
     host, _, port = address.rpartition(":")
     with TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log:
