@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from support.commands import control, wait_until
 from support.named_server import named_server
 from support.ports import free_port
@@ -112,8 +111,7 @@ def joined(name: str, address: str) -> Iterator[None]:
             yield
 
 
-@pytest.mark.parametrize("asker", [Asker, AsyncAsker])
-def test_killed_restarted_and_stopped(tmp_path: Path, asker: type[Asker]) -> None:
+def test_killed_restarted_and_stopped(tmp_path: Path) -> None:
     folder = tmp_path / "mesh"
     folder.mkdir()
     rules = folder / "rules.yaml"
@@ -126,28 +124,36 @@ def test_killed_restarted_and_stopped(tmp_path: Path, asker: type[Asker]) -> Non
         meshlib.connect(address, state_dir=tmp_path / "state", allow_plaintext=True) as mesh,
     ):
         wait_until(lambda: len(first.status()["registrations"]) == 2, 60, "both servers")
-        with asker(mesh) as asking:
-            asking.more()
+        with Asker(mesh) as blocking, AsyncAsker(mesh) as asynchronous:
+            asking = (blocking, asynchronous)
+
+            def more(count: int = 50) -> None:
+                for one in asking:
+                    one.more(count)
+
+            more()
             first.process.send_signal(signal.SIGKILL)
             wait_until(lambda: not mesh.connected, 60, "the loss")
-            asking.more()
+            more()
             rules.write_text(RULES.replace("SUBSET", "v2"))
             with control(folder, address=address) as second:
                 wait_until(lambda: mesh.connected, 60, "the connection")
-                wait_until(lambda: asking.last == "v2" or bool(asking.failures), 60, "the edit")
-                asking.more()
+                for one in asking:
+                    wait_until(lambda one=one: one.last == "v2" or bool(one.failures), 60, "the edit")  # type: ignore[misc]
+                more()
                 os.kill(second.process.pid, signal.SIGSTOP)
-                asking.more(200)
+                more(200)
                 os.kill(second.process.pid, signal.SIGCONT)
-                asking.more()
+                more()
                 second.process.send_signal(signal.SIGKILL)
                 wait_until(lambda: not mesh.connected, 60, "the loss")
             with control(folder, address=address):
                 wait_until(lambda: mesh.connected, 60, "the connection")
-                asking.more()
-    assert asking.failures == []
-    names = [name for name, _ in asking.seen]
-    assert names == sorted(names)
-    versions = [order(version) for _, version in asking.seen]
-    assert versions == sorted(versions)
-    assert len({start for start, _ in versions}) == 3
+                more()
+    for one in asking:
+        assert one.failures == []
+        names = [name for name, _ in one.seen]
+        assert names == sorted(names)
+        versions = [order(version) for _, version in one.seen]
+        assert versions == sorted(versions)
+        assert len({start for start, _ in versions}) == 3

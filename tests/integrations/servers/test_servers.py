@@ -126,15 +126,17 @@ def test_forked_workers_and_a_drain_without_a_lost_request(mesh: SecureMesh, nam
         page = stack.enter_context(meshlib.Client(mesh=place, timeout=20))
         leaving = stack.enter_context(mesh.process(fresh(command), service, "front", "front"))
         until(page, url)
-        staying = stack.enter_context(mesh.process(fresh(command), service, "front", "front"))
+        one = ["1" if part == "2" else part for part in fresh(command)]  # worker is enough to stay
+        staying = stack.enter_context(mesh.process(one, service, "front", "front"))
         processes: set[int] = set()
 
         def of_a_new_connection() -> int:
+            time.sleep(0.05)
             with meshlib.Client(mesh=place, timeout=20) as client:
                 processes.add(client.get(url).json()["process"])
             return len(processes)
 
-        wait_until(lambda: of_a_new_connection() == 4, 90, "both workers of both servers")
+        wait_until(lambda: of_a_new_connection() == 3, 90, "all workers of both servers")
         pool = stack.enter_context(ThreadPoolExecutor(4))
         stack.callback(end.set)
         asking = [pool.submit(ask, page) for _ in range(4)]
