@@ -1,16 +1,24 @@
 """One fresh seed for all comparisons of a run, on however many cores it is; the run's first lines tell it.
 
 A generated case has no deadline: a busy machine would break it, and no test is there to tell the time.
+What takes long is waiting as much as work, so a core has more than one test at a time.
 """
 
 import os
 import secrets
 
-from hypothesis import settings
+import pytest
+from hypothesis import HealthCheck, settings
 
 SEED = "ORACLE_SEED"
-settings.register_profile("meshlib", deadline=None)
+settings.register_profile("meshlib", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("meshlib")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_configure() -> None:

@@ -4,13 +4,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from support.commands import meshlib
+from support.commands import meshlib, process
 
 COMMANDS = ("demo", "control", "check", "explain", "status", "version")
 
 
 def test_help_names_every_command() -> None:
-    done = meshlib("--help")
+    done = process("--help")
     assert done.returncode == 0
     assert [name for name in COMMANDS if f" {name} " not in done.stdout] == []
 
@@ -23,7 +23,7 @@ def test_each_command_has_help(command: str) -> None:
 
 
 def test_version() -> None:
-    assert meshlib("version").stdout == meshlib("--version").stdout == f"meshlib {version('meshlib')}\n"
+    assert process("version").stdout == meshlib("--version").stdout == f"meshlib {version('meshlib')}\n"
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,13 @@ def test_usage_errors_exit_2(arguments: tuple[str, ...], said: str) -> None:
     done = meshlib(*arguments)
     assert done.returncode == 2
     assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert "Traceback" not in done.stderr
+
+
+def test_a_usage_error_ends_the_process_with_2() -> None:
+    done = process("status", "--control", "nowhere")
+    assert done.returncode == 2
+    assert "ADDRESS:PORT" in done.stderr
     assert "Traceback" not in done.stderr
 
 

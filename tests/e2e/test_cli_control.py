@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.commands import MESHLIB, answers, control, meshlib, wait_until
+from support.commands import MESHLIB, answers, control, wait_until
 from support.commands import Control as Served
+from support.commands import process as command
 from support.ports import free_port
 
 GOOD = """
@@ -52,11 +53,11 @@ def start(folder: Path) -> Iterator[tuple[Served, Callable[[signal.Signals], str
 
     def end(number: signal.Signals) -> str:
         process.send_signal(number)
-        return process.communicate(timeout=10)[0]
+        return process.communicate(timeout=60)[0]
 
     served = Served(address, process)
     try:
-        wait_until(lambda: answers(served), 20, "the control service")
+        wait_until(lambda: answers(served), 60, "the control service")
         yield served, end
     finally:
         if process.poll() is None:
@@ -65,7 +66,9 @@ def start(folder: Path) -> Iterator[tuple[Served, Callable[[signal.Signals], str
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_in_order(number: signal.Signals, tmp_path: Path) -> None:
+def test_plaintext_is_told_loudly_and_a_signal_ends_it_in_order(
+    number: signal.Signals, tmp_path: Path
+) -> None:
     (tmp_path / "good.yaml").write_text(GOOD)
     with start(tmp_path) as (served, end):
         said = end(number)
@@ -73,6 +76,8 @@ def test_a_signal_ends_it_in_order(number: signal.Signals, tmp_path: Path) -> No
     assert served.address in said
     assert "loaded 2 documents: " in said
     assert "Traceback" not in said
+    assert "PLAINTEXT: no TLS, and nobody is asked who he is" in said
+    assert "MESHLIB_CA_FINGERPRINT" not in said
 
 
 def test_a_broken_document_is_told_with_file_and_line_and_the_others_served(tmp_path: Path) -> None:
@@ -88,24 +93,20 @@ def test_a_broken_document_is_told_with_file_and_line_and_the_others_served(tmp_
     assert "loaded 2 documents: " in said
 
 
-def test_an_edit_is_told(tmp_path: Path) -> None:
+def test_an_edit_is_told_and_a_broken_one_keeps_the_last_good_state_until_it_is_repaired(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "good.yaml").write_text(GOOD)
     with start(tmp_path) as (served, end):
         before = served.status()["version"]
         (tmp_path / "good.yaml").write_text(GOOD.replace("2s", "3s"))
-        wait_until(lambda: served.status()["version"] != before, 10, "the edit")
+        wait_until(lambda: served.status()["version"] != before, 60, "the edit")
+        (tmp_path / "good.yaml").write_text(GOOD.replace("2s", "soon"))
+        wait_until(lambda: served.status()["errors"] != [], 60, "the error")
+        (tmp_path / "good.yaml").write_text(GOOD)
+        wait_until(lambda: served.status()["errors"] == [], 60, "the repair")
         said = end(signal.SIGTERM)
     assert "changed VirtualService default/reviews (good.yaml:" in said
-
-
-def test_a_broken_edit_keeps_the_last_good_state_until_it_is_repaired(tmp_path: Path) -> None:
-    (tmp_path / "good.yaml").write_text(GOOD)
-    with start(tmp_path) as (served, end):
-        (tmp_path / "good.yaml").write_text(GOOD.replace("2s", "soon"))
-        wait_until(lambda: served.status()["errors"] != [], 10, "the error")
-        (tmp_path / "good.yaml").write_text(GOOD)
-        wait_until(lambda: served.status()["errors"] == [], 10, "the repair")
-        said = end(signal.SIGTERM)
     assert "good.yaml:8" in said
     assert "what is broken keeps its last good state" in said
     assert "1 problem fixed" in said
@@ -117,21 +118,14 @@ def test_a_taken_port_is_exit_1(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = meshlib("control", str(tmp_path), "--listen", address, "--state", str(tmp_path / "state"))
+        done = command("control", str(tmp_path), "--listen", address, "--state", str(tmp_path / "state"))
     assert done.returncode == 1
     assert f"can't listen on {address}" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_plaintext_is_told_loudly(tmp_path: Path) -> None:
-    with start(tmp_path) as (_, end):
-        said = end(signal.SIGTERM)
-    assert "PLAINTEXT: no TLS, and nobody is asked who he is" in said
-    assert "MESHLIB_CA_FINGERPRINT" not in said
-
-
 def test_plaintext_has_no_authority(tmp_path: Path) -> None:
-    done = meshlib("control", str(tmp_path), "--allow-plaintext", "--trust-domain", "x.example")
+    done = command("control", str(tmp_path), "--allow-plaintext", "--trust-domain", "x.example")
     assert done.returncode == 2
     assert "there is no authority" in done.stderr
 

@@ -6,13 +6,14 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from support.commands import MESHLIB, Control, answers, meshlib, wait_until
 from support.ports import free_port
+from support.turning import turn
 
 MESH = """
 apiVersion: v1
@@ -23,10 +24,10 @@ spec:
   selector: {app: reviews}
 """
 JOIN = """
-import meshlib, sys, time
+import meshlib, sys
 with meshlib.connect() as mesh, meshlib.Client(mesh=mesh) as client:
-    print(client.get("http://reviews.default.svc.cluster.local/").status_code)
-    time.sleep(0.5)  # who comes and goes at once is not seen
+    print(client.get("http://reviews.default.svc.cluster.local/").status_code, flush=True)
+    sys.stdin.read()
 """
 
 
@@ -53,23 +54,40 @@ def control(tmp_path: Path, *options: str) -> Iterator[tuple[Control, Path]]:
         )
     served = Control(address, process, state)
     try:
-        wait_until(lambda: answers(served) and "Who is connected" in log.read_text(), 20, "the service")
+        wait_until(lambda: answers(served) and "Who is connected" in log.read_text(), 60, "the service")
         yield served, log
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(10)
+        process.wait(60)
 
 
-def join(environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Control, Path]]:
+    """One that serves until the tests of this file are over; its folder is its log's."""
+    with control(tmp_path_factory.mktemp("running")) as found:
+        yield found
+
+
+def join(
+    environ: dict[str, str], until: Callable[[], bool] = lambda: True
+) -> subprocess.CompletedProcess[str]:
+    """A workload that asks once and, once it was answered, stays until that holds."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("MESHLIB_")}
-    return subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, "-c", JOIN],
         env=own | environ,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
-        check=False,
     )
+    with process:
+        assert process.stdout is not None
+        answer = process.stdout.readline()
+        if answer:
+            wait_until(until, 30, "its line")
+        _, errors = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(process.args, process.returncode, answer, errors)
 
 
 def printed(log: Path, account: str) -> dict[str, str]:
@@ -83,22 +101,21 @@ def printed(log: Path, account: str) -> dict[str, str]:
     return found | {"MESHLIB_TOKEN": done.stdout.strip()}
 
 
-def test_what_is_printed_is_enough_to_join(tmp_path: Path) -> None:
-    with control(tmp_path) as (served, log):
-        environ = printed(log, "cart") | {"MESHLIB_STATE_DIR": str(tmp_path / "app")}
-        assert set(environ) == {
-            "MESHLIB_CONTROL",
-            "MESHLIB_CA_FINGERPRINT",
-            "MESHLIB_NAMESPACE",
-            "MESHLIB_SERVICE_ACCOUNT",
-            "MESHLIB_TOKEN",
-            "MESHLIB_STATE_DIR",
-        }
-        done = join(environ)
-        assert (done.returncode, done.stdout) == (0, "503\n"), done.stderr
-        assert served.status()["errors"] == []
-        said = log.read_text()
-    assert "client connected: default/cart (meshlib)" in said
+def test_what_is_printed_is_enough_to_join(running: tuple[Control, Path], tmp_path: Path) -> None:
+    served, log = running
+    environ = printed(log, "cart") | {"MESHLIB_STATE_DIR": str(tmp_path / "app")}
+    assert set(environ) == {
+        "MESHLIB_CONTROL",
+        "MESHLIB_CA_FINGERPRINT",
+        "MESHLIB_NAMESPACE",
+        "MESHLIB_SERVICE_ACCOUNT",
+        "MESHLIB_TOKEN",
+        "MESHLIB_STATE_DIR",
+    }
+    done = join(environ, lambda: "client connected: default/cart (meshlib)" in log.read_text())
+    assert (done.returncode, done.stdout) == (0, "503\n"), done.stderr
+    assert served.status()["errors"] == []
+    said = log.read_text()
     assert environ["MESHLIB_TOKEN"] not in said
     assert "PRIVATE KEY" not in said
 
@@ -112,36 +129,37 @@ def test_what_is_printed_is_enough_to_join(tmp_path: Path) -> None:
         ({"MESHLIB_NAMESPACE": "bank"}, "PERMISSION_DENIED"),
     ],
 )
-def test_who_lacks_one_of_it_stays_out(change: dict[str, str], why: str, tmp_path: Path) -> None:
-    with control(tmp_path) as (_, log):
-        given = {"MESHLIB_STATE_DIR": str(tmp_path / "app"), "MESHLIB_FIRST_CALL_TIMEOUT": "2"}
-        done = join(printed(log, "cart") | given | change)
-        assert "client connected" not in log.read_text()
+def test_who_lacks_one_of_it_stays_out(
+    change: dict[str, str], why: str, running: tuple[Control, Path], tmp_path: Path
+) -> None:
+    _, log = running
+    given = {"MESHLIB_STATE_DIR": str(tmp_path / "app"), "MESHLIB_FIRST_CALL_TIMEOUT": "2"}
+    done = join(printed(log, "outsider") | given | change)
+    assert [line for line in log.read_text().splitlines() if "connected: default/outsider" in line] == []
     assert done.returncode != 0
     assert why in done.stderr
 
 
-def test_secrets_are_the_owners_alone(tmp_path: Path) -> None:
-    with control(tmp_path):
-        state = tmp_path / "state"
-        assert stat.S_IMODE(state.stat().st_mode) == 0o700
-        assert {stat.S_IMODE(path.stat().st_mode) for path in state.iterdir()} == {0o600}
+def test_secrets_are_the_owners_alone(running: tuple[Control, Path]) -> None:
+    state = running[1].parent / "state"
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in state.iterdir()} == {0o600}
 
 
 def test_status_from_elsewhere_needs_an_operators_token(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    running: tuple[Control, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with control(tmp_path) as (served, _):
-        state = str(tmp_path / "state")
-        monkeypatch.setenv("MESHLIB_CA_FILE", str(tmp_path / "state" / "roots.pem"))
-        ask = ("status", "--control", served.address, "--output", "json")
-        for options, code in (((), 1), (("--operator",), 0)):
-            token = meshlib("ca", "token", "--state", state, *options).stdout.strip()
-            monkeypatch.setenv("MESHLIB_TOKEN", token)
-            done = meshlib(*ask)
-            assert done.returncode == code, done.stderr
-            if code:
-                assert "is no operator" in done.stderr
+    served, log = running
+    state = log.parent / "state"
+    monkeypatch.setenv("MESHLIB_CA_FILE", str(state / "roots.pem"))
+    ask = ("status", "--control", served.address, "--output", "json")
+    for options, code in (((), 1), (("--operator",), 0)):
+        token = meshlib("ca", "token", "--state", str(state), *options).stdout.strip()
+        monkeypatch.setenv("MESHLIB_TOKEN", token)
+        done = meshlib(*ask)
+        assert done.returncode == code, done.stderr
+        if code:
+            assert "is no operator" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -184,11 +202,14 @@ def test_the_trust_domain_is_the_meshconfigs(tmp_path: Path) -> None:
 def test_a_rotation_is_told_step_by_step_and_what_is_printed_last_is_enough_to_join(tmp_path: Path) -> None:
     with control(tmp_path) as (_, log):
         old = printed(log, "cart")
-        state = ("--state", str(tmp_path / "state"))
-        done = meshlib("ca", "rotate-root", *state, "--overlap", "2s", "--keep", "1s", "--force")
+        state = tmp_path / "state"
+        done = meshlib("ca", "rotate-root", "--state", str(state))
         assert done.returncode == 0, done.stderr
-        wait_until(lambda: " is new: trusted from now on beside " in log.read_text(), 10, "the announcement")
-        wait_until(lambda: " is trusted no more. " in log.read_text(), 20, "the end of the old root")
+        wait_until(lambda: " is new: trusted from now on beside " in log.read_text(), 30, "the announcement")
+        turn(state)
+        wait_until(lambda: " issues now. " in log.read_text(), 30, "the new root to issue")
+        turn(state, settled=True)
+        wait_until(lambda: " is trusted no more. " in log.read_text(), 30, "the end of the old root")
         new = printed(log, "cart")
         given = {"MESHLIB_STATE_DIR": str(tmp_path / "app"), "MESHLIB_FIRST_CALL_TIMEOUT": "2"}
         assert new["MESHLIB_CA_FINGERPRINT"] != old["MESHLIB_CA_FINGERPRINT"]

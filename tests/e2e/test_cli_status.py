@@ -41,7 +41,7 @@ def test_a_client_and_a_server(tmp_path: Path) -> None:
         with joined, meshlib.Client(control=served.address, service_account="caller", state_dir="") as client:
             with pytest.raises(meshlib.ConnectFailed):
                 client.get("http://echo:8000/")
-            wait_until(lambda: served.status()["registrations"] != [], 5, "the registration")
+            wait_until(lambda: served.status()["registrations"] != [], 60, "the registration")
             found = served.status()
             callers = [one for one in found["clients"] if one["service_account"] == "caller"]
             asked = {kind["kind"]: kind for kind in callers[0]["kinds"]}

@@ -57,10 +57,10 @@ def test_both_sides_of_a_served_application(tmp_path: Path) -> None:
             assert process.stdout is not None
             url = process.stdout.readline().removeprefix("serving at ").strip()
             wait_until(lambda: "/" not in url, 1, "the address")
-            assert httpx.get(f"http://{url}/outer", trust_env=False).text == "hello"
+            assert httpx.get(f"http://{url}/outer", trust_env=False, timeout=30).text == "hello"
         finally:
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=20)
+            process.communicate(timeout=60)
         assert process.returncode == 0
         points = collected.points("istio_requests_total")
         assert sorted(
@@ -97,7 +97,7 @@ def test_an_exporter_that_is_not_installed_is_named(tmp_path: Path) -> None:
         },
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         check=False,
     )
     assert done.returncode != 0

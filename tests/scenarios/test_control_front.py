@@ -95,7 +95,7 @@ async def behind(
 
 async def ended(reader: asyncio.StreamReader) -> bytes:
     """What is read until the connection is ended by the other side."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         try:
             return await reader.read()
         except OSError:
@@ -108,17 +108,17 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         await writer.drain()
 
 
-async def until(true: Callable[[], bool], seconds: float = 5) -> None:
+async def until(true: Callable[[], bool], seconds: float = 30) -> None:
     async with asyncio.timeout(seconds):
         while not true():
             await asyncio.sleep(0.005)
 
 
 async def closed(sock: socket.socket) -> bool:
-    """Whether the other side ended it, within five seconds."""
+    """Whether the other side ended it, within half a minute."""
     sock.setblocking(False)
     try:
-        return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, 1), 5) == b""
+        return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, 1), 30) == b""
     except ConnectionError:
         return True
     finally:
@@ -168,7 +168,7 @@ async def test_a_name_is_forgotten_with_its_connection_and_never_used_again(tmp_
 
 
 async def test_handshakes_that_dawdle_end_and_hold_nobody_up(tmp_path: Path) -> None:
-    limits = FrontLimits(handshakes_per_address=50, handshake_seconds=1.0)
+    limits = FrontLimits(handshakes_per_address=50, handshake_seconds=2.5)
     async with behind(tmp_path, echo, limits) as it:
         lazy = [it.plain() for _ in range(200)]
         await until(lambda: len(it.front._pending) <= 50)
@@ -176,7 +176,7 @@ async def test_handshakes_that_dawdle_end_and_hold_nobody_up(tmp_path: Path) -> 
         reader, writer = await it.connect()
         writer.write(b"x")
         assert await reader.read(1) == b"x"
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 2.5
         for one in lazy:
             assert await closed(one)
         assert it.front.connections == 1
@@ -191,7 +191,7 @@ async def test_a_byte_now_and_then_is_dawdling_too(tmp_path: Path) -> None:
             for byte in bytes.fromhex("160301020001") + b"\0" * 500:
                 one.send(bytes([byte]))
                 await asyncio.sleep(0.02)
-        assert 0.4 < time.monotonic() - began < 2.0
+        assert 0.4 < time.monotonic() - began < 8
         one.close()
 
 
@@ -232,7 +232,7 @@ async def test_who_does_not_read_is_not_read_for(tmp_path: Path) -> None:
     async with behind(tmp_path, pour) as it:
         _, writer = await it.connect()
         last = -1
-        while written != last:
+        while written != last or not written:
             last = written
             await asyncio.sleep(0.3)
         assert 0 < written < 32 * 1024 * 1024
@@ -240,8 +240,10 @@ async def test_who_does_not_read_is_not_read_for(tmp_path: Path) -> None:
 
 
 async def test_who_is_not_read_from_is_held_back(tmp_path: Path) -> None:
+    over = asyncio.Event()
+
     async def ignore(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(5)
+        await over.wait()
 
     async with behind(tmp_path, ignore) as it:
         _, writer = await it.connect()
@@ -255,6 +257,7 @@ async def test_who_is_not_read_from_is_held_back(tmp_path: Path) -> None:
         except TimeoutError:
             pass
         assert sent < 32 * 1024 * 1024
+        over.set()
         writer.transport.abort()
 
 
@@ -325,7 +328,7 @@ async def handshake(it: Behind, key: bytes, chain: bytes) -> str:
 
 
 async def test_a_stranger_says_little_and_not_for_long_and_who_is_known_goes_on(tmp_path: Path) -> None:
-    limits = FrontLimits(strangers=StrangerLimits(seconds=0.3, bytes=1000, all_bytes=1500))
+    limits = FrontLimits(strangers=StrangerLimits(seconds=2.0, bytes=1000, all_bytes=1500))
     async with behind(tmp_path, echo, limits) as it:
         known, writing = await it.connect(it.client(True))
         talker, talking = await it.connect(it.client(False))
@@ -339,7 +342,7 @@ async def test_a_stranger_says_little_and_not_for_long_and_who_is_known_goes_on(
         assert await ended(one) == b""
         assert await other.readexactly(700) == b"y" * 700
         assert await ended(other) == b""  # its time is over
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(it.front.strangers):
                 await asyncio.sleep(0.01)
         writing.write(b"z" * 5000)
@@ -347,7 +350,7 @@ async def test_a_stranger_says_little_and_not_for_long_and_who_is_known_goes_on(
 
 
 async def test_who_proves_who_it_is_is_no_stranger_any_more(tmp_path: Path) -> None:
-    limits = FrontLimits(strangers=StrangerLimits(seconds=0.2, bytes=100))
+    limits = FrontLimits(strangers=StrangerLimits(seconds=1.5, bytes=100))
     async with behind(tmp_path, echo, limits) as it:
         reader, writer = await it.connect(it.client(False))
         writer.write(b"x")
@@ -355,7 +358,7 @@ async def test_who_proves_who_it_is_is_no_stranger_any_more(tmp_path: Path) -> N
         (peer,) = it.peers
         assert peer is not None
         peer.prove("spiffe://x")
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1.7)
         writer.write(b"x" * 200)
         assert await reader.readexactly(200) == b"x" * 200
 
@@ -448,7 +451,7 @@ async def test_grpc_streams_live_on_while_the_certificate_changes(tmp_path: Path
             metadata=it.bearer(CART, 86400 * 2, now=now)
         )
         await stream.write(pb.LoadStatsRequest())
-        await asyncio.wait_for(stream.read(), 5)
+        await asyncio.wait_for(stream.read(), 30)
         now += 13 * 3600
         it.authority.rotate_root(now, overlap_s=0)
         async with it.channel(CART) as new:

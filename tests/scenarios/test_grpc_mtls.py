@@ -78,8 +78,9 @@ def test_mutual_tls_between_grpcs_own(
             "certificate_providers": {"default": {"plugin_name": "file_watcher", "config": files}},
             "server_listener_resource_name_template": f"{INBOUND_LISTENER}%s",
         }
+        seconds = "4" if account == "other" else "45"
         found = subprocess.run(
-            [sys.executable, str(PROGRAM), listened, "xds:///reviews.example:80"],
+            [sys.executable, str(PROGRAM), listened, "xds:///reviews.example:80", seconds],
             env={**os.environ, "GRPC_XDS_BOOTSTRAP_CONFIG": json.dumps(bootstrap)},
             capture_output=True,
             text=True,

@@ -63,7 +63,7 @@ def certificate_of(context: ssl.SSLContext, control: SecureMesh) -> tuple[Spiffe
 
 
 def until(found: Callable[[], bool], what: str) -> None:
-    wait_until(found, 15, what)
+    wait_until(found, 60, what)
 
 
 def test_an_alias_is_taken_and_given_up_as_soon_as_it_is_saved(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_an_alias_is_taken_and_given_up_as_soon_as_it_is_saved(tmp_path: Path) -
             )
             control.edit(config(trustDomainAliases="[]"))
             with contextlib.suppress(ConnectionError):
-                async with asyncio.timeout(15):
+                async with asyncio.timeout(60):
                     while await reader.read(1000):
                         pass
             writer.close()

@@ -155,14 +155,14 @@ def test_grpc_client_follows_a_split_and_its_change(kind: str, tmp_path: Path, n
             assert ask(calls=20) == {"v2": 20}
 
             (rules / "rules.yaml").write_text(RULES % (50, 50))
-            wait_until(lambda: "v1" in ask(calls=1), 5, "the new weights")
+            wait_until(lambda: "v1" in ask(calls=1), 30, "the new weights")
             # A fair split of 200: outside of 60..140 once in 10^8 runs.
             assert 60 <= ask(calls=200)["v1"] <= 140
 
             for turn in range(10):
                 (rules / "rules.yaml").write_text(RULES % (100 * (turn % 2), 100 - 100 * (turn % 2)))
                 assert sum(ask(calls=50).values()) == 50
-            wait_until(lambda: ask(calls=4) == {"v1": 4}, 5, "the last weights")
+            wait_until(lambda: ask(calls=4) == {"v1": 4}, 30, "the last weights")
 
             assert ask(calls=10, metadata={"canary": "yes"}) == {"v2": 10}
 
@@ -194,8 +194,8 @@ def test_an_endpoint_that_comes_is_used_and_one_that_goes_is_not(
         ):
             assert ask(calls=10) == {"v1": 10}
             (rules / "workloads.yaml").write_text(workload("v1", one) + "---" + workload("v2", two))
-            wait_until(lambda: "v2" in ask(calls=2), 5, "the second endpoint")
+            wait_until(lambda: "v2" in ask(calls=2), 30, "the second endpoint")
             (rules / "workloads.yaml").write_text(workload("v2", two))
-            wait_until(lambda: ask(calls=4) == {"v2": 4}, 5, "the first endpoint to leave")
+            wait_until(lambda: ask(calls=4) == {"v2": 4}, 30, "the first endpoint to leave")
             assert ask(calls=20) == {"v2": 20}
             assert served.refusals() == []

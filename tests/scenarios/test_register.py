@@ -23,7 +23,7 @@ def test_joins_drains_and_leaves() -> None:
             drain=0.1,
         ) as joined,
     ):
-        assert joined.wait(5)
+        assert joined.wait(60)
         assert joined.address == "127.0.0.1"
         assert "joined" in repr(joined)
     first, draining, left = served.registrations
@@ -42,10 +42,10 @@ def test_returns_after_a_restart_of_the_control_service() -> None:
         joined = Registration(
             bootstrap({}, allow_plaintext=True, control=served.address, ports={"http": 9080}, drain=0)
         )
-        assert joined.wait(5)
+        assert joined.wait(60)
     with joined, Served("6.1", port=served.port) as again:
-        wait_until(lambda: any(again.registrations), 10, "the registration to return")
-        assert joined.wait(5)
+        wait_until(lambda: any(again.registrations), 60, "the registration to return")
+        assert joined.wait(60)
     assert next((r[0].port_map, r[0].draining) for r in again.registrations if r) == ({"http": 9080}, False)
 
 

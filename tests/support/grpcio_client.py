@@ -25,7 +25,7 @@ def main() -> None:
                     hello(
                         "hello",
                         metadata=tuple(asked.get("metadata", {}).items()),
-                        timeout=asked.get("deadline", 20),
+                        timeout=asked.get("deadline", 60),
                     )
                 ] += 1
             except grpc.RpcError as error:

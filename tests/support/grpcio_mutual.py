@@ -1,4 +1,5 @@
-"""gRPC's own xDS server and client in one process: argv is the served address and the target.
+"""gRPC's own xDS server and client in one process: argv is the served address, the target and the
+seconds for the call.
 
 Prints `serving <peer's identity>` for an answered call, or the error of the call. It runs as a process of
 its own, because gRPC reads its xDS bootstrap once a process.
@@ -13,7 +14,7 @@ import grpc.experimental
 
 
 def main() -> None:
-    address, target = sys.argv[1:]
+    address, target, seconds = sys.argv[1:]
     server = grpc.server(ThreadPoolExecutor(2), xds=True)
 
     def hello(_request: bytes, context: Any) -> bytes:
@@ -29,7 +30,8 @@ def main() -> None:
     plain = grpc.experimental.insecure_channel_credentials()
     with grpc.secure_channel(target, grpc.xds_channel_credentials(plain)) as channel:
         try:
-            print(channel.unary_unary("/greeter.Greeter/Hello")(b"", timeout=5, wait_for_ready=True).decode())
+            hello = channel.unary_unary("/greeter.Greeter/Hello")
+            print(hello(b"", timeout=float(seconds), wait_for_ready=True).decode())
         except grpc.RpcError as error:
             print(error.code().name, error.details())
     server.stop(None).wait()

@@ -82,7 +82,7 @@ async def call(channel: grpc.aio.Channel, path: str, request: Any, reply: Any, *
     method = channel.unary_unary(
         path, request_serializer=lambda m: m.SerializeToString(), response_deserializer=reply.FromString
     )
-    return await method(request, timeout=10, **options)
+    return await method(request, timeout=60, **options)
 
 
 async def refusal(channel: grpc.aio.Channel, path: str, request: Any, **options: Any) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from support.commands import MESHLIB, wait_until
 from support.ports import free_port
+from support.turning import turn
 
 import meshlib
 from meshlib.control.build import Builder
@@ -36,6 +37,8 @@ spec:
   ports: [{name: http, port: 9080, targetPort: http}]
 """
 URL = "http://reviews:9080"
+PACE = 0.02
+"""Seconds between the end of a request and the next one, of each that asks: load, and no full one."""
 _GUNICORN = [sys.executable, "-m", "gunicorn", "-b", "127.0.0.1:PORT", "--log-level", "warning", "-k"]
 _UVICORN = [
     sys.executable,
@@ -76,8 +79,13 @@ FOREIGN = {
 }
 """Servers before whose application the mesh's middleware stands."""
 SERVERS = MESHED | FOREIGN
-WORKERS = {"serve-workers": [*MESHED["serve"], "--workers", "2"]}
-"""One whose watching process registers, and follows no configuration."""
+OTHERS = {
+    # Its watching process registers, and follows no configuration.
+    "serve-workers": [*MESHED["serve"], "--workers", "2"],
+    # It renews its certificate after a quarter of its term.
+    "serve-renewing": [sys.executable, "-m", "support.renewing", "0.25", *MESHED["serve"][2:]],
+}
+"""More that `served` knows."""
 
 
 @dataclass
@@ -147,6 +155,10 @@ class SecureMesh:
         other = Authority.existing(self.folder / "ca", now=time.time())
         other.rotate_root(time.time(), overlap_s=overlap_s, keep_s=keep_s)
 
+    def turn(self, *, settled: bool = False) -> None:
+        """The rotation that was begun goes on now, see `turning`."""
+        turn(self.folder / "ca", settled=settled)
+
     def edit(self, *documents: str) -> None:
         """Other documents, from now on."""
         new = self.documents.with_suffix(".new")
@@ -155,7 +167,7 @@ class SecureMesh:
 
     @contextlib.contextmanager
     def served(self, server: str = "serve", **settings: str) -> Iterator["Served"]:
-        """`support.telling` in a process of its own, by one of SERVERS."""
+        """`support.telling` in a process of its own, by one of SERVERS or OTHERS."""
         own = {name: value for name, value in os.environ.items() if not name.startswith("MESHLIB_")}
         own["PYTHONPATH"] = os.pathsep.join((str(Path(__file__).parents[1]), own.get("PYTHONPATH", "")))
         own["MESHLIB_STATE_DIR"] = str(self.folder / "served")
@@ -164,7 +176,7 @@ class SecureMesh:
         }
         port = free_port()
         own |= {"PORT": str(port), "MESHLIB_LABELS": "app=reviews", "MESHLIB_ADDRESS": "127.0.0.1"}
-        command = [one.replace("PORT", str(port)) for one in (SERVERS | WORKERS)[server]]
+        command = [one.replace("PORT", str(port)) for one in (SERVERS | OTHERS)[server]]
         process = subprocess.Popen(
             command, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -191,7 +203,7 @@ class Served:
     process: subprocess.Popen[str]
     port: int
     name: str
-    """Of SERVERS."""
+    """Of SERVERS or OTHERS."""
 
 
 def _announced(process: subprocess.Popen[str]) -> None:
@@ -264,7 +276,7 @@ class Asking:
                 for _ in range(self._of_a_client):
                     with self._watched():
                         self._took(client.get(URL + "/x"))
-                    if self._end.wait(0.005):
+                    if self._end.wait(PACE):
                         return
 
     @contextlib.contextmanager
@@ -304,7 +316,7 @@ class AsyncAsking(Asking):
                         return
                     with self._watched():
                         self._took(await client.get(URL + "/x"))
-                    await asyncio.sleep(0.005)
+                    await asyncio.sleep(PACE)
 
 
 @contextlib.contextmanager
@@ -326,7 +338,7 @@ def more(asking: list[Asking], count: int = 20) -> None:
             any(one.failures for one in asking)
             or all(one.answers >= least for one, least in zip(asking, until, strict=True))
         ),
-        20,
+        60,
         "answers",
     )
 

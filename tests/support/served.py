@@ -5,6 +5,8 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
+from support.ports import free_port
+
 from meshlib.control.serve.push import Hub
 from meshlib.control.serve.server import ControlServer
 from meshlib.xds.node import Client
@@ -28,7 +30,7 @@ class Served:
 
     def __init__(self, version: str, resources: Iterable[Resource] = (), port: int = 0) -> None:
         self._first = HandMade(version, resources)
-        self._port = port
+        self._port = port or free_port()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="served")
         self._started = threading.Event()
@@ -68,7 +70,7 @@ class Served:
 
     def __enter__(self) -> "Served":
         self._thread.start()
-        assert self._started.wait(10)
+        assert self._started.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -158,7 +158,7 @@ class Served:
         """Tells it to stop, and waits."""
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait(20)
+            self.process.wait(60)
         assert self.process.returncode in (0, -signal.SIGTERM), self.said
         assert "Traceback" not in self.said, self.said
 
@@ -181,7 +181,7 @@ def secure_mesh(folder: Path, services: Iterable[str]) -> Iterator[SecureMesh]:
             text=True,
         )
     try:
-        wait_until(lambda: answers(Control(address, process)), 20, "the control service")
+        wait_until(lambda: answers(Control(address, process)), 60, "the control service")
         found = SecureMesh(folder, address)
         with ExitStack() as stack:
             stack.enter_context(found.process(serve("support.served_fastapi:app"), "back", "back", "back"))
@@ -190,7 +190,7 @@ def secure_mesh(folder: Path, services: Iterable[str]) -> Iterator[SecureMesh]:
             yield found
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(10)
+        process.wait(60)
 
 
 def serve(target: str, *options: str) -> list[str]:
@@ -204,7 +204,7 @@ def gunicorn(worker: str, target: str, *options: str, port: int = 0, host: str =
     return [sys.executable, "-m", "gunicorn", "-k", worker, "-b", bind, *options, target]
 
 
-def until(client: meshlib.Client, url: str, seconds: float = 25) -> Any:
+def until(client: meshlib.Client, url: str, seconds: float = 60) -> Any:
     """The first answer that is not "no endpoint"."""
     end = time.monotonic() + seconds
     while True:

@@ -30,6 +30,8 @@ class Refusal:
     client: str
     kind: Kind
     text: str
+    version: str = ""
+    """Of the configuration that is refused; empty: not known."""
 
 
 class Recording(Hub):
@@ -39,6 +41,12 @@ class Recording(Hub):
         super().__init__()
         self.refusals: list[Refusal] = []
         self.heard_at = 0.0
+        self._sent: dict[tuple[int, str], str] = {}
+
+    async def due(self, connection: Connection) -> list[Any]:
+        responses = await super().due(connection)
+        self._sent |= {(connection.number, response.nonce): self.version for response in responses}
+        return responses
 
     def heard(self, connection: Connection, request: Any) -> None:
         super().heard(connection, request)
@@ -47,7 +55,10 @@ class Recording(Hub):
             client = connection.stream.client
             self.refusals.append(
                 Refusal(
-                    client.id if client else "", BY_TYPE_URL[request.type_url], request.error_detail.message
+                    client.id if client else "",
+                    BY_TYPE_URL[request.type_url],
+                    request.error_detail.message,
+                    self._sent[connection.number, request.response_nonce],
                 )
             )
 
@@ -87,6 +98,7 @@ class Stage:
         self._end = asyncio.Event()
         self._hub = Recording()
         self._compiler: As
+        self._told: set[str] = set()
         self.address = ""
 
     def _run(self) -> None:
@@ -116,8 +128,22 @@ class Stage:
         self._loop.call_soon_threadsafe(self._hub.publish, compiler)
 
     def refusals(self) -> list[Refusal]:
-        """Every NACK since it was asked last."""
-        return [self._hub.refusals.pop(0) for _ in range(len(self._hub.refusals))]
+        """Every NACK of what is in force."""
+        found = [one for one in self._hub.refusals if one.version == self._compiler.version]
+        self._told |= {one.version for one in found}
+        return found
+
+    def late(self) -> list[Refusal]:
+        """NACKs of versions of which `refusals` gave none: they came when it had been asked."""
+        return [one for one in self._hub.refusals if one.version not in self._told]
+
+    def refusing(self) -> list[str]:
+        """The clients whose last answer of some kind was a NACK."""
+        return [
+            one.stream.client.id
+            for one in self._hub.connections
+            if one.stream.client and any(of.refused for of in one.stream.subscriptions.values())
+        ]
 
     def wait_for_answers(self, clients: Iterable[str], targets: Iterable[str], seconds: float = 20) -> None:
         """Waits until each of these clients (node ids) has answered all that it is to be sent."""

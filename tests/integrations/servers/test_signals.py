@@ -53,6 +53,7 @@ class Load:
                         self.processes.append(reply.json()["process"])
                     else:
                         self.wrong.append(f"{reply.status_code} {reply.text} {reply.extensions['meshlib']}")
+                    time.sleep(0.01)
 
     @contextmanager
     def on(self) -> Iterator["Load"]:
@@ -73,10 +74,10 @@ class Load:
 
         def there() -> bool:
             asked = len(self.processes)
-            wait_until(lambda: self.wrong or len(self.processes) >= asked + last, 30, "answers")
+            wait_until(lambda: self.wrong or len(self.processes) >= asked + last, 60, "answers")
             return bool(self.wrong) or set(self.processes[-last:]) <= processes
 
-        wait_until(there, 30, "the new processes")
+        wait_until(there, 60, "the new processes")
         assert self.wrong == []
 
 
@@ -103,7 +104,7 @@ def test_no_request_is_lost(mesh: SecureMesh, name: str, tmp_path: Path) -> None
                     len(children(old.pid)) == workers
                     and (number != signal.SIGHUP or not before & children(old.pid))
                 ),
-                30,
+                60,
                 f"the workers after {number.name}",
             )
             return children(old.pid)
@@ -112,17 +113,17 @@ def test_no_request_is_lost(mesh: SecureMesh, name: str, tmp_path: Path) -> None
         load.until_only(told(signal.SIGTTOU, 1))
         load.until_only(told(signal.SIGHUP, 1))
         old.send_signal(signal.SIGUSR2)
-        wait_until(Path(f"{pid}.2").exists, 30, "the new arbiter")
+        wait_until(Path(f"{pid}.2").exists, 60, "the new arbiter")
         new = int(Path(f"{pid}.2").read_text())
         try:
-            wait_until(lambda: joined(mesh, name) == 2, 30, "its registration")
+            wait_until(lambda: joined(mesh, name) == 2, 60, "its registration")
             old.send_signal(signal.SIGTERM)
-            old.wait(30)
+            old.wait(60)
             load.until_only(children(new))
             assert load.wrong == []
         finally:
             os.kill(new, signal.SIGTERM)
-            wait_until(lambda: not Path(f"/proc/{new}").exists() or gone(new), 30, "its end")
+            wait_until(lambda: not Path(f"/proc/{new}").exists() or gone(new), 60, "its end")
 
 
 def joined(mesh: SecureMesh, name: str) -> int:
