@@ -190,6 +190,7 @@ class _Call:
             now + authority.timeout,
             tls=secure(cluster, found),
             queue=self._slots,
+            at=found.at,
         )
 
     @contextmanager
