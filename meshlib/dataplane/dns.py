@@ -4,7 +4,7 @@ Rules:
 
 - A name is asked for at once, then again when its `refresh` has passed; after a failure when its `retry` has.
 - The last good answer stays while nobody answers. That there is no such name, or no address of the family, is
-  an answer.
+  an answer; but of a name that is one endpoint (LOGICAL_DNS) the last address stays, as in Envoy.
 - Who waits for the first answer waits for the patience that it came with; then there are no addresses, until
   there are.
 - The system's resolver is asked (getaddrinfo), which blocks and tells no TTL: on daemon threads, `MOST` at
@@ -93,13 +93,15 @@ class AsWritten:
 class _Name:
     """A question, and what is known of it."""
 
-    __slots__ = ("answer", "due", "late", "question", "running", "said", "users")
+    __slots__ = ("answer", "due", "last", "late", "question", "running", "said", "users")
 
     def __init__(self, question: Question, now: float) -> None:
         self.question = question
         self.users: dict[str, Cluster] = {}
         self.answer: tuple[str, ...] | None = None
         """None: nobody has answered yet."""
+        self.last: tuple[str, ...] = ()
+        """The last answer that had addresses."""
         self.due = now
         self.late = math.inf
         """When no answer counts as one without an address."""
@@ -178,7 +180,7 @@ class Resolver:
                 name = self._names[question]
                 if name.answer is None and now < name.late:
                     return None
-                answers[question] = name.answer or ()
+                answers[question] = name.last if cluster.named.logical else name.answer or ()
             return cluster.named.resolved(answers)
 
     def start(self) -> None:
@@ -249,6 +251,7 @@ class Resolver:
             name.said = said
             if found is not None:
                 name.answer, name.late = found, math.inf
+                name.last = found or name.last
             asked = [one.named for one in name.users.values() if one.named is not None]
             seconds = min((one.refresh if found is not None else one.retry for one in asked), default=0.0)
             name.due = now + max(seconds, LEAST_SECONDS)

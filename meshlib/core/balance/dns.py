@@ -5,7 +5,7 @@ Rules (Envoy):
 - STRICT_DNS: each address of a name is an endpoint of its own, with what is said of the name: weight, health,
   locality, metadata.
 - LOGICAL_DNS: the name is one endpoint, whatever its addresses; a new connection goes to the first of them.
-- A name without an address is no endpoint. An IP address stands for itself.
+- A name that never had an address is no endpoint. An IP address stands for itself.
 """
 
 import ipaddress

@@ -169,6 +169,21 @@ def test_that_there_is_no_such_name_is_an_answer() -> None:
         assert case.keys("c") == []
 
 
+def test_a_logical_name_keeps_its_last_address() -> None:
+    with running() as case:
+        case.resolver.follow("c", cluster("a.example", logical=True))
+        case.resolver.follow("d", cluster("a.example"))
+        case.script.answer("a.example", "10.0.0.1", "10.0.0.2")
+        assert (case.script.next(), case.told()) == ("a.example", {"c", "d"})
+        case.later(60.0)
+        case.script.answer("a.example")
+        assert case.told() == {"c", "d"}
+        found = case.resolver.endpoints("c")
+        assert found is not None
+        assert found.localities[0].endpoints[0].at == ("10.0.0.1", 80)
+        assert case.keys("d") == []
+
+
 @pytest.mark.parametrize(("connect", "patience"), [(2.0, 60.0), (60.0, 2.0)])
 def test_the_first_answer_is_not_waited_for_for_ever(connect: float, patience: float) -> None:
     with running(patience=patience) as case:
