@@ -257,6 +257,14 @@ class LocalSource:
         """Whether the target is known: there is nothing older than the files."""
         return name in self._views.targets
 
+    def resolved(self, clusters: Iterable[str]) -> None:
+        """The names of these clusters stand for something else now."""
+        with self._lock:
+            if self._closed:
+                return
+            self._views.resolved(clusters)
+        self._changed(None)
+
     def lacking(self, name: str) -> str:
         """Nothing else is read."""
         return "of a folder no last good configuration is kept"

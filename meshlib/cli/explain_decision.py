@@ -139,7 +139,7 @@ def _cluster(view: View, cluster: WeightedCluster, forward: Forward) -> dict[str
     known = view.clusters.get(cluster.name)
     return {
         **_parts(cluster.name),
-        "passes_through": known is not None and known.resolution is Resolution.ORIGINAL,
+        "passes_through": known is not None and known.resolution in (Resolution.ORIGINAL, Resolution.DYNAMIC),
         "weight": cluster.weight,
         "probability": 1.0 if certain else cluster.weight / forward.total_weight,
         "request_headers": list(cluster.request_headers.words()),

@@ -148,7 +148,7 @@ class Workload:
     def endpoint(self, port: Port, takes: "Takes", *, only: bool = False) -> Endpoint | None:
         """Where it serves that port, the `only` one of its service; None: it does not."""
         number = self.number(port, only)
-        if number is None:
+        if number is None or not self.address:  # in another network, behind a gateway of that
             return None
         return Endpoint(
             self.address,
@@ -191,6 +191,7 @@ class Service:
     headless: bool = False
     selector: Mapping[str, str] | None = None
     addresses: tuple[str, ...] = ()
+    subnets: tuple[str, ...] = ()
     export_to: tuple[str, ...] = ()
     """Empty: the mesh's default."""
     listed: tuple[WorkloadEntry, ...] = ()
@@ -268,6 +269,7 @@ def _entry(document: AnyDocument, spec: ServiceEntry, host: str) -> Service:
         external=spec.location is Location.MESH_EXTERNAL,
         selector=spec.workload_selector.labels if spec.workload_selector else None,
         addresses=tuple(address for address in spec.addresses if "/" not in address),
+        subnets=tuple(address for address in spec.addresses if "/" in address),
         export_to=spec.export_to,
         listed=listed,
         subject_alt_names=spec.subject_alt_names,

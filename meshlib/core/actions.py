@@ -60,6 +60,8 @@ class Attempt(NamedTuple):
     """How the connection is secured; None: plain text."""
     queue: Queue | None = None
     """Who is told of the way to a connection, and may forbid to use it; None: nobody."""
+    at: tuple[str, int] | None = None
+    """Where a new connection goes; None: to `address`, by which connections are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class Mirror:
     timeout: float
     """Seconds after which the copy is given up."""
     tls: ClientTls | None = None
+    at: tuple[str, int] | None = None
+    """As of an Attempt."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,8 @@ def mirrors(
         if found is not None:
             cluster, endpoint = found
             upstream, tls = for_copies(cluster.upstream), secure(cluster, endpoint)
-            yield Mirror(policy.cluster, endpoint.address, head, upstream, timeout or LONGEST, tls)
+            seconds = timeout or LONGEST
+            yield Mirror(policy.cluster, endpoint.address, head, upstream, seconds, tls, endpoint.at)
 
 
 @lru_cache(maxsize=1024)

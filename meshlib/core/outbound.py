@@ -25,6 +25,7 @@ from meshlib.core.actions import (
     Sleep,
 )
 from meshlib.core.balance.cluster import Cluster, Resolution
+from meshlib.core.balance.dns import named_address
 from meshlib.core.balance.endpoints import Endpoint
 from meshlib.core.balance.hashing import key_of
 from meshlib.core.balance.pick import Retry, pick
@@ -199,6 +200,7 @@ class _Request:
                     self.attempts,
                     secure(cluster, found),
                     slots,
+                    found.at,
                 )
                 outlier = cluster.outlier
                 if outlier is not None:
@@ -318,6 +320,8 @@ class _Request:
         """An endpoint of the cluster, if possible not one that was tried."""
         if cluster.resolution is Resolution.ORIGINAL:
             return Endpoint(*self.original)
+        if cluster.resolution is Resolution.DYNAMIC:
+            return Endpoint(*named_address(self.head.authority, cluster.tls is not None))
         endpoints = cluster.inline or self.view.endpoints.get(cluster.name)
         if endpoints is None:
             return None

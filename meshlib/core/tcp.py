@@ -218,12 +218,15 @@ class _Connection:
     def connect(self, cluster: Cluster, endpoint: Endpoint) -> Connect:
         """One try."""
         tls = secure(cluster, endpoint)
-        return Connect((endpoint.host, endpoint.port), cluster.upstream.connect_timeout, tls, self.deadline)
+        where = endpoint.at or endpoint.address
+        return Connect(where, cluster.upstream.connect_timeout, tls, self.deadline)
 
     def pick(self, cluster: Cluster, state: ClusterState) -> Endpoint | None:
         """An endpoint of the cluster."""
         if cluster.resolution is Resolution.ORIGINAL:
             return Endpoint(self.called.host, self.called.port)
+        if cluster.resolution is Resolution.DYNAMIC:
+            return Endpoint(self.called.name or self.called.host, self.called.port)
         endpoints = cluster.inline or self.view.endpoints.get(cluster.name)
         return None if endpoints is None else pick(cluster, endpoints, state, self.clock(), self.dice)
 

@@ -153,6 +153,16 @@ class Ads:
             self._subscribe()
             return name in self._views.targets
 
+    def resolved(self, clusters: Iterable[str]) -> None:
+        """The names of these clusters stand for something else now."""
+        with self._lock:
+            if self._closed:
+                return
+            self._views.resolved(clusters)
+            self._subscribe()
+            self._save(self._views.touched())
+        self._changed(None)
+
     def lacking(self, name: str) -> str:
         """Why `load` can't put a target in force, as half a sentence."""
         with self._lock:

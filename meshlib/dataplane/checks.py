@@ -190,6 +190,7 @@ class _Call:
             now + authority.timeout,
             tls=secure(cluster, found),
             queue=self._slots,
+            at=found.at,
         )
 
     @contextmanager
@@ -223,7 +224,7 @@ def _target(cluster: str) -> str:
 def _ask_grpc(mesh: Mesh, view: View, authority: GrpcAuthority, check: Check) -> Opinion:
     head = RequestHead("POST", "http", authority.authority or authority.cluster, CHECK)
     call = _Call(mesh, view, authority, head)
-    host, port = call.attempt.address
+    host, port = call.attempt.at or call.attempt.address
     tls, contexts, certs = call.attempt.tls, mesh.contexts, mesh.certs
     own = certs.held.principal if certs is not None and certs.held is not None else ""
     with call.counted():

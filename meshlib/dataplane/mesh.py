@@ -26,7 +26,7 @@ from meshlib.core.balance.pick import prepare
 from meshlib.core.inbound import Inbound
 from meshlib.core.ledger import Ledger
 from meshlib.core.view import View
-from meshlib.dataplane import fork
+from meshlib.dataplane import dns, fork
 from meshlib.dataplane.address import likely_address
 from meshlib.dataplane.ads import Ads, decoders
 from meshlib.dataplane.cache import Cache
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 UNHEARD = 1.0
+PATIENCE = 0.6
+"""The share of `first_call_timeout` that DNS may take of it."""
 _numbers = itertools.count(1)
 
 
@@ -70,6 +72,9 @@ class Source(Protocol):
 
     def load(self, name: str) -> bool:
         """Reads a target's last good configuration; whether the target is known now."""
+
+    def resolved(self, clusters: Iterable[str]) -> None:
+        """The names of these clusters stand for something else now: takes them into the views."""
 
     def lacking(self, name: str) -> str:
         """Why `load` can't make it known, as half a sentence."""
@@ -135,7 +140,8 @@ class Mesh:
         self.network = network
         self.clock: Callable[[], float] = time.monotonic
         self.dice = random.Random()  # noqa: S311 - balances, keeps no secret
-        self._views = Views(decode or decoders(), published=self._published)
+        self._names = self._resolver()
+        self._views = Views(decode or decoders(), published=self._published, names=self._names)
         self._view = self._views.view
         self._live = False
         """Whether the source runs, so that what is known is kept up."""
@@ -155,6 +161,15 @@ class Mesh:
             self.bootstrap, lambda: self._view, self._principal, self._certificate_ends, dice=self.dice
         )
         fork.watch(self)
+
+    def _resolver(self) -> dns.Resolver | None:
+        """Who looks names up; None: they go to the network as they are."""
+        look_up = dns.look_up if self.network is None else self.network.look_up
+        if look_up is None:
+            return None
+        # So that a target is there before its first call is given up.
+        patience = PATIENCE * self.bootstrap.first_call_timeout
+        return dns.Resolver(lambda clusters: self._source.resolved(clusters), look_up, patience=patience)
 
     def _certificate_ends(self) -> float | None:
         return None if self._certs is None else self._certs.ends
@@ -353,6 +368,8 @@ class Mesh:
             self._waiters.setdefault(name, {})[number] = wake
         self._asked = True
         source = self._source
+        if self._names is not None:
+            self._names.start()
         try:
             source.want(name)
             yield
@@ -403,6 +420,8 @@ class Mesh:
         for call in self._on_close:
             call()
         self._source.close()
+        if self._names is not None:
+            self._names.close()
         self.telemetry.close()
         if self._certs is not None:
             self._certs.leave()
@@ -430,9 +449,13 @@ class Mesh:
         """Nothing changes during a fork."""
         self._guard.acquire()
         self._source.before_fork()
+        if self._names is not None:  # whoever holds the source's lock may want this one
+            self._names.before_fork()
 
     def after_fork_in_parent(self) -> None:
         """Goes on."""
+        if self._names is not None:
+            self._names.after_fork_in_parent()
         self._source.after_fork_in_parent()
         self._guard.release()
 
@@ -443,6 +466,8 @@ class Mesh:
         self._ledger = None
         self.dice.seed()
         self._live = self._asked = False
+        if self._names is not None:
+            self._names.after_fork_in_child()
         self._source.after_fork_in_child(to_node(self._client()))
 
 

@@ -30,7 +30,8 @@ IDLE_SECONDS = 1.0
 def as_attempt(mirror: Mirror, now: float) -> Attempt:
     """A copy is one try without a second. Its connections are its own, so that no request waits for one."""
     name, until = f"mirror|{mirror.cluster}", now + mirror.timeout
-    return Attempt(name, mirror.address, mirror.head, mirror.upstream, None, until, tls=mirror.tls)
+    head, upstream = mirror.head, mirror.upstream
+    return Attempt(name, mirror.address, head, upstream, None, until, tls=mirror.tls, at=mirror.at)
 
 
 class Mirrors:

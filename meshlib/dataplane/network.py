@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 from meshlib.core.actions import Attempt
 from meshlib.core.request import Failed, ResponseHead
+from meshlib.dataplane.dns import LookUp
 from meshlib.dataplane.http import asynchronous, blocking
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, OwnTimeouts
 from meshlib.dataplane.http.secure import MakeContexts
@@ -83,6 +84,10 @@ class Network(NamedTuple):
     aconnections: Callable[[Clock, MakeContexts, float], AsyncConnections] = asynchronous.Connections
     sleep: Callable[[float], None] = time.sleep
     asleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    look_up: LookUp | None = None
+    """Which addresses a host has, for clusters of DNS names; None: they go to the network as they are.
+    A mesh without a network of its own asks the system.
+    """
 
 
 SOCKETS = Network()

@@ -13,6 +13,8 @@ Rules:
 - A port that this process serves is a target too, by the name of its listener (`xds.names.inbound_listener`).
 - Who is to trust the mesh's roots (a cluster, a served port) is held back until they are there, or known
   to be missing; they are asked for as soon as somebody is.
+- The endpoints of a DNS cluster are what its names stand for (`dns.py`): it is not there before they are
+  known, or their time is over, and new ones are published as if the control service had said so.
 - A change costs what it touches: the targets that a resource is a part of (`needs.py`), and no others.
 - A rule is of the configuration that it came with (`version` of its table): what came later did not decide.
 - What is to be told of requests is in force at once: it decides nothing.
@@ -38,6 +40,7 @@ from meshlib.core.telemetry import NOTHING, Telling
 from meshlib.core.view import TargetListener, View
 from meshlib.dataplane.cache import LastGood
 from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.dns import AsWritten, Names
 from meshlib.dataplane.needs import Key, Needs
 from meshlib.errors import RefusedResource
 from meshlib.xds.kinds import Kind
@@ -96,13 +99,17 @@ class Views:
         self,
         decoders: Mapping[Kind, Callable[[Any], Any]],
         published: Callable[[View, set[str]], None] = lambda _view, _clusters: None,
+        names: Names | None = None,
     ) -> None:
         """`decoders` gives for each kind the function from message to core value, raising Refused; a
         listener's value is a TargetListener or an Inbound. `published` is called with each new view and the
-        clusters that are not as they were, under the caller's lock.
+        clusters that are not as they were, under the caller's lock. `names` None: they are not looked up.
         """
         self._decoders = decoders
         self._published = published
+        self._names = names or AsWritten()
+        self._resolved: dict[str, EndpointSet] = {}
+        """By cluster: what its names stand for."""
         self._held: dict[Kind, dict[str, _Held]] = {kind: {} for kind in KINDS}
         self._wanted: dict[str, None] = {}
         self._needs = Needs()
@@ -164,6 +171,7 @@ class Views:
         if kind is Kind.CLUSTER:
             for name in clusters:
                 self._needs.name((kind, name), self._named_by_cluster(name))
+                self._ask(name)
         targets = {name for key in keys for name in self._led_by(key)}
         for name in clusters:
             if (name in were_here) != self._is_here(name):
@@ -173,6 +181,34 @@ class Views:
         self._publish(version, targets, clusters)
         self._drop_unneeded(keys)
         return refused
+
+    def resolved(self, names: Iterable[str]) -> None:
+        """The names of these clusters may stand for something else now."""
+        clusters = {name for name in names if name in self._held[Kind.CLUSTER]}
+        targets: set[str] = set()
+        for name in clusters:
+            was_here = self._is_here(name)
+            self._learn(name)
+            if was_here != self._is_here(name):
+                targets.update(self._needs.targets((Kind.CLUSTER, name)))
+        self._touched |= targets
+        self._publish(self.view.version, targets, clusters)
+        self._drop_unneeded(())
+
+    def _ask(self, name: str) -> None:
+        """Asks for the names of a cluster as it is now, if it has some."""
+        entry = self._held[Kind.CLUSTER].get(name)
+        cluster = entry.value if entry is not None else None
+        named = cluster is not None and cluster.named is not None
+        self._names.follow(name, cluster if named else None)
+        self._learn(name)
+
+    def _learn(self, name: str) -> None:
+        found = self._names.endpoints(name)
+        if found is None:
+            self._resolved.pop(name, None)
+        elif found != self._resolved.get(name):
+            self._resolved[name] = found
 
     def _clusters_at(self, key: Key) -> Iterable[str]:
         """The clusters that a cluster, endpoints or the roots are a part of."""
@@ -328,6 +364,8 @@ class Views:
             return True
         if _trusts_mesh(entry.value) and ROOTS_SECRET not in self._held[Kind.SECRET]:
             return False
+        if entry.value.named is not None:
+            return cluster in self._resolved
         return not _by_discovery(entry.value) or entry.value.endpoints_name in self._held[Kind.ENDPOINTS]
 
     def _can_serve(self, inbound: Inbound) -> bool:
@@ -448,6 +486,8 @@ class Views:
             return None, None
         if cluster.inline is not None:
             return cluster, cluster.inline
+        if cluster.named is not None:
+            return cluster, self._resolved.get(name) or self.view.endpoints.get(name)
         listed = self._held[Kind.ENDPOINTS].get(cluster.endpoints_name)
         if listed is not None and listed.value is not None:
             return cluster, listed.value
@@ -461,6 +501,8 @@ class Views:
             for key in turned:
                 if key not in self._needs and self._held[key[0]].pop(key[1], None) is not None:
                     self._needs.name(key, frozenset())
+                    if key[0] is Kind.CLUSTER:
+                        self._ask(key[1])
             left = set()
 
 
@@ -498,7 +540,7 @@ def _takes_tls(inbound: Inbound) -> bool:
 
 def _by_discovery(cluster: Cluster) -> bool:
     """Whether its endpoints are a resource of their own."""
-    return cluster.inline is None and cluster.resolution is not Resolution.ORIGINAL
+    return cluster.inline is None and cluster.resolution is Resolution.ENDPOINTS
 
 
 def _with(mapping: Mapping[str, _Value], changes: Mapping[str, _Value | None]) -> Mapping[str, _Value]:

@@ -26,6 +26,7 @@ from meshlib import Mesh
 from meshlib.bootstrap import bootstrap
 from meshlib.control.compile.compiler import GraphCompiler
 from meshlib.control.serve import push
+from meshlib.dataplane.network import SOCKETS
 from meshlib.errors import RefusedResource
 from meshlib.xds.kinds import Kind
 from meshlib.xds.snapshot import Resource
@@ -93,7 +94,8 @@ class Play:
         self.stage.publish(As(compiler, case.who, change))
         for one in self.channels:
             one.open(targets)
-        with Mesh(bootstrap({}, allow_plaintext=True, control=self.stage.address)) as mesh:
+        settings = bootstrap({}, allow_plaintext=True, control=self.stage.address)
+        with Mesh(settings, network=SOCKETS) as mesh:  # which looks no names up
             ours = []
             for target in targets:
                 try:

@@ -81,6 +81,6 @@ async def _ports(address: str) -> dict[str, int]:
     told = json.loads(await asyncio.to_thread(_get, f"http://{address}/listeners?format=json"))
     return {
         status["name"]: status["local_address"]["socket_address"]["port_value"]
-        for status in told["listener_statuses"]
+        for status in told.get("listener_statuses", ())
         if "socket_address" in status["local_address"]
     }

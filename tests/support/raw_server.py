@@ -17,11 +17,11 @@ from typing import Any
 class RawServer:
     """Its port, what it saw, and how many connections came."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
         self.tls = tls
         self.callers: list[str] = []
         """The URI name that each connection's certificate shows, with TLS."""
-        self.listening = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.listening = socket.create_server((host, 0), backlog=256)
         self.port: int = self.listening.getsockname()[1]
         self.connections = 0
         self.heads: list[bytes] = []
@@ -264,9 +264,9 @@ class _Exchange:
 
 
 @contextlib.contextmanager
-def raw_server(tls: ssl.SSLContext | None = None) -> Iterator[RawServer]:
+def raw_server(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator[RawServer]:
     """Serves while the block runs."""
-    server = RawServer(tls)
+    server = RawServer(tls, host)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:

@@ -2,8 +2,8 @@
 
 Rules (Istio):
 
-- A service with endpoints has them by EDS; one by name is resolved by the client; one without resolution
-  goes wherever the request was going.
+- A service with endpoints has them by EDS; one by name is resolved by the client (`dns.py`), and is left out
+  if it has no name to resolve; one without resolution goes wherever the request was going.
 - A host, port or subset that is not known has no cluster: the client answers 503, no such cluster.
 - gRPC's clients know EDS and one name by DNS only.
 """
@@ -11,6 +11,7 @@ Rules (Istio):
 from dataclasses import dataclass
 from typing import Any
 
+from meshlib.control.compile import dns
 from meshlib.control.compile.balance import balance
 from meshlib.control.compile.breaker import HTTP_OPTIONS, breakers, connection, http_options
 from meshlib.control.compile.endpoints import load_assignment, usable
@@ -23,6 +24,7 @@ from meshlib.control.graph.destinationrules import DestinationRule
 from meshlib.control.graph.scope import Scope
 from meshlib.control.istio.destinationrule import SimpleLB
 from meshlib.control.istio.serviceentry import Resolution
+from meshlib.control.istio.sidecar import OutboundTrafficMode
 from meshlib.control.registry import Endpoint, Port, Service
 from meshlib.xds import pb
 from meshlib.xds.names import BLACK_HOLE_CLUSTER, ISTIO_METADATA, PASSTHROUGH_CLUSTER, ClusterName
@@ -78,6 +80,12 @@ def grouped(found: Found, endpoints: tuple[Endpoint, ...], scope: Scope, client:
     return groups_of(endpoints, found.policy, scope.graph.mesh, client)
 
 
+def is_there(found: Found, endpoints: tuple[Endpoint, ...]) -> bool:
+    """Whether there is something to be looked up, if that is how it is found."""
+    by_name = found.service.resolution in (Resolution.DNS, Resolution.DNS_ROUND_ROBIN)
+    return bool(endpoints) or not by_name or _passes_through(found)
+
+
 def is_discovered(found: Found) -> bool:
     """Whether the cluster has a ClusterLoadAssignment of its own."""
     return found.by_discovery and not _passes_through(found)
@@ -100,7 +108,10 @@ def cluster(found: Found, scope: Scope, client: Client, security: Secured | None
     flavour = client.flavour
     connection(made, found.policy.connection_pool, mesh)
     if client.flavour is not Flavour.GRPC and _passes_through(found):
-        made.type, made.lb_policy = "ORIGINAL_DST", "CLUSTER_PROVIDED"
+        if _is_dynamic(found, flavour):
+            dns.dynamic(made, mesh)
+        else:
+            made.type, made.lb_policy = "ORIGINAL_DST", "CLUSTER_PROVIDED"
     else:
         _discovery(made, found, scope, client)
         balance(made, found.policy.load_balancer, flavour)
@@ -125,6 +136,12 @@ def _passes_through(found: Found) -> bool:
     return found.service.resolution in (Resolution.NONE, Resolution.DYNAMIC_DNS)
 
 
+def _is_dynamic(found: Found, flavour: Flavour) -> bool:
+    """Whether each request says by its host where it goes. An Envoy is given no filter that reads SNI."""
+    knows = flavour is Flavour.MESHLIB or found.port.protocol.routed
+    return found.service.resolution is Resolution.DYNAMIC_DNS and knows
+
+
 def _by_ads(made: Any) -> None:
     made.type = "EDS"
     made.eds_cluster_config.service_name = made.name
@@ -145,8 +162,8 @@ def _discovery(made: Any, found: Found, scope: Scope, client: Client) -> None:
     if one and endpoints:
         groups = (Group(endpoints[0].locality, 0, 1, endpoints[:1]),)
     made.load_assignment.CopyFrom(load_assignment(made.name, groups))
-    if scope.graph.mesh.dns_refresh_rate:
-        made.dns_refresh_rate.CopyFrom(pb.duration(scope.graph.mesh.dns_refresh_rate))
+    if client.flavour is not Flavour.GRPC:
+        dns.by_name(made, scope.graph.mesh)
 
 
 def _mark(made: Any, found: Found) -> None:
@@ -173,7 +190,11 @@ def _mark(made: Any, found: Found) -> None:
 
 def passthrough(scope: Scope) -> Any:
     """The Cluster of requests to hosts that are not known: wherever they were going."""
-    made = pb.Cluster(name=PASSTHROUGH_CLUSTER, type="ORIGINAL_DST", lb_policy="CLUSTER_PROVIDED")
+    made = pb.Cluster(name=PASSTHROUGH_CLUSTER)
+    if scope.outbound is OutboundTrafficMode.ALLOW_ANY_DYNAMIC_DNS:
+        dns.dynamic(made, scope.graph.mesh)
+    else:
+        made.type, made.lb_policy = "ORIGINAL_DST", "CLUSTER_PROVIDED"
     connection(made, None, scope.graph.mesh)
     breakers(made, None, None, Flavour.ENVOY)
     options = pb.HttpProtocolOptions()

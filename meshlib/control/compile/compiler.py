@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
-from meshlib.control.compile import clusters, listeners
+from meshlib.control.compile import clusters, dns, listeners
 from meshlib.control.compile.context import Context
 from meshlib.control.compile.endpoints import load_assignment
 from meshlib.control.compile.inbound import inbound_listener
@@ -212,7 +212,7 @@ class _Compiling:
         blocked = self.scope.outbound is OutboundTrafficMode.REGISTRY_ONLY
         made = virtual_host(BLOCK_ALL if blocked else ALLOW_ANY, ["*"])
         fill_unknown(made, context)
-        if context.grpc and not blocked:
+        if context.grpc and not blocked and self.scope.egress_proxy is None:
             made.routes[0].route.cluster = cluster_name(context.port, "", host)
         return made
 
@@ -257,7 +257,10 @@ class _Compiling:
         security = clusters.security_of(found, self.scope, self.client, roots=bool(self.roots_pem))
         inputs: tuple[object, ...] = (found.fingerprint, self.client.locality, security)
         if not found.by_discovery:
-            inputs = (*inputs, clusters.endpoints_of(found, self.scope, self.client.flavour))
+            endpoints = clusters.endpoints_of(found, self.scope, self.client.flavour)
+            if not clusters.is_there(found, endpoints):
+                return
+            inputs = (*inputs, endpoints)
         yield self._cluster(name, inputs, lambda: clusters.cluster(found, self.scope, self.client, security))
         if clusters.is_discovered(found) or (found.by_discovery and self.client.flavour is Flavour.GRPC):
             yield self._endpoints(found)
@@ -303,7 +306,8 @@ class _Compiling:
         for name in names:
             yield from self.cluster(name)
         for number, services in sorted(ports.items()):
-            listener = listeners.loopback_listener(number, self._told)
+            mesh = self.scope.graph.mesh if dns.needs_filter(self.scope, services) else None
+            listener = listeners.loopback_listener(number, self._told, mesh)
             yield Resource.of(Kind.LISTENER, listener.name, listener)
             yield self._port_routes(number, services)
         for number, services in sorted(connections.items()):

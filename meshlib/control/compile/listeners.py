@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from meshlib.control.compile.cors import CORS
+from meshlib.control.compile.dns import put_filter
 from meshlib.control.compile.fault import FAULT
 from meshlib.control.compile.provenance import mark_skipped
 from meshlib.control.compile.tcp import Chains
 from meshlib.control.compile.telemetry import put_telemetry
 from meshlib.control.graph.telemetries import Told
+from meshlib.control.istio.meshconfig import MeshConfig
 from meshlib.xds import pb
 from meshlib.xds.node import Flavour
 
@@ -71,11 +73,13 @@ def loopback_tcp_listener(port: int, chains: Chains) -> Any:
     return made
 
 
-def loopback_listener(port: int, told: Told) -> Any:
-    """An envoy.config.listener.v3.Listener of an Envoy, for all services at one port."""
+def loopback_listener(port: int, told: Told, by_host: MeshConfig | None = None) -> Any:
+    """An envoy.config.listener.v3.Listener of an Envoy, for all services at one port. `by_host`: requests may
+    be looked up by their own host, as these settings say.
+    """
     made = pb.Listener(name=f"{LOOPBACK}_{port}", traffic_direction="OUTBOUND")
     _bind(made.address, LOOPBACK, port)
-    manager = _manager(f"outbound_{made.name}", str(port), with_cors=True)
+    manager = _manager(f"outbound_{made.name}", str(port), with_cors=True, by_host=by_host)
     manager.upgrade_configs.add(upgrade_type="websocket")
     manager.normalize_path.value = True
     manager.use_remote_address.value = False
@@ -84,7 +88,7 @@ def loopback_listener(port: int, told: Told) -> Any:
     return made
 
 
-def _manager(prefix: str, routes: str, *, with_cors: bool) -> Any:
+def _manager(prefix: str, routes: str, *, with_cors: bool, by_host: MeshConfig | None = None) -> Any:
     made = pb.HttpConnectionManager(stat_prefix=prefix)
     made.rds.route_config_name = routes
     made.rds.config_source.ads.SetInParent()
@@ -92,5 +96,7 @@ def _manager(prefix: str, routes: str, *, with_cors: bool) -> Any:
     made.http_filters.add(name=FAULT, typed_config=pb.pack(pb.HTTPFault()))
     if with_cors:
         made.http_filters.add(name=CORS, typed_config=pb.pack(pb.Cors()))
+    if by_host is not None:
+        put_filter(made, by_host)
     made.http_filters.add(name=ROUTER, typed_config=pb.pack(pb.Router()))
     return made

@@ -16,6 +16,7 @@ from typing import Any
 
 from meshlib.control.compile import cors, direct_response, fault, headers, redirect
 from meshlib.control.compile.context import Context
+from meshlib.control.compile.destination import outside
 from meshlib.control.compile.forward import forward, to_cluster
 from meshlib.control.compile.match import is_catch_all, refusal, route_match
 from meshlib.control.compile.provenance import mark_document, mark_rule, mark_skipped
@@ -26,7 +27,7 @@ from meshlib.control.istio.sidecar import OutboundTrafficMode
 from meshlib.control.istio.virtualservice import HTTPMatchRequest, HTTPRoute
 from meshlib.control.registry import Service
 from meshlib.xds import pb
-from meshlib.xds.names import ALLOW_ANY, BLOCK_ALL, PASSTHROUGH_CLUSTER, cluster_name
+from meshlib.xds.names import ALLOW_ANY, BLOCK_ALL, cluster_name
 
 DEFAULT = "default"
 BLOCKED = 502
@@ -65,7 +66,7 @@ def fill_unknown(host: Any, context: Context) -> None:
             blocked.direct_response.status = BLOCKED
         return
     route = host.routes.add(name=ALLOW_ANY, match={"prefix": "/"})
-    route.route.cluster = PASSTHROUGH_CLUSTER
+    route.route.cluster = outside(context)
     timeout(route.route, None, context)
 
 

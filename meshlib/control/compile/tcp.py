@@ -21,7 +21,7 @@ from typing import Any
 
 from meshlib.control.compile.accesslog import put_logs
 from meshlib.control.compile.context import Context
-from meshlib.control.compile.destination import cluster_of
+from meshlib.control.compile.destination import cluster_of, outside
 from meshlib.control.compile.provenance import config_path, mark_document
 from meshlib.control.graph.delegates import Skipped
 from meshlib.control.graph.hosts import expand
@@ -37,7 +37,7 @@ from meshlib.control.istio.virtualservice import (
 )
 from meshlib.control.registry import Protocol, Service
 from meshlib.xds import pb
-from meshlib.xds.names import BLACK_HOLE_CLUSTER, ISTIO_METADATA, PASSTHROUGH_CLUSTER, cluster_name
+from meshlib.xds.names import BLACK_HOLE_CLUSTER, ISTIO_METADATA, cluster_name
 
 TCP_PROXY = "envoy.filters.network.tcp_proxy"
 PASSTHROUGH_CHAIN = "PassthroughFilterChain"
@@ -74,7 +74,7 @@ class Chains:
         listener.filter_chains.extend(self.made)
         if ("", "") not in self._taken:
             blocked = self._context.scope.outbound is OutboundTrafficMode.REGISTRY_ONLY
-            cluster = BLACK_HOLE_CLUSTER if blocked else PASSTHROUGH_CLUSTER
+            cluster = BLACK_HOLE_CLUSTER if blocked else outside(self._context)
             rest = pb.FilterChain(name=BLOCKED_CHAIN if blocked else PASSTHROUGH_CHAIN)
             self._finish(rest, pb.TcpProxy(stat_prefix=cluster, cluster=cluster))
             listener.default_filter_chain.CopyFrom(rest)

@@ -4,7 +4,8 @@ Building it sorts and indexes; what a client sees of it is worked out when that 
 with other registrations shares everything but the endpoints with the one it comes from.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from meshlib.control.graph.destinationrules import DestinationRules
 from meshlib.control.graph.hosts import DOMAIN, HostIndex, is_wildcard
@@ -19,6 +20,8 @@ from meshlib.control.istio.meshconfig import MeshConfig, in_force
 from meshlib.control.registration import Registration
 from meshlib.control.registry import Registry, build_registry
 from meshlib.xds.node import Client
+
+Subnet = IPv4Network | IPv6Network
 
 
 class Graph:
@@ -53,13 +56,26 @@ class Graph:
         self.hosts: Sequence[str] = sorted(registry.services)
         self.wildcard_services: HostIndex[str] = HostIndex()
         self.addresses: dict[str, tuple[str, ...]] = {}
+        self._subnets: list[tuple[Subnet, str]] = []
         for host in self.hosts:
             if is_wildcard(host):
                 self.wildcard_services.put(host, host)
             for service in registry.services[host]:
                 for address in service.addresses:
                     self.addresses[address] = (*self.addresses.get(address, ()), host)
+                self._subnets += [(ip_network(subnet, strict=False), host) for subnet in service.subnets]
+        self._subnets.sort(key=lambda entry: (-entry[0].prefixlen, entry[1]))
         self._scopes: dict[tuple[str, tuple[tuple[str, str], ...]], Scope] = {}
+
+    def around(self, address: str) -> Iterator[str]:
+        """The hosts of services of whose subnets one has the IP address in it, the narrowest first."""
+        if not self._subnets:
+            return
+        try:
+            where = ip_address(address)
+        except ValueError:
+            return
+        yield from (host for subnet, host in self._subnets if where in subnet)
 
     def with_registrations(self, registrations: Iterable[Registration]) -> "Graph":
         """The same documents with other servers."""

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 from meshlib.control.graph.destinationrules import DestinationRule
 from meshlib.control.graph.hosts import closeness, covers, expand, full_names, is_wildcard
-from meshlib.control.graph.sidecars import egress_of
+from meshlib.control.graph.sidecars import at_port, egress_of
 from meshlib.control.graph.virtualservices import VirtualService
 from meshlib.control.graph.visibility import exported_to, visible
 from meshlib.control.istio.document import AnyDocument
-from meshlib.control.istio.sidecar import OutboundTrafficMode
+from meshlib.control.istio.sidecar import OutboundTrafficMode, OutboundTrafficPolicy
+from meshlib.control.istio.virtualservice import Destination
 from meshlib.control.registry import Service
 
 if TYPE_CHECKING:
@@ -62,8 +63,18 @@ class Scope:
     @property
     def outbound(self) -> OutboundTrafficMode:
         """What becomes of requests to hosts that are not known."""
+        return self._outbound.mode
+
+    @property
+    def egress_proxy(self) -> Destination | None:
+        """Through whom requests and connections to hosts that are not known go; None: they go themselves."""
+        policy = self._outbound
+        return policy.egress_proxy if policy.mode is OutboundTrafficMode.ALLOW_ANY else None
+
+    @property
+    def _outbound(self) -> OutboundTrafficPolicy:
         policy = self.sidecar.spec.outbound_traffic_policy if self.sidecar else None
-        return (policy or self.graph.mesh.outbound_traffic_policy).mode
+        return policy or self.graph.mesh.outbound_traffic_policy
 
     def service(self, host: str, port: int = 0) -> Service | None:
         """The service of exactly that full host, as far as it is seen; `port` 0: at any."""
@@ -89,6 +100,11 @@ class Scope:
                 yield Called(name, found, self.virtual(name))
         for name in self.graph.addresses.get(names[0], ()):
             if found := self._serving(name, port):
+                yield Called(name, found, self.virtual(name))
+        for name in self.graph.around(names[0]):
+            found = self._serving(name, port)
+            # A request has a name, by which it is known.
+            if found is not None and (of := found.port(port)) is not None and not of.protocol.routed:
                 yield Called(name, found, self.virtual(name))
         if port == HTTP_PORT:
             for name in names:
@@ -177,7 +193,7 @@ class Scope:
             return False
         if self._egress is None:
             return True
-        listeners = [e for e in self._egress if not port or e.port in (0, port)]
+        listeners = at_port(self._egress, port)
         if any(listener.sees(service.namespace, service.host) for listener in listeners):
             return True
         return service.host in self._destinations()
@@ -192,6 +208,8 @@ class Scope:
         """The hosts that visible VirtualServices send to."""
         if self._imported is None:
             found: set[str] = set()
+            if self.egress_proxy is not None:
+                found.add(expand(self.egress_proxy.host, self.namespace, self.domain))
             for _, virtual in self.virtual_hosts():
                 for rule in virtual.rules:
                     named = [split.destination for split in rule.route.route]

@@ -5,10 +5,12 @@ Rules (Istio):
 - The oldest of the client's namespace whose labels match, else its oldest without a selector, else that
   of the root namespace. Without any a client sees everything that is exported to it.
 - An egress host is `namespace/host`; the namespace may be `*`, `.` (the client's own) or `~` (none).
-- Without egress everything is seen. Destinations of visible VirtualServices are seen too.
+  `~namespace/host` takes out again what the others of its listener let see.
+- A listener with a port is for that port alone, and the one without for those that no other is for.
+- Without egress everything is seen. Destinations of visible VirtualServices and the egressProxy are, too.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from meshlib.control.graph.hosts import covers, overlap
@@ -24,14 +26,30 @@ class Egress:
     port: int
     hosts: tuple[tuple[str, str], ...]
     """Namespace and host of each."""
+    without: tuple[tuple[str, str], ...] = ()
+    """Those that are taken out again."""
 
     def sees(self, namespace: str, host: str) -> bool:
         """Whether a service of that namespace and host is seen."""
-        return any(place in ("*", namespace) and covers(pattern, host) for place, pattern in self.hosts)
+        return _any(self.hosts, namespace, host, covers) and not _any(self.without, namespace, host, covers)
 
     def touches(self, namespace: str, host: str) -> bool:
         """Whether a VirtualService of that namespace for that host is seen."""
-        return any(place in ("*", namespace) and overlap(pattern, host) for place, pattern in self.hosts)
+        return _any(self.hosts, namespace, host, overlap) and not _any(self.without, namespace, host, covers)
+
+
+def _any(
+    listed: tuple[tuple[str, str], ...], namespace: str, host: str, fits: Callable[[str, str], bool]
+) -> bool:
+    return any(place in ("*", namespace) and fits(pattern, host) for place, pattern in listed)
+
+
+def at_port(listeners: tuple[Egress, ...], port: int) -> tuple[Egress, ...]:
+    """The listeners that say what is seen at a port; 0: at any."""
+    if not port:
+        return listeners
+    own = tuple(one for one in listeners if one.port == port)
+    return own or tuple(one for one in listeners if not one.port)
 
 
 class Sidecars:
@@ -62,12 +80,20 @@ def egress_of(document: AnyDocument | None, namespace: str) -> tuple[Egress, ...
     if document is None or not document.spec.egress:
         return None
     return tuple(
-        Egress(listener.port.number if listener.port else 0, _hosts(listener.hosts, namespace))
+        Egress(
+            listener.port.number if listener.port else 0,
+            _hosts((one for one in listener.hosts if not _is_without(one)), namespace),
+            _hosts((one[1:] for one in listener.hosts if _is_without(one)), namespace),
+        )
         for listener in document.spec.egress
     )
 
 
-def _hosts(hosts: tuple[str, ...], namespace: str) -> tuple[tuple[str, str], ...]:
+def _is_without(entry: str) -> bool:
+    return entry.startswith("~") and not entry.startswith("~/")
+
+
+def _hosts(hosts: Iterable[str], namespace: str) -> tuple[tuple[str, str], ...]:
     found = []
     for entry in hosts:
         place, _, host = entry.partition("/")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from meshlib.core.balance.dns import Named
 from meshlib.core.balance.endpoints import EndpointSet
 from meshlib.core.budget import RetryBudget
 from meshlib.core.http2 import Http2
@@ -55,7 +56,8 @@ class Resolution(Enum):
 
     ENDPOINTS = "the control service"
     DNS = "DNS, of the endpoints' host names"
-    ORIGINAL = "the request's own host and port (pass through)"
+    ORIGINAL = "the address that the application named (pass through)"
+    DYNAMIC = "DNS, of the host of each request (dynamic forward proxy)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,8 @@ class Cluster:
     """Not None: the policy looks at keys."""
     inline: EndpointSet | None = None
     """The endpoints, if the cluster's own resource lists them."""
+    named: Named | None = None
+    """The same, by names: what these stand for now is in the view, as if the control service had said so."""
     transports: tuple[Transport, ...] = ()
     """How endpoints are reached, by their metadata; the first that fits counts."""
     tls: ClientTls | None = None

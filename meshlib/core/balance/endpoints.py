@@ -8,7 +8,7 @@ class Endpoint:
     """One address that serves a cluster. Its identity, also in the ledger, is `key`."""
 
     host: str
-    """An IP address, or a DNS name for DNS clusters."""
+    """An IP address, or a name."""
     port: int
     weight: int = 1
     healthy: bool = True
@@ -22,6 +22,8 @@ class Endpoint:
     """Healthy, but to be used after those that are wholly so."""
     draining: bool = False
     """Not healthy, because it leaves: it does not count for the health of the others."""
+    at: tuple[str, int] | None = None
+    """Where a new connection goes, if `host` is a name whose address may change (LOGICAL_DNS)."""
     key: str = field(init=False, default="")
     address: tuple[str, int] = field(init=False, compare=False, repr=False)
     """Host and port."""

@@ -10,6 +10,7 @@ from meshlib.core.balance.endpoints import EndpointSet
 from meshlib.core.outlier_policy import OutlierPolicy
 from meshlib.dataplane.decode.balance import decode_balance
 from meshlib.dataplane.decode.breaker import decode_limits
+from meshlib.dataplane.decode.dns import decode_named, is_dynamic
 from meshlib.dataplane.decode.endpoints import decode_endpoints
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.http2 import decode_http2
@@ -35,9 +36,7 @@ def decode_cluster(message: Any) -> Cluster:
     """An envoy.config.cluster.v3.Cluster. Refused: it can't be used; the error names the field."""
     if not message.name:
         raise Refused("name", "is empty")
-    if message.HasField("cluster_type") or message.type >= len(_RESOLUTIONS):
-        raise Refused("cluster_type" if message.HasField("cluster_type") else "type", "is not supported")
-    resolution = _RESOLUTIONS[message.type]
+    resolution = _resolution(message)
     balance = decode_balance(message)
     connect = decode_seconds(message, "connect_timeout", 5.0)
     if connect <= 0:
@@ -52,6 +51,7 @@ def decode_cluster(message: Any) -> Cluster:
         verify_host=upstream is not None and upstream.auto_san_validation,
         http2=http2 is not None,
     )
+    listed = _decode_inline(message, resolution)
     return Cluster(
         name=message.name,
         endpoints_name=message.eds_cluster_config.service_name or message.name,
@@ -74,7 +74,8 @@ def decode_cluster(message: Any) -> Cluster:
         active_request_bias=balance.active_request_bias,
         warmup=balance.warmup,
         hash_table=balance.hash_table,
-        inline=_decode_inline(message),
+        inline=None if resolution is Resolution.DNS else listed,
+        named=None if listed is None or resolution is not Resolution.DNS else decode_named(message, listed),
         transports=transports,
         tls=tls,
         service=decode_service(message.metadata),
@@ -92,8 +93,16 @@ def _decode_outlier(message: Any, options: Any) -> OutlierPolicy | None:
     return replace(made, errors=errors)
 
 
-def _decode_inline(message: Any) -> EndpointSet | None:
-    if message.type == _EDS or _RESOLUTIONS[message.type] is Resolution.ORIGINAL:
+def _resolution(message: Any) -> Resolution:
+    if message.HasField("cluster_type") and is_dynamic(message):
+        return Resolution.DYNAMIC
+    if message.type >= len(_RESOLUTIONS):
+        raise Refused("type", "is not supported")
+    return _RESOLUTIONS[message.type]
+
+
+def _decode_inline(message: Any, resolution: Resolution) -> EndpointSet | None:
+    if message.type == _EDS or resolution in (Resolution.ORIGINAL, Resolution.DYNAMIC):
         return None
     found: EndpointSet = _within("load_assignment", decode_endpoints, message.load_assignment)
     return found

@@ -367,13 +367,13 @@ class Connections:
     ) -> None:
         _, tls, name = address_of(attempt)
         if tls is None:
-            transport, _ = await loop.create_connection(lambda: connection, *attempt.address)
+            transport, _ = await loop.create_connection(lambda: connection, *(attempt.at or attempt.address))
             _set_options(transport, attempt.upstream.keepalive)
             return
         contexts = self._contexts()
         session = Session(context_for(tls, contexts), name=name)
         secured = Secured(session, connection, gathers=False)
-        transport, _ = await loop.create_connection(lambda: secured, *attempt.address)
+        transport, _ = await loop.create_connection(lambda: secured, *(attempt.at or attempt.address))
         _set_options(transport, attempt.upstream.keepalive)
         await shaken(secured)
         check(tls, contexts, session.tls)

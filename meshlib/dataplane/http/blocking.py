@@ -305,7 +305,7 @@ class Connections:
         deadline = time.monotonic() + seconds
         session = None
         try:
-            made = socket.create_connection(attempt.address, timeout=max(seconds, 1e-4))
+            made = socket.create_connection(attempt.at or attempt.address, timeout=max(seconds, 1e-4))
             try:
                 set_options(made, attempt.upstream.keepalive)
                 if attempt.tls is not None:

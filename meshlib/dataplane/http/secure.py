@@ -20,6 +20,10 @@ from meshlib.xds.names import split_authority
 MakeContexts = Callable[[], Contexts | None]
 
 
+_NOBODYS = Contexts(lambda: None)
+"""Of a process without a certificate of the mesh: enough for TLS to servers outside of it."""
+
+
 def no_contexts() -> None:
     """Of a client without a mesh identity."""
 
@@ -44,18 +48,16 @@ def _server_name(sni: str, authority: str) -> str:
 
 def context_for(tls: ClientTls, contexts: Contexts | None) -> ssl.SSLContext:
     """The context to shake hands with. OSError: there is none."""
-    if contexts is None:
-        raise OSError("the endpoint asks for TLS, and this process has no identity in the mesh")
-    return contexts.client(tls)
+    return (contexts or _NOBODYS).client(tls)
 
 
 def check(
     tls: ClientTls, contexts: Contexts | None, connection: "ssl.SSLSocket | ssl.SSLObject | None"
 ) -> str:
     """Who answered. OSError: nobody that may."""
-    if contexts is None or connection is None:
+    if connection is None:
         raise OSError("the connection is not encrypted")
-    return contexts.check(tls, connection)
+    return (contexts or _NOBODYS).check(tls, connection)
 
 
 def shake_hands(session: Session, made: socket.socket, deadline: float) -> None:

@@ -256,3 +256,21 @@ def test_a_server_takes_mutual_tls_if_it_says_so(label: str | None, mutual: bool
     service = known.services["reviews.default.svc.cluster.local"][0]
     (endpoint,) = known.endpoints(service, service.ports[0])
     assert (endpoint.identity, endpoint.mutual) == (("default", "default"), mutual)
+
+
+def test_an_endpoint_without_an_address_is_behind_a_gateway_of_its_network() -> None:
+    text = """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: far}
+spec:
+  hosts: [far.example]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: STATIC
+  endpoints: [{network: elsewhere}, {address: 10.0.0.1, network: elsewhere}]
+"""
+    read = documents_in(text, "mesh.yaml")
+    assert [problem.message for problem in read.problems] == ["no address in network elsewhere"]
+    known = build_registry(read.documents)
+    (service,) = known.services["far.example"]
+    assert [one.address for one in known.endpoints(service, service.ports[0])] == ["10.0.0.1"]

@@ -122,8 +122,9 @@ def _egress(listener: IstioEgressListener, to: Report) -> None:
             )
         elif name in listener.hosts[:index]:
             at.warn("stands twice", repr(name), "each once")
-    if "*/*" in listener.hosts and len(listener.hosts) > 1:
-        to.at("hosts").warn("*/* takes in all others", ", ".join(listener.hosts), "*/* alone")
+    seen = [name for name in listener.hosts if not name.startswith("~")]
+    if "*/*" in seen and len(seen) > 1:
+        to.at("hosts").warn("*/* takes in all others", ", ".join(seen), "*/* alone")
     if (port := listener.port) is None:
         return
     _port(port, to.at("port"))
