@@ -365,7 +365,7 @@ class Connections:
         """In the child of a fork: closes the copies of the sockets. Nobody holds the lock or waits here."""
         self._lock = threading.Lock()
         for pool in self._pools.values():
-            pool.waiting.clear()
+            pool.abandon()
         for connection in list(self._busy):
             connection.close()
         if self._streams is not None:
