@@ -15,6 +15,7 @@ from meshlib.dataplane.http.codec import Codec
 from meshlib.dataplane.http.failures import broken_off, closed, not_connected, overflow, without_head
 from meshlib.dataplane.http.lease import Lease
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, OwnTimeouts
+from meshlib.dataplane.http.patience import Patience
 from meshlib.dataplane.http.pool import SWEEP_SECONDS, Found, Kept, Overflow, Pool
 from meshlib.dataplane.http.quiet import watch
 from meshlib.dataplane.http.read import Need
@@ -38,7 +39,7 @@ CHUNK = 64 * 1024
 class Connection:
     """One connection to an endpoint."""
 
-    __slots__ = ("_quiet", "_session", "_timeout", "codec", "limits", "socket", "written")
+    __slots__ = ("_quiet", "_reading", "_session", "_writing", "codec", "limits", "socket", "written")
 
     def __init__(self, made: socket.socket, limits: Limits, session: Session | None = None) -> None:
         """`session`: how it is secured, after the handshake; None: plain text."""
@@ -49,7 +50,9 @@ class Connection:
         """Whether any byte of this request has left."""
         self._quiet = watch(made.fileno())
         self._session = session
-        self._timeout = made.gettimeout()
+        made.settimeout(None)
+        self._reading = Patience(made, socket.SO_RCVTIMEO, "read")
+        self._writing = Patience(made, socket.SO_SNDTIMEO, "write")
 
     def usable(self) -> bool:
         """Whether the peer has kept it open and quiet while it was idle."""
@@ -84,27 +87,25 @@ class Connection:
         return data
 
     def _send(self, data: bytes) -> None:
-        own = self.limits.own.write
-        rest = memoryview(data)
-        try:
-            while rest:
-                self._be_patient(own)
-                rest = rest[self.socket.send(rest) :]
+        limits, own = self.limits, self.limits.own.write
+        rest, left = memoryview(data), own
+        while rest:
+            self._writing.allow(limits.left(left), own)
+            try:
+                rest, left = rest[self.socket.send(rest) :], own
                 self.written = True
-        except TimeoutError as error:
-            if error.errno is not None:  # the system's, not the socket's timer
-                raise
-            raise self.limits.passed("write", own) from None
+            except BlockingIOError:
+                left = self._writing.rest(limits, own, left)
 
     def _receive(self) -> bytes:
-        own = self.limits.own.read
-        try:
-            self._be_patient(own)
-            return self.socket.recv(CHUNK)
-        except TimeoutError as error:
-            if error.errno is not None:
-                raise
-            raise self.limits.passed("read", own) from None
+        limits, own = self.limits, self.limits.own.read
+        left = own
+        while True:
+            self._reading.allow(limits.left(left), own)
+            try:
+                return self.socket.recv(CHUNK)
+            except BlockingIOError:
+                left = self._reading.rest(limits, own, left)
 
     def next(self) -> ResponseHead | bytes | Need:
         """The next part of the response, waited for."""
@@ -116,14 +117,6 @@ class Connection:
         """Closes the socket."""
         with contextlib.suppress(OSError):
             self.socket.close()
-
-    def _be_patient(self, own: float | None) -> None:
-        seconds = self.limits.left(own)
-        if seconds is not None:
-            seconds = max(seconds, 1e-4)  # 0 would mean a socket that does not block
-        if seconds != self._timeout:
-            self.socket.settimeout(seconds)
-            self._timeout = seconds
 
 
 class Response:
