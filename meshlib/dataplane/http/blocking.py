@@ -122,7 +122,7 @@ class Connection:
 class Response:
     """A response whose head is here; iterate it once, and close it."""
 
-    __slots__ = ("_lease", "head", "reason", "version")
+    __slots__ = ("_lease", "head", "reason", "version", "whole")
 
     def __init__(self, head: ResponseHead, lease: Lease[Connection]) -> None:
         codec = lease.kept.connection.codec
@@ -130,9 +130,15 @@ class Response:
         self.version = codec.version
         self.reason = codec.reason
         self._lease = lease
+        self.whole = codec.rest()
+        if self.whole is not None:
+            lease.end(codec.reuse())
 
     def __iter__(self) -> Iterator[bytes]:
         """The body. Broken, TooSlow."""
+        if self.whole:
+            yield self.whole
+            return
         lease, connection = self._lease, self._lease.kept.connection
         try:
             while lease.open and isinstance(part := connection.next(), bytes):

@@ -27,7 +27,8 @@ class LeanTransport(httpx.AsyncBaseTransport):
         assert not isinstance(sent, Failed), sent
         extensions = {"http_version": sent.version, "reason_phrase": sent.reason}
         headers = list(sent.head.headers)
-        return httpx.Response(sent.head.status, headers=headers, stream=_Stream(sent), extensions=extensions)
+        stream = _Stream(sent) if sent.whole is None else httpx.ByteStream(sent.whole)
+        return httpx.Response(sent.head.status, headers=headers, stream=stream, extensions=extensions)
 
     async def aclose(self) -> None:
         self._connections.close()
