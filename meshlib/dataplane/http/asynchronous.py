@@ -30,7 +30,7 @@ HIGH_WATER = 256 * 1024
 """Bytes that may wait to be read before the peer is made to wait."""
 MOST_SAVED = 4
 """How often as much is read of a connection that can't be written to any more."""
-TURN = 64 * 1024
+TURN = 256 * 1024
 """Bytes of a stream that are sent before the event loop turns."""
 CHUNK_COST = 1024
 """What a chunk counts for beside its bytes: many small ones take their time too."""

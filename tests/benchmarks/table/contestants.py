@@ -138,6 +138,12 @@ def _mesh(url: str, settings: dict[str, Any], **_: Any) -> Asks:
     return _AsyncOfHttpx(meshlib.AsyncClient(**settings), url)
 
 
+def _mesh_without_metrics(url: str, settings: dict[str, Any], **_: Any) -> Asks:
+    import meshlib
+
+    return _AsyncOfHttpx(meshlib.AsyncClient(**settings), url)
+
+
 def _lean(url: str, **_: Any) -> Asks:
     """The mesh's client and connections, and nothing decided."""
     from benchmarks.table.lean import LeanTransport
@@ -189,6 +195,7 @@ CONTESTANTS: dict[str, Callable[..., Any]] = {
     "httpx2": _httpx2,
     "aiohttp": _aiohttp,
     "mesh": _mesh,
+    "mesh without metrics": _mesh_without_metrics,
     "lean": _lean,
     "httpx sync": _httpx_sync,
     "httpx2 sync": _httpx2_sync,

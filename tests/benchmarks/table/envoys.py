@@ -47,10 +47,8 @@ async def envoys(authority: Authority, folder: Path) -> AsyncIterator[Envoys]:
     secured = _listener("mtls", {"direct_response": answer}, _downstream(backend))
     async with run_envoy(_bootstrap([here, secured]), _made(folder / "upstream")) as upstream:
         to_app = {"route": {"cluster": "app", "timeout": "0s"}}
-        inbound = _bootstrap(
-            [_listener("inbound", to_app, _downstream(backend))],
-            [_cluster("app", upstream.listeners["plain"])],
-        )
+        app = _cluster("app", upstream.listeners["plain"])
+        inbound = _bootstrap([_listener("inbound", to_app, _downstream(backend))], [app])
         async with run_envoy(inbound, _made(folder / "inbound")) as second:
             retried = {
                 "cluster": "peer",
