@@ -32,7 +32,7 @@ MOST_SAVED = 4
 """How often as much is read of a connection that can't be written to any more."""
 TURN = 256 * 1024
 """Bytes of a stream that are sent before the event loop turns."""
-CHUNK_COST = 1024
+CHUNK_COST = 4096
 """What a chunk counts for beside its bytes: many small ones take their time too."""
 
 
