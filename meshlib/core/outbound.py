@@ -222,7 +222,9 @@ class _Request:
     def outgoing(self, limits: Timeouts, wishes: bool) -> RequestHead:
         """The request as it is sent; `wishes`: it has headers that were for the sidecar."""
         if limits is self.action.times:
-            sent = self.head.plus(self.action.told) if self.action.told else self.head
+            sent = self.head
+            if self.action.told:
+                sent.extend(list(self.action.told))
         else:
             sent = _without_consumed(self.head) if wishes else self.head
             sent = timeout.told(self.action, sent, limits.per_try, limits.whole or None)

@@ -75,7 +75,7 @@ class AsyncHands(Protocol):
 
 
 class Answer(NamedTuple):
-    """What a request came to. `body` is whole for replies of the mesh's own."""
+    """What a request came to. `body` is bytes in replies of the mesh's own, or if it came with the head."""
 
     status: int
     headers: tuple[Header, ...]
@@ -83,11 +83,13 @@ class Answer(NamedTuple):
     body: "bytes | Body | AsyncBody"
     version: bytes = b"HTTP/1.1"
     reason: bytes = b""
+    own: bool = False
+    """Whether it is a reply of the mesh's own."""
 
     def wire_headers(self) -> list[Header]:
         """The headers as the application is given them: a reply of the mesh's own says how long it is."""
         headers = list(self.headers)
-        if isinstance(self.body, bytes):
+        if self.own and isinstance(self.body, bytes):
             headers.append((b"content-length", b"%d" % len(self.body)))
         return headers
 
@@ -116,11 +118,7 @@ class _Ending:
                 watched.failed(ended.failed, self.facts)
             else:
                 watched.gave_up()
-        try:
-            flow.send(ended)
-        except StopIteration:
-            return
-        flow.close()
+        _end(flow, ended)
 
     def broken(self, error: Broken, watched: "Outbound | None") -> FlightFailed:
         self.tell(BodyEnded(False, error.failed), watched)
@@ -212,6 +210,9 @@ def drive(flow: Flow, hands: Hands) -> Answer:
                     continue
                 case Deliver() as deliver:
                     assert response is not None  # noqa: S101 - core delivers after a response
+                    if response.whole is not None:
+                        _end(flow)
+                        return _delivered(response, deliver, response.whole)
                     body = Body(response, _Ending(flow, deliver.facts))
                     return _delivered(response, deliver, body)
                 case Mirror() as mirror:
@@ -223,7 +224,7 @@ def drive(flow: Flow, hands: Hands) -> Answer:
                     response = None
                 case Reply() as reply:
                     flow.close()
-                    return Answer(reply.status, reply.headers, reply.facts, reply.body)
+                    return Answer(reply.status, reply.headers, reply.facts, reply.body, own=True)
                 case Raise(failed, facts):
                     flow.close()
                     raise FlightFailed(failed, facts)
@@ -251,6 +252,9 @@ async def adrive(flow: Flow, hands: AsyncHands) -> Answer:
                     continue
                 case Deliver() as deliver:
                     assert response is not None  # noqa: S101 - core delivers after a response
+                    if response.whole is not None:
+                        _end(flow)
+                        return _delivered(response, deliver, response.whole)
                     body = AsyncBody(response, _Ending(flow, deliver.facts))
                     return _delivered(response, deliver, body)
                 case Mirror() as mirror:
@@ -262,7 +266,7 @@ async def adrive(flow: Flow, hands: AsyncHands) -> Answer:
                     response = None
                 case Reply() as reply:
                     flow.close()
-                    return Answer(reply.status, reply.headers, reply.facts, reply.body)
+                    return Answer(reply.status, reply.headers, reply.facts, reply.body, own=True)
                 case Raise(failed, facts):
                     flow.close()
                     raise FlightFailed(failed, facts)
@@ -276,7 +280,16 @@ async def adrive(flow: Flow, hands: AsyncHands) -> Answer:
     raise own  # out here, so that its own cause and context stay as they are
 
 
-def _delivered(response: Received, deliver: Deliver, body: Body | AsyncBody) -> Answer:
+def _end(flow: Flow, ended: BodyEnded = _WHOLE) -> None:
+    """Tells of the body's end, which is the flow's."""
+    try:
+        flow.send(ended)
+    except StopIteration:
+        return
+    flow.close()
+
+
+def _delivered(response: Received, deliver: Deliver, body: bytes | Body | AsyncBody) -> Answer:
     return Answer(
         response.head.status, deliver.headers, deliver.facts, body, response.version, response.reason
     )

@@ -327,10 +327,9 @@ def _lost(watched: Outbound, error: BaseException) -> None:
 
 
 def _watched(watched: Outbound, answer: Answer) -> Answer:
-    """Tells of the head; of a reply of the mesh's own there is nothing more to tell."""
+    """Tells of the head; of a body that is whole there is nothing more to tell."""
     body = answer.body
-    own = isinstance(body, bytes)
-    watched.answered(answer.status, answer.headers, answer.facts, answer.version, own=own)
+    watched.answered(answer.status, answer.headers, answer.facts, answer.version, own=answer.own)
     if isinstance(body, Body | AsyncBody):
         body.watched = watched
     else:

@@ -22,6 +22,8 @@ class Received(Protocol):
     head: ResponseHead
     version: bytes
     reason: bytes
+    whole: bytes | None
+    """The body, if all of it came with the head: the exchange has ended then. None: it is to be iterated."""
 
     def close(self) -> None:
         """Ends the exchange."""

@@ -24,6 +24,8 @@ class RealEnvoy:
 
     admin: str
     listeners: Mapping[str, int]
+    process: int
+    """Its id."""
 
     async def get(self, path: str) -> bytes:
         """What the admin interface answers."""
@@ -54,7 +56,7 @@ async def run_envoy(bootstrap: Mapping[str, Any], folder: Path, *more: str) -> A
         )
     try:
         address = await _wait_ready(process, admin_file, log)
-        yield RealEnvoy(address, await _ports(address))
+        yield RealEnvoy(address, await _ports(address), process.pid)
     finally:
         if process.returncode is None:
             process.kill()

@@ -15,7 +15,7 @@ from meshlib.core.request import Failed, ResponseHead
 from meshlib.dataplane.http.codec import Codec
 from meshlib.dataplane.http.failures import broken_off, closed, not_connected, overflowing, without_head
 from meshlib.dataplane.http.lease import Lease
-from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, OwnTimeouts
+from meshlib.dataplane.http.limits import EARLY, NO_TIMEOUTS, Broken, Limits, OwnTimeouts
 from meshlib.dataplane.http.options import set_options
 from meshlib.dataplane.http.pool import SWEEP_SECONDS, Found, Kept, Pool
 from meshlib.dataplane.http.quiet import watch
@@ -32,9 +32,9 @@ HIGH_WATER = 256 * 1024
 """Bytes that may wait to be read before the peer is made to wait."""
 MOST_SAVED = 4
 """How often as much is read of a connection that can't be written to any more."""
-TURN = 64 * 1024
+TURN = 256 * 1024
 """Bytes of a stream that are sent before the event loop turns."""
-CHUNK_COST = 1024
+CHUNK_COST = 4096
 """What a chunk counts for beside its bytes: many small ones take their time too."""
 
 
@@ -57,6 +57,10 @@ class Connection(asyncio.Protocol):
         self._reader: asyncio.Future[bool] | None = None
         self._writer: asyncio.Future[bool] | None = None
         self._clogged = False
+        self._waits: asyncio.Future[bool] | None = None
+        self._until = self._rings = math.inf
+        """When the time of who waits is over, and when a timer looks."""
+        self._timer: asyncio.TimerHandle | None = None
 
     # asyncio calls these
 
@@ -88,6 +92,8 @@ class Connection(asyncio.Protocol):
         self._error = error
         wake(self._reader)
         wake(self._writer)
+        if self._timer is not None:
+            self._timer.cancel()
 
     def pause_writing(self) -> None:
         """The peer is slow to read."""
@@ -160,12 +166,31 @@ class Connection(asyncio.Protocol):
         if left is None:
             await future
             return
-        timer = self._loop.call_later(left, wake, future, True)
+        self._waits, self._until = future, self._loop.time() + left
+        if self._until < self._rings:
+            self._set_timer()
         try:
             if await future:
                 raise self.limits.passed(operation, own)
         finally:
-            timer.cancel()
+            self._waits = None
+
+    # One timer serves many waits: one that rings too early is set again, and one for each would cost more.
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._rings = self._until
+        self._timer = self._loop.call_at(self._until, self._ring)
+
+    def _ring(self) -> None:
+        self._timer, self._rings = None, math.inf
+        if self._waits is None:
+            return
+        if self._loop.time() < self._until - EARLY:
+            self._set_timer()
+        else:
+            wake(self._waits, late=True)
 
     def close(self) -> None:
         """Closes at once; what was not sent is dropped."""
@@ -183,7 +208,7 @@ def wake(future: "asyncio.Future[bool] | None", late: bool = False) -> None:
 class Response:
     """A response whose head is here; iterate it once, and close it."""
 
-    __slots__ = ("_lease", "head", "reason", "version")
+    __slots__ = ("_lease", "head", "reason", "version", "whole")
 
     def __init__(self, head: ResponseHead, lease: Lease[Connection]) -> None:
         codec = lease.kept.connection.codec
@@ -191,6 +216,9 @@ class Response:
         self.version = codec.version
         self.reason = codec.reason
         self._lease = lease
+        self.whole = codec.rest()
+        if self.whole is not None:
+            lease.end(codec.reuse())
 
     # Not an asynchronous generator: an event loop keeps books of each of those.
 
@@ -199,6 +227,9 @@ class Response:
         return self
 
     async def __anext__(self) -> bytes:
+        if self.whole:
+            whole, self.whole = self.whole, b""
+            return whole
         lease, connection = self._lease, self._lease.kept.connection
         try:
             if lease.open and isinstance(part := await connection.next(), bytes):

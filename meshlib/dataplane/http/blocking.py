@@ -17,6 +17,7 @@ from meshlib.dataplane.http.failures import broken_off, closed, not_connected, o
 from meshlib.dataplane.http.lease import Lease
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, OwnTimeouts
 from meshlib.dataplane.http.options import set_options
+from meshlib.dataplane.http.patience import Patience
 from meshlib.dataplane.http.pool import SWEEP_SECONDS, Found, Kept, Pool
 from meshlib.dataplane.http.quiet import watch
 from meshlib.dataplane.http.read import Need
@@ -40,7 +41,7 @@ CHUNK = 64 * 1024
 class Connection:
     """One connection to an endpoint."""
 
-    __slots__ = ("_quiet", "_session", "_timeout", "codec", "limits", "socket", "written")
+    __slots__ = ("_quiet", "_reading", "_session", "_writing", "codec", "limits", "socket", "written")
 
     def __init__(self, made: socket.socket, limits: Limits, session: Session | None = None) -> None:
         """`session`: how it is secured, after the handshake; None: plain text."""
@@ -51,7 +52,9 @@ class Connection:
         """Whether any byte of this request has left."""
         self._quiet = watch(made.fileno())
         self._session = session
-        self._timeout = made.gettimeout()
+        made.settimeout(None)
+        self._reading = Patience(made, socket.SO_RCVTIMEO, "read")
+        self._writing = Patience(made, socket.SO_SNDTIMEO, "write")
 
     def usable(self) -> bool:
         """Whether the peer has kept it open and quiet while it was idle."""
@@ -86,27 +89,25 @@ class Connection:
         return data
 
     def _send(self, data: bytes) -> None:
-        own = self.limits.own.write
-        rest = memoryview(data)
-        try:
-            while rest:
-                self._be_patient(own)
-                rest = rest[self.socket.send(rest) :]
+        limits, own = self.limits, self.limits.own.write
+        rest, left = memoryview(data), own
+        while rest:
+            self._writing.allow(limits.left(left), own)
+            try:
+                rest, left = rest[self.socket.send(rest) :], own
                 self.written = True
-        except TimeoutError as error:
-            if error.errno is not None:  # the system's, not the socket's timer
-                raise
-            raise self.limits.passed("write", own) from None
+            except BlockingIOError:
+                left = self._writing.rest(limits, own, left)
 
     def _receive(self) -> bytes:
-        own = self.limits.own.read
-        try:
-            self._be_patient(own)
-            return self.socket.recv(CHUNK)
-        except TimeoutError as error:
-            if error.errno is not None:
-                raise
-            raise self.limits.passed("read", own) from None
+        limits, own = self.limits, self.limits.own.read
+        left = own
+        while True:
+            self._reading.allow(limits.left(left), own)
+            try:
+                return self.socket.recv(CHUNK)
+            except BlockingIOError:
+                left = self._reading.rest(limits, own, left)
 
     def next(self) -> ResponseHead | bytes | Need:
         """The next part of the response, waited for."""
@@ -119,19 +120,11 @@ class Connection:
         with contextlib.suppress(OSError):
             self.socket.close()
 
-    def _be_patient(self, own: float | None) -> None:
-        seconds = self.limits.left(own)
-        if seconds is not None:
-            seconds = max(seconds, 1e-4)  # 0 would mean a socket that does not block
-        if seconds != self._timeout:
-            self.socket.settimeout(seconds)
-            self._timeout = seconds
-
 
 class Response:
     """A response whose head is here; iterate it once, and close it."""
 
-    __slots__ = ("_lease", "head", "reason", "version")
+    __slots__ = ("_lease", "head", "reason", "version", "whole")
 
     def __init__(self, head: ResponseHead, lease: Lease[Connection]) -> None:
         codec = lease.kept.connection.codec
@@ -139,9 +132,15 @@ class Response:
         self.version = codec.version
         self.reason = codec.reason
         self._lease = lease
+        self.whole = codec.rest()
+        if self.whole is not None:
+            lease.end(codec.reuse())
 
     def __iter__(self) -> Iterator[bytes]:
         """The body. Broken, TooSlow."""
+        if self.whole:
+            yield self.whole
+            return
         lease, connection = self._lease, self._lease.kept.connection
         try:
             while lease.open and isinstance(part := connection.next(), bytes):
@@ -386,7 +385,7 @@ class Connections:
         """In the child of a fork: closes the copies of the sockets. Nobody holds the lock or waits here."""
         self._lock = threading.Lock()
         for pool in self._pools.values():
-            pool.waiting.clear()
+            pool.abandon()
         for connection in list(self._busy):
             connection.close()
         if self._streams is not None:

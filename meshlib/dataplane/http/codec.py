@@ -58,6 +58,10 @@ class Codec:
         """The next part of the response. Malformed: it is not HTTP, or ended too early."""
         return self._reader.next()
 
+    def rest(self) -> bytes | None:
+        """After a head: the body, if all of it is here; None: ask `next` for it."""
+        return self._reader.rest()
+
     def reuse(self) -> bool:
         """Whether this connection can serve another request."""
         return self._writer.done and not self._writer.close and self._reader.clean

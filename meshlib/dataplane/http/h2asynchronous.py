@@ -183,6 +183,7 @@ class StreamResponse(asynchronous.Response):
     def __init__(self, head: ResponseHead, exchange: "_Exchange") -> None:
         self.head = head
         self.version = b"HTTP/2"
+        self.whole = None
         self.reason = b""
         self._exchange = exchange
 

@@ -307,6 +307,7 @@ class StreamResponse(blocking.Response):
     def __init__(self, head: ResponseHead, loan: Loan[Connection], limits: Limits) -> None:
         self.head = head
         self.version = b"HTTP/2"
+        self.whole = None
         self.reason = b""
         self._loan = loan
         self._limits = limits

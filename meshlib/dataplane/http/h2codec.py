@@ -6,7 +6,7 @@ The peer may be hostile. Rules:
   connection's own window is given back as bytes come, so that a slow reader holds up nobody else.
 - A header section is at most `LARGEST_HEAD` bytes, packed and unpacked, with at most `MOST_HEADERS` fields.
 - Frames that carry nothing of a message (pings, settings, priorities, windows, empty data, what is for
-  streams that are gone) are paid for: `Patience` has some, time brings more, and so does each frame of use.
+  streams that are gone) are paid for: `Tolerance` has some, time brings more, and so does each frame of use.
   A peer that spends it all has lost the connection.
 - GOAWAY is not given to `h2`, for which it would be the end: streams that the peer will serve go on
   (RFC 9113, 6.8), the others count as refused.
@@ -105,7 +105,7 @@ class Stream:
         return self.ended or self.failed is not None
 
 
-class Patience:
+class Tolerance:
     """How many frames of no use are still borne."""
 
     MOST = 10_000.0
@@ -161,7 +161,7 @@ class Codec:
         self._block = 0
         """Bytes of the header section that is being received."""
         self._due = 0
-        self._patience = Patience()
+        self._tolerance = Tolerance()
         self._next = 1
         self.failed: Failed | None = None
         """Why the connection is of no use at all any more: `RESET` or `PROTOCOL`."""
@@ -205,7 +205,7 @@ class Codec:
         self._next += 2
         if self._next >= LAST_ID:
             self.leaving = True
-        self._patience.useful()
+        self._tolerance.useful()
         stream = self._streams[number] = Stream(number, head.method, length)
         stream.finished = whole
         return stream
@@ -228,7 +228,7 @@ class Codec:
             upto = min(sent + most, room)
             stream.finished = last and upto == len(data)
             http.send_data(stream.id, data[sent:upto], end_stream=stream.finished)
-            self._patience.useful()
+            self._tolerance.useful()
             sent = upto
         if stream.length is not None:
             stream.length -= max(sent, 0)
@@ -329,8 +329,8 @@ class Codec:
         stream = self._streams.get(number)
         useful = kind in (_HEADERS, _CONTINUATION) or (kind == _DATA and len(frame) > _FRAME_HEAD)
         if stream is not None and useful:
-            self._patience.useful()
-        elif self._greeted and not self._patience.useless(now):
+            self._tolerance.useful()
+        elif self._greeted and not self._tolerance.useless(now):
             raise Malformed("the peer floods the connection with frames of no use")
         if kind == _GOAWAY:
             self._go(frame, news)

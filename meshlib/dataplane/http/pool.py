@@ -9,10 +9,13 @@
 - A connection that has lived for its `max_connection_duration` is closed when it is idle.
 - Who waits keeps its place, and nobody overtakes. What becomes free wakes one; one that leaves
   without having used its wake passes it on.
+- What a request costs here does not grow with connections or with who waits.
 """
 
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Generic, Protocol, TypeVar
 
 from meshlib.core.balance.cluster import UNLIMITED
@@ -53,6 +56,8 @@ class Place:
     """A place in the queue."""
 
     wake: Callable[[], None]
+    number: int
+    """Lower ones came before."""
     woken: bool = False
     """Whether it was woken and has not sought since."""
 
@@ -74,16 +79,19 @@ class Found(Generic[C]):
 class Pool(Generic[C]):
     """The connections of one cluster. The caller locks."""
 
-    __slots__ = ("_idle", "opened", "opening", "waiting")
+    __slots__ = ("_asleep", "_idle", "_numbers", "opened", "opening", "waiting")
 
     def __init__(self) -> None:
-        self._idle: dict[Address, list[Kept[C]]] = {}
+        self._idle: dict[Address, deque[Kept[C]]] = {}
         self.opened = 0
         """Connections that exist or are being made."""
         self.opening = 0
         """Of those, the ones that are being made."""
-        self.waiting: list[Place] = []
-        """Longest waiting first."""
+        self.waiting: dict[int, Place] = {}
+        """By number."""
+        self._asleep: OrderedDict[int, Place] = OrderedDict()
+        """Those of them that are not woken, longest waiting first."""
+        self._numbers = count()
 
     def __repr__(self) -> str:
         return f"<Pool: {self.opened} open, {self.idle} idle, {len(self.waiting)} waiting>"
@@ -107,7 +115,8 @@ class Pool(Generic[C]):
         found: Found[C] = Found()
         full = place is None and len(self.waiting) + self.opening >= max_pending
         if place is not None:
-            place.woken = False
+            if place.woken:
+                self._sleep(place)
         elif self.waiting:
             found.overflow = full
             return found
@@ -117,7 +126,7 @@ class Pool(Generic[C]):
             found.room = not full and self._room(address, max_connections, found.closing)
             self.opening += found.room
         if place is not None and (found.kept is not None or found.room):
-            self.waiting.remove(place)
+            self._forget(place)
         # An idle connection is as good as room: to its own endpoint, or given up for another.
         if self.waiting and (self.opened < max_connections or self._idle):
             self._wake()
@@ -125,8 +134,8 @@ class Pool(Generic[C]):
 
     def join(self, wake: Callable[[], None]) -> Place:
         """A place in the queue; `wake` is called when it is worth seeking again."""
-        place = Place(wake)
-        self.waiting.append(place)
+        place = Place(wake, next(self._numbers))
+        self.waiting[place.number] = self._asleep[place.number] = place
         return place
 
     def made(self) -> None:
@@ -135,15 +144,17 @@ class Pool(Generic[C]):
 
     def leave(self, place: Place) -> None:
         """That request waits no more. Nothing happens if it was served."""
-        if place in self.waiting:
-            self.waiting.remove(place)
-            if place.woken:
-                self._wake()
+        if self._forget(place) and place.woken:
+            self._wake()
 
     def give_back(self, kept: Kept[C], now: float, idle_timeout: float) -> None:
         """A connection is idle again."""
         kept.until = min(now + idle_timeout, kept.dies)
-        self._idle.setdefault(kept.address, []).append(kept)
+        idle = self._idle.get(kept.address)
+        if idle is None:
+            self._idle[kept.address] = deque((kept,))
+        else:
+            idle.append(kept)
         self._wake()
 
     def gone(self) -> None:
@@ -155,7 +166,7 @@ class Pool(Generic[C]):
         """Forgets the idle connections that are of no use any more; gives them, to be closed."""
         closing: list[C] = []
         for address, idle in list(self._idle.items()):
-            stay: list[Kept[C]] = []
+            stay: deque[Kept[C]] = deque()
             for kept in idle:
                 if now <= kept.until and kept.connection.usable():
                     stay.append(kept)
@@ -175,9 +186,14 @@ class Pool(Generic[C]):
         closing = [kept.connection for idle in self._idle.values() for kept in idle]
         self._idle.clear()
         self.opened -= len(closing)
-        for _ in range(len(self.waiting)):
+        while self._asleep:
             self._wake()
         return closing
+
+    def abandon(self) -> None:
+        """Forgets who waits, without waking: in the child of a fork nobody does."""
+        self.waiting.clear()
+        self._asleep.clear()
 
     def _take(self, address: Address, now: float, closing: list[C]) -> Kept[C] | None:
         idle = self._idle.get(address)
@@ -198,7 +214,7 @@ class Pool(Generic[C]):
             other = next((a for a in self._idle if a != address), None)
             if other is None:
                 return False
-            closing.append(self._idle[other].pop(0).connection)
+            closing.append(self._idle[other].popleft().connection)
             self.opened -= 1
             if not self._idle[other]:
                 del self._idle[other]
@@ -206,8 +222,24 @@ class Pool(Generic[C]):
         return True
 
     def _wake(self) -> None:
-        for place in self.waiting:
-            if not place.woken:
-                place.woken = True
-                place.wake()
-                return
+        if self._asleep:
+            _, place = self._asleep.popitem(last=False)
+            place.woken = True
+            place.wake()
+
+    def _forget(self, place: Place) -> bool:
+        """Whether it was waiting."""
+        self._asleep.pop(place.number, None)
+        return self.waiting.pop(place.number, None) is not None
+
+    def _sleep(self, place: Place) -> None:
+        """It was woken and seeks: for all others it sleeps again, behind those only that came before it."""
+        place.woken = False
+        before = []
+        for number in self._asleep:
+            if number > place.number:
+                break
+            before.append(number)
+        self._asleep[place.number] = place
+        for number in (place.number, *reversed(before)):
+            self._asleep.move_to_end(number, last=False)

@@ -110,6 +110,13 @@ class Reader:
             return self._chunked()
         return _NOTHING if at is _END else self._uncounted()
 
+    def rest(self) -> bytes | None:
+        """The body, if nothing more is to come and it can be had in one piece; None: ask `next` for it."""
+        if self._at is _COUNTED and len(self._data) == self._left:
+            part, self._data, self._at = bytes(self._data), b"", _END
+            return part
+        return b"" if self._at is _END and self._again else None
+
     @property
     def clean(self) -> bool:
         """Whether the response is whole, nothing came after it, and another may."""

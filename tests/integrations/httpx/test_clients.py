@@ -6,6 +6,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from http.cookiejar import CookieJar
 from pathlib import Path
 
 import httpx
@@ -85,6 +86,20 @@ async def test_the_api_of_httpx_goes_on_working(server: RawServer) -> None:
     assert b"GET /status/201?q=1 HTTP/1.1" in server.heads[0]
     assert b"x-mine: 1" in server.heads[0]
     assert b"Cookie: a=b" in server.heads[1]
+
+
+async def test_cookies_are_kept_as_httpx_keeps_them_and_a_jar_of_ones_own_stays(server: RawServer) -> None:
+    async with meshlib.AsyncClient(mesh=fake_mesh([server.port])) as a:  # type: ignore[arg-type]
+        await a.get("http://reviews:9080/echo")
+        assert dict(a.cookies) == {}
+        await a.get("http://reviews:9080/cookie")
+        kept = dict(a.cookies)
+    jar = CookieJar()
+    with client(fake_mesh([server.port]), cookies=jar) as c:
+        c.get("http://reviews:9080/cookie")
+        c.get("http://reviews:9080/echo")
+    assert {cookie.name: cookie.value for cookie in jar} == kept != {}
+    assert b"Cookie: " in server.heads[-1]
 
 
 def test_a_client_of_ones_own(server: RawServer) -> None:

@@ -315,7 +315,7 @@ async def test_the_callers_deadline_bounds_the_call(kind: str, server: RawServer
 
 def test_a_body_that_is_closed_early_is_dc(server: RawServer, told: Told) -> None:
     mesh: Any = mesh_to(server.port, told)
-    with meshlib.Client(mesh=mesh) as client, client.stream("GET", "http://reviews:9080/echo"):
+    with meshlib.Client(mesh=mesh) as client, client.stream("GET", "http://reviews:9080/big/9999999"):
         assert told.requests() == []
     assert told.requests() == [(1, {**SOURCE, **REVIEWS, "response_code": "200", "response_flags": "DC"})]
 

@@ -38,6 +38,7 @@ class Response:
     """A response of both kinds: its body is `script`, exceptions are raised."""
 
     version = b"HTTP/1.1"
+    whole: bytes | None = None
     reason = b"OK"
 
     def __init__(self, status: int, script: tuple[bytes | BaseException, ...], log: list[str]) -> None:
@@ -66,13 +67,18 @@ class Hands:
         self.outcomes = iter(outcomes)
         self.body = body
         self.log = log
+        self.whole: bytes | None = None
 
     def send(self, attempt: Attempt) -> Any:
         outcome = next(self.outcomes)
         self.log.append(f"sent {attempt.number}")
         if isinstance(outcome, BaseException):
             raise outcome
-        return outcome if isinstance(outcome, Failed) else Response(outcome, self.body, self.log)
+        if isinstance(outcome, Failed):
+            return outcome
+        made = Response(outcome, self.body, self.log)
+        made.whole = self.whole
+        return made
 
     def mirror(self, mirror: Mirror) -> None:
         self.log.append("mirrored")
@@ -171,6 +177,16 @@ def test_a_body_read_to_its_end_is_complete() -> None:
         *("mirrored", "sent 1", "closed 503", "slept 0.1", "sent 2", "slept 0.2", "sent 3", 200),
         *(b"a", b"b", told, "given back", "closed 200"),
     ]
+
+
+async def test_a_body_that_came_with_its_head_ends_the_flow_at_once() -> None:
+    for whole in (b"body", b""):
+        log: list[Any] = []
+        hands, ahands = Hands([200], (), log), AsyncHands([200], (), log)
+        hands.whole = ahands.whole = whole
+        answers = [drive(tries(log), hands), await adrive(tries(log), ahands)]  # type: ignore[arg-type]
+        assert [(answer.body, answer.own) for answer in answers] == [(whole, False)] * 2
+        assert log == ["sent 1", f"ended {BodyEnded()}", "given back"] * 2
 
 
 def test_a_body_that_broke_tells_the_flow_and_the_application() -> None:

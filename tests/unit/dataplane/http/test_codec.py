@@ -87,6 +87,30 @@ def test_responses(method: str, sent: bytes, found: list[bytes], again: bool) ->
     assert codec.reuse() is again
 
 
+@pytest.mark.parametrize(
+    ("method", "sent", "rest"),
+    [
+        ("GET", OK + b"Content-Length: 2\r\n\r\nhi", b"hi"),
+        ("GET", OK + b"Connection: close\r\nContent-Length: 2\r\n\r\nhi", b"hi"),
+        ("HEAD", OK + b"Content-Length: 2\r\n\r\n", b""),
+        ("GET", b"HTTP/1.1 204 No\r\n\r\n", b""),
+        ("GET", OK + b"Content-Length: 2\r\n\r\nh", None),
+        ("GET", OK + b"Content-Length: 2\r\n\r\n", None),
+        ("GET", OK + b"Content-Length: 2\r\n\r\nhi!", None),
+        ("GET", OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n", None),
+        ("GET", OK + b"\r\nsome", None),
+    ],
+)
+def test_a_body_that_came_with_its_head_is_had_at_once(method: str, sent: bytes, rest: bytes | None) -> None:
+    codec = asked(method)
+    codec.receive(sent)
+    assert isinstance(codec.next(), ResponseHead)
+    assert codec.rest() == rest
+    if rest is not None:
+        assert codec.next() is Need.NOTHING
+        assert codec.reuse() is (b"close" not in sent)
+
+
 def test_a_body_without_a_length_ends_with_the_connection() -> None:
     codec = asked()
     codec.receive(OK + b"\r\nsome")

@@ -121,7 +121,7 @@ def test_nobody_overtakes_and_each_is_woken_once() -> None:
     pool.gone()
     assert woken == [1, 2]
     assert pool.seek(A, 1, 0.0, second).room
-    assert (pool.waiting, pool.opened) == ([], 1)
+    assert (pool.waiting, pool.opened) == ({}, 1)
 
 
 def test_an_idle_connection_is_told_to_the_next_who_waits() -> None:
@@ -222,7 +222,8 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def counts_are_true(self) -> None:
         assert self.pool.opened == len(self.busy) + self.pool.idle <= self.most
-        assert [place for place, _ in self.places] == self.pool.waiting
+        assert [place for place, _ in self.places] == list(self.pool.waiting.values())
+        assert list(self.pool._asleep.values()) == [place for place, _ in self.places if not place.woken]
 
     @invariant()
     def nobody_waits_for_nothing(self) -> None:
