@@ -178,7 +178,7 @@ def _mixed(failures: int, requests: int, *, size: int = 3, bad: str = "500", at:
 def errors() -> list[Case]:
     """Which statuses are failures, as the cluster's HTTP options say; and gRPC."""
     made = [Case(f"grpc-{n}", _ONE, [Step(1.3, 0, word, grpc=True)]) for n, word in enumerate(_GRPC)]
-    made += [Case(f"no-grpc-{n}", _ONE, [Step(1.3, 0, word)]) for n, word in enumerate(_GRPC)]
+    made += [Case(f"no-grpc-{n}", _ONE, [Step(1.3, 0, word)]) for n, word in enumerate(_GRPC[::4])]
     status = {"name": ":status", "string_match": {"exact": "429"}}
     header = {"name": "x-bad", "string_match": {"prefix": "y"}}
     one, other = ({"http_response_headers_match": {"headers": [each]}} for each in (status, header))
@@ -193,11 +193,8 @@ def errors() -> list[Case]:
     )
     words = ("429", "503", "200", "429|x-bad=yes", "200|x-bad=yes", "reset", "never", "200|grpc-status=14")
     for number, rule in enumerate(rules):
-        for detection in (
-            {**_SHORT, "consecutive_5xx": 0, **_GATEWAY},
-            {**_SPLIT, "consecutive_5xx": 2},
-            _ONE,
-        ):
+        # What is a failure does not depend on who counts it.
+        for detection in (_ONE, *(_OTHERS if not number else ())):
             for word in words:
                 grpc = "grpc" in word
                 name = f"errors-{number}-{len(made)}"
@@ -214,12 +211,12 @@ def _exactly(status: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("make", [in_a_row, sets_back, shares, times, rates, errors])
 async def test_the_same_at_the_same_times(make: Callable[[], list[Case]], tmp_path: Path) -> None:
-    # On a busy machine a timer may be late: a difference counts if it comes every time.
+    # On a busy machine requests may be late: a difference counts if it comes every time, when few run too.
     cases = make()
     total, differences = len(cases), list[str]()
-    for _ in range(ROUNDS):
+    for turn in range(ROUNDS):
         # Each cluster that Envoy makes is some milliseconds behind the one before.
-        found = [each for some in batched(cases) for each in await compare(some, tmp_path)]
+        found = [each for some in batched(cases, MOST >> 2 * turn) for each in await compare(some, tmp_path)]
         differing = [each for each in found if sorted(each[1]) != sorted(each[2])]
         differences = [f"{c.name}: Envoy {say(e)}, ours {say(o)}" for c, e, o in differing]
         cases = [case for case, _, _ in differing]
@@ -233,15 +230,15 @@ def say(events: list[Event]) -> list[str]:
     return [f"{'-' if event.ejected else '+'}{event.host}@{event.interval}" for event in sorted(events)]
 
 
-def batched(cases: list[Case]) -> list[list[Case]]:
-    """The cases, as many at a time as a busy machine takes."""
+def batched(cases: list[Case], most: int) -> list[list[Case]]:
+    """The cases, with so many requests at a time, but at least one case."""
     made: list[list[Case]] = []
     left = 0
     for case in cases:
         requests = sum(step.times for step in case.steps)
         if requests > left:
             made.append([])
-            left = MOST
+            left = most
         made[-1].append(case)
         left -= requests
     return made
