@@ -223,6 +223,8 @@ def _target(cluster: str) -> str:
 
 
 def _ask_grpc(mesh: Mesh, view: View, authority: GrpcAuthority, check: Check) -> Opinion:
+    if mesh.network is not None:
+        return NoAnswer("the network of this mesh carries no gRPC")
     head = RequestHead("POST", "http", authority.authority or authority.cluster, CHECK)
     call = _Call(mesh, view, authority, head)
     host, port = call.attempt.at or call.attempt.address

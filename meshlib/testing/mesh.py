@@ -206,12 +206,14 @@ class ScriptedMesh(Mesh):
 
     def assert_called(self, service: str, times: int | None = None, **which: Any) -> None:
         """AssertionError unless a service was called that often (None: at all); `which` as of `calls`."""
+        __tracebackhide__ = True
         found = len(self.calls(service, **which))
         if found != times if times is not None else not found:
             raise AssertionError(self._told(service, which, spelled(times)))
 
     def assert_not_called(self, service: str, **which: Any) -> None:
         """AssertionError if a service was called; `which` as of `calls`."""
+        __tracebackhide__ = True
         if self.calls(service, **which):
             raise AssertionError(self._told(service, which, "never"))
 

@@ -43,12 +43,13 @@ spec:
   rules:
   - from: [{source: {principals: [cluster.local/ns/default/sa/gateway]}}]
     to: [{operation: {methods: [GET], ports: ["80", "9080"]}}]
----
+"""
+PROVIDER = """
 apiVersion: mesh.istio.io/v1alpha1
 kind: MeshConfig
 extensionProviders:
 - name: opa
-  envoyExtAuthzHttp: {service: opa.default.svc.cluster.local, port: 8181}
+  envoyExtAuthz{}: {{service: opa.default.svc.cluster.local, port: 8181}}
 """
 CUSTOM = """
 apiVersion: security.istio.io/v1
@@ -136,9 +137,11 @@ def test_django(mesh: ScriptedMesh) -> None:
 
 
 def test_an_external_authority_is_scripted_as_anybody_is(mesh: ScriptedMesh) -> None:
-    mesh.apply(CUSTOM)
+    mesh.apply(PROVIDER.format("Http"), CUSTOM)
     mesh.serve("opa", 401, Response(200))
     web, gateway = FLASK.test_client(), {PEER: mesh.peer("gateway")}
     assert web.get("/asked", environ_overrides=gateway).status_code == 401
     assert web.get("/asked", environ_overrides=gateway).text == "one"
     mesh.assert_called("opa", times=2, path="/asked", port=8181)
+    mesh.apply(PROVIDER.format("Grpc"))
+    assert web.get("/asked", environ_overrides=gateway).status_code == 403  # nobody answers
