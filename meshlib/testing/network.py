@@ -3,22 +3,27 @@
 `Exchange.run` says step by step what happens to an attempt; two drivers, for threads and for tasks, do it,
 and there is no other twin. Rules:
 
-- In this order: a connection, if the cluster limits them (HTTP/1.1); the call is recorded; holds; faults
-  of the upstream's; its script; the answer's delay.
+- In this order: a connection of the cluster's pool, which decides as ever (HTTP/1.1); the call is
+  recorded; holds; faults of the upstream's; its script; the answer's delay.
 - The limits of the try, the route and the application pass on the mesh's clock, as they would on the wire.
 - A copy of a request (mirror) is answered at once, in the caller's turn; nobody looks at the answer.
 """
 
 import math
 import threading
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from meshlib.core.actions import Attempt, Mirror
-from meshlib.core.request import Failed, Failure, RequestHead, ResponseHead
+from meshlib.core.request import Failed, Failure, ResponseHead
 from meshlib.dataplane.body import RequestBody
+from meshlib.dataplane.http.failures import overflowing
+from meshlib.dataplane.http.lease import Lease
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, OwnTimeouts
+from meshlib.dataplane.http.pool import Found, Kept, Place, Pool
+from meshlib.dataplane.http.secure import address_of
 from meshlib.dataplane.network import Network
 from meshlib.testing.answers import Response
 from meshlib.testing.calls import Call
@@ -78,13 +83,11 @@ def _nothing() -> None:
     pass
 
 
-class _Line:
-    """The connections of one cluster: how many are in use, and how many requests wait for one."""
+class _Connection:
+    """Stands for a connection in a pool."""
 
-    __slots__ = ("active", "waiting")
-
-    def __init__(self) -> None:
-        self.active = self.waiting = 0
+    def usable(self) -> bool:
+        return True
 
 
 class Exchange:
@@ -92,62 +95,88 @@ class Exchange:
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self._lines: defaultdict[str, _Line] = defaultdict(_Line)
+        self._pools: defaultdict[str, Pool[_Connection]] = defaultdict(Pool)
         self._lock = threading.Lock()
+        self._lost: deque[Pool[_Connection]] = deque()
 
     def run(self, attempt: Attempt, content: bytes, own: OwnTimeouts) -> Steps:
         """One attempt; UnexpectedCall, TooSlow, and what a function of the script raises."""
-        stage = self._stage
-        limits = Limits(stage.clock, own, attempt.try_deadline, attempt.deadline)
-        line = self._lines[attempt.cluster] if attempt.upstream.http2 is None else None
-        if line is not None and (overflow := (yield from self._queue(line, attempt, limits))) is not None:
-            return overflow
-        ended = False
+        limits = Limits(self._stage.clock, own, attempt.try_deadline, attempt.deadline)
+        lease = None
+        try:
+            if attempt.upstream.http2 is None:
+                lease = yield from self._leased(attempt, limits)
+            elif attempt.queue is not None:
+                attempt.queue.waits()
+            if attempt.queue is not None and not attempt.queue.goes_on(attempt.upstream.limits):
+                _end(lease)
+                return replace(overflowing(), connected=False)
+        except Broken as error:
+            return replace(error.failed, connected=False)
+        answer: Response | Failed | None = None
         try:
             answer = yield from self._answered(attempt, content, limits)
-            if isinstance(answer, Response):
-                ended = True
-                return Played(answer, attempt.head.method, lambda: self._leave(line))
-            return answer
         finally:
-            if not ended:
-                self._leave(line)
+            if not isinstance(answer, Response):
+                _end(lease, reusable=False)
+        if isinstance(answer, Response):
+            whole = not answer.breaks
+            return Played(answer, attempt.head.method, lambda: _end(lease, reusable=whole))
+        return answer
 
-    def _queue(
-        self, line: _Line, attempt: Attempt, limits: Limits
-    ) -> Generator[Pause | Until, None, Failed | None]:
-        most = attempt.upstream.limits
-        begun = self._stage.clock()
+    def _leased(self, attempt: Attempt, limits: Limits) -> Generator[Pause | Until, None, Lease[_Connection]]:
+        """A connection of the cluster's pool, as `blocking.Connections` takes one."""
+        most, begun = attempt.upstream.limits, self._stage.clock()
+        address, pool = address_of(attempt), self._pools[attempt.cluster]
+        place: Place | None = None
+        found: Found[_Connection] = Found()
+
+        def seek() -> bool:
+            nonlocal found
+            if place is not None:
+                limits.left_since(begun, "pool", limits.own.pool)
+            with self._lock:
+                while self._lost:
+                    self._lost.popleft().gone()
+                found = pool.seek(address, most.max_connections, self._stage.clock(), place, most.max_pending)
+                return found.kept is not None or found.room
+
+        if not seek():
+            if found.overflow or not attempt.upstream.waits:
+                raise Broken(overflowing())
+            with self._lock:
+                place = pool.join(self._stage.clock.changed)
+            if attempt.queue is not None:
+                attempt.queue.waits()
+            head = attempt.head
+            what = f"{head.method} {head.scheme}://{head.authority}{head.path}"
+            try:
+                yield Until(seek, f"{what} waits for one of {most.max_connections} connections")
+            finally:
+                with self._lock:
+                    pool.leave(place)
+        kept = found.kept
+        if kept is None:
+            if attempt.queue is not None:
+                attempt.queue.waits()
+            with self._lock:
+                pool.made()
+            dies = self._stage.clock() + attempt.upstream.max_connection_duration
+            kept = Kept(_Connection(), address, dies=dies)
+        return Lease(self, pool, kept, attempt, fresh=found.kept is None)
+
+    def take_back(self, lease: Lease[_Connection], reusable: bool) -> None:
+        """An exchange has ended."""
+        now = self._stage.clock()
         with self._lock:
-            if line.active < most.max_connections:
-                line.active += 1
-                return None
-            if line.waiting >= most.max_pending:
-                return Failed(Failure.OVERFLOW, f"{most.max_pending} requests wait for a connection")
-            line.waiting += 1
+            if reusable and now < lease.kept.dies:
+                lease.pool.give_back(lease.kept, now, lease.attempt.upstream.idle_timeout)
+            else:
+                lease.pool.gone()
 
-        def free() -> bool:
-            limits.left_since(begun, "pool", limits.own.pool)
-            with self._lock:
-                if line.active >= most.max_connections:
-                    return False
-                line.active += 1
-                return True
-
-        try:
-            yield Until(free, f"{_named(attempt.head)} waits for one of {most.max_connections} connections")
-        except Broken as error:
-            return error.failed
-        finally:
-            with self._lock:
-                line.waiting -= 1
-        return None
-
-    def _leave(self, line: _Line | None) -> None:
-        if line is not None:
-            with self._lock:
-                line.active -= 1
-            self._stage.clock.changed()
+    def note_lost(self, pool: Pool[_Connection], connection: _Connection) -> None:
+        """Nobody ended the exchange."""
+        self._lost.append(pool)
 
     def _answered(
         self, attempt: Attempt, content: bytes, limits: Limits
@@ -171,6 +200,8 @@ class Exchange:
                     raise limits.passed("read", most)
         except Broken as error:
             answer = error.failed
+        if isinstance(answer, Failed) and answer.how in (Failure.CONNECT_FAILED, Failure.CONNECT_TIMED_OUT):
+            answer = replace(answer, connected=False)
         call.outcome = answer.status if isinstance(answer, Response) else answer.how
         return answer
 
@@ -191,8 +222,9 @@ class Exchange:
                     hold.drop(call)
 
 
-def _named(head: RequestHead) -> str:
-    return f"{head.method} {head.scheme}://{head.authority}{head.path}"
+def _end(lease: Lease[_Connection] | None, *, reusable: bool = True) -> None:
+    if lease is not None:
+        lease.end(reusable)
 
 
 class Connections:
@@ -281,4 +313,4 @@ def network(stage: Stage) -> Network:
     def aconnections(*_: Any) -> AsyncConnections:
         return AsyncConnections(stage)
 
-    return Network(connections, aconnections, stage.clock.sleep, stage.clock.asleep, copy)
+    return Network(connections, aconnections, stage.clock.sleep, stage.clock.asleep, mirror=copy)

@@ -94,7 +94,8 @@ def test_what_the_upstream_answers_is_tried_again(mesh: ScriptedMesh, client: me
     mesh.apply(SUBSETS)
     mesh.serve("ratings")
     mesh.fault("ratings", answer=503, percent=50)
-    mesh.dice.load(0.1, 0.49, 0.0, 0.5)  # the subset, the first try, the back-off, the second try
+    # The subset, the first try, the back-off, the search for another endpoint (in vain), the second try.
+    mesh.dice.load(0.1, 0.49, 0.0, *[0.5] * 7)
     assert status(client) == (200, "-")
     assert [call.outcome for call in mesh.calls()] == [503, 200]
     mesh.heal()

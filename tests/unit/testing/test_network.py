@@ -292,3 +292,20 @@ def test_chance_is_alike_in_every_run(mesh: ScriptedMesh, client: meshlib.Client
         client.get(URL)
     assert [call.endpoint[-6:] for call in mesh.calls()] == ["1:9080", "2:9080", "3:9080"]
     assert mesh.dice.loaded == ()
+
+
+@pytest.mark.parametrize(
+    ("by", "headers"),
+    [
+        ("{httpHeaderName: x-user}", {"x-user": "jason"}),
+        ("{httpCookie: {name: u, ttl: 0s}}", {"cookie": "u=1"}),
+    ],
+)
+def test_a_key_stays_with_its_endpoint(
+    mesh: ScriptedMesh, client: meshlib.Client, by: str, headers: dict[str, str]
+) -> None:
+    mesh.apply(destination(f"{{loadBalancer: {{consistentHash: {by}}}}}"))
+    mesh.serve("ratings", endpoints=5)
+    for _ in range(10):
+        client.get(URL, headers=headers)
+    assert len({call.endpoint for call in mesh.calls()}) == 1
