@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane.grpc_stream import Talk
@@ -53,6 +53,23 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.25
 STILL_SECONDS = 0.05
+
+
+class Control(Protocol):
+    """Who hands out what one process is served."""
+
+    lock: Any
+    """Held while anything is loaded, built or handed out."""
+    path: str
+
+    def use(self, user: "LocalSource") -> None:
+        """Hands out to `user` what there is and what changes, until `leave`."""
+
+    def leave(self, user: "LocalSource") -> None:
+        """`user` wants nothing any more."""
+
+    def after_fork_in_child(self) -> None:
+        """New locks."""
 
 
 class LocalControl:
@@ -206,9 +223,10 @@ class LocalSource:
         client: Client,
         views: Views,
         changed: Callable[[Iterable[str] | None], None],
+        control: Control | None = None,
     ) -> None:
-        """Starts nothing. ConfigError: there is no such path."""
-        self._control = control_at(settings.control)
+        """Starts nothing. `control` None: that of the path in `settings`. ConfigError: there is none."""
+        self._control = control or control_at(settings.control)
         self._client = client
         self._views = views
         self._changed = changed

@@ -13,8 +13,8 @@ Rules:
 
 import asyncio
 import functools
+import math
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
@@ -39,12 +39,12 @@ from meshlib.core.view import View
 from meshlib.dataplane.decode.check import check_request, grpc_opinion
 from meshlib.dataplane.grpc_call import CallEnded
 from meshlib.dataplane.grpc_unary import call_once
-from meshlib.dataplane.http import asynchronous, blocking
 from meshlib.dataplane.http.limits import Broken
 from meshlib.dataplane.http.secure import check as check_server
 from meshlib.dataplane.http.secure import context_for, server_name
 from meshlib.dataplane.http.syntax import Unsendable
 from meshlib.dataplane.mesh import Mesh
+from meshlib.dataplane.network import SOCKETS
 from meshlib.errors import MeshError
 from meshlib.xds import pb
 from meshlib.xds.names import ClusterName
@@ -61,7 +61,8 @@ class Checks:
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
         self._own = _PerOwner[int](
-            lambda: blocking.Connections(time.monotonic, lambda: mesh.contexts), _is_another_process
+            lambda: (mesh.network or SOCKETS).connections(mesh.clock, lambda: mesh.contexts, math.inf),
+            _is_another_process,
         )
         mesh.on_close(self._own.close)
 
@@ -95,7 +96,7 @@ class AsyncChecks:
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
         self._own = _PerOwner[asyncio.AbstractEventLoop](
-            lambda: asynchronous.Connections(time.monotonic, lambda: mesh.contexts),
+            lambda: (mesh.network or SOCKETS).aconnections(mesh.clock, lambda: mesh.contexts, math.inf),
             lambda loop: loop.is_closed(),
         )
         mesh.on_close(self._own.close)
@@ -222,6 +223,8 @@ def _target(cluster: str) -> str:
 
 
 def _ask_grpc(mesh: Mesh, view: View, authority: GrpcAuthority, check: Check) -> Opinion:
+    if mesh.network is not None:
+        return NoAnswer("the network of this mesh carries no gRPC")
     head = RequestHead("POST", "http", authority.authority or authority.cluster, CHECK)
     call = _Call(mesh, view, authority, head)
     host, port = call.attempt.at or call.attempt.address

@@ -8,10 +8,12 @@ Rules:
   URL's port.
 - An adapter translates its library's request, response and errors, and does nothing else.
 - Connections are of one process and, for tasks, of one event loop: another begins with none.
+- A sender that found its mesh by itself finds another one when that is closed.
 - Telemetry is told here, and at the end of the body (`drive.Body`).
 """
 
 import asyncio
+import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterable
@@ -117,8 +119,15 @@ class _Asking:
         """The mesh that decides."""
         if self._mesh is None:
             assert self._find is not None  # noqa: S101 - one of both is given
-            self._mesh = self._find()
+            found = self._find()
+            found.used_by(self)
+            self._mesh = found
+            return found
         return self._mesh
+
+    def mesh_closed(self) -> None:
+        """The next request finds a mesh again."""
+        self._mesh = None
 
     def _contexts(self) -> Contexts | None:
         return self.mesh.contexts
@@ -170,6 +179,16 @@ class Sender(_Asking):
                 made = self._connections = self._connections or self._connect()
         return made
 
+    def mesh_closed(self) -> None:
+        """The next request finds a mesh again, and opens connections of its own."""
+        with self._lock:
+            mirrors, connections = self._mirrors, self._connections
+            self._mesh = self._mirrors = self._connections = None
+        if mirrors is not None:
+            mirrors.close()
+        if connections is not None:
+            connections.close()
+
     def _connect(self) -> Connections:
         mesh = self.mesh
         made = (mesh.network or SOCKETS).connections(mesh.clock, self._contexts, self._longest_idle)
@@ -179,6 +198,10 @@ class Sender(_Asking):
 
     def mirror(self, mirror: Mirror, request: Request) -> None:
         """Sends a copy in the background."""
+        network = self.mesh.network
+        if network is not None and network.mirror is not None:
+            network.mirror(mirror, request.body)
+            return
         connections = self.connections()
         with self._lock:
             if self._mirrors is None:
@@ -262,9 +285,21 @@ class AsyncSender(_Asking):
 
     def mirror(self, mirror: Mirror, request: Request) -> None:
         """Sends a copy in the background."""
+        network = self.mesh.network
+        if network is not None and network.mirror is not None:
+            network.mirror(mirror, request.body)
+            return
         self.connections()
         assert self._mirrors is not None  # noqa: S101 - made with the connections
         self._mirrors.add(mirror, request.body)
+
+    def mesh_closed(self) -> None:
+        """The next request finds a mesh again, and opens connections of its own."""
+        connections, loop = self._connections, self._loop
+        self._mesh = self._mirrors = self._connections = None
+        if connections is not None and loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and its connections with it
+                loop.call_soon_threadsafe(connections.close)
 
     async def aclose(self) -> None:
         """Gives up mirrors and closes the connections; the mesh stays."""

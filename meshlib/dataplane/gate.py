@@ -172,4 +172,12 @@ class Gates:
         if not port:
             raise ConfigError("port: the server does not say at which port it serves; give it")
         found = self._gates.get(port)
-        return found or self._gates.setdefault(port, Gate(self._mesh(), port))
+        if found is None:
+            mesh = self._mesh()
+            mesh.used_by(self)
+            found = self._gates.setdefault(port, Gate(mesh, port))
+        return found
+
+    def mesh_closed(self) -> None:
+        """The next request finds a mesh again."""
+        self._gates.clear()

@@ -18,6 +18,7 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -92,6 +93,13 @@ class Source(Protocol):
         """Keeps what is known; whatever runs is started at the next `want`, under this Node message."""
 
 
+class User(Protocol):
+    """Who found a mesh by itself, and would find another one."""
+
+    def mesh_closed(self) -> None:
+        """On any thread: the mesh is of no use any more."""
+
+
 Changed = Callable[[Iterable[str] | None], None]
 """Told of targets of which something may be known now; None: of any."""
 MakeSource = Callable[[Bootstrap, Client, Views, Changed], Source]
@@ -132,14 +140,16 @@ class Mesh:
         source: MakeSource = ads_source,
         decode: Mapping[Kind, Callable[[Any], Any]] | None = None,
         network: "Network | None" = None,
+        clock: Callable[[], float] = time.monotonic,
+        dice: random.Random | None = None,
     ) -> None:
         """Starts nothing. `settings` None: from the environment; `decode` None: all decoders; `network` None:
-        requests are sent over sockets.
+        requests are sent over sockets; `clock` gives seconds, never backwards; `dice` None: fair ones.
         """
         self.bootstrap = settings or bootstrap()
         self.network = network
-        self.clock: Callable[[], float] = time.monotonic
-        self.dice = random.Random()  # noqa: S311 - balances, keeps no secret
+        self.clock = clock
+        self.dice = dice or random.Random()  # noqa: S311 - balances, keeps no secret
         self._names = self._resolver()
         self._views = Views(decode or decoders(), published=self._published, names=self._names)
         self._view = self._views.view
@@ -150,6 +160,7 @@ class Mesh:
         self._ledger: Ledger | None = None
         self._address = ""
         self._on_close: list[Callable[[], None]] = []
+        self._users: weakref.WeakSet[User] = weakref.WeakSet()
         self._closed = False
         self._told_of_disk = False
         self._certs = identity(self.bootstrap)
@@ -412,6 +423,10 @@ class Mesh:
         """`call` is called once when the mesh closes (a transport closing its pools)."""
         self._on_close.append(call)
 
+    def used_by(self, user: User) -> None:
+        """`user` is told when the mesh closes, if it still lives then."""
+        self._users.add(user)
+
     def close(self) -> None:
         """Ends the stream and its thread; later calls raise Closed. A second close does nothing."""
         if self._closed:
@@ -419,6 +434,8 @@ class Mesh:
         self._closed, self._live = True, False
         for call in self._on_close:
             call()
+        for user in list(self._users):
+            user.mesh_closed()
         self._source.close()
         if self._names is not None:
             self._names.close()

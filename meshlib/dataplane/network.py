@@ -8,8 +8,9 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
-from meshlib.core.actions import Attempt
+from meshlib.core.actions import Attempt, Mirror
 from meshlib.core.request import Failed, ResponseHead
+from meshlib.dataplane.body import RequestBody
 from meshlib.dataplane.dns import LookUp
 from meshlib.dataplane.http import asynchronous, blocking
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, OwnTimeouts
@@ -90,6 +91,8 @@ class Network(NamedTuple):
     """Which addresses a host has, for clusters of DNS names; None: they go to the network as they are.
     A mesh without a network of its own asks the system.
     """
+    mirror: Callable[[Mirror, RequestBody], None] | None = None
+    """Takes copies of requests; None: they are sent over the connections, in the background."""
 
 
 SOCKETS = Network()

@@ -14,8 +14,10 @@ from meshlib.core.view import View
 from meshlib.dataplane import context
 from meshlib.dataplane.tcp.link import Watched, bury
 from meshlib.dataplane.tls import Contexts, NotTrusted, words
+from meshlib.errors import ConfigError
 
 if TYPE_CHECKING:
+    from meshlib.dataplane.network import Network
     from meshlib.dataplane.telemetry.watch import Telemetry
 
 
@@ -23,6 +25,7 @@ class Meshed(Protocol):
     """What connections ask of a Mesh."""
 
     clock: Callable[[], float]
+    network: "Network | None"
 
     @property
     def dice(self) -> Dice:
@@ -75,8 +78,13 @@ class Asked:
     def flow(self, mesh: Meshed, view: View, seconds: float | None) -> tcp.Flow:
         """The decisions about it. `seconds`: in which the application wants it; None: whenever.
 
-        It is made for the request that is being served here, if one is.
+        It is made for the request that is being served here, if one is. ConfigError: the mesh has a network
+        that carries requests only.
         """
+        if mesh.network is not None:
+            raise ConfigError(
+                f"{self.called.target}: this mesh sends requests only, and has no connections to hand out"
+            )
         bury()
         limits = [one for one in (seconds, context.time_left()) if one is not None]
         return tcp.flow(self.called, view, mesh.ledger, mesh.clock, mesh.dice, min(limits, default=None))
