@@ -180,11 +180,21 @@ def __getattr__(name: str) -> Any:
 
         value: Any = version("meshlib")
     elif name in _LAZY:
-        value = getattr(importlib.import_module(_LAZY[name]), name)
+        value = getattr(_load(_LAZY[name]), name)
     else:
         raise AttributeError(f"module 'meshlib' has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _load(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if module != "meshlib_httpx" or error.name != "httpx":
+            raise
+    # httpx2 is its successor, and whoever has only that one means that one.
+    return importlib.import_module("meshlib_httpx2")
 
 
 def __dir__() -> list[str]:

@@ -112,7 +112,10 @@ class RequestError(MeshError):
     grpc_code = "UNAVAILABLE"
 
     def __init__(self, message: str, flight: Flight = Flight()) -> None:
-        super().__init__(f"{message} [{self.flag}] ({flight})" if str(flight) else f"{message} [{self.flag}]")
+        # Adapters mix it with their library's errors, whose own want other arguments.
+        Exception.__init__(
+            self, f"{message} [{self.flag}] ({flight})" if str(flight) else f"{message} [{self.flag}]"
+        )
         self.reason = message
         self.flight = flight
 

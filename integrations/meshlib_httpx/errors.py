@@ -17,8 +17,8 @@ that is not HTTP.
 import httpx
 
 from meshlib import errors
-from meshlib.core.actions import Facts
-from meshlib.core.request import Failed, Failure
+from meshlib.dataplane.drive import FlightFailed
+from meshlib.dataplane.flights import flight_of, kind_of, words_of
 from meshlib.dataplane.http.limits import TooSlow
 from meshlib.dataplane.http.syntax import Unsendable
 
@@ -71,30 +71,19 @@ class Refused(_Unknown, errors.RefusedResource, httpx.ConnectError):
     """What the control service says of the host can't be used, and there is nothing older."""
 
 
-_CLASSES: dict[Failure, type[_Both]] = {
-    Failure.CONNECT_FAILED: ConnectFailed,
-    Failure.CONNECT_TIMED_OUT: ConnectTimedOut,
-    Failure.RESET_BEFORE_REQUEST: UpstreamReset,
-    Failure.RESET: UpstreamReset,
-    Failure.BROKEN_OFF: UpstreamReset,
-    Failure.REFUSED_STREAM: UpstreamReset,
-    Failure.REMOTE_RESET: UpstreamReset,
-    Failure.TRY_TIMED_OUT: UpstreamTimedOut,
-    Failure.TIMED_OUT: UpstreamTimedOut,
-    Failure.PROTOCOL: UpstreamProtocolError,
+_CLASSES: dict[type[errors.RequestError], type[_Both]] = {
+    errors.ConnectFailed: ConnectFailed,
+    errors.ConnectTimedOut: ConnectTimedOut,
+    errors.UpstreamReset: UpstreamReset,
+    errors.UpstreamTimedOut: UpstreamTimedOut,
+    errors.UpstreamProtocolError: UpstreamProtocolError,
 }
 _TOO_SLOW = {"read": httpx.ReadTimeout, "write": httpx.WriteTimeout, "pool": httpx.PoolTimeout}
 
 
-def of_failure(failed: Failed, facts: Facts, request: httpx.Request) -> _Both:
+def of_failure(error: FlightFailed, request: httpx.Request) -> _Both:
     """The error of a request that ended without a (whole) response."""
-    flight = errors.Flight(
-        facts.route, facts.cluster, facts.endpoint, facts.attempts, facts.config_version, facts.source
-    )
-    message = failed.how.value
-    if failed.detail and failed.detail != message:
-        message = f"{message}: {failed.detail}"
-    return _CLASSES[failed.how](message, flight, request)
+    return _CLASSES[kind_of(error)](words_of(error), flight_of(error), request)
 
 
 def of_own(error: TooSlow | Unsendable, request: httpx.Request) -> httpx.TransportError:

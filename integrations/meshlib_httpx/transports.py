@@ -58,7 +58,7 @@ class Transport(httpx.BaseTransport):
                 return _response(answer, httpx.ByteStream(body if isinstance(body, bytes) else b""))
             self._sender.admit(asked)
         except FlightFailed as error:
-            raise of_failure(error.failed, error.facts, request) from None
+            raise of_failure(error, request) from None
         except (TooSlow, Unsendable) as error:
             raise of_own(error, request) from None
         except ControlError as error:
@@ -120,7 +120,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
                 return _response(answer, httpx.ByteStream(body if isinstance(body, bytes) else b""))
             await self._sender.admit(asked)
         except FlightFailed as error:
-            raise of_failure(error.failed, error.facts, request) from None
+            raise of_failure(error, request) from None
         except (TooSlow, Unsendable) as error:
             raise of_own(error, request) from None
         except ControlError as error:
@@ -172,7 +172,7 @@ class _Stream(httpx.SyncByteStream):
         try:
             yield from self._body
         except FlightFailed as error:
-            raise of_failure(error.failed, error.facts, self._request) from None
+            raise of_failure(error, self._request) from None
         except TooSlow as error:
             raise of_own(error, self._request) from None
 
@@ -194,7 +194,7 @@ class _AsyncStream(httpx.AsyncByteStream):
         try:
             return await anext(self._body)
         except FlightFailed as error:
-            raise of_failure(error.failed, error.facts, self._request) from None
+            raise of_failure(error, self._request) from None
         except TooSlow as error:
             raise of_own(error, self._request) from None
 

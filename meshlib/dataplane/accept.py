@@ -15,6 +15,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from meshlib.core.request import Peer
 from meshlib.dataplane.doorstep import HTTP1, PATIENCE, Port, Refused, Terms, peer_of
@@ -153,8 +154,8 @@ class _Door(asyncio.Protocol):
         self._make = make
         self._terms = terms
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream's
+    def connection_made(self, below: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, below)  # uvloop's is none by inheritance
         try:
             secured = transport.get_extra_info("ssl_object")
             principal = "" if self._terms is None else self._terms.principal(secured)

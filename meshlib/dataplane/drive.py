@@ -8,6 +8,7 @@ Rules:
 - The application's own limits (`TooSlow`) and errors of its own body go straight up.
 """
 
+import contextlib
 from collections.abc import Awaitable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -26,7 +27,8 @@ from meshlib.core.actions import (
 )
 from meshlib.core.request import Failed, Header
 from meshlib.dataplane.body import BodyBroken
-from meshlib.dataplane.http.limits import Broken
+from meshlib.dataplane.http.limits import Broken, TooSlow
+from meshlib.dataplane.http.read import Need
 from meshlib.dataplane.network import AsyncResponse, Received, Response
 
 if TYPE_CHECKING:
@@ -153,6 +155,16 @@ class Body:
             raise
         self._ending.tell(_WHOLE, watched)
 
+    def finish(self) -> None:
+        """Ends the request. If all of the body has come, its connection is used again."""
+        with contextlib.suppress(Broken):
+            while isinstance(part := self._response.ready(), bytes):
+                if self.watched is not None:
+                    self.watched.received += len(part)
+            if part is Need.NOTHING:
+                self._ending.tell(_WHOLE, self.watched)
+        self.close()
+
     def close(self) -> None:
         """Ends the request."""
         self._response.close()
@@ -189,6 +201,37 @@ class AsyncBody:
         if self.watched is not None:
             self.watched.received += len(chunk)
         return chunk
+
+    # The same for who reads at a pace of its own: what has come already, and a wait that may be cancelled.
+
+    def ready(self) -> bytes | Need:
+        """The next part, if it has come. FlightFailed."""
+        try:
+            part = self._response.ready()
+        except Broken as error:
+            raise self._ending.broken(error, self.watched) from error
+        if part is Need.NOTHING:
+            self._ending.tell(_WHOLE, self.watched)
+        elif isinstance(part, bytes) and self.watched is not None:
+            self.watched.received += len(part)
+        return part
+
+    async def more(self) -> None:
+        """Waits until more has come for `ready`. FlightFailed; TooSlow."""
+        try:
+            await self._response.more()
+        except Broken as error:
+            raise self._ending.broken(error, self.watched) from error
+        except TooSlow:
+            self._ending.tell(_NOT_WHOLE, self.watched)
+            raise
+
+    def finish(self) -> None:
+        """As of `Body`."""
+        with contextlib.suppress(FlightFailed):
+            while isinstance(self.ready(), bytes):
+                pass
+        self.close()
 
     def close(self) -> None:
         """Ends the request."""

@@ -14,6 +14,7 @@ from meshlib.dataplane.body import RequestBody
 from meshlib.dataplane.dns import LookUp
 from meshlib.dataplane.http import asynchronous, blocking
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, OwnTimeouts
+from meshlib.dataplane.http.read import Need
 from meshlib.dataplane.http.secure import MakeContexts
 
 
@@ -37,12 +38,24 @@ class Response(Received, Protocol):
         """The body. Broken, TooSlow."""
         ...
 
+    def ready(self) -> bytes | Need:
+        """The next part of the body, if it has come. Broken."""
+        ...
+
 
 class AsyncResponse(Received, Protocol):
     """One for tasks."""
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """The body. Broken, TooSlow."""
+        ...
+
+    def ready(self) -> bytes | Need:
+        """The next part of the body, if it has come. Broken."""
+        ...
+
+    def more(self) -> Awaitable[None]:
+        """Waits until more has come for `ready`; a wait may be cancelled and begun again. Broken, TooSlow."""
         ...
 
 

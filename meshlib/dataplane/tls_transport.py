@@ -16,7 +16,7 @@ Rules:
 import asyncio
 import ssl
 import threading
-from typing import Any
+from typing import Any, cast
 
 from meshlib.dataplane.tls_session import RECORD, Session
 
@@ -72,9 +72,8 @@ class Secured(asyncio.Transport, asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is connected."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream's
-        self._below = transport
-        self._shake(transport)
+        self._below = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._shake(self._below)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to put what comes."""

@@ -23,6 +23,7 @@ from meshlib.dataplane.http.failures import overflowing
 from meshlib.dataplane.http.lease import Lease
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, OwnTimeouts
 from meshlib.dataplane.http.pool import Found, Kept, Place, Pool
+from meshlib.dataplane.http.read import Need
 from meshlib.dataplane.http.secure import address_of
 from meshlib.dataplane.network import Network
 from meshlib.testing.answers import Response
@@ -51,11 +52,12 @@ class Played:
 
     version = b"HTTP/1.1"
     reason = b""
+    whole: bytes | None = None
 
     def __init__(self, response: Response, method: str, ended: Callable[[], None]) -> None:
         self.head = ResponseHead(response.status, response.headers)
         bare = method == "HEAD" or response.status in (204, 304)
-        self._chunks = () if bare else response.chunks
+        self._chunks = iter(() if bare else response.chunks)
         self._breaks = response.breaks
         self._ended = ended
 
@@ -67,6 +69,17 @@ class Played:
         for chunk in self._chunks:
             yield chunk
         self._end()
+
+    def ready(self) -> bytes | Need:
+        """The next part of the body. Broken."""
+        part = next(self._chunks, None)
+        if part is None:
+            self._end()
+            return Need.NOTHING
+        return part
+
+    async def more(self) -> None:
+        """All has come."""
 
     def _end(self) -> None:
         self.close()

@@ -9,6 +9,7 @@ from meshlib.bootstrap import Bootstrap
 from meshlib.core.balance.cluster import Cluster, Limits, Upstream
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
 from meshlib.core.ledger import Ledger
+from meshlib.core.mtls import ClientTls
 from meshlib.core.route.chain import Connections, FilterChain, Share
 from meshlib.core.view import View
 from meshlib.dataplane.decode.fault import FAULT
@@ -71,6 +72,7 @@ def fake_mesh(
     limits: Limits = NO_LIMITS,
     mirror_ports: Sequence[int] = (),
     address: str = "127.0.0.1",
+    tls: ClientTls | None = None,
     **upstream: Any,
 ) -> FakeMesh:
     """One route for all of `names` to cluster `c`, whose endpoints are `ports`; cluster `m` for mirrors.
@@ -89,7 +91,10 @@ def fake_mesh(
         settings = message.virtual_hosts[0].typed_per_filter_config
         settings[FAULT].CopyFrom(pb.pack(pb.from_dict(pb.HTTPFault, dict(fault))))
     table = decode_routes(message).of("1")
-    clusters = {"c": Cluster("c", "c", upstream=Upstream(limits=limits, **upstream)), "m": Cluster("m", "m")}
+    clusters = {
+        "c": Cluster("c", "c", tls=tls, upstream=Upstream(limits=limits, **upstream)),
+        "m": Cluster("m", "m"),
+    }
     listed = {"c": _endpoints(address, ports), "m": _endpoints(address, mirror_ports)}
     return FakeMesh(View("1", dict.fromkeys(names, table), clusters, listed))
 

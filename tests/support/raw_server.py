@@ -10,6 +10,7 @@ import ssl
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,6 +27,8 @@ class RawServer:
         self.connections = 0
         self.heads: list[bytes] = []
         self.bodies: list[bytes] = []
+        self.tries: Counter[str] = Counter()
+        """How often each scripted request came, by its id."""
         self.closing = threading.Event()
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
@@ -147,6 +150,16 @@ class _Exchange:
             self.say(f"HTTP/1.1 {status} Nothing\r\nX-B: 2\r\n\r\n".encode())
             return True
         return self.answer(b"as asked", f"{status} As Asked")
+
+    def do_script(self) -> bool:
+        """`/script/503,200/id`: the statuses of the first try, the second, …; the last for all further."""
+        self.body()
+        script, identity = self.words[1].split(","), self.words[2]
+        self.server.tries[identity] += 1
+        status = script[min(self.server.tries[identity], len(script)) - 1]
+        if status == "reset":
+            return self.do_reset()
+        return self.answer(b"as scripted", f"{status} As Scripted")
 
     def do_redirect(self) -> bool:
         self.body()

@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from meshlib.core.actions import Attempt
 from meshlib.core.balance.cluster import Keepalive
@@ -15,7 +15,7 @@ from meshlib.core.request import Failed, ResponseHead
 from meshlib.dataplane.http.codec import Codec
 from meshlib.dataplane.http.failures import broken_off, closed, not_connected, overflowing, without_head
 from meshlib.dataplane.http.lease import Lease
-from meshlib.dataplane.http.limits import EARLY, NO_TIMEOUTS, Broken, Limits, OwnTimeouts
+from meshlib.dataplane.http.limits import EARLY, NO_TIMEOUTS, Broken, Limits, OwnTimeouts, TooSlow
 from meshlib.dataplane.http.options import set_options
 from meshlib.dataplane.http.pool import SWEEP_SECONDS, Found, Kept, Pool
 from meshlib.dataplane.http.quiet import watch
@@ -66,8 +66,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is connected."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream's protocol
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         made = transport.get_extra_info("socket")
         self._descriptor = made.fileno()
         self._quiet = watch(self._descriptor)
@@ -243,6 +242,33 @@ class Response:
         if lease.open:
             lease.end(connection.codec.reuse())
         raise StopAsyncIteration
+
+    def ready(self) -> bytes | Need:
+        """The next part of the body, if it has come. Broken."""
+        lease, codec = self._lease, self._lease.kept.connection.codec
+        if not lease.open:
+            return Need.NOTHING
+        try:
+            part = codec.next()
+        except Malformed as error:
+            lease.end(False)
+            raise Broken(broken_off(error, codec.ended)) from error
+        if part is Need.NOTHING:
+            lease.end(codec.reuse())
+        assert not isinstance(part, ResponseHead)  # noqa: S101 - it has come before
+        return part
+
+    async def more(self) -> None:
+        """Waits until more has come for `ready`; a wait may be cancelled and begun again. Broken, TooSlow."""
+        lease, connection = self._lease, self._lease.kept.connection
+        try:
+            connection.codec.receive(await connection.read())
+        except OSError as error:
+            lease.end(False)
+            raise Broken(broken_off(error, connection.codec.ended)) from error
+        except (Broken, TooSlow):
+            lease.end(False)
+            raise
 
     def close(self) -> None:
         """Ends the exchange; a body that was not read to its end costs the connection."""

@@ -154,6 +154,21 @@ class Response:
         if lease.open:
             lease.end(connection.codec.reuse())
 
+    def ready(self) -> bytes | Need:
+        """The next part of the body, if it has come. Broken."""
+        lease, codec = self._lease, self._lease.kept.connection.codec
+        if not lease.open:
+            return Need.NOTHING
+        try:
+            part = codec.next()
+        except Malformed as error:
+            lease.end(False)
+            raise Broken(broken_off(error, codec.ended)) from error
+        if part is Need.NOTHING:
+            lease.end(codec.reuse())
+        assert not isinstance(part, ResponseHead)  # noqa: S101 - it has come before
+        return part
+
     def close(self) -> None:
         """Ends the exchange; a body that was not read to its end costs the connection."""
         self._lease.end(False)

@@ -6,7 +6,7 @@ import socket
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from meshlib.core.actions import Attempt
 from meshlib.core.http2 import Http2
@@ -15,7 +15,7 @@ from meshlib.dataplane.http import asynchronous
 from meshlib.dataplane.http.failures import closed, not_connected, overflowing
 from meshlib.dataplane.http.h2codec import Codec, Reset, Stream
 from meshlib.dataplane.http.h2pool import Overflow, Place, Shared, SharedPool, Terms, terms_of
-from meshlib.dataplane.http.limits import Broken, Limits
+from meshlib.dataplane.http.limits import Broken, Limits, TooSlow
 from meshlib.dataplane.http.loan import Lent, Loan
 from meshlib.dataplane.http.pool import SWEEP_SECONDS
 from meshlib.dataplane.http.read import Need
@@ -51,8 +51,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is connected."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream's protocol
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.flush()
         if self._how.keepalive_interval:
@@ -205,6 +204,29 @@ class StreamResponse(asynchronous.Response):
         exchange.loan.end()
         raise StopAsyncIteration
 
+    def ready(self) -> bytes | Need:
+        """The next part of the body, if it has come. Broken."""
+        loan = self._exchange.loan
+        if not loan.open:
+            return Need.NOTHING
+        try:
+            part = self._exchange.ready()
+        except Reset as error:
+            loan.end()
+            raise Broken(error.failed) from error
+        if part is Need.NOTHING:
+            loan.end()
+        assert not isinstance(part, ResponseHead)  # noqa: S101 - it has come before
+        return part
+
+    async def more(self) -> None:
+        """Waits until more has come for `ready`; a wait may be cancelled and begun again. Broken, TooSlow."""
+        try:
+            await self._exchange.more()
+        except (Broken, TooSlow):
+            self._exchange.loan.end()
+            raise
+
     def close(self) -> None:
         """Ends the exchange; of a body that was not read to its end the peer is told to stop."""
         self._exchange.loan.end()
@@ -280,6 +302,20 @@ class _Exchange:
                 part = connection.codec.next(stream)
         connection.flush()
         return part
+
+    def ready(self) -> ResponseHead | bytes | Need:
+        """The next part of the response, if it has come. Reset."""
+        connection, stream = self._connection, self.loan.stream
+        assert stream is not None  # noqa: S101 - the request was sent
+        part = connection.codec.next(stream)
+        connection.flush()
+        return part
+
+    async def more(self) -> None:
+        """Waits for news of the response. Broken, TooSlow."""
+        stream, limits = self.loan.stream, self._limits
+        assert stream is not None  # noqa: S101 - the request was sent
+        await self._connection.wait(stream, limits.clock(), "read", limits)
 
 
 class Streams:

@@ -323,6 +323,24 @@ class StreamResponse(blocking.Response):
         finally:
             loan.end()
 
+    def ready(self) -> bytes | Need:
+        """The next part of the body, if it has come. Broken."""
+        loan = self._loan
+        stream, connection = loan.stream, loan.shared.connection
+        if not loan.open or stream is None:
+            return Need.NOTHING
+        try:
+            with connection.lock:
+                part = connection.codec.next(stream)
+                connection.flush()
+        except Reset as error:
+            loan.end()
+            raise Broken(error.failed) from error
+        if part is Need.NOTHING:
+            loan.end()
+        assert not isinstance(part, ResponseHead)  # noqa: S101 - it has come before
+        return part
+
     def close(self) -> None:
         """Ends the exchange; of a body that was not read to its end the peer is told to stop."""
         self._loan.end()

@@ -11,7 +11,7 @@ import math
 import socket
 import ssl
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from meshlib.core.request import Failed
 from meshlib.core.tcp import Connect, Linked, Lookup, Refuse
@@ -33,8 +33,7 @@ class _Waiting(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Nothing is read yet."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream's
-        transport.pause_reading()
+        cast(asyncio.Transport, transport).pause_reading()  # uvloop's is none by inheritance
 
 
 class _Protocol(asyncio.StreamReaderProtocol):

@@ -1,0 +1,121 @@
+"""The connector: where aiohttp asks for a connection, a request of the mesh is given an exchange instead.
+
+Rules:
+
+- `http://` URLs are the mesh's. What the session does around it stays aiohttp's: cookies, redirects, auth,
+  tracing, middlewares, `raise_for_status`, the total time-out.
+- `https://`, requests by a proxy that the application named, and WebSockets (`ws_connect`) go out as
+  aiohttp sends them, unless outboundTrafficPolicy keeps unknown hosts in.
+- aiohttp repeats an idempotent request once after a lost connection. One of the mesh was tried as often as
+  its rule says, so that repetition is told the same error and sends nothing.
+"""
+
+import asyncio
+import math
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import aiohttp
+from aiohttp import hdrs
+from aiohttp.client_reqrep import ClientRequest
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
+
+import meshlib
+from meshlib.bootstrap import SETTINGS
+from meshlib.dataplane.drive import FlightFailed
+from meshlib.dataplane.exchange import AsyncSender
+from meshlib.dataplane.mesh import Mesh
+from meshlib_aiohttp.errors import of_failure
+from meshlib_aiohttp.exchange import Exchange, asked
+
+_ROUTED = frozenset(("http",))
+
+
+class Connector(aiohttp.TCPConnector):
+    """For `aiohttp.ClientSession(connector=…)`."""
+
+    def __init__(self, mesh: Mesh | None = None, **arguments: Any) -> None:
+        """`mesh` None: the process's own. Else settings of `meshlib.connect` give this connector a mesh of
+        its own. All other arguments are aiohttp.TCPConnector's; `keepalive_timeout` and `limit` hold for
+        requests of the mesh too if they are given, and the mesh's own limits always.
+        """
+        given = {name: arguments.pop(name) for name in SETTINGS & arguments.keys()}
+        if mesh is not None and given:
+            raise TypeError(f"mesh and {min(given)} can't be given both")
+        super().__init__(**arguments)
+        self._own_mesh = meshlib.connect(**given) if given else None
+        keep = 0.0 if self.force_close else arguments.get("keepalive_timeout")
+        self.sender = AsyncSender(
+            mesh or self._own_mesh or meshlib.default, math.inf if keep is None else keep
+        )
+        most = arguments.get("limit")
+        self._places = asyncio.Semaphore(most) if most else None
+        self._failed: WeakKeyDictionary[asyncio.Task[Any], tuple[list[Trace], Exception]] = (
+            WeakKeyDictionary()
+        )
+
+    async def connect(
+        self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        """A connection, or what stands for one: see `Exchange`."""
+        if req.proxy is None:
+            if req.url.scheme in _ROUTED and hdrs.UPGRADE not in req.headers:
+                return await self._begin(req, traces, timeout)  # type: ignore[return-value]
+            try:
+                await self.sender.admit(asked(req, b""))
+            except FlightFailed as error:
+                raise of_failure(error, req) from None
+        return await super().connect(req, traces, timeout)
+
+    async def _begin(
+        self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> Exchange:
+        if self._failed:
+            self._tell_again(traces)
+        exchange = Exchange(self, req, traces, timeout)
+        if self._places is not None:
+            if self._places.locked():
+                async with asyncio.timeout(timeout.connect):
+                    await self._places.acquire()
+            else:
+                await self._places.acquire()
+            exchange.add_callback(self._places.release)
+        # aiohttp would write it to a connection.
+        req.send = exchange.send  # type: ignore[method-assign, assignment]
+        return exchange
+
+    def note(self, traces: list[Trace], error: Exception) -> None:
+        """Remembers what a request came to; aiohttp makes one such list for each call of the application."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._failed[task] = traces, error
+
+    def _tell_again(self, traces: list[Trace]) -> None:
+        task = asyncio.current_task()
+        failed = None if task is None else self._failed.pop(task, None)
+        if failed is not None and failed[0] is traces:
+            raise failed[1]
+
+    async def close(self, *, abort_ssl: bool = False) -> None:
+        """Closes the connections, and the mesh if it is this connector's own."""
+        try:
+            await self.sender.aclose()
+            await super().close(abort_ssl=abort_ssl)
+        finally:
+            if self._own_mesh is not None:
+                await self._own_mesh.aclose()
+
+
+def ClientSession(  # noqa: N802 - it is one: aiohttp does not want its class inherited from
+    *args: Any, mesh: Mesh | None = None, **arguments: Any
+) -> aiohttp.ClientSession:
+    """An aiohttp.ClientSession in the mesh. `mesh` and settings of `meshlib.connect` are as of `Connector`,
+    all other arguments aiohttp.ClientSession's; a `connector` given by the application wins.
+    """
+    given = {name: arguments.pop(name) for name in SETTINGS & arguments.keys()}
+    if arguments.get("connector") is None:
+        arguments["connector"] = Connector(mesh, **given)
+    elif mesh is not None or given:
+        raise TypeError("a connector is of one mesh: give it to meshlib_aiohttp.Connector")
+    return aiohttp.ClientSession(*args, **arguments)

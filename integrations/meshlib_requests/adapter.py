@@ -1,0 +1,158 @@
+"""The adapter: where a session asks for a request to be sent, the mesh sends those to `http://`.
+
+Rules:
+
+- What the session does around it stays requests': redirects, cookies, auth, hooks, decoding.
+- A proxy that the application names takes a request out of the mesh; one of the environment (HTTP_PROXY) does
+  not: it would take the mesh's own hosts away.
+- `https://` goes out as requests sends it, unless outboundTrafficPolicy keeps unknown hosts in.
+"""
+
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import requests
+from requests import PreparedRequest
+from requests.adapters import HTTPAdapter
+from requests.utils import select_proxy
+from urllib3.util import Timeout
+
+import meshlib
+from meshlib.core.actions import Facts
+from meshlib.dataplane.body import Source
+from meshlib.dataplane.drive import FlightFailed
+from meshlib.dataplane.exchange import DEFAULT_PORTS, Request, Sender
+from meshlib.dataplane.http.limits import NO_TIMEOUTS, OwnTimeouts, TooSlow
+from meshlib.dataplane.http.syntax import Unsendable
+from meshlib.dataplane.mesh import Mesh
+from meshlib.errors import ControlError
+from meshlib_requests.errors import of_control, of_failure, of_own
+from meshlib_urllib3.request import bytes_of, source_of
+from meshlib_urllib3.response import Received
+from meshlib_urllib3.response import facts as facts_of_raw
+
+BLOCK = 16 * 1024
+"""Bytes of a file that are read at a time, as urllib3 does."""
+
+
+class Adapter(HTTPAdapter):
+    """For `session.mount("http://", …)`, and for `https://` too, where outboundTrafficPolicy is to hold."""
+
+    def __init__(self, mesh: Mesh | None = None, **arguments: Any) -> None:
+        """`mesh` None: the process's own. Other arguments are HTTPAdapter's and for what does not go through
+        the mesh: that has its own retries and pools.
+        """
+        super().__init__(**arguments)
+        self.sender = Sender(mesh or meshlib.default)
+
+    def send(
+        self,
+        request: PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxies: dict[str, str] | None = None,
+    ) -> requests.Response:
+        """Sends one request. Errors: see `meshlib_requests.errors`."""
+        url = request.url or ""
+        if url[:5].lower() == "http:" and not (proxies and _proxied(url, proxies)):
+            self.add_headers(
+                request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies
+            )
+            return self._send(request, url, timeout)
+        try:
+            self.sender.admit(_asked(request, url, b"", NO_TIMEOUTS))
+        except FlightFailed as error:
+            raise of_failure(error, request) from None
+        return super().send(request, stream, timeout, verify, cert, proxies)
+
+    def _send(self, request: PreparedRequest, url: str, timeout: Any) -> requests.Response:
+        def translate(error: FlightFailed | TooSlow) -> Exception:
+            return of_failure(error, request) if isinstance(error, FlightFailed) else of_own(error, request)
+
+        try:
+            answer = self.sender.send(_asked(request, url, _source(request.body), _own_timeouts(timeout)))
+        except (FlightFailed, TooSlow) as error:
+            raise translate(error) from None
+        except Unsendable as error:
+            raise of_own(error, request) from None
+        except ControlError as error:
+            raise of_control(error, request) from error
+        except OSError as error:  # of the application's body
+            raise requests.ConnectionError(error, request=request) from error
+        raw = Received(
+            answer, translate, decode_content=False, request_method=request.method, request_url=url
+        )
+        return self.build_response(request, raw)
+
+    def close(self) -> None:
+        """Closes the connections; the mesh stays."""
+        self.sender.close()
+        super().close()
+
+
+def _asked(request: PreparedRequest, url: str, source: Source, own: OwnTimeouts) -> Request:
+    parts = urlsplit(url)
+    scheme = parts.scheme
+    target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+    return Request(
+        request.method or "GET",
+        scheme,
+        (parts.hostname or "", parts.port or DEFAULT_PORTS.get(scheme, 80)),
+        parts.netloc.rpartition("@")[2],
+        target,
+        [(bytes_of(name), bytes_of(value)) for name, value in request.headers.items()],
+        source,
+        own,
+    )
+
+
+def _source(body: Any) -> Source:
+    if body is None:
+        return b""
+    if isinstance(body, bytes):
+        return body
+    if isinstance(body, str):
+        return body.encode()
+    if hasattr(body, "read"):
+        return source_of(iter(lambda: body.read(BLOCK), type(body.read(0))()))
+    return source_of(body)
+
+
+def _own_timeouts(timeout: Any) -> OwnTimeouts:
+    """A write may take as long as it takes to connect."""
+    if timeout is None:
+        return NO_TIMEOUTS
+    if isinstance(timeout, Timeout):
+        connect, read = timeout.connect_timeout, timeout._read  # noqa: SLF001
+        connect = Timeout.resolve_default_timeout(connect)
+        read = Timeout.resolve_default_timeout(read)
+        if isinstance(timeout.total, int | float):
+            read = timeout.total if read is None else min(read, timeout.total)
+    elif isinstance(timeout, tuple):
+        try:
+            connect, read = timeout
+        except ValueError:
+            raise ValueError(
+                f"Invalid timeout {timeout}. Pass a (connect, read) timeout tuple, "
+                "or a single float to set both timeouts to the same value."
+            ) from None
+    else:
+        connect = read = timeout
+    return OwnTimeouts(connect, read, connect, None)
+
+
+def _proxied(url: str, proxies: dict[str, str]) -> bool:
+    """Whether it is the application that wants a proxy for it."""
+    proxy = select_proxy(url, proxies)
+    if not proxy:
+        return False
+    said = getproxies()
+    return proxy not in (said.get("http"), said.get("all"))
+
+
+def facts(response: requests.Response) -> Facts | None:
+    """What the mesh knows of a response; None: it did not route it."""
+    return facts_of_raw(response.raw)
