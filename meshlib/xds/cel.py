@@ -139,6 +139,8 @@ class _Reader:
         return self._tokens[self._place]
 
     def _next(self) -> Token:
+        if not self._now[0]:
+            raise self._wrong("a name is expected")
         self._place += 1
         return self._tokens[self._place - 1]
 

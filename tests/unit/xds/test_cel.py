@@ -75,6 +75,8 @@ def test_what_is_taken(text: str, tree: cel.Node | None) -> None:
         ("response.code", "it is a number, not true or false"),
         ("response.code >", "a value is expected at 16"),
         ("response.code > '4'", "number > text does not fit"),
+        ("response.", "a name is expected at 10"),
+        ("'a'.", "a name is expected at 5"),
         ("response.code == 400 400", "nothing more is expected at 22"),
         ("response.codes == 400", "the attribute response.codes is not supported at 10"),
         ("nope.nope.nope.nope == 1", "the attribute nope.nope.nope is not supported"),
