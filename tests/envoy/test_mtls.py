@@ -105,9 +105,9 @@ def fed(resources: list[Resource]) -> Iterator[Served]:
 def get(port: int, host: str, context: ssl.SSLContext | None = None) -> tuple[int, str]:
     """Status and body; 0: the connection was refused or broken."""
     connection: HTTPConnection = (
-        HTTPSConnection("127.0.0.1", port, timeout=5, context=context)
+        HTTPSConnection("127.0.0.1", port, timeout=30, context=context)
         if context
-        else HTTPConnection("127.0.0.1", port, timeout=5)
+        else HTTPConnection("127.0.0.1", port, timeout=30)
     )
     try:
         connection.request("GET", "/", headers={"Host": host})

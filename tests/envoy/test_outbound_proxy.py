@@ -64,7 +64,7 @@ spec:
 
 def get(port: int, path: str, host: str, **headers: str) -> tuple[int, str]:
     """Status, and the body or the Location, of one request on a connection of its own; 0: refused."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.request(
             "GET", path, headers={"Host": host} | {k.replace("_", "-"): v for k, v in headers.items()}
@@ -99,7 +99,7 @@ def test_envoy_routes_by_the_rules_and_follows_an_edit(tmp_path: Path, delta: bo
         assert get(port, "/fixed/thing", "reviews") == (418, "teapot")
 
         (tmp_path / "rules.yaml").write_text(RULES % (50, 50))
-        wait_until(lambda: get(port, "/", "reviews")[1] == "v2 GET /", 5, "the new weights")
+        wait_until(lambda: get(port, "/", "reviews")[1] == "v2 GET /", 60, "the new weights")
         seen = Counter(get(port, "/", "reviews") for _ in range(200))
         assert set(seen) == {(200, "v1 GET /"), (200, "v2 GET /")}
         assert 60 <= seen[200, "v1 GET /"] <= 140

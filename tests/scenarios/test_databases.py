@@ -143,9 +143,9 @@ def test_redis_by_redis_py(databases: Databases, end: str, kind: type) -> None:
         assert pipeline.execute() == [True] * 500
     listening = client.pubsub()
     listening.subscribe("news")
-    assert listening.get_message(timeout=5)
+    assert listening.get_message(timeout=60)
     client.publish("news", "hello")
-    assert (listening.get_message(timeout=5) or {}).get("data") == b"hello"
+    assert (listening.get_message(timeout=60) or {}).get("data") == b"hello"
     listening.close()
     client.close()
     pool.disconnect()

@@ -113,7 +113,7 @@ def test_max_concurrent_streams_come_from_the_rule(tmp_path: Path, server: H2Ser
     async def ask() -> None:
         async with meshlib.AsyncClient(control=str(folder)) as client:
             asking = [asyncio.ensure_future(client.get("http://reviews.test:9080/wait")) for _ in range(5)]
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while len(server.requests) < 5:
                     await asyncio.sleep(0.005)
             server.go.set()
@@ -214,7 +214,7 @@ async def hypercorn_server(tls: Held | None, folder: Path) -> AsyncIterator[int]
         config.certfile, config.keyfile = str(folder / "chain.pem"), str(folder / "key.pem")
         config.ca_certs, config.verify_mode = str(folder / "roots.pem"), ssl.CERT_REQUIRED
     serving = asyncio.create_task(hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while True:
             try:
                 (await asyncio.open_connection("127.0.0.1", port))[1].close()

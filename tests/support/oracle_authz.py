@@ -16,7 +16,6 @@ Each of `PATHS` is a listener of its own, since paths are normalised before a sc
 
 import asyncio
 import hashlib
-import socket
 import ssl
 import tempfile
 import time
@@ -27,6 +26,7 @@ from typing import Any
 
 from support.envoy import run_envoy
 from support.oracle_http import Call, Received, receive
+from support.ports import free_port
 from support.security_envoy import ECHO
 from support.small_ca import Issued, SmallCa
 
@@ -140,7 +140,7 @@ class World:
         self.clients: Mapping[str, Issued] = {
             uri: ca.issue(uri, dns=DNS.get(uri, ())) for uri in IDENTITIES if uri
         }
-        self.ports = _free_ports(len(PATHS))
+        self.ports = [free_port() for _ in PATHS]
 
     def peer(self, who: From, port: int) -> Peer:
         """The peer as a server of ours would see it."""
@@ -168,16 +168,6 @@ class World:
             file.flush()
             made.load_cert_chain(file.name)
         return made
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("0.0.0.0", 0))
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def filters_of(case: Case) -> tuple[Any, ...]:

@@ -54,7 +54,7 @@ class Talk:
         return self.again
 
     def next(self) -> str:
-        return self.events.get(timeout=5)
+        return self.events.get(timeout=60)
 
 
 class Server:
@@ -62,7 +62,7 @@ class Server:
 
     def __init__(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
-        self.listener.settimeout(5)
+        self.listener.settimeout(60)
         self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
         self.peer: socket.socket | None = None
 
@@ -70,7 +70,7 @@ class Server:
         if self.peer is not None:
             self.peer.close()
         self.peer, _ = self.listener.accept()
-        self.peer.settimeout(5)
+        self.peer.settimeout(60)
         self.body = b""
         self.http = h2.connection.H2Connection(
             h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
@@ -319,7 +319,7 @@ def test_who_hangs_up_before_a_word_casts_doubt_on_what_was_shown(
         file.flush()
         serving.load_cert_chain(file.name)
     listener = socket.create_server(("127.0.0.1", 0))
-    listener.settimeout(5)
+    listener.settimeout(60)
     address = f"127.0.0.1:{listener.getsockname()[1]}"
     end = threading.Event()
 

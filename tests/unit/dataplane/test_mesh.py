@@ -115,7 +115,7 @@ def test_threads_and_tasks_wait_for_one_answer() -> None:
         done: list[str] = []
 
         def wait() -> None:
-            asked.wait(5)
+            asked.wait(60)
             mesh.prepare("a:80")
             done.append("thread")
 
@@ -127,10 +127,10 @@ def test_threads_and_tasks_wait_for_one_answer() -> None:
             await asyncio.gather(one(), one())
 
         threads = [threading.Thread(target=wait) for _ in range(2)]
-        threads.append(threading.Thread(target=lambda: (asked.wait(5), asyncio.run(both()))))
+        threads.append(threading.Thread(target=lambda: (asked.wait(60), asyncio.run(both()))))
         for thread in threads:
             thread.start()
-        asked.wait(5)
+        asked.wait(60)
         while len(mesh._waiters.get("a:80", ())) < 4:
             assert len(done) == 0
         source_of(mesh).answer("a:80", A)
