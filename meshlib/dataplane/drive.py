@@ -30,6 +30,7 @@ from meshlib.dataplane.http.limits import Broken
 from meshlib.dataplane.network import AsyncResponse, Received, Response
 
 if TYPE_CHECKING:
+    from meshlib.dataplane.http.upgrade import AsyncUpgraded, Upgraded
     from meshlib.dataplane.telemetry.outbound import Outbound
 
 
@@ -120,6 +121,13 @@ class _Ending:
                 watched.gave_up()
         _end(flow, ended)
 
+    def ended(self, upgraded: "Upgraded | AsyncUpgraded", watched: "Outbound | None") -> None:
+        """An upgrade has no end that would be too early."""
+        if watched is not None:
+            watched.received += upgraded.received
+            watched.sent += upgraded.sent
+        self.tell(_WHOLE, watched)
+
     def broken(self, error: Broken, watched: "Outbound | None") -> FlightFailed:
         self.tell(BodyEnded(False, error.failed), watched)
         return FlightFailed(error.failed, self.facts)
@@ -152,6 +160,16 @@ class Body:
             self._ending.tell(_NOT_WHOLE, watched)
             raise
         self._ending.tell(_WHOLE, watched)
+
+    def upgraded(self) -> "Upgraded":
+        """The bytes after a 101, both ways. It is the request, from now on. TypeError: it is no such."""
+        from meshlib.dataplane.http.upgrade import Upgraded
+
+        found = self._response
+        if not isinstance(found, Upgraded):
+            raise TypeError("the connection speaks no other protocol")
+        found.ended = lambda: self._ending.ended(found, self.watched)
+        return found
 
     def close(self) -> None:
         """Ends the request."""
@@ -189,6 +207,16 @@ class AsyncBody:
         if self.watched is not None:
             self.watched.received += len(chunk)
         return chunk
+
+    def upgraded(self) -> "AsyncUpgraded":
+        """As of `Body`."""
+        from meshlib.dataplane.http.upgrade import AsyncUpgraded
+
+        found = self._response
+        if not isinstance(found, AsyncUpgraded):
+            raise TypeError("the connection speaks no other protocol")
+        found.ended = lambda: self._ending.ended(found, self.watched)
+        return found
 
     def close(self) -> None:
         """Ends the request."""

@@ -53,7 +53,9 @@ class Connection(asyncio.Protocol):
         """The socket is connected."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream's protocol
         self._transport = transport
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        made = transport.get_extra_info("socket")
+        if made.family != socket.AF_UNIX:
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.flush()
         if self._how.keepalive_interval:
             self._ping_later()
