@@ -5,6 +5,7 @@
 - `https://` URLs are encrypted by the application, so there is no request to route: they go out
   through an ordinary httpx transport, unless outboundTrafficPolicy keeps unknown hosts in.
 - `response.extensions["meshlib"]` holds the `Facts` of every response that the mesh routed.
+- `response.extensions["network_stream"]` is httpcore's, where a 101 made another protocol of the connection.
 """
 
 import math
@@ -18,7 +19,7 @@ from meshlib.dataplane import fork
 from meshlib.dataplane.drive import Answer, AsyncBody, Body, FlightFailed
 from meshlib.dataplane.exchange import DEFAULT_PORTS, AsyncSender, Request, Sender
 from meshlib.dataplane.http.limits import OwnTimeouts, TooSlow
-from meshlib.dataplane.http.syntax import Unsendable
+from meshlib.dataplane.http.syntax import SWITCHING, Unsendable
 from meshlib.dataplane.mesh import Mesh
 from meshlib.errors import ControlError
 from meshlib_httpx.errors import of_control, of_failure, of_own
@@ -54,7 +55,12 @@ class Transport(httpx.BaseTransport):
                 answer = self._sender.send(asked)
                 body = answer.body
                 if isinstance(body, Body):
-                    return _response(answer, _Stream(body, request))
+                    response = _response(answer, _Stream(body, request))
+                    if answer.status == SWITCHING:
+                        from meshlib_httpx.upgrade import NetworkStream  # httpcore takes long to load
+
+                        response.extensions["network_stream"] = NetworkStream(body.upgraded())
+                    return response
                 return _response(answer, httpx.ByteStream(body if isinstance(body, bytes) else b""))
             self._sender.admit(asked)
         except FlightFailed as error:
@@ -116,7 +122,12 @@ class AsyncTransport(httpx.AsyncBaseTransport):
                 answer = await self._sender.send(asked)
                 body = answer.body
                 if isinstance(body, AsyncBody):
-                    return _response(answer, _AsyncStream(body, request))
+                    response = _response(answer, _AsyncStream(body, request))
+                    if answer.status == SWITCHING:
+                        from meshlib_httpx.upgrade import AsyncNetworkStream
+
+                        response.extensions["network_stream"] = AsyncNetworkStream(body.upgraded())
+                    return response
                 return _response(answer, httpx.ByteStream(body if isinstance(body, bytes) else b""))
             await self._sender.admit(asked)
         except FlightFailed as error:

@@ -32,6 +32,7 @@ from meshlib.dataplane.http.read import Need
 from meshlib.dataplane.network import AsyncResponse, Received, Response
 
 if TYPE_CHECKING:
+    from meshlib.dataplane.http.upgrade import AsyncUpgraded, Upgraded
     from meshlib.dataplane.telemetry.outbound import Outbound
 
 
@@ -122,6 +123,13 @@ class _Ending:
                 watched.gave_up()
         _end(flow, ended)
 
+    def ended(self, upgraded: "Upgraded | AsyncUpgraded", watched: "Outbound | None") -> None:
+        """An upgrade has no end that would be too early."""
+        if watched is not None:
+            watched.received += upgraded.received
+            watched.sent += upgraded.sent
+        self.tell(_WHOLE, watched)
+
     def broken(self, error: Broken, watched: "Outbound | None") -> FlightFailed:
         self.tell(BodyEnded(False, error.failed), watched)
         return FlightFailed(error.failed, self.facts)
@@ -164,6 +172,16 @@ class Body:
             if part is Need.NOTHING:
                 self._ending.tell(_WHOLE, self.watched)
         self.close()
+
+    def upgraded(self) -> "Upgraded":
+        """The bytes after a 101, both ways. It is the request, from now on. TypeError: it is no such."""
+        from meshlib.dataplane.http.upgrade import Upgraded
+
+        found = self._response
+        if not isinstance(found, Upgraded):
+            raise TypeError("the connection speaks no other protocol")
+        found.ended = lambda: self._ending.ended(found, self.watched)
+        return found
 
     def close(self) -> None:
         """Ends the request."""
@@ -232,6 +250,16 @@ class AsyncBody:
             while isinstance(self.ready(), bytes):
                 pass
         self.close()
+
+    def upgraded(self) -> "AsyncUpgraded":
+        """As of `Body`."""
+        from meshlib.dataplane.http.upgrade import AsyncUpgraded
+
+        found = self._response
+        if not isinstance(found, AsyncUpgraded):
+            raise TypeError("the connection speaks no other protocol")
+        found.ended = lambda: self._ending.ended(found, self.watched)
+        return found
 
     def close(self) -> None:
         """Ends the request."""

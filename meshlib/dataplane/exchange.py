@@ -26,6 +26,7 @@ from meshlib.dataplane import context, fork
 from meshlib.dataplane.body import RequestBody, Source
 from meshlib.dataplane.drive import Answer, AsyncBody, Body, FlightFailed, adrive, drive
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, OwnTimeouts
+from meshlib.dataplane.http.syntax import Unsendable
 from meshlib.dataplane.mesh import Mesh
 from meshlib.dataplane.mirroring import AsyncMirrors, Mirrors
 from meshlib.dataplane.network import SOCKETS, AsyncConnections, AsyncResponse, Connections, Response
@@ -80,7 +81,11 @@ class Request:
         return host is not None and host.name != ALLOW_ANY
 
     def flow(self, mesh: Mesh, view: View) -> Flow:
-        """The decisions about it. It is made for the request that is being served here, if one is."""
+        """The decisions about it. It is made for the request that is being served here, if one is.
+        Unsendable: it asks for a tunnel, which Envoy refuses too where no route says otherwise.
+        """
+        if self.head.method == "CONNECT":
+            raise Unsendable("CONNECT is not routed: meshlib.create_connection makes a connection")
         watched = self.watched = watch(mesh.telemetry, self.name, self.head, self.body)
         if watched is not None:
             self.head = watched.head

@@ -62,29 +62,25 @@ class Played:
         self._ended = ended
 
     def __iter__(self) -> Iterator[bytes]:
-        yield from self._chunks
-        self._end()
+        while isinstance(chunk := self.ready(), bytes):
+            yield chunk
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        for chunk in self._chunks:
+        while isinstance(chunk := self.ready(), bytes):
             yield chunk
-        self._end()
 
     def ready(self) -> bytes | Need:
-        """The next part of the body. Broken."""
-        part = next(self._chunks, None)
-        if part is None:
-            self._end()
-            return Need.NOTHING
-        return part
-
-    async def more(self) -> None:
-        """All has come."""
-
-    def _end(self) -> None:
+        """The next part of the body: all of it is there."""
+        chunk = next(self._chunks, None)
+        if chunk is not None:
+            return chunk
         self.close()
         if self._breaks:
             raise Broken(Failed(Failure.BROKEN_OFF, "the body broke off: the script says so"))
+        return Need.NOTHING
+
+    async def more(self) -> None:
+        """There is nothing to wait for."""
 
     def close(self) -> None:
         """Ends the exchange."""
@@ -98,6 +94,8 @@ def _nothing() -> None:
 
 class _Connection:
     """Stands for a connection in a pool."""
+
+    keeps = math.inf
 
     def usable(self) -> bool:
         return True

@@ -203,6 +203,16 @@ class _Exchange:
         self.say(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n")
         return self.do_echo()
 
+    def do_upgrade(self) -> bool:
+        """Says something at once, then gives back what it is sent, until `bye`."""
+        if self.header("connection").lower() != "upgrade":
+            return self.answer(b"and upgrade?", "426 Upgrade Required")
+        told = f"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {self.header('upgrade')}"
+        self.say(told.encode() + b"\r\n\r\nhello")
+        while (data := self.stream.read1(65536)) and data != b"bye":
+            self.say(data)
+        return False
+
     def do_close(self) -> bool:
         self.body()
         self.answer(b"bye", "200 OK", "Connection: close")

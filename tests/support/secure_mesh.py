@@ -84,6 +84,7 @@ OTHERS = {
     "serve-workers": [*MESHED["serve"], "--workers", "2"],
     # It renews its certificate after a quarter of its term.
     "serve-renewing": [sys.executable, "-m", "support.renewing", "0.25", *MESHED["serve"][2:]],
+    "serve-websockets": [*MESHLIB, "serve", "support.websocket_app:app", "--port", "PORT"],
 }
 """More that `served` knows."""
 

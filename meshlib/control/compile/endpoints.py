@@ -1,7 +1,7 @@
 """The endpoints of a cluster as Envoy's ClusterLoadAssignment.
 
 Rules: a subset takes endpoints that carry all its labels. A server that is about to leave is listed
-as DRAINING. Sockets of the file system are for Envoy alone. Every locality has the weight of its
+as DRAINING. gRPC reaches no sockets of the file system. Every locality has the weight of its
 endpoints, because gRPC passes over one without. An endpoint that takes mutual TLS says so in its metadata.
 """
 
@@ -21,7 +21,7 @@ _UNIX = "unix://"
 
 def usable(endpoints: Sequence[Endpoint], flavour: Flavour) -> tuple[Endpoint, ...]:
     """Those that a client of that flavour can reach."""
-    if flavour is Flavour.ENVOY:
+    if flavour is not Flavour.GRPC:
         return tuple(endpoints)
     return tuple(endpoint for endpoint in endpoints if not endpoint.address.startswith(_UNIX))
 

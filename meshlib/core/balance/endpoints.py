@@ -8,8 +8,9 @@ class Endpoint:
     """One address that serves a cluster. Its identity, also in the ledger, is `key`."""
 
     host: str
-    """An IP address, or a name."""
+    """An IP address, a name, or the path of a socket of the file system."""
     port: int
+    """0: of a path."""
     weight: int = 1
     healthy: bool = True
     """False: UNHEALTHY, DRAINING or TIMEOUT in EDS."""
@@ -30,6 +31,8 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         key = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        if not self.port:
+            key = self.host
         object.__setattr__(self, "key", key)
         object.__setattr__(self, "address", (self.host, self.port))
 

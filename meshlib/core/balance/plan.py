@@ -240,7 +240,7 @@ def _key(endpoint: Endpoint, sizes: HashTable) -> bytes:
     own = next((value for name, value in endpoint.metadata if name == HASH_KEY), "")
     if own or sizes.by_hostname:
         return (own or endpoint.hostname).encode()
-    if ":" not in endpoint.host:
+    if ":" not in endpoint.host or not endpoint.port:
         return endpoint.key.encode()
     from ipaddress import ip_address  # half a millisecond that few need
 

@@ -14,6 +14,8 @@ from meshlib.dataplane.decode.mtls import decode_transport
 MAX_ENDPOINTS = 100_000
 MAX_LOCALITIES = 1_000
 MAX_PRIORITY = 128
+LONGEST_PATH = 107
+"""Bytes: what fits into a sockaddr_un of Linux, with its end."""
 MAX_WEIGHT = 2**32 - 1
 _UNHEALTHY = frozenset((2, 3, 4))
 """envoy.config.core.v3.HealthStatus: UNHEALTHY, DRAINING, TIMEOUT."""
@@ -60,18 +62,11 @@ def _decode_locality(message: Any) -> LocalityEndpoints:
 def _decode_endpoint(message: Any) -> Endpoint:
     if message.WhichOneof("host_identifier") != "endpoint":
         raise Refused(message.WhichOneof("host_identifier") or "endpoint", "is not supported or not set")
-    address = message.endpoint.address
-    if address.WhichOneof("address") != "socket_address":
-        raise Refused("endpoint.address", "only socket_address is supported")
-    socket = address.socket_address
-    if not socket.address:
-        raise Refused("endpoint.address.socket_address.address", "is empty")
-    if socket.WhichOneof("port_specifier") != "port_value" or not 0 < socket.port_value < 65536:
-        raise Refused("endpoint.address.socket_address.port_value", f"{socket.port_value} is no port")
+    host, port = _decode_address(message.endpoint.address)
     weight = message.load_balancing_weight.value if message.HasField("load_balancing_weight") else 1
     return Endpoint(
-        host=socket.address,
-        port=socket.port_value,
+        host=host,
+        port=port,
         weight=weight,
         healthy=message.health_status not in _UNHEALTHY,
         hostname=message.endpoint.hostname,
@@ -80,6 +75,24 @@ def _decode_endpoint(message: Any) -> Endpoint:
         degraded=message.health_status == _DEGRADED,
         draining=message.health_status == _DRAINING,
     )
+
+
+def _decode_address(message: Any) -> tuple[str, int]:
+    """Host and port, or a path and 0."""
+    match message.WhichOneof("address"):
+        case "socket_address":
+            socket = message.socket_address
+            if not socket.address:
+                raise Refused("endpoint.address.socket_address.address", "is empty")
+            if socket.WhichOneof("port_specifier") != "port_value" or not 0 < socket.port_value < 65536:
+                raise Refused("endpoint.address.socket_address.port_value", f"{socket.port_value} is no port")
+            return socket.address, socket.port_value
+        case "pipe":
+            path = message.pipe.path
+            if not path.startswith(("/", "@")) or len(path.encode()) > LONGEST_PATH:
+                raise Refused("endpoint.address.pipe.path", f"{path!r} is no path of a socket")
+            return path, 0
+    raise Refused("endpoint.address", "only socket_address and pipe are supported")
 
 
 def _decode_metadata(message: Any) -> tuple[tuple[str, str], ...]:

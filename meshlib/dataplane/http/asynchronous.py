@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING, cast
 from meshlib.core.actions import Attempt
 from meshlib.core.balance.cluster import Keepalive
 from meshlib.core.request import Failed, ResponseHead
+from meshlib.dataplane.http import local
 from meshlib.dataplane.http.codec import Codec
-from meshlib.dataplane.http.failures import broken_off, closed, not_connected, overflowing, without_head
+from meshlib.dataplane.http.failures import (
+    broken_off,
+    closed,
+    not_connected,
+    overflowing,
+    stale,
+    without_head,
+)
 from meshlib.dataplane.http.lease import Lease
 from meshlib.dataplane.http.limits import EARLY, NO_TIMEOUTS, Broken, Limits, OwnTimeouts, TooSlow
 from meshlib.dataplane.http.options import set_options
@@ -21,7 +29,7 @@ from meshlib.dataplane.http.pool import SWEEP_SECONDS, Found, Kept, Pool
 from meshlib.dataplane.http.quiet import watch
 from meshlib.dataplane.http.read import Need
 from meshlib.dataplane.http.secure import MakeContexts, address_of, check, context_for, no_contexts
-from meshlib.dataplane.http.syntax import Malformed
+from meshlib.dataplane.http.syntax import SWITCHING, Malformed
 from meshlib.dataplane.tls_session import Session
 from meshlib.dataplane.tls_transport import Secured, shaken
 
@@ -51,7 +59,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
-        self._ended = False
+        self._ended = self._lost = False
         self._error: Exception | None = None
         self._paused_reading = False
         self._reader: asyncio.Future[bool] | None = None
@@ -87,7 +95,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The connection is gone."""
-        self._ended = True
+        self._ended = self._lost = True
         self._error = error
         wake(self._reader)
         wake(self._writer)
@@ -104,6 +112,11 @@ class Connection(asyncio.Protocol):
         wake(self._writer)
 
     # the exchange calls these
+
+    @property
+    def keeps(self) -> float:
+        """Seconds for which the peer says that it keeps the connection, or a bit less."""
+        return self.codec.reader.keeps
 
     def usable(self) -> bool:
         """Whether the peer has kept it open and quiet while it was idle."""
@@ -159,6 +172,24 @@ class Connection(asyncio.Protocol):
         while (part := self.codec.next()) is Need.DATA:
             self.codec.receive(await self.read())
         return part
+
+    def hand_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
+        """Another protocol has the transport from now on, and hears of its end; also gives what was received
+        and not read.
+        """
+        transport = self._transport
+        assert transport is not None  # noqa: S101 - it has served a request
+        data = bytes(self._received)
+        self._received.clear()
+        transport.set_protocol(protocol)
+        if self._lost:
+            self._loop.call_soon(protocol.connection_lost, self._error)
+        return transport, data
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """Between it and the peer."""
+        return self._transport
 
     async def _wait(self, future: "asyncio.Future[bool]", operation: str, own: float | None) -> None:
         left = self.limits.left(own)
@@ -318,43 +349,56 @@ class Connections:
         limits = Limits(self._clock, own, attempt.try_deadline, attempt.deadline)
         if attempt.upstream.http2 is not None:
             return await self.streams.send(attempt, attempt.upstream.http2, body, limits)
-        try:
-            lease = await self._lease(attempt, limits)
-        except Broken as error:
-            return replace(error.failed, connected=False)
-        connection = lease.kept.connection
-        connection.limits = limits
-        connection.written = False
-        try:
+        anew = False
+        while True:
             try:
-                await _send_all(connection, attempt, body)
-            except OSError:
-                # The peer may have answered before it stopped reading.
-                if not connection.written:
-                    raise
-            head = await connection.next()
-            if not isinstance(head, ResponseHead):
-                raise Malformed("no response head")
-        except Broken as error:
-            lease.end(False)
-            return error.failed
-        except (Malformed, OSError) as error:
-            lease.end(False)
-            return without_head(error, connection.written, connection.codec.ended, lease.fresh)
-        except BaseException:
-            lease.end(False)
-            raise
+                lease = await self._lease(attempt, limits, anew)
+            except Broken as error:
+                return replace(error.failed, connected=False)
+            connection = lease.kept.connection
+            connection.limits = limits
+            connection.written = False
+            try:
+                try:
+                    await _send_all(connection, attempt, body)
+                except OSError:
+                    # The peer may have answered before it stopped reading.
+                    if not connection.written:
+                        raise
+                head = await connection.next()
+                if not isinstance(head, ResponseHead):
+                    raise Malformed("no response head")
+            except Broken as error:
+                lease.end(False)
+                return error.failed
+            except (Malformed, OSError) as error:
+                lease.end(False)
+                if stale(attempt.head, body, connection.codec.silent, connection.written, lease.fresh):
+                    anew = True
+                    lease.pool.note_stale(lease.kept, self._clock())
+                    continue
+                return without_head(error, connection.written, connection.codec.ended, lease.fresh)
+            except BaseException:
+                lease.end(False)
+                raise
+            break
         limits.try_deadline = None
+        if head.status == SWITCHING:
+            from meshlib.dataplane.http.upgrade import AsyncUpgraded
+
+            return AsyncUpgraded(head, lease)
         return Response(head, lease)
 
-    async def _lease(self, attempt: Attempt, limits: Limits) -> Lease[Connection]:
+    async def _lease(self, attempt: Attempt, limits: Limits, anew: bool) -> Lease[Connection]:
         place = free = None
         address, upstream = address_of(attempt), attempt.upstream
         most = upstream.limits
         try:
             while True:
                 pool = self._pool(attempt.cluster)
-                found = pool.seek(address, most.max_connections, self._clock(), place, most.max_pending)
+                found = pool.seek(
+                    address, most.max_connections, self._clock(), place, most.max_pending, anew=anew
+                )
                 for old in found.closing:
                     old.close()
                 if found.kept is not None or found.room:
@@ -424,14 +468,12 @@ class Connections:
     ) -> None:
         _, tls, name = address_of(attempt)
         if tls is None:
-            transport, _ = await loop.create_connection(lambda: connection, *(attempt.at or attempt.address))
-            _set_options(transport, attempt.upstream.keepalive)
+            await _reach(loop, connection, attempt)
             return
         contexts = self._contexts()
         session = Session(context_for(tls, contexts), name=name)
         secured = Secured(session, connection, gathers=False)
-        transport, _ = await loop.create_connection(lambda: secured, *(attempt.at or attempt.address))
-        _set_options(transport, attempt.upstream.keepalive)
+        await _reach(loop, secured, attempt)
         await shaken(secured)
         check(tls, contexts, session.tls)
 
@@ -463,8 +505,8 @@ class Connections:
         """An exchange has ended."""
         self._busy.discard(lease.kept.connection)
         now = self._clock()
-        if reusable and not self._closed and now < lease.kept.dies:
-            idle = min(lease.attempt.upstream.idle_timeout, self._longest_idle)
+        idle = min(lease.idle_timeout, self._longest_idle)
+        if reusable and idle > 0 and not self._closed and now < lease.kept.dies:
             lease.pool.give_back(lease.kept, now, idle)
         else:
             lease.kept.connection.close()
@@ -486,6 +528,16 @@ class Connections:
                 connection.close()
         if self._streams is not None:
             self._streams.close()
+
+
+async def _reach(loop: asyncio.AbstractEventLoop, protocol: asyncio.BaseProtocol, attempt: Attempt) -> None:
+    address = attempt.at or attempt.address
+    path = local.path_of(address)
+    if path is None:
+        transport, _ = await loop.create_connection(lambda: protocol, *address)
+        _set_options(transport, attempt.upstream.keepalive)
+    else:
+        await loop.create_unix_connection(lambda: protocol, path)
 
 
 def _set_options(transport: asyncio.Transport, keepalive: Keepalive | None) -> None:

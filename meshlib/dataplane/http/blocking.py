@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING
 
 from meshlib.core.actions import Attempt
 from meshlib.core.request import Failed, ResponseHead
+from meshlib.dataplane.http import local
 from meshlib.dataplane.http.codec import Codec
-from meshlib.dataplane.http.failures import broken_off, closed, not_connected, overflowing, without_head
+from meshlib.dataplane.http.failures import (
+    broken_off,
+    closed,
+    not_connected,
+    overflowing,
+    stale,
+    without_head,
+)
 from meshlib.dataplane.http.lease import Lease
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, OwnTimeouts
 from meshlib.dataplane.http.options import set_options
@@ -29,7 +37,7 @@ from meshlib.dataplane.http.secure import (
     no_contexts,
     shake_hands,
 )
-from meshlib.dataplane.http.syntax import Malformed
+from meshlib.dataplane.http.syntax import SWITCHING, Malformed
 from meshlib.dataplane.tls_session import Session
 
 if TYPE_CHECKING:
@@ -41,7 +49,7 @@ CHUNK = 64 * 1024
 class Connection:
     """One connection to an endpoint."""
 
-    __slots__ = ("_quiet", "_reading", "_session", "_writing", "codec", "limits", "socket", "written")
+    __slots__ = ("_quiet", "_reading", "_writing", "codec", "limits", "session", "socket", "written")
 
     def __init__(self, made: socket.socket, limits: Limits, session: Session | None = None) -> None:
         """`session`: how it is secured, after the handshake; None: plain text."""
@@ -51,18 +59,23 @@ class Connection:
         self.written = False
         """Whether any byte of this request has left."""
         self._quiet = watch(made.fileno())
-        self._session = session
+        self.session = session
         made.settimeout(None)
         self._reading = Patience(made, socket.SO_RCVTIMEO, "read")
         self._writing = Patience(made, socket.SO_SNDTIMEO, "write")
 
+    @property
+    def keeps(self) -> float:
+        """Seconds for which the peer says that it keeps the connection, or a bit less."""
+        return self.codec.reader.keeps
+
     def usable(self) -> bool:
         """Whether the peer has kept it open and quiet while it was idle."""
-        return (self._session is None or self._session.quiet) and self._quiet()
+        return (self.session is None or self.session.quiet) and self._quiet()
 
     def write(self, data: bytes) -> None:
         """Sends all of it. Broken, TooSlow, OSError."""
-        session = self._session
+        session = self.session
         if session is None or not data:
             self._send(data)
         elif len(data) <= CHUNK:
@@ -77,7 +90,7 @@ class Connection:
 
     def read(self) -> bytes:
         """What the peer sent; nothing: it closed. Broken, TooSlow, OSError."""
-        session = self._session
+        session = self.session
         if session is None:
             return self._receive()
         while (data := session.next()) is None:
@@ -219,36 +232,48 @@ class Connections:
         limits = Limits(self._clock, own, attempt.try_deadline, attempt.deadline)
         if attempt.upstream.http2 is not None:
             return self.streams.send(attempt, attempt.upstream.http2, body, limits)
-        try:
-            lease = self._lease(attempt, limits)
-        except Broken as error:
-            return replace(error.failed, connected=False)
-        connection = lease.kept.connection
-        connection.limits = limits
-        connection.written = False
-        try:
+        anew = False
+        while True:
             try:
-                _send_all(connection, attempt, body)
-            except OSError:
-                # The peer may have answered before it stopped reading.
-                if not connection.written:
-                    raise
-            head = connection.next()
-            if not isinstance(head, ResponseHead):
-                raise Malformed("no response head")
-        except Broken as error:
-            lease.end(False)
-            return error.failed
-        except (Malformed, OSError) as error:
-            lease.end(False)
-            return without_head(error, connection.written, connection.codec.ended, lease.fresh)
-        except BaseException:
-            lease.end(False)
-            raise
+                lease = self._lease(attempt, limits, anew)
+            except Broken as error:
+                return replace(error.failed, connected=False)
+            connection = lease.kept.connection
+            connection.limits = limits
+            connection.written = False
+            try:
+                try:
+                    _send_all(connection, attempt, body)
+                except OSError:
+                    # The peer may have answered before it stopped reading.
+                    if not connection.written:
+                        raise
+                head = connection.next()
+                if not isinstance(head, ResponseHead):
+                    raise Malformed("no response head")
+            except Broken as error:
+                lease.end(False)
+                return error.failed
+            except (Malformed, OSError) as error:
+                lease.end(False)
+                if stale(attempt.head, body, connection.codec.silent, connection.written, lease.fresh):
+                    anew = True
+                    with self._lock:
+                        lease.pool.note_stale(lease.kept, self._clock())
+                    continue
+                return without_head(error, connection.written, connection.codec.ended, lease.fresh)
+            except BaseException:
+                lease.end(False)
+                raise
+            break
         limits.try_deadline = None
+        if head.status == SWITCHING:
+            from meshlib.dataplane.http.upgrade import Upgraded
+
+            return Upgraded(head, lease)
         return Response(head, lease)
 
-    def _lease(self, attempt: Attempt, limits: Limits) -> Lease[Connection]:
+    def _lease(self, attempt: Attempt, limits: Limits, anew: bool) -> Lease[Connection]:
         place = free = None
         address, upstream = address_of(attempt), attempt.upstream
         most = upstream.limits
@@ -256,7 +281,9 @@ class Connections:
             while True:
                 with self._lock:
                     pool, closing = self._pool(attempt.cluster)
-                    found = pool.seek(address, most.max_connections, self._clock(), place, most.max_pending)
+                    found = pool.seek(
+                        address, most.max_connections, self._clock(), place, most.max_pending, anew=anew
+                    )
                     served = found.kept is not None or found.room
                     overflow = found.overflow or not (served or upstream.waits)
                     if free is None and not served and not overflow:
@@ -319,9 +346,15 @@ class Connections:
         deadline = time.monotonic() + seconds
         session = None
         try:
-            made = socket.create_connection(attempt.at or attempt.address, timeout=max(seconds, 1e-4))
+            address = attempt.at or attempt.address
+            path = local.path_of(address)
+            if path is None:
+                made = socket.create_connection(address, timeout=max(seconds, 1e-4))
+            else:
+                made = local.connect(path, max(seconds, 1e-4))
             try:
-                set_options(made, attempt.upstream.keepalive)
+                if path is None:
+                    set_options(made, attempt.upstream.keepalive)
                 if attempt.tls is not None:
                     session = self._encrypt(made, attempt, deadline)
             except BaseException:
@@ -373,8 +406,8 @@ class Connections:
         self._busy.discard(lease.kept.connection)
         with self._lock:
             now = self._clock()
-            if reusable and not self._closed and now < lease.kept.dies:
-                idle = min(lease.attempt.upstream.idle_timeout, self._longest_idle)
+            idle = min(lease.idle_timeout, self._longest_idle)
+            if reusable and idle > 0 and not self._closed and now < lease.kept.dies:
                 lease.pool.give_back(lease.kept, now, idle)
                 return
             lease.pool.gone()

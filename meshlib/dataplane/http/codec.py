@@ -11,31 +11,36 @@ from meshlib.dataplane.http.write import Writer
 class Codec:
     """The state of one connection."""
 
-    __slots__ = ("_reader", "_writer")
+    __slots__ = ("_writer", "reader")
 
     def __init__(self) -> None:
         self._writer = Writer()
-        self._reader = Reader()
+        self.reader = Reader()
 
     @property
     def ended(self) -> bool:
         """Whether the peer closed its side."""
-        return self._reader.ended
+        return self.reader.ended
 
     @property
     def version(self) -> bytes:
         """Of the response, such as `HTTP/1.1`."""
-        return self._reader.version
+        return self.reader.version
 
     @property
     def reason(self) -> bytes:
         """The response's reason phrase."""
-        return self._reader.reason
+        return self.reader.reason
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing of a response has come."""
+        return self.reader.silent
 
     def request(self, head: RequestHead) -> bytes:
         """The bytes of a request's head. Unsendable."""
         written = self._writer.head(head)
-        self._reader.expect(head.method, self._writer.upgrade)
+        self.reader.expect(head.method, self._writer.upgrade)
         return written
 
     def whole(self, head: RequestHead, body: bytes) -> bytes:
@@ -52,16 +57,20 @@ class Codec:
 
     def receive(self, data: bytes) -> None:
         """Takes bytes from the peer; none at all: it closed."""
-        self._reader.receive(data)
+        self.reader.receive(data)
 
     def next(self) -> ResponseHead | bytes | Need:
         """The next part of the response. Malformed: it is not HTTP, or ended too early."""
-        return self._reader.next()
+        return self.reader.next()
+
+    def surplus(self) -> bytes:
+        """Takes what came after the response: after a 101 it is of the other protocol."""
+        return self.reader.surplus()
 
     def rest(self) -> bytes | None:
         """After a head: the body, if all of it is here; None: ask `next` for it."""
-        return self._reader.rest()
+        return self.reader.rest()
 
     def reuse(self) -> bool:
         """Whether this connection can serve another request."""
-        return self._writer.done and not self._writer.close and self._reader.clean
+        return self._writer.done and not self._writer.close and self.reader.clean

@@ -2,10 +2,13 @@
 
 import ssl
 
-from meshlib.core.request import Failed, Failure
+from meshlib.core.request import Failed, Failure, RequestHead
 from meshlib.dataplane.http.limits import Broken, Limits
 from meshlib.dataplane.http.syntax import Malformed
 from meshlib.dataplane.tls import NotTrusted, words
+
+_IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
+"""RFC 9110, 9.2.2."""
 
 
 def not_connected(error: Exception, limits: Limits, seconds: float) -> Failed:
@@ -31,6 +34,17 @@ def without_head(error: Exception, written: bool, ended: bool, fresh: bool) -> F
         return Failed(Failure.PROTOCOL, str(error))
     old = "" if fresh else ", which had been kept open"
     return Failed(Failure.RESET, f"the peer closed the connection{old} before a response")
+
+
+def stale(head: RequestHead, body: object, silent: bool, written: bool, fresh: bool) -> bool:
+    """Whether a lost exchange may be made once more on a new connection, unseen: the old one was closed in
+    the moment in which it was used again, and what was sent does no harm twice.
+
+    RFC 9110, 9.2.2: "A client SHOULD NOT automatically retry a request with a non-idempotent method unless it
+    has some means to know that the request semantics are actually idempotent […] or some means to detect that
+    the original request was never applied."
+    """
+    return not fresh and silent and isinstance(body, bytes) and (not written or head.method in _IDEMPOTENT)
 
 
 def broken_off(error: Exception, ended: bool) -> Failed:

@@ -44,6 +44,12 @@ class Lease(Generic[C]):
         """Whether the exchange goes on."""
         return self._open
 
+    @property
+    def idle_timeout(self) -> float:
+        """Seconds for which the connection may be idle after this use: the cluster's, or the peer's."""
+        own, keeps = self.attempt.upstream.idle_timeout, self.kept.connection.keeps
+        return min(keeps, own)
+
     def end(self, reusable: bool) -> None:
         """Ends the exchange; a second time does nothing."""
         if self._open:

@@ -1,7 +1,8 @@
 """Which connection a request gets: the decisions of a pool, without I/O. One pool a cluster.
 
 - The connection used last is used first, so that the others can grow old and go.
-- An idle connection is used until its `idle_timeout` passes or its peer closes it.
+- An idle connection is used until its `idle_timeout` passes or its peer closes it, and not for as long as its
+  peer is known to leave it open (`habits`).
 - `max_connections` counts all of a cluster, idle ones too. At the limit an idle connection to
   another endpoint makes room; else the request waits.
 - As for Envoy, a request is pending from the moment that it finds no idle connection until it has
@@ -20,6 +21,7 @@ from typing import Generic, Protocol, TypeVar
 
 from meshlib.core.balance.cluster import UNLIMITED
 from meshlib.core.mtls import ClientTls
+from meshlib.dataplane.http.habits import Habits
 
 Address = tuple[tuple[str, int], ClientTls | None, str]
 """Where a connection leads, how it is secured, and the server name that it asked for."""
@@ -29,6 +31,11 @@ SWEEP_SECONDS = 10.0
 
 class Reusable(Protocol):
     """What a pool asks of a connection."""
+
+    @property
+    def keeps(self) -> float:
+        """Seconds for which the peer says that it keeps the connection, or a bit less."""
+        ...
 
     def usable(self) -> bool:
         """Whether the peer has kept it open and quiet while it was idle."""
@@ -45,6 +52,8 @@ class Kept(Generic[C]):
     connection: C
     address: Address
     uses: int = 0
+    since: float = 0.0
+    """When it was idle last."""
     until: float = 0.0
     """When it has been idle for too long."""
     dies: float = float("inf")
@@ -79,9 +88,10 @@ class Found(Generic[C]):
 class Pool(Generic[C]):
     """The connections of one cluster. The caller locks."""
 
-    __slots__ = ("_asleep", "_idle", "_numbers", "opened", "opening", "waiting")
+    __slots__ = ("_asleep", "_idle", "_numbers", "habits", "opened", "opening", "waiting")
 
     def __init__(self) -> None:
+        self.habits: Habits[Address] = Habits()
         self._idle: dict[Address, deque[Kept[C]]] = {}
         self.opened = 0
         """Connections that exist or are being made."""
@@ -108,9 +118,11 @@ class Pool(Generic[C]):
         now: float,
         place: Place | None = None,
         max_pending: int = UNLIMITED,
+        *,
+        anew: bool = False,
     ) -> Found[C]:
         """A connection to `address`, or room for one, to be followed by `made`; `place` is given up once
-        there is either.
+        there is either. `anew`: no idle one, and those to `address` go.
         """
         found: Found[C] = Found()
         full = place is None and len(self.waiting) + self.opening >= max_pending
@@ -120,7 +132,10 @@ class Pool(Generic[C]):
         elif self.waiting:
             found.overflow = full
             return found
-        found.kept = self._take(address, now, found.closing)
+        if anew:
+            self._drop(address, found.closing)
+        else:
+            found.kept = self._take(address, now, found.closing)
         if found.kept is None:
             found.overflow = full
             found.room = not full and self._room(address, max_connections, found.closing)
@@ -149,13 +164,22 @@ class Pool(Generic[C]):
 
     def give_back(self, kept: Kept[C], now: float, idle_timeout: float) -> None:
         """A connection is idle again."""
-        kept.until = min(now + idle_timeout, kept.dies)
+        habits = self.habits
+        if habits.known:
+            if kept.uses > 1:
+                habits.used_again(kept.address)
+            idle_timeout = min(idle_timeout, habits.longest(kept.address, now))
+        kept.since, kept.until = now, min(now + idle_timeout, kept.dies)
         idle = self._idle.get(kept.address)
         if idle is None:
             self._idle[kept.address] = deque((kept,))
         else:
             idle.append(kept)
         self._wake()
+
+    def note_stale(self, kept: Kept[C], now: float) -> None:
+        """A connection turned out to be closed as it was used again."""
+        self.habits.closed(kept.address, max(0.0, now - kept.since), kept.uses - 1, now)
 
     def gone(self) -> None:
         """A connection that was not idle is closed, or could not be made."""
@@ -168,7 +192,7 @@ class Pool(Generic[C]):
         for address, idle in list(self._idle.items()):
             stay: deque[Kept[C]] = deque()
             for kept in idle:
-                if now <= kept.until and kept.connection.usable():
+                if self._good(kept, now):
                     stay.append(kept)
                 else:
                     closing.append(kept.connection)
@@ -200,7 +224,7 @@ class Pool(Generic[C]):
         taken = None
         while idle and taken is None:
             newest = idle.pop()
-            if now <= newest.until and newest.connection.usable():
+            if self._good(newest, now):
                 taken = newest
             else:
                 self.opened -= 1
@@ -208,6 +232,19 @@ class Pool(Generic[C]):
         if idle is not None and not idle:
             del self._idle[address]
         return taken
+
+    def _good(self, kept: Kept[C], now: float) -> bool:
+        if now > kept.until:
+            return False
+        usable = kept.connection.usable()
+        if not usable:
+            self.habits.closed(kept.address, now - kept.since, kept.uses, now)
+        return usable
+
+    def _drop(self, address: Address, closing: list[C]) -> None:
+        gone = [kept.connection for kept in self._idle.pop(address, ())]
+        self.opened -= len(gone)
+        closing += gone
 
     def _room(self, address: Address, max_connections: int, closing: list[C]) -> bool:
         if self.opened >= max_connections:

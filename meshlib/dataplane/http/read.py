@@ -12,12 +12,14 @@ The peer may be hostile. Rules:
 - Informational responses are passed over, 101 excepted, and that only if it was asked for.
 """
 
+import math
 from enum import Enum, auto
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from meshlib.core.request import Header, ResponseHead
 from meshlib.dataplane.http.chunks import Chunks
+from meshlib.dataplane.http.habits import kept_for
 from meshlib.dataplane.http.syntax import MOST_DIGITS, TEXT, Malformed, says_close
 
 LARGEST_HEAD = 100 * 1024
@@ -68,7 +70,7 @@ class Reader:
 
     __slots__ = (
         *("_again", "_at", "_chunks", "_data", "_informed", "_left", "_method", "_searched", "_upgrade"),
-        *("ended", "reason", "version"),
+        *("ended", "keeps", "reason", "version"),
     )
 
     def __init__(self) -> None:
@@ -76,6 +78,8 @@ class Reader:
         """Whether the peer closed its side."""
         self.version = b"HTTP/1.1"
         self.reason = b""
+        self.keeps = math.inf
+        """Seconds for which the peer keeps the connection, or a bit less."""
         self._data: bytes | bytearray = b""
         """What was received and not looked at."""
         self._chunks: Chunks | None = None
@@ -87,6 +91,7 @@ class Reader:
         self._at = _HEAD
         self._searched = self._informed = 0
         self._again = False
+        self.keeps = math.inf
 
     def receive(self, data: bytes) -> None:
         """Takes bytes from the peer; none at all: it closed."""
@@ -116,6 +121,16 @@ class Reader:
             part, self._data, self._at = bytes(self._data), b"", _END
             return part
         return b"" if self._at is _END and self._again else None
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing of a response has come."""
+        return self._at is _HEAD and not self._data and not self._informed
+
+    def surplus(self) -> bytes:
+        """Takes what was received and not looked at."""
+        found, self._data = bytes(self._data), b""
+        return found
 
     @property
     def clean(self) -> bool:
@@ -194,6 +209,8 @@ class Reader:
                     chunked = True
                 case b"connection":
                     close = close or says_close(value)
+                case b"keep-alive":
+                    self.keeps = min(self.keeps, kept_for(value))
         if chunked and length is not None:
             raise Malformed("both Transfer-Encoding and Content-Length")
         self._again = not close

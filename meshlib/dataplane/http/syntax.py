@@ -9,6 +9,9 @@ TEXT = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
 MOST_DIGITS = 18
 """Of a Content-Length: it fits into 64 bits everywhere."""
 
+SWITCHING = 101
+"""The status after which a connection speaks another protocol, both ways."""
+
 
 class Unsendable(Exception):
     """The application's request can't be written as HTTP: it is the application that is told."""

@@ -33,7 +33,7 @@ class Writer:
         self.close = False
         """Whether it says that the connection ends with it."""
         self.upgrade = False
-        """Whether it asks for another protocol."""
+        """Whether it names another protocol."""
 
     def head(self, head: RequestHead) -> bytes:
         """Begins a request. Unsendable."""

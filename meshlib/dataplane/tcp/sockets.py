@@ -10,10 +10,12 @@ Rules:
 import socket
 import ssl
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from meshlib.core.request import Failed
 from meshlib.core.tcp import Connect, Linked, Lookup, Refuse
+from meshlib.dataplane.http.local import path_of
 from meshlib.dataplane.http.secure import check, context_for
 from meshlib.dataplane.tcp.asked import Asked, Meshed, failed, seconds_of
 from meshlib.dataplane.tcp.errors import of_mesh, of_refusal
@@ -175,7 +177,8 @@ def _try(mesh: Meshed, asked: Asked, connect: Connect, source: _Address | None) 
     try:
         plain = _connected(connect.address, deadline, source)
         try:
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if plain.family != socket.AF_UNIX:
+                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if connect.tls is None:
                 return plain
             return _secured(mesh, asked, connect, plain, deadline)
@@ -188,11 +191,11 @@ def _try(mesh: Meshed, asked: Asked, connect: Connect, source: _Address | None) 
 
 def _connected(address: _Address, deadline: float, source: _Address | None) -> MeshSocket:
     last: OSError | None = None
-    for family, kind, protocol, _, where in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+    for family, kind, protocol, _, where in _places(address):
         made = MeshSocket(family, kind, protocol)
         try:
             made.settimeout(_left(deadline))
-            if source is not None:
+            if source is not None and family != socket.AF_UNIX:
                 made.bind(source)
             made.connect(where)
         except OSError as error:
@@ -206,6 +209,13 @@ def _connected(address: _Address, deadline: float, source: _Address | None) -> M
         else:
             return made
     raise last or OSError(f"{address[0]} has no address")
+
+
+def _places(address: _Address) -> Iterable[tuple[int, int, int, str, Any]]:
+    path = path_of(address)
+    if path is not None:
+        return ((socket.AF_UNIX, socket.SOCK_STREAM, 0, "", path),)
+    return socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
 
 
 def _secured(

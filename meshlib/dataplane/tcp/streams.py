@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from meshlib.core.request import Failed
 from meshlib.core.tcp import Connect, Linked, Lookup, Refuse
+from meshlib.dataplane.http.local import path_of
 from meshlib.dataplane.http.secure import check, context_for
 from meshlib.dataplane.tcp.asked import Asked, Meshed, failed, seconds_of
 from meshlib.dataplane.tcp.errors import of_mesh, of_refusal
@@ -183,7 +184,11 @@ async def _try(mesh: Meshed, asked: Asked, connect: Connect, *, last: bool) -> a
     made: asyncio.Transport | None = None
     try:
         async with asyncio.timeout(seconds):
-            made, _ = await asyncio.get_running_loop().create_connection(_Waiting, *connect.address)
+            path, loop = path_of(connect.address), asyncio.get_running_loop()
+            if path is None:
+                made, _ = await loop.create_connection(_Waiting, *connect.address)
+            else:
+                made, _ = await loop.create_unix_connection(_Waiting, path)
             if connect.tls is None:
                 return made
             contexts = mesh.contexts

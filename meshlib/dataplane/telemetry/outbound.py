@@ -61,7 +61,7 @@ class Outbound:
             "_spans",
             "_started",
         ),
-        *("_status", "_telemetry", "_version", "_waited", "_wall", "head", "received"),
+        *("_status", "_telemetry", "_version", "_waited", "_wall", "head", "received", "sent"),
     )
 
     def __init__(self, telemetry: Telemetry, target: str, head: RequestHead, body: Sized) -> None:
@@ -69,6 +69,8 @@ class Outbound:
         """The request as it goes on."""
         self.received = 0
         """Bytes of the response's body that have come; whoever reads it counts."""
+        self.sent = 0
+        """Bytes that left after the request's body: of another protocol."""
         self._telemetry, self._body = telemetry, body
         self._logs, self._spans = telemetry.told(target)
         self._started, self._wall = telemetry.clock(), telemetry.wall()
@@ -162,7 +164,7 @@ class Outbound:
             self._details,
             self._version.decode("latin-1"),
             headers,
-            self._body.size if facts.attempts and not self._failure else 0,
+            self._body.size + self.sent if facts.attempts and not self._failure else 0,
             self.received,
             facts.route,
             "" if facts.flag.endswith("NC") else facts.cluster,
@@ -187,7 +189,7 @@ class Outbound:
             if grpc and name.lower() == b"grpc-status":
                 said = value
         end = labels.end_of(self._status, facts.flag, grpc=grpc, grpc_status=said.decode("latin-1"))
-        sent = size(self.head) + self._body.size
+        sent = size(self.head) + self._body.size + self.sent
         telemetry.instruments.add((bound.of(end, telemetry.instruments), seconds * 1000, sent, received))
 
 

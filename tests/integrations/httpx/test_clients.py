@@ -20,6 +20,7 @@ from meshlib.core.actions import Facts
 from meshlib.core.request import Failed, Failure
 from meshlib.core.view import View
 from meshlib.dataplane.decode.routes import decode_routes
+from meshlib.dataplane.drive import FlightFailed
 from meshlib.errors import Closed, ControlUnavailable, RefusedResource
 from meshlib.xds import pb
 from meshlib_httpx.errors import of_failure
@@ -206,7 +207,7 @@ def test_each_failure_is_an_error_of_both(
 ) -> None:
     request = httpx.Request("GET", "http://reviews:9080/")
     facts = Facts("route", "VirtualService a/b", "f.yaml:3", "c", "10.0.0.1:80", 2, "-", "", "7")
-    error = of_failure(Failed(how, "in other words"), facts, request)
+    error = of_failure(FlightFailed(Failed(how, "in other words"), facts), request)
     assert isinstance(error, meshs)
     assert isinstance(error, httpxs)
     assert error.request is request

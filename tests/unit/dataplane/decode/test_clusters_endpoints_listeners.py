@@ -1,5 +1,7 @@
 """Clusters, endpoints and listeners as values, and what is refused."""
 
+from typing import Any
+
 import pytest
 
 from meshlib.core.balance.cluster import Policy, Resolution
@@ -55,3 +57,21 @@ def test_a_panic_threshold_that_is_no_percentage_is_refused(percent: float) -> N
     message.common_lb_config.healthy_panic_threshold.value = percent
     with pytest.raises(Refused, match="healthy_panic_threshold"):
         decode_cluster(message)
+
+
+def at_path(path: str) -> Any:
+    message = pb.ClusterLoadAssignment(cluster_name="c")
+    message.endpoints.add().lb_endpoints.add().endpoint.address.pipe.path = path
+    return message
+
+
+@pytest.mark.parametrize("path", ["/run/reviews.sock", "@reviews", "/a:b"])
+def test_an_endpoint_may_be_a_path(path: str) -> None:
+    endpoint = decode_endpoints(at_path(path)).localities[0].endpoints[0]
+    assert (endpoint.address, endpoint.key) == ((path, 0), path)
+
+
+@pytest.mark.parametrize("path", ["", "reviews.sock", "/" + "x" * 107, "/" + "\u00fc" * 54])
+def test_a_path_that_is_none(path: str) -> None:
+    with pytest.raises(Refused, match=r"^endpoints\[0\]\.lb_endpoints\[0\]\.endpoint\.address\.pipe\.path"):
+        decode_endpoints(at_path(path))

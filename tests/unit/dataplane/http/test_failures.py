@@ -4,8 +4,8 @@ import errno
 
 import pytest
 
-from meshlib.core.request import Failed, Failure
-from meshlib.dataplane.http.failures import broken_off, not_connected, without_head
+from meshlib.core.request import Failed, Failure, RequestHead
+from meshlib.dataplane.http.failures import broken_off, not_connected, stale, without_head
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Limits
 from meshlib.dataplane.http.syntax import Malformed
 
@@ -62,3 +62,27 @@ def test_a_body_may_break_the_protocol() -> None:
 def test_a_kept_connection_is_named() -> None:
     told = without_head(ConnectionResetError(), True, False, fresh=False).detail
     assert told == "the peer closed the connection, which had been kept open before a response"
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "silent", "written", "fresh", "expected"),
+    [
+        ("GET", b"", True, True, False, True),
+        ("GET", b"", True, True, True, False),
+        ("GET", b"", False, True, False, False),
+        ("PUT", b"x", True, True, False, True),
+        ("DELETE", b"", True, True, False, True),
+        ("POST", b"x", True, True, False, False),
+        ("PATCH", b"x", True, True, False, False),
+        ("get", b"", True, True, False, False),
+        ("POST", b"x", True, False, False, True),
+        ("POST", b"x", True, False, True, False),
+        ("PUT", iter([b"x"]), True, True, False, False),
+        ("PUT", iter([b"x"]), True, False, False, False),
+    ],
+)
+def test_what_is_sent_anew(
+    method: str, body: object, silent: bool, written: bool, fresh: bool, expected: bool
+) -> None:
+    head = RequestHead(method, "http", "a", "/")
+    assert stale(head, body, silent, written, fresh) is expected

@@ -1,5 +1,7 @@
 """A connection is given back or closed exactly once, even if nobody says so."""
 
+import math
+
 from meshlib.core.actions import Attempt
 from meshlib.core.balance.cluster import Upstream
 from meshlib.core.request import RequestHead
@@ -11,6 +13,8 @@ HEAD = RequestHead("GET", "http", "a", "/")
 
 class Wire:
     """A connection."""
+
+    keeps = math.inf
 
     def usable(self) -> bool:
         return True

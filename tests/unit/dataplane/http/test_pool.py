@@ -1,5 +1,7 @@
 """What a pool decides: who gets which connection, who waits, who is woken."""
 
+import math
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -12,6 +14,8 @@ MANY = 2**32 - 1
 
 class Wire:
     """A connection."""
+
+    keeps = math.inf
 
     def __init__(self) -> None:
         self.alive = True
@@ -234,3 +238,37 @@ class Machine(RuleBasedStateMachine):
 
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+
+
+# What is learned of peers
+
+
+def test_a_connection_is_kept_for_as_long_as_its_peer_is_known_to_keep_it() -> None:
+    pool: Pool[Wire] = Pool()
+    first = opened(pool)
+    first.uses = 1
+    pool.give_back(first, 0.0, 100.0)
+    first.connection.alive = False
+    assert pool.seek(A, MANY, 4.0).closing == [first.connection]
+    second = Kept(Wire(), A, 1)
+    pool.give_back(second, 10.0, 100.0)
+    assert second.until == 13.0
+    other = opened(pool, B)
+    pool.give_back(other, 10.0, 100.0)
+    assert other.until == 110.0
+
+
+def test_a_new_one_can_be_asked_for() -> None:
+    pool: Pool[Wire] = Pool()
+    stale, idle, other = opened(pool), opened(pool), opened(pool, B)
+    pool.give_back(stale, 0.0, 100.0)
+    pool.give_back(idle, 0.0, 100.0)
+    pool.give_back(other, 0.0, 100.0)
+    taken = pool.seek(A, 3, 5.0).kept
+    assert taken is idle
+    pool.note_stale(taken, 5.0)
+    pool.gone()
+    found = pool.seek(A, 3, 5.0, anew=True)
+    assert (found.kept, found.room, found.closing) == (None, True, [stale.connection])
+    assert (pool.opened, pool.idle) == (2, 1)
+    assert pool.habits.longest(A, 5.0) == 3.75

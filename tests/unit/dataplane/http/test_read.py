@@ -1,6 +1,7 @@
 """Responses as a hostile peer sends them: what is one and where it ends, however the bytes are cut."""
 
 import itertools
+import math
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -506,3 +507,59 @@ def test_what_is_spoilt_is_refused_or_taken_as_by_h11(
     agree(data, method, closed)
     seen = read([data], method)
     assert read([data[at : at + 1] for at in range(len(data))], method) == seen
+
+
+# What connections are told
+
+
+@pytest.mark.parametrize("name", ["101", "101, informed", "101 of few words"])
+def test_what_follows_a_101_is_of_the_other_protocol(name: str) -> None:
+    method, upgrade, data, *_ = ASKED[name]
+    for pieces in cuts(data):
+        reader, surplus, switched = Reader(), b"", False
+        reader.expect(method, upgrade)
+        for piece in pieces:
+            reader.receive(piece)
+            switched = switched or isinstance(reader.next(), ResponseHead)
+            if switched:
+                assert reader.next() is Need.NOTHING
+                surplus += reader.surplus()
+        assert surplus == data.partition(b"HTTP/1.1 101")[2].partition(b"\r\n\r\n")[2]
+        assert not reader.clean
+
+
+def test_silence_ends_with_the_first_byte() -> None:
+    reader = Reader()
+    assert reader.silent
+    reader.receive(b"")
+    assert reader.silent
+    reader.receive(b"H")
+    assert not reader.silent
+    informed = Reader()
+    informed.receive(CONTINUE)
+    assert informed.next() is Need.DATA
+    assert not informed.silent
+    done = Reader()
+    done.receive(TWO)
+    done.next()
+    assert not done.silent
+    done.expect("GET", False)
+    assert done.silent
+
+
+@pytest.mark.parametrize(
+    ("lines", "seconds"),
+    [
+        ([], math.inf),
+        ([b"Keep-Alive: timeout=5, max=3"], 4.0),
+        ([b"keep-alive: timeout=9", b"KEEP-ALIVE: timeout=7"], 6.0),
+        ([b"Keep-Alive: 300"], math.inf),
+    ],
+)
+def test_how_long_the_peer_waits(lines: list[bytes], seconds: float) -> None:
+    reader = Reader()
+    reader.receive(with_headers(*lines, b"Content-Length: 0"))
+    reader.next()
+    assert reader.keeps == seconds
+    reader.expect("GET", False)
+    assert reader.keeps == math.inf
