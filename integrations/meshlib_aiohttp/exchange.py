@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import aiohttp
-from aiohttp import hdrs
+from aiohttp import hdrs, http_exceptions
 from aiohttp.client_reqrep import ClientRequest, ClientResponse
 from aiohttp.http import HttpVersion
 from aiohttp.http_parser import DeflateBuffer
@@ -78,7 +78,7 @@ class Exchange:
         self._traces = traces
         self._own = _own_timeouts(timeout)
         self._callbacks: list[Callable[[], None]] = []
-        self._body: AsyncBody | _Whole | None = None
+        self._body: AsyncBody | None = None
         self._upload: Upload | None = None
         self._decompress = True
         self._buffer = 0
@@ -200,10 +200,13 @@ class Exchange:
         message = Message(version, answer.status, reason, CIMultiDictProxy(headers), raw)
         content = self._content = self._sink = _Content(self, self._buffer, request)
         body = answer.body
-        self._body = body if isinstance(body, AsyncBody) else _Whole(body if isinstance(body, bytes) else b"")
         coding = headers.get(hdrs.CONTENT_ENCODING, "").lower()
-        if self._decompress and coding in _CODINGS and request.method != hdrs.METH_HEAD:
+        if coding in _CODINGS and self._decompress and not answer.own and request.method != hdrs.METH_HEAD:
             self._sink = DeflateBuffer(content, coding)
+        if isinstance(body, AsyncBody):
+            self._body = body
+        elif isinstance(body, bytes) and body:
+            self._unpack(body)
         self._feed()
         return message, content
 
@@ -214,24 +217,24 @@ class Exchange:
         try:
             if self._unpacking:
                 self._unpack(b"")
-                self._feed()
             elif self._body is None:
                 raise aiohttp.ClientConnectionError("Connection closed")
             else:
                 await self._body.more()
-                self._feed()
+            self._feed()
         except FlightFailed as error:
             raise self._broken(of_failure(error, self._request)) from None
         except TooSlow as error:
             raise self._broken(of_own(error)) from None
 
     def _feed(self) -> None:
-        body, content = self._body, self._content
-        if body is None or content is None:
+        """Gives `content` what has come, as far as it is to be unpacked now."""
+        body = self._body
+        if self._content is None:
             return
         try:
             while not self._unpacking:
-                part = body.ready()
+                part = Need.NOTHING if body is None else body.ready()
                 if isinstance(part, bytes):
                     self._unpack(part)
                     continue
@@ -240,50 +243,38 @@ class Exchange:
                     self._end()
                 return
         except FlightFailed as error:
-            # What has come before it is the application's.
-            content.set_exception(self._broken(of_failure(error, self._request)))
+            self._spoiled(of_failure(error, self._request))
 
     def _unpack(self, part: bytes) -> None:
         sink = self._sink
         if isinstance(sink, DeflateBuffer):
             try:
                 self._unpacking = sink.feed_data(part, len(part))
-            except Exception as error:
-                raise self._broken(aiohttp.ClientPayloadError(str(error))) from error
+            except http_exceptions.ContentEncodingError as error:
+                self._spoiled(aiohttp.ClientPayloadError(str(error)))
         elif sink is not None:
             sink.feed_data(part)
 
     def _end(self) -> None:
-        assert self._sink is not None  # noqa: S101 - made with the content
+        sink = self._sink
+        if sink is None or (self._content is not None and self._content.is_eof()):
+            return
         try:
-            self._sink.feed_eof()
-        except Exception as error:
-            raise self._broken(aiohttp.ClientPayloadError(str(error))) from error
+            sink.feed_eof()
+        except http_exceptions.ContentEncodingError as error:
+            self._spoiled(aiohttp.ClientPayloadError(str(error)))
+
+    def _spoiled(self, error: Exception) -> None:
+        """Who reads on is told so; what has come before is read first."""
+        content = self._content
+        self._unpacking = False
+        self.close()
+        if content is not None:
+            content.set_exception(error)
 
     def _broken(self, error: Exception) -> Exception:
         self.close()
         return error
-
-
-class _Whole:
-    """A body that is here already, read as one that comes."""
-
-    def __init__(self, body: bytes) -> None:
-        self._rest = body
-
-    def ready(self) -> bytes | Need:
-        """All of it, then nothing."""
-        part, self._rest = self._rest, b""
-        return part or Need.NOTHING
-
-    async def more(self) -> None:
-        """There is no more."""
-
-    def finish(self) -> None:
-        """There is nothing to end."""
-
-    def close(self) -> None:
-        """As `finish`."""
 
 
 class _Content(StreamReader):

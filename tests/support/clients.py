@@ -435,7 +435,7 @@ async def calling(kind: str, mesh: Any) -> AsyncIterator[Caller]:
     finally:
         found = caller.connections()
         await caller.close()
-    if found is not None:
+    if hasattr(found, "_pools"):
         await until(lambda: all(pool.opened == 0 for pool in found._pools.values()))
 
 

@@ -35,6 +35,9 @@ class FakeMesh:
         self.failure: Exception | None = None
         """What `prepare` raises."""
 
+    def used_by(self, sender: object) -> None:
+        """It is never closed, so there is nobody to tell."""
+
     def prepare(self, name: str) -> View:
         if self.failure is not None:
             raise self.failure

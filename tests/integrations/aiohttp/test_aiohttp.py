@@ -188,6 +188,22 @@ async def test_encoded_bodies_are_decoded(coding: str) -> None:
                 assert len(await response.read()) < 100_000
 
 
+async def test_a_body_that_is_not_encoded_as_it_says() -> None:
+    async def lying(request: web.Request) -> web.Response:
+        return web.Response(body=b"no gzip at all", headers={"Content-Encoding": "gzip"})
+
+    async with serving(lying) as port:
+        mesh = fake_mesh([port])
+        async with (
+            meshlib_aiohttp.ClientSession(URL, mesh=mesh) as session,  # type: ignore[arg-type]
+            session.get("/") as response,
+        ):
+            assert response.status == 200
+            with pytest.raises(aiohttp.ClientPayloadError, match="gzip"):
+                await response.read()
+        assert mesh.in_flight() == 0
+
+
 async def test_websockets_are_plain_aiohttp() -> None:
     async def talk(request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()

@@ -27,6 +27,7 @@ class Response:
 
     version = b"HTTP/1.1"
     reason = b"OK"
+    whole: bytes | None = None
 
     def __init__(self, status: int, parts: tuple[Part, ...]) -> None:
         self.head = ResponseHead(status)

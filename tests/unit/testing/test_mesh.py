@@ -158,11 +158,12 @@ async def test_tasks_find_the_mesh_of_each_test() -> None:
 
 
 def test_the_default_before_is_put_back() -> None:
+    before = meshlib._shared.get("mesh")
     with ScriptedMesh() as outer:
         with ScriptedMesh() as inner:
             assert meshlib.default() is inner
         assert meshlib.default() is outer
-    assert meshlib._shared.get("mesh") is None
+    assert meshlib._shared.get("mesh") is before
 
 
 def test_a_mesh_that_was_given_stays_closed() -> None:
