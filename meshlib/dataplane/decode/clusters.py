@@ -29,6 +29,8 @@ _RESOLUTIONS = (  # by Cluster.DiscoveryType: STATIC, STRICT_DNS, LOGICAL_DNS, E
     Resolution.ORIGINAL,
 )
 _EDS = 3
+_PROVIDED = 6
+"""Cluster.LbPolicy CLUSTER_PROVIDED."""
 _OPTIONS = f"typed_extension_protocol_options[{HTTP_OPTIONS}]"
 
 
@@ -98,7 +100,12 @@ def _resolution(message: Any) -> Resolution:
         return Resolution.DYNAMIC
     if message.type >= len(_RESOLUTIONS):
         raise Refused("type", "is not supported")
-    return _RESOLUTIONS[message.type]
+    found = _RESOLUTIONS[message.type]
+    listed = message.HasField("load_balancing_policy")
+    if found is Resolution.ORIGINAL and not listed and message.lb_policy != _PROVIDED:
+        # Envoy: "Only 'CLUSTER_PROVIDED' is allowed with cluster type 'ORIGINAL_DST'".
+        raise Refused("lb_policy", "is not CLUSTER_PROVIDED, and ORIGINAL_DST leaves nothing to choose")
+    return found
 
 
 def _decode_inline(message: Any, resolution: Resolution) -> EndpointSet | None:

@@ -18,6 +18,14 @@ def test_an_eds_cluster() -> None:
     assert (made.upstream.connect_timeout, made.upstream.limits.max_retries, made.outlier) == (5.0, 3, None)
 
 
+def test_where_the_request_says_the_address_there_is_nothing_to_choose() -> None:
+    """As Envoy has it."""
+    for policy in ("ROUND_ROBIN", "RING_HASH", "LEAST_REQUEST"):
+        with pytest.raises(Refused, match=r"^lb_policy: is not CLUSTER_PROVIDED"):
+            decode_cluster(pb.Cluster(name="a", type="ORIGINAL_DST", lb_policy=policy))
+    decode_cluster(pb.Cluster(name="a", type="ORIGINAL_DST", lb_policy="CLUSTER_PROVIDED"))
+
+
 def test_a_bad_port_is_refused_by_its_path() -> None:
     message = pb.ClusterLoadAssignment(cluster_name="c")
     socket = message.endpoints.add().lb_endpoints.add().endpoint.address.socket_address
