@@ -114,7 +114,7 @@ async def test_what_can_be_sent_again_is_tried_again(kind: str, server: RawServe
     server.tries.clear()
     async with calling(kind, fake_mesh([server.port], route=RETRYING)) as caller:
         method = "GET" if body is None else "POST"
-        seen = await caller.call("/script/503,reset,200/x", method, body=body)
+        seen = await caller.call("/script/reset,503,200/x", method, body=body)
         assert seen.status == 200
         assert seen.facts is not None
         assert seen.facts.attempts == 3
