@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 from support.commands import wait_until
@@ -25,7 +24,6 @@ from support.stage import As, Change, Refusal, Stage
 from meshlib import Mesh
 from meshlib.bootstrap import bootstrap
 from meshlib.control.compile.compiler import GraphCompiler
-from meshlib.control.serve import push
 from meshlib.dataplane.network import SOCKETS
 from meshlib.errors import RefusedResource
 from meshlib.xds.kinds import Kind
@@ -125,8 +123,6 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
         open_channels = [stack.enter_context(channels(name, stage.address, folder)) for name in COMMANDS]
         for name, delta in ENVOYS.items():
             stack.enter_context(envoy(stage.address, delta, name))
-        # One configuration follows another at once: an Envoy need not keep what comes waiting so long.
-        stack.enter_context(patch.object(push, "HOLD_SECONDS", 0.2))
         yield Play(stage, open_channels, certificates(folder))
         assert stage.late() == []
 
