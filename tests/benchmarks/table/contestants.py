@@ -181,6 +181,20 @@ def _mesh_sync(url: str, settings: dict[str, Any], **_: Any) -> Calls:
     return _OfHttpx(meshlib.Client(**settings), url)
 
 
+def _mesh_requests(url: str, settings: dict[str, Any], **_: Any) -> Calls:
+    import meshlib_requests
+
+    _count()
+    return _OfHttpx(meshlib_requests.Session(**settings), url)
+
+
+def _mesh_aiohttp(url: str, settings: dict[str, Any], **_: Any) -> Asks:
+    import meshlib_aiohttp
+
+    _count()
+    return _OfAiohttp(meshlib_aiohttp.ClientSession(**settings), url)
+
+
 def _count() -> None:
     """Metrics are on: an SDK measures, and is read now and then."""
     from opentelemetry import metrics
@@ -201,6 +215,8 @@ CONTESTANTS: dict[str, Callable[..., Any]] = {
     "httpx2 sync": _httpx2_sync,
     "requests": _requests,
     "mesh sync": _mesh_sync,
+    "mesh requests": _mesh_requests,
+    "mesh aiohttp": _mesh_aiohttp,
 }
 NEEDS = {"httpx2": "httpx2", "httpx2 sync": "httpx2", "aiohttp": "aiohttp", "requests": "requests"}
 """The package that a contestant is of, where it isn't meshlib's own."""

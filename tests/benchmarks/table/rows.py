@@ -29,6 +29,8 @@ RUNS = (
     *(Run(who) for who in ("httpx via sidecars", "aiohttp via sidecars")),
     *(Run(who, 32, 400) for who in ("httpx", "httpx2", "aiohttp", "mesh")),
     Run("mesh", 512, 2048),
+    *(Run("mesh aiohttp", at_once, count) for at_once, count in ((1, 200), (32, 400))),
+    *(Run("mesh requests", threads, count) for threads, count in ((1, 200), (8, 400))),
     *(Run(who) for who in ("httpx sync", "httpx2 sync", "requests", "mesh sync")),
     *(Run(who, 8, 400) for who in ("httpx sync", "httpx2 sync", "requests", "mesh sync")),
 )
@@ -109,13 +111,32 @@ ROWS = (
     ),
     *(
         Row(
-            f"httpx sync API, {threads} thread{'s' * (threads > 1)}, requests/s: mesh ÷ bare httpx",
+            f"{name}, {threads} thread{'s' * (threads > 1)}, requests/s: mesh ÷ bare",
             "≥ 1.5",
-            ("httpx sync", "mesh sync"),
-            lambda r, threads=threads: r.ratio(("mesh sync", threads), ("httpx sync", threads), "rps"),
+            (bare, mesh),
+            lambda r, bare=bare, mesh=mesh, threads=threads: r.ratio((mesh, threads), (bare, threads), "rps"),
             lambda v: v >= 1.5,
         )
+        for name, bare, mesh in (
+            ("httpx sync API", "httpx sync", "mesh sync"),
+            ("requests", "requests", "mesh requests"),
+        )
         for threads in (1, 8)
+    ),
+    Row(
+        "aiohttp, 1 in flight, p50: mesh − bare",
+        "≤ 30 us",
+        ("aiohttp", "mesh aiohttp"),
+        lambda r: r.more("mesh aiohttp", "aiohttp"),
+        lambda v: v <= 30,
+        "{:.0f} us",
+    ),
+    Row(
+        "aiohttp, 32 in flight, requests/s: mesh ÷ bare",
+        "≥ 0.8",
+        ("aiohttp", "mesh aiohttp"),
+        lambda r: r.ratio(("mesh aiohttp", 32), ("aiohttp", 32), "rps"),
+        lambda v: v >= 0.8,
     ),
     Row(
         "cost of the mesh itself, p50: rules on − off, same transport",
