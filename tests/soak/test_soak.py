@@ -34,6 +34,7 @@ kind: PeerAuthentication
 metadata: {name: default, namespace: istio-system}
 spec: {mtls: {mode: STRICT}}
 """
+# A hashed request goes to a killed endpoint again and again, as in Envoy, until that is ejected.
 BALANCERS = (
     "simple: ROUND_ROBIN",
     "simple: LEAST_REQUEST",
@@ -57,7 +58,8 @@ spec:
   trafficPolicy:
     loadBalancer: {{{BALANCERS[number % len(BALANCERS)]}}}
     connectionPool: {{http: {{maxRequestsPerConnection: {uses}, idleTimeout: {1 + number % 5}s}}}}
-    outlierDetection: {{consecutiveGatewayErrors: 3, interval: 1s, baseEjectionTime: 1s}}
+    outlierDetection:
+      {{consecutiveGatewayErrors: 3, interval: 1s, baseEjectionTime: 1s, maxEjectionPercent: 100}}
   subsets:
   - {{name: one, labels: {{app: reviews}}}}
   - {{name: two, labels: {{app: reviews}}, trafficPolicy: {{loadBalancer: {{simple: RANDOM}}}}}}
