@@ -6,6 +6,9 @@ PEM bytes, never as text, and nothing here logs it or shows it.
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+
+# Else a thread loads it at the first signature, and a child that is forked meanwhile has half of it for ever.
+from cryptography.hazmat.backends.openssl import backend as backend
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes

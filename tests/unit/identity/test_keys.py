@@ -1,6 +1,8 @@
 """Keys and requests as they are made and read, and bundles of certificates."""
 
 import hashlib
+import subprocess
+import sys
 
 import pytest
 from cryptography import x509
@@ -92,3 +94,19 @@ def test_a_fingerprint_is_over_the_der() -> None:
     one = leaf(ca("one"))
     expected = "sha256:" + hashlib.sha256(one.der).hexdigest()
     assert fingerprint(one.certificate) == fingerprint(one.der) == expected
+
+
+def test_a_signature_loads_no_module() -> None:
+    """A child that is forked while a thread loads one has half of it for ever."""
+    script = (
+        "import sys\n"
+        "from meshlib.identity import chain\n"
+        "from meshlib.identity.keys import make_csr, make_key\n"
+        "before = set(sys.modules)\n"
+        "make_csr(make_key(), None)\n"
+        "print(sorted(set(sys.modules) - before))\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ran.stdout.strip() == "[]"
