@@ -300,7 +300,9 @@ class Stage:
 def _bind(port: int, option: str) -> socket.socket:
     """A bound loopback socket; DemoError, with the option to choose another, when the port is taken."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if port:
+        # Not for a free port: who does not listen yet would share it with another who asks for one.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
         if port:

@@ -233,7 +233,8 @@ async def _ask_ourselves(setup: _Setup) -> list[Result]:
     table = decode_routes(ParseDict(setup.routes, pb.RouteConfiguration()))
     clusters = [decode_cluster(ParseDict(cluster, pb.Cluster())) for cluster in setup.clusters]
     view = View("1", {"case:80": table}, {cluster.name: cluster for cluster in clusters})
-    connections, ledger = Connections(time.monotonic), Ledger()
+    # Each try on a new connection: one that is reset on a kept connection may be made anew, which is no try.
+    connections, ledger = Connections(time.monotonic, longest_idle=0.0), Ledger()
     gate, dice = asyncio.Semaphore(AT_ONCE), random.Random(1)
 
     async def ask(number: int, case: Case) -> Result:
