@@ -9,7 +9,7 @@ from typing import Any
 
 from meshlib.core.authn.provider import LEEWAY, HeaderPlace, Provider, allowed_audiences
 from meshlib.core.authn.requirement import AllOf, AnyOf, By, JwtAuthn, Requirement, Without
-from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.errors import Refused, decode_each
 from meshlib.dataplane.decode.match import decode_match
 from meshlib.dataplane.jwt import KeySet
 
@@ -30,12 +30,9 @@ def decode_jwt(name: str, message: Any) -> JwtAuthn:
             providers[key] = _provider(key, message.providers[key])
         except Refused as refused:
             raise refused.within(f"providers[{key}]") from None
-    rules = []
-    for number, rule in enumerate(message.rules):
-        try:
-            rules.append((decode_match(rule.match), _required(rule, message, providers)))
-        except Refused as refused:
-            raise refused.within(f"rules[{number}]") from None
+    rules = decode_each(
+        message.rules, "rules", lambda rule: (decode_match(rule.match), _required(rule, message, providers))
+    )
     return JwtAuthn(
         name,
         tuple(rules),

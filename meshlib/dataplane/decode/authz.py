@@ -14,7 +14,7 @@ from meshlib.core.authz.conditions import Block, Condition, ValueTest
 from meshlib.core.authz.rbac import Policy, Rbac, Rules, Verb
 from meshlib.core.authz.template import template_match
 from meshlib.core.route.text import TextMatch
-from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.errors import Refused, decode_each
 from meshlib.dataplane.decode.match import decode_header_match
 from meshlib.dataplane.decode.text import decode_string
 from meshlib.xds import pb
@@ -91,12 +91,7 @@ Principal = tuple[Condition, Condition]
 
 
 def _list(messages: Any, field: str, decode: Decoder[T], budget: _Budget, depth: int) -> list[T]:
-    made = []
-    for number, message in enumerate(messages):
-        try:
-            made.append(decode(message, budget, depth + 1))
-        except Refused as refused:
-            raise refused.within(f"{field}[{number}]") from None
+    made = decode_each(messages, field, lambda message: decode(message, budget, depth + 1))
     if not made:
         raise Refused(field, "is empty")
     return made

@@ -3,7 +3,7 @@
 from typing import Any
 
 from meshlib.core.cors import Cors, CorsPolicy
-from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.errors import Refused, decode_each
 from meshlib.dataplane.decode.fault import setting
 from meshlib.dataplane.decode.text import MILLION, decode_millionths, decode_string
 from meshlib.xds import pb
@@ -34,12 +34,7 @@ def _decode(message: Any) -> CorsPolicy | None:
         return None
     if len(message.allow_origin_string_match) > MAX_ORIGINS:
         raise Refused("allow_origin_string_match", f"more than {MAX_ORIGINS}")
-    origins = []
-    for number, origin in enumerate(message.allow_origin_string_match):
-        try:
-            origins.append(decode_string(origin))
-        except Refused as refused:
-            raise refused.within(f"allow_origin_string_match[{number}]") from None
+    origins = decode_each(message.allow_origin_string_match, "allow_origin_string_match", decode_string)
     forwards = message.forward_not_matching_preflights
     return CorsPolicy(
         tuple(origins),

@@ -8,7 +8,7 @@ weighted.
 from typing import Any
 
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
-from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.errors import Refused, decode_each
 from meshlib.dataplane.decode.mtls import decode_transport
 
 MAX_ENDPOINTS = 100_000
@@ -28,12 +28,7 @@ def decode_endpoints(message: Any) -> EndpointSet:
         raise Refused("endpoints", f"more than {MAX_LOCALITIES} localities")
     if sum(len(group.lb_endpoints) for group in message.endpoints) > MAX_ENDPOINTS:
         raise Refused("endpoints", f"more than {MAX_ENDPOINTS} endpoints")
-    made = []
-    for number, group in enumerate(message.endpoints):
-        try:
-            made.append(_decode_locality(group))
-        except Refused as refused:
-            raise refused.within(f"endpoints[{number}]") from None
+    made = decode_each(message.endpoints, "endpoints", _decode_locality)
     policy = message.policy
     factor = policy.overprovisioning_factor.value if policy.HasField("overprovisioning_factor") else 140
     if not factor:
@@ -46,12 +41,7 @@ def _decode_locality(message: Any) -> LocalityEndpoints:
         raise Refused(message.WhichOneof("lb_config"), "is not supported")
     if message.priority > MAX_PRIORITY:
         raise Refused("priority", f"{message.priority} is more than {MAX_PRIORITY}")
-    endpoints = []
-    for number, endpoint in enumerate(message.lb_endpoints):
-        try:
-            endpoints.append(_decode_endpoint(endpoint))
-        except Refused as refused:
-            raise refused.within(f"lb_endpoints[{number}]") from None
+    endpoints = decode_each(message.lb_endpoints, "lb_endpoints", _decode_endpoint)
     if sum(endpoint.weight for endpoint in endpoints) > MAX_WEIGHT:
         raise Refused("lb_endpoints", f"the weights sum up to more than {MAX_WEIGHT}")
     locality = message.locality

@@ -3,7 +3,12 @@
 Law: a resource is taken whole or refused whole; nothing of a refused resource takes effect.
 """
 
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
 from meshlib.errors import RefusedResource
+
+T = TypeVar("T")
 
 
 class Refused(RefusedResource):
@@ -22,3 +27,14 @@ class Refused(RefusedResource):
         if not self.path or self.path.startswith("["):
             return Refused(prefix + self.path, self.reason)
         return Refused(f"{prefix}.{self.path}", self.reason)
+
+
+def decode_each(messages: Iterable[Any], field: str, decode: Callable[[Any], T]) -> list[T]:
+    """All messages of the repeated `field`, decoded. Refused: one of them is; the path says which."""
+    made = []
+    for number, message in enumerate(messages):
+        try:
+            made.append(decode(message))
+        except Refused as refused:
+            raise refused.within(f"{field}[{number}]") from None
+    return made

@@ -7,7 +7,7 @@ from meshlib.core.authz.body import BodyWanted
 from meshlib.core.authz.external import ExtAuthz, GrpcAuthority, HttpAuthority, Names, nothing
 from meshlib.core.route.text import TextMatch
 from meshlib.dataplane.decode.authz import decode_metadata
-from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.errors import Refused, decode_each
 from meshlib.dataplane.decode.text import decode_string
 from meshlib.xds import pb
 
@@ -105,10 +105,4 @@ def _names(message: Any, path: str) -> Names:
 
 
 def _tests(message: Any, path: str) -> list[TextMatch]:
-    made = []
-    for number, pattern in enumerate(message.patterns):
-        try:
-            made.append(decode_string(pattern))
-        except Refused as refused:
-            raise refused.within(f"{path}.patterns[{number}]") from None
-    return made
+    return decode_each(message.patterns, f"{path}.patterns", decode_string)

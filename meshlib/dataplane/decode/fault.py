@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from meshlib.core.fault import Abort, Aborted, Delay, Fault, Share
-from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.errors import Refused, decode_each
 from meshlib.dataplane.decode.match import MAX_CONDITIONS, decode_header_match
 from meshlib.dataplane.decode.text import DENOMINATORS
 from meshlib.xds import pb
@@ -61,12 +61,7 @@ def decode_http_fault(message: Any) -> Fault | None:
         raise Refused("headers", f"more than {MAX_CONDITIONS}")
     if len(message.downstream_nodes) > MAX_NODES:
         raise Refused("downstream_nodes", f"more than {MAX_NODES}")
-    headers = []
-    for number, header in enumerate(message.headers):
-        try:
-            headers.append(decode_header_match(header))
-        except Refused as refused:
-            raise refused.within(f"headers[{number}]") from None
+    headers = decode_each(message.headers, "headers", decode_header_match)
     delay, abort = _part(message, "delay", _delay), _part(message, "abort", _abort)
     if delay is None and abort is None:
         return None

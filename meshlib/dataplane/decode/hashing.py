@@ -3,7 +3,7 @@
 from typing import Any
 
 from meshlib.core.balance.hashing import HashCookie, HashHeader, HashPolicy, HashQuery, HashSource
-from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.errors import Refused, decode_each
 from meshlib.dataplane.decode.text import decode_seconds
 
 MAX_POLICIES = 100
@@ -13,14 +13,8 @@ def decode_hash_policies(messages: Any) -> tuple[HashPolicy, ...]:
     """The envoy.config.route.v3.RouteAction.HashPolicy of a route, in their order."""
     if len(messages) > MAX_POLICIES:
         raise Refused("hash_policy", f"more than {MAX_POLICIES}")
-    made = []
-    for number, message in enumerate(messages):
-        try:
-            found = _decode(message)
-        except Refused as refused:
-            raise refused.within(f"hash_policy[{number}]") from None
-        made += [] if found is None else [found]
-    return tuple(made)
+    made = decode_each(messages, "hash_policy", _decode)
+    return tuple(policy for policy in made if policy is not None)
 
 
 def _decode(message: Any) -> HashPolicy | None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from meshlib.core.headers import EMPTY, Append, EditLevel, HeaderEdit, HeaderEdits, parse_template
-from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.errors import Refused, decode_each
 
 MAX_EDITS = 1_000
 """Of one level: the bound that Envoy's own validation sets."""
@@ -18,12 +18,7 @@ def decode_edits(message: Any, side: str) -> HeaderEdits:
         return EMPTY
     if len(options) > MAX_EDITS or len(names) > MAX_EDITS:
         raise Refused(add, f"more than {MAX_EDITS} edits")
-    edits = []
-    for number, option in enumerate(options):
-        try:
-            edits.append(_decode_edit(option))
-        except Refused as refused:
-            raise refused.within(f"{add}[{number}]") from None
+    edits = decode_each(options, add, _decode_edit)
     removed = frozenset(_name(name, f"{remove}[{number}]") for number, name in enumerate(names))
     return HeaderEdits((EditLevel(tuple(edits), removed),))
 

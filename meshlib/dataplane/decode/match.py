@@ -8,7 +8,7 @@ from typing import Any
 
 from meshlib.core.route.match import HeaderMatch, PathKind, PathMatch, QueryMatch, RouteMatch
 from meshlib.core.route.text import Presence, Range, TextKind, TextMatch
-from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.errors import Refused, decode_each
 from meshlib.dataplane.decode.text import decode_millionths, decode_regex, decode_string, plain
 
 MAX_CONDITIONS = 200
@@ -31,18 +31,8 @@ def decode_match(message: Any) -> RouteMatch:
             raise Refused(field.name, "is not supported")
     if len(message.headers) + len(message.query_parameters) > MAX_CONDITIONS:
         raise Refused("headers", f"more than {MAX_CONDITIONS} conditions in one rule")
-    headers = []
-    for number, header in enumerate(message.headers):
-        try:
-            headers.append(decode_header_match(header))
-        except Refused as refused:
-            raise refused.within(f"headers[{number}]") from None
-    query = []
-    for number, parameter in enumerate(message.query_parameters):
-        try:
-            query.append(_decode_query(parameter))
-        except Refused as refused:
-            raise refused.within(f"query_parameters[{number}]") from None
+    headers = decode_each(message.headers, "headers", decode_header_match)
+    query = decode_each(message.query_parameters, "query_parameters", _decode_query)
     if message.HasField("grpc"):
         headers.append(_GRPC)
     return RouteMatch(_decode_path(message), tuple(headers), tuple(query), _decode_share(message))

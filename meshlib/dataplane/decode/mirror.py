@@ -3,7 +3,7 @@
 from typing import Any
 
 from meshlib.core.route.rule import MirrorPolicy
-from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.errors import Refused, decode_each
 from meshlib.dataplane.decode.text import MILLION, decode_millionths
 
 MAX_MIRRORS = 100
@@ -13,13 +13,7 @@ def decode_mirrors(messages: Any) -> tuple[MirrorPolicy, ...]:
     """A list of envoy.config.route.v3.RouteAction.RequestMirrorPolicy."""
     if len(messages) > MAX_MIRRORS:
         raise Refused("request_mirror_policies", f"more than {MAX_MIRRORS}")
-    made = []
-    for number, message in enumerate(messages):
-        try:
-            made.append(_decode_mirror(message))
-        except Refused as refused:
-            raise refused.within(f"request_mirror_policies[{number}]") from None
-    return tuple(made)
+    return tuple(decode_each(messages, "request_mirror_policies", _decode_mirror))
 
 
 def _decode_mirror(message: Any) -> MirrorPolicy:

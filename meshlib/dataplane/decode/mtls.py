@@ -14,7 +14,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from meshlib.core.mtls import ClientTls, SanMatch, Transport, Trust
-from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.errors import Refused, decode_each
 from meshlib.xds import pb
 from meshlib.xds.names import OWN_SECRET, ROOTS_SECRET, TRANSPORT_SOCKET_MATCH
 
@@ -53,13 +53,12 @@ def decode_transports(
     `verify_host`: the certificate must be for the host, which is the SNI where `auto_sni`. `http2`:
     that is spoken.
     """
-    made = []
-    for number, match in enumerate(cluster.transport_socket_matches):
-        try:
-            tls = _client(match.transport_socket, auto_sni, verify_host, http2)
-            made.append(Transport(match.name, decode_criteria(match.match, "match"), tls))
-        except Refused as refused:
-            raise refused.within(f"transport_socket_matches[{number}]") from None
+
+    def transport(match: Any) -> Transport:
+        tls = _client(match.transport_socket, auto_sni, verify_host, http2)
+        return Transport(match.name, decode_criteria(match.match, "match"), tls)
+
+    made = decode_each(cluster.transport_socket_matches, "transport_socket_matches", transport)
     own = None
     if cluster.HasField("transport_socket"):
         own = _client(cluster.transport_socket, auto_sni, verify_host, http2)

@@ -9,7 +9,7 @@ from typing import Any
 from meshlib.core.outlier_errors import AllOf, AnyOf, Errors, Headers, Not, Statuses
 from meshlib.core.outlier_policy import FailurePercentage, InARow, OutlierPolicy, SuccessRate
 from meshlib.core.route.match import HeaderMatch
-from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.errors import Refused, decode_each
 from meshlib.dataplane.decode.match import decode_header_match
 from meshlib.dataplane.decode.text import decode_seconds
 
@@ -143,22 +143,11 @@ def _decode_errors(message: Any) -> Errors:
 def _decode_rules(message: Any) -> tuple[Errors, ...]:
     if len(message.rules) < 2:
         raise Refused("rules", "less than two")
-    made = []
-    for number, rule in enumerate(message.rules):
-        try:
-            made.append(_decode_errors(rule))
-        except Refused as refused:
-            raise refused.within(f"rules[{number}]") from None
-    return tuple(made)
+    return tuple(decode_each(message.rules, "rules", _decode_errors))
 
 
 def _decode_headers(message: Any) -> Errors:
-    made = []
-    for number, header in enumerate(message.headers):
-        try:
-            made.append(decode_header_match(header))
-        except Refused as refused:
-            raise refused.within(f"headers[{number}]") from None
+    made = decode_each(message.headers, "headers", decode_header_match)
     if len(made) == 1 and (status := _status(made[0])) is not None:
         return Statuses(frozenset((status,)))
     return Headers(tuple(made))

@@ -14,7 +14,7 @@ from meshlib.core.headers import HeaderEdits
 from meshlib.core.route.rule import DirectResponse, Forward, Origin, Redirect, Route
 from meshlib.core.route.table import RouteTable, VirtualHost
 from meshlib.dataplane.decode.cors import CORS, decode_cors
-from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.errors import Refused, decode_each
 from meshlib.dataplane.decode.fault import decode_fault
 from meshlib.dataplane.decode.forward import Inherited, decode_forward
 from meshlib.dataplane.decode.headers import decode_edits
@@ -44,12 +44,7 @@ def decode_routes(message: Any, *, served: bool = False) -> RouteTable:
     if sum(len(host.routes) for host in message.virtual_hosts) > MAX_ROUTES:
         raise Refused("virtual_hosts", f"more than {MAX_ROUTES} routes")
     decoder = _Decoder(message, served)
-    hosts = []
-    for number, host in enumerate(message.virtual_hosts):
-        try:
-            hosts.append(decoder.host(host))
-        except Refused as refused:
-            raise refused.within(f"virtual_hosts[{number}]") from None
+    hosts = decode_each(message.virtual_hosts, "virtual_hosts", decoder.host)
     try:
         return RouteTable(message.name, hosts, ignore_port=message.ignore_port_in_host_matching)
     except ValueError as error:
@@ -95,12 +90,9 @@ class _Decoder:
             decode_fault(message.typed_per_filter_config, self.fault),
         )
         request, response = decode_edits(message, "request"), decode_edits(message, "response")
-        routes = []
-        for number, route in enumerate(message.routes):
-            try:
-                routes.append(self.route(route, inherited, request, response))
-            except Refused as refused:
-                raise refused.within(f"routes[{number}]") from None
+        routes = decode_each(
+            message.routes, "routes", lambda route: self.route(route, inherited, request, response)
+        )
         return VirtualHost(
             message.name,
             tuple(message.domains),

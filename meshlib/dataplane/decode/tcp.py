@@ -16,7 +16,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from meshlib.core.route.chain import Connections, FilterChain, Share, Subnet
-from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.errors import Refused, decode_each
 from meshlib.dataplane.decode.routes import decode_origin
 from meshlib.dataplane.decode.text import decode_seconds
 from meshlib.xds import pb
@@ -43,14 +43,8 @@ def decode_connections(message: Any) -> Connections | None:
     """
     if len(message.filter_chains) > MAX_CHAINS:
         raise Refused("filter_chains", f"more than {MAX_CHAINS}")
-    chains = []
-    for number, chain in enumerate(message.filter_chains):
-        try:
-            made = _chain(chain)
-        except Refused as refused:
-            raise refused.within(f"filter_chains[{number}]") from None
-        if made is not None:
-            chains.append(made)
+    made = decode_each(message.filter_chains, "filter_chains", _chain)
+    chains = [chain for chain in made if chain is not None]
     default = None
     if message.HasField("default_filter_chain"):
         try:
