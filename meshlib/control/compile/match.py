@@ -14,7 +14,7 @@ from typing import Any
 from meshlib.control.compile.context import Context
 from meshlib.control.graph.virtualservices import MESH
 from meshlib.control.istio.fields import StringMatch
-from meshlib.control.istio.virtualservice import HTTPMatchRequest
+from meshlib.control.istio.virtualservice import HTTPMatchRequest, L4MatchAttributes, TLSMatchAttributes
 from meshlib.xds import pb
 
 _PSEUDO = ("scheme", "method", "authority")
@@ -27,6 +27,13 @@ def refusal(context: Context, match: HTTPMatchRequest | None, gateways: tuple[st
         return "" if MESH in match.gateways else f"it is for the gateways {', '.join(match.gateways)}"
     if MESH not in gateways:
         return f"it is for the gateways {', '.join(gateways)}"
+    return mismatch(context, match)
+
+
+def mismatch(
+    context: Context, match: HTTPMatchRequest | TLSMatchAttributes | L4MatchAttributes | None
+) -> str:
+    """Why a match never holds at this port, or of this client; empty: it may."""
     if match is None:
         return ""
     if match.port and match.port != context.port:

@@ -22,6 +22,7 @@ from typing import Any
 from meshlib.control.compile.accesslog import put_logs
 from meshlib.control.compile.context import Context
 from meshlib.control.compile.destination import cluster_of, outside
+from meshlib.control.compile.match import mismatch
 from meshlib.control.compile.provenance import config_path, mark_document
 from meshlib.control.graph.delegates import Skipped
 from meshlib.control.graph.hosts import expand
@@ -224,17 +225,7 @@ def refusal(
     asked = match.gateways if match is not None and match.gateways else gateways
     if MESH not in asked:
         return f"it is for the gateways {', '.join(asked)}"
-    if match is None:
-        return ""
-    if match.port and match.port != context.port:
-        return f"it is for port {match.port}"
-    labels = context.scope.labels
-    wrong = [f"{k}={v}" for k, v in sorted(match.source_labels.items()) if labels.get(k) != v]
-    if wrong:
-        return f"the client's labels are not {', '.join(wrong)}"
-    if match.source_namespace and match.source_namespace != context.scope.namespace:
-        return f"it is for clients of namespace {match.source_namespace}"
-    return ""
+    return mismatch(context, match)
 
 
 def clusters_in(listener: Any) -> Iterator[str]:
