@@ -28,6 +28,7 @@ from meshlib.dataplane.http.options import set_options
 from meshlib.dataplane.http.pool import SWEEP_SECONDS, Found, Kept, Pool
 from meshlib.dataplane.http.quiet import watch
 from meshlib.dataplane.http.read import Need
+from meshlib.dataplane.http.response import LeasedResponse
 from meshlib.dataplane.http.secure import MakeContexts, address_of, check, context_for, no_contexts
 from meshlib.dataplane.http.syntax import SWITCHING, Malformed
 from meshlib.dataplane.tls_session import Session
@@ -235,20 +236,10 @@ def wake(future: "asyncio.Future[bool] | None", late: bool = False) -> None:
         future.set_result(late)
 
 
-class Response:
+class Response(LeasedResponse[Connection]):
     """A response whose head is here; iterate it once, and close it."""
 
-    __slots__ = ("_lease", "head", "reason", "version", "whole")
-
-    def __init__(self, head: ResponseHead, lease: Lease[Connection]) -> None:
-        codec = lease.kept.connection.codec
-        self.head = head
-        self.version = codec.version
-        self.reason = codec.reason
-        self._lease = lease
-        self.whole = codec.rest()
-        if self.whole is not None:
-            lease.end(codec.reuse())
+    __slots__ = ()
 
     # Not an asynchronous generator: an event loop keeps books of each of those.
 
@@ -274,21 +265,6 @@ class Response:
             lease.end(connection.codec.reuse())
         raise StopAsyncIteration
 
-    def ready(self) -> bytes | Need:
-        """The next part of the body, if it has come. Broken."""
-        lease, codec = self._lease, self._lease.kept.connection.codec
-        if not lease.open:
-            return Need.NOTHING
-        try:
-            part = codec.next()
-        except Malformed as error:
-            lease.end(False)
-            raise Broken(broken_off(error, codec.ended)) from error
-        if part is Need.NOTHING:
-            lease.end(codec.reuse())
-        assert not isinstance(part, ResponseHead)  # noqa: S101 - it has come before
-        return part
-
     async def more(self) -> None:
         """Waits until more has come for `ready`; a wait may be cancelled and begun again. Broken, TooSlow."""
         lease, connection = self._lease, self._lease.kept.connection
@@ -300,10 +276,6 @@ class Response:
         except (Broken, TooSlow):
             lease.end(False)
             raise
-
-    def close(self) -> None:
-        """Ends the exchange; a body that was not read to its end costs the connection."""
-        self._lease.end(False)
 
 
 class Connections:
@@ -410,13 +382,7 @@ class Connections:
                     place = pool.join(free.set)
                 if attempt.queue is not None:
                     attempt.queue.waits()
-                own = limits.own.pool
-                try:
-                    async with asyncio.timeout(limits.left(own)):
-                        await free.wait()
-                except TimeoutError:
-                    raise limits.passed("pool", own) from None
-                free.clear()
+                await freed(free, limits)
         finally:
             if place is not None:
                 pool.leave(place)
@@ -448,8 +414,7 @@ class Connections:
         return Kept(made, address_of(attempt), dies=dies)
 
     async def _open(self, attempt: Attempt, limits: Limits) -> Connection:
-        nearest, seconds = limits.left(limits.own.connect), attempt.upstream.connect_timeout
-        seconds = seconds if nearest is None else min(nearest, seconds)
+        seconds = limits.to_connect(attempt.upstream.connect_timeout)
         self._loop = asyncio.get_running_loop()
         connection = Connection(limits)
         try:
@@ -528,6 +493,17 @@ class Connections:
                 connection.close()
         if self._streams is not None:
             self._streams.close()
+
+
+async def freed(free: asyncio.Event, limits: Limits) -> None:
+    """Waits for a word of the pool. Broken, TooSlow."""
+    own = limits.own.pool
+    try:
+        async with asyncio.timeout(limits.left(own)):
+            await free.wait()
+    except TimeoutError:
+        raise limits.passed("pool", own) from None
+    free.clear()
 
 
 async def _reach(loop: asyncio.AbstractEventLoop, protocol: asyncio.BaseProtocol, attempt: Attempt) -> None:

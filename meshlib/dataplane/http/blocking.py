@@ -29,6 +29,7 @@ from meshlib.dataplane.http.patience import Patience
 from meshlib.dataplane.http.pool import SWEEP_SECONDS, Found, Kept, Pool
 from meshlib.dataplane.http.quiet import watch
 from meshlib.dataplane.http.read import Need
+from meshlib.dataplane.http.response import LeasedResponse
 from meshlib.dataplane.http.secure import (
     MakeContexts,
     address_of,
@@ -134,20 +135,10 @@ class Connection:
             self.socket.close()
 
 
-class Response:
+class Response(LeasedResponse[Connection]):
     """A response whose head is here; iterate it once, and close it."""
 
-    __slots__ = ("_lease", "head", "reason", "version", "whole")
-
-    def __init__(self, head: ResponseHead, lease: Lease[Connection]) -> None:
-        codec = lease.kept.connection.codec
-        self.head = head
-        self.version = codec.version
-        self.reason = codec.reason
-        self._lease = lease
-        self.whole = codec.rest()
-        if self.whole is not None:
-            lease.end(codec.reuse())
+    __slots__ = ()
 
     def __iter__(self) -> Iterator[bytes]:
         """The body. Broken, TooSlow."""
@@ -166,25 +157,6 @@ class Response:
             raise
         if lease.open:
             lease.end(connection.codec.reuse())
-
-    def ready(self) -> bytes | Need:
-        """The next part of the body, if it has come. Broken."""
-        lease, codec = self._lease, self._lease.kept.connection.codec
-        if not lease.open:
-            return Need.NOTHING
-        try:
-            part = codec.next()
-        except Malformed as error:
-            lease.end(False)
-            raise Broken(broken_off(error, codec.ended)) from error
-        if part is Need.NOTHING:
-            lease.end(codec.reuse())
-        assert not isinstance(part, ResponseHead)  # noqa: S101 - it has come before
-        return part
-
-    def close(self) -> None:
-        """Ends the exchange; a body that was not read to its end costs the connection."""
-        self._lease.end(False)
 
 
 class Connections:
@@ -298,10 +270,7 @@ class Connections:
                 if attempt.queue is not None:
                     attempt.queue.waits()
                 assert free is not None  # noqa: S101 - made with the place
-                own = limits.own.pool
-                if not free.wait(limits.left(own)):
-                    raise limits.passed("pool", own)
-                free.clear()
+                freed(free, limits)
         finally:
             if place is not None:
                 with self._lock:
@@ -341,8 +310,7 @@ class Connections:
 
     def _connect(self, attempt: Attempt, limits: Limits) -> tuple[socket.socket, Session | None]:
         """A socket, and how it is secured. Broken."""
-        nearest, seconds = limits.left(limits.own.connect), attempt.upstream.connect_timeout
-        seconds = seconds if nearest is None else min(nearest, seconds)
+        seconds = limits.to_connect(attempt.upstream.connect_timeout)
         deadline = time.monotonic() + seconds
         session = None
         try:
@@ -439,6 +407,14 @@ class Connections:
         if self._streams is not None:
             self._streams.abandon()
         self.close()
+
+
+def freed(free: threading.Event, limits: Limits) -> None:
+    """Waits for a word of the pool. Broken, TooSlow."""
+    own = limits.own.pool
+    if not free.wait(limits.left(own)):
+        raise limits.passed("pool", own)
+    free.clear()
 
 
 def _send_all(connection: Connection, attempt: Attempt, body: bytes | Iterable[bytes]) -> None:

@@ -386,7 +386,7 @@ class Streams:
                 if free is None:
                     free = asyncio.Event()
                     place = pool.join(address, terms.max_pending, free.set)
-                await _freed(free, limits)
+                await asynchronous.freed(free, limits)
                 if place is not None and place.failed is not None:
                     raise Broken(place.failed)
         except Overflow:
@@ -401,12 +401,7 @@ class Streams:
         address = address_of(attempt)
         failed: Failed | None = None
         try:
-            nearest = limits.left(limits.own.connect)
-            seconds = (
-                attempt.upstream.connect_timeout
-                if nearest is None
-                else min(nearest, attempt.upstream.connect_timeout)
-            )
+            seconds = limits.to_connect(attempt.upstream.connect_timeout)
             self._loop = asyncio.get_running_loop()
             made = Connection(how, self._clock)
             try:
@@ -481,13 +476,3 @@ class Streams:
         for pool in self._pools.values():
             for connection in pool.clear():
                 connection.close()
-
-
-async def _freed(free: asyncio.Event, limits: Limits) -> None:
-    own = limits.own.pool
-    try:
-        async with asyncio.timeout(limits.left(own)):
-            await free.wait()
-    except TimeoutError:
-        raise limits.passed("pool", own) from None
-    free.clear()

@@ -416,10 +416,7 @@ class Streams:
                 if found.room:
                     return self._made(pool, attempt, how, terms, limits)
                 assert free is not None  # noqa: S101 - made with the place
-                own = limits.own.pool
-                if not free.wait(limits.left(own)):
-                    raise limits.passed("pool", own)
-                free.clear()
+                blocking.freed(free, limits)
                 if place is not None and place.failed is not None:
                     raise Broken(place.failed)
         except Overflow:
@@ -435,12 +432,12 @@ class Streams:
         address = address_of(attempt)
         failed: Failed | None = None
         try:
-            nearest = limits.left(limits.own.connect)
+            longest = attempt.upstream.connect_timeout
+            short = limits.to_connect(longest) < longest
             try:
                 made = Connection(*self._open_socket(attempt, limits), how)
             except Broken as error:
                 # Whose own time was short says nothing of the endpoint.
-                short = nearest is not None and nearest < attempt.upstream.connect_timeout
                 if error.failed.how is Failure.CONNECT_FAILED or not short:
                     failed = error.failed
                 raise

@@ -78,6 +78,11 @@ class Limits:
                 nearest = left
         return nearest
 
+    def to_connect(self, longest: float) -> float:
+        """Seconds that connecting may take, at most the cluster's `longest`. Broken: a limit has passed."""
+        nearest = self.left(self.own.connect)
+        return longest if nearest is None else min(nearest, longest)
+
     def left_since(self, begun: float, operation: str, own: float | None) -> float | None:
         """As `left`, of an operation that goes on since `begun`. Broken, TooSlow: a limit has passed."""
         if own is None:
