@@ -11,8 +11,6 @@ Without --benchmark-enable one short round only checks that everything works.
 
 import asyncio
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from support.commands import control
+from support.hello_server import hello_server
 
 import meshlib
 from meshlib.dataplane.mesh import Mesh
@@ -45,32 +44,12 @@ spec:
     route: [{destination: {host: hello.example}}]
 """
 THROUGH_THE_MESH = "http://hello.example/"
-SERVER = """
-import asyncio, sys
-class P(asyncio.Protocol):
-    def connection_made(self, transport):
-        self.transport, self.seen = transport, b""
-    def data_received(self, data):
-        self.seen += data
-        while b"\\r\\n\\r\\n" in self.seen:
-            _, _, self.seen = self.seen.partition(b"\\r\\n\\r\\n")
-            self.transport.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\n\\r\\nhello")
-async def main():
-    server = await asyncio.get_running_loop().create_server(P, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-asyncio.run(main())
-"""
 
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """A server that does next to nothing, in a process of its own."""
-    command = [sys.executable, "-c", SERVER]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        yield int(server.stdout.readline())
-        server.communicate("")
+    with hello_server() as found:
+        yield found
 
 
 @pytest.fixture

@@ -17,21 +17,20 @@ import h2.events
 import h2.exceptions
 import h2.settings
 from hyperframe.frame import DataFrame, Frame, GoAwayFrame, PingFrame, RstStreamFrame
+from support.threaded import Threaded
 
 TICK = 0.005
 MAX_STREAMS = h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS
 FIRST_WINDOW = h2.settings.SettingCodes.INITIAL_WINDOW_SIZE
 
 
-class H2Server:
+class H2Server(Threaded):
     """Its port, what it saw, and how many connections came."""
 
     def __init__(self, tls: ssl.SSLContext | None, settings: dict[h2.settings.SettingCodes, int]) -> None:
+        super().__init__()
         self.tls = tls
         self.settings = settings
-        self.listening = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.port: int = self.listening.getsockname()[1]
-        self.connections = 0
         self.requests: list[tuple[int, dict[str, str]]] = []
         """Number of the connection, and the fields, of each request."""
         self.resets: list[int] = []
@@ -47,45 +46,15 @@ class H2Server:
         self.raw: dict[str, bytes] = {}
         """What `/raw/NAME` says instead of an answer."""
         self.tried: set[str] = set()
-        self.closing = threading.Event()
-        self._threads: list[threading.Thread] = []
-        self.open: set[socket.socket] = set()
 
-    def run(self) -> None:
-        """Accepts until the listening socket is shut down."""
-        while True:
-            try:
-                accepted, _ = self.listening.accept()
-            except OSError:
-                return
-            self.connections += 1
-            thread = threading.Thread(target=self._serve, args=(accepted, self.connections), daemon=True)
-            thread.start()
-            self._threads.append(thread)
-
-    def _serve(self, accepted: socket.socket, number: int) -> None:
+    def serve(self, accepted: socket.socket, number: int) -> None:
+        """Streams, as long as both want more."""
         with contextlib.suppress(OSError), accepted:
             made = accepted if self.tls is None else self.tls.wrap_socket(accepted, server_side=True)
             self.open.add(made)
             with made:
                 _Connection(self, made, number).run()
             self.open.discard(made)
-
-    def hang_up(self) -> None:
-        """Closes all connections."""
-        for made in list(self.open):
-            with contextlib.suppress(OSError):
-                made.shutdown(socket.SHUT_RDWR)
-
-    def stop(self) -> None:
-        """Ends everything."""
-        self.closing.set()
-        with contextlib.suppress(OSError):
-            self.listening.shutdown(socket.SHUT_RDWR)
-        self.listening.close()
-        self.hang_up()
-        for thread in list(self._threads):
-            thread.join(5)
 
 
 class _Connection:

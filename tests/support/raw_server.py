@@ -14,39 +14,24 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from support.threaded import Threaded
 
-class RawServer:
+
+class RawServer(Threaded):
     """Its port, what it saw, and how many connections came."""
 
     def __init__(self, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
+        super().__init__(host)
         self.tls = tls
         self.callers: list[str] = []
         """The URI name that each connection's certificate shows, with TLS."""
-        self.listening = socket.create_server((host, 0), backlog=256)
-        self.port: int = self.listening.getsockname()[1]
-        self.connections = 0
         self.heads: list[bytes] = []
         self.bodies: list[bytes] = []
         self.tries: Counter[str] = Counter()
         """How often each scripted request came, by its id."""
-        self.closing = threading.Event()
-        self._open: set[socket.socket] = set()
-        self._threads: list[threading.Thread] = []
 
-    def run(self) -> None:
-        """Accepts until the listening socket is shut down."""
-        while True:
-            try:
-                accepted, _ = self.listening.accept()
-            except OSError:
-                return
-            self.connections += 1
-            self._open.add(accepted)
-            thread = threading.Thread(target=self._serve, args=(accepted,), daemon=True)
-            thread.start()
-            self._threads.append(thread)
-
-    def _serve(self, accepted: socket.socket) -> None:
+    def serve(self, accepted: socket.socket, number: int) -> None:
+        """Requests, as long as both want more."""
         if self.tls is not None:
             secured = accepted
             try:
@@ -58,27 +43,11 @@ class RawServer:
                 return
             accepted = secured
             self.callers += [name for kind, name in shown.get("subjectAltName", ()) if kind == "URI"]
-            self._open.add(secured)
+            self.open.add(secured)
         with contextlib.suppress(OSError), accepted, accepted.makefile("rwb") as stream:
             while _Exchange(self, accepted, stream).run():
                 pass
-        self._open.discard(accepted)
-
-    def hang_up(self) -> None:
-        """Closes all connections, as a server does with idle ones."""
-        for accepted in list(self._open):
-            with contextlib.suppress(OSError):
-                accepted.shutdown(socket.SHUT_RDWR)
-
-    def stop(self) -> None:
-        """Ends everything."""
-        self.closing.set()
-        with contextlib.suppress(OSError):
-            self.listening.shutdown(socket.SHUT_RDWR)
-        self.listening.close()
-        self.hang_up()
-        for thread in list(self._threads):
-            thread.join(5)
+        self.open.discard(accepted)
 
 
 class _Exchange:
