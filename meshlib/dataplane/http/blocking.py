@@ -223,6 +223,7 @@ class Connections:
                 head = connection.next()
                 if not isinstance(head, ResponseHead):
                     raise Malformed("no response head")
+                limits.left(None)  # a head that has come too late is no answer
             except Broken as error:
                 lease.end(False)
                 return error.failed

@@ -353,6 +353,7 @@ class Streams:
         try:
             await exchange.send(attempt, body)
             head = await exchange.next()
+            limits.left(None)  # a head that has come too late is no answer
         except (Broken, Reset) as error:
             loan.end()
             return error.failed

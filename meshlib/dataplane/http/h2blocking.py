@@ -379,6 +379,7 @@ class Streams:
         try:
             _send(loan, attempt, body, limits)
             head = _next(loan, limits)
+            limits.left(None)  # a head that has come too late is no answer
         except (Broken, Reset) as error:
             loan.end()
             return error.failed

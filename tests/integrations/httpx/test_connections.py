@@ -212,6 +212,16 @@ async def test_the_time_of_the_route_counts_while_the_body_streams(server: RawSe
                 await a.get(path)
 
 
+async def test_an_answer_that_comes_after_the_time_of_the_route_is_none(server: RawServer) -> None:
+    async with async_client(fake_mesh([server.port], route={"timeout": "0.5s"})) as a:
+        asked = asyncio.create_task(a.get("/slow/0.6"))
+        await until(lambda: any(head.startswith(b"GET /slow/0.6 ") for head in server.heads))
+        # The loop is busy: when it looks, the time has passed, and the answer has come as well.
+        threading.Event().wait(1.0)
+        with pytest.raises(meshlib.UpstreamTimedOut):
+            await asked
+
+
 async def test_the_time_of_a_try_does_not_count_while_the_body_streams(server: RawServer) -> None:
     retry = {"retry_on": "5xx", "num_retries": 1, "per_try_timeout": "0.25s"}
     mesh = fake_mesh([server.port], route={"retry_policy": retry})
