@@ -37,6 +37,7 @@ from meshlib.core.request import Peer, RequestHead
 from meshlib.core.route.rule import Origin
 from meshlib.core.route.table import RouteTable
 from meshlib.core.telemetry import NOTHING, Telling
+from meshlib.core.view import Served
 
 _DEFAULT = Origin()
 _NOTHING: Mapping[str, Origin] = MappingProxyType({})
@@ -47,7 +48,7 @@ Filter = Cors | Rbac | JwtAuthn | ExtAuthz
 
 
 @dataclass(frozen=True, slots=True)
-class Inbound:
+class Inbound(Served):
     """The policy of one port that this process serves."""
 
     name: str

@@ -10,13 +10,16 @@ any listener's name ──► Telling (what is to be told of its requests)
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from meshlib.core.balance.cluster import Cluster
 from meshlib.core.balance.endpoints import EndpointSet
-from meshlib.core.inbound import Inbound
 from meshlib.core.route.chain import Connections
 from meshlib.core.route.table import RouteTable
 from meshlib.core.telemetry import NOTHING, Telling
+
+if TYPE_CHECKING:
+    from meshlib.core.inbound import Inbound  # which is large, and servers' alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,14 @@ class TargetListener:
     """Where connections go; None: it takes requests only."""
 
 
+class Served:
+    """What the listener of a served port says: `core.inbound.Inbound` is one, and the only one. By this it is
+    known to those who decide nothing by it, and need not load what decides.
+    """
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """Everything known at one moment, by name. `version`: the newest configuration that was heard of."""
@@ -40,7 +51,7 @@ class View:
     clusters: Mapping[str, Cluster] = field(default_factory=lambda: MappingProxyType({}))
     endpoints: Mapping[str, EndpointSet] = field(default_factory=lambda: MappingProxyType({}))
     """By cluster name."""
-    inbound: Mapping[str, Inbound] = field(default_factory=lambda: MappingProxyType({}))
+    inbound: "Mapping[str, Inbound]" = field(default_factory=lambda: MappingProxyType({}))
     """By the name of the listener, `xds.names.inbound_listener(port)`."""
     roots_pem: bytes = b""
     """The certificates that the mesh's identities are signed by, as the control service said last."""

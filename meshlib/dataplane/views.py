@@ -27,17 +27,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from meshlib.core.balance.cluster import Cluster, Resolution
 from meshlib.core.balance.endpoints import EndpointSet
-from meshlib.core.inbound import Inbound
 from meshlib.core.mtls import InboundMode, Trust
 from meshlib.core.route.chain import Connections
 from meshlib.core.route.rule import Forward
 from meshlib.core.route.table import RouteTable
 from meshlib.core.telemetry import NOTHING, Telling
-from meshlib.core.view import TargetListener, View
+from meshlib.core.view import Served, TargetListener, View
 from meshlib.dataplane.cache import LastGood
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.dns import AsWritten, Names
@@ -46,6 +45,9 @@ from meshlib.errors import RefusedResource
 from meshlib.xds.kinds import Kind
 from meshlib.xds.names import ROOTS_SECRET
 from meshlib.xds.snapshot import Resource
+
+if TYPE_CHECKING:
+    from meshlib.core.inbound import Inbound  # which is large, and servers' alone
 
 KINDS = (Kind.LISTENER, Kind.ROUTES, Kind.CLUSTER, Kind.ENDPOINTS, Kind.SECRET)
 """What is asked for."""
@@ -85,7 +87,7 @@ class Target:
 
     table: RouteTable | None = None
     """Where requests go. Neither this nor `inbound`: the control service knows no such target."""
-    inbound: Inbound | None = None
+    inbound: "Inbound | None" = None
     """What a served port asks of its callers."""
     connections: Connections | None = None
     """Where connections go that are no requests."""
@@ -284,7 +286,7 @@ class Views:
     def missing(self, target: str) -> frozenset[str]:
         """What a target waits for, in words; empty if it waits for nothing."""
         newest = self._newest(target)
-        if isinstance(newest, Inbound):
+        if _is_served(newest):
             return frozenset(() if self._can_serve(newest) else {"the mesh's roots"})
         if not isinstance(newest, _Routes):
             listener = self._held[Kind.LISTENER].get(target)
@@ -317,23 +319,23 @@ class Views:
         except Exception as error:  # noqa: BLE001 - protobuf's DecodeError, without loading protobuf here
             raise Refused("", f"can't be decoded: {error}") from None
         value = self._decoders[kind](message)
-        telling = value.telling if isinstance(value, TargetListener | Inbound) else NOTHING
+        telling = value.telling if isinstance(value, TargetListener) or _is_served(value) else NOTHING
         connections = None
         if isinstance(value, TargetListener):
             connections = None if value.connections is None else value.connections.of(version)
             value = value.routes
         if isinstance(value, RouteTable):
             value = _Routes(value.of(version), clusters_of(value))
-        elif isinstance(value, Inbound):
+        elif _is_served(value):
             value = replace(value, version=version)
         return value, telling, connections
 
-    def _newest(self, target: str) -> _Routes | Inbound | RefusedResource | None:
+    def _newest(self, target: str) -> "_Routes | Inbound | RefusedResource | None":
         """The newest good value of a target; an error: there never was one; None: it has not come."""
         listener = self._held[Kind.LISTENER].get(target)
         if listener is None:
             return None
-        if isinstance(listener.value, Inbound):
+        if _is_served(listener.value):
             return listener.value
         if isinstance(listener.value, _Routes):
             return _joined(listener, listener.value)
@@ -368,7 +370,7 @@ class Views:
             return cluster in self._resolved
         return not _by_discovery(entry.value) or entry.value.endpoints_name in self._held[Kind.ENDPOINTS]
 
-    def _can_serve(self, inbound: Inbound) -> bool:
+    def _can_serve(self, inbound: "Inbound") -> bool:
         return not _takes_tls(inbound) or ROOTS_SECRET in self._held[Kind.SECRET]
 
     def _named_by_cluster(self, name: str) -> frozenset[Key]:
@@ -393,11 +395,11 @@ class Views:
             if isinstance(routes, _Routes):
                 found.update((Kind.CLUSTER, cluster) for cluster in routes.clusters)
         for served in (newest, self._inbound.get(name)):
-            if isinstance(served, Inbound) and _takes_tls(served):
+            if _is_served(served) and _takes_tls(served):
                 found.add(_ROOTS)
         return frozenset(found)
 
-    def _decide(self, name: str, newest: _Routes | Inbound | RefusedResource | None) -> Target | None:
+    def _decide(self, name: str, newest: "_Routes | Inbound | RefusedResource | None") -> Target | None:
         """What is in force of a target from now on; None: it is not known yet."""
         old, served = self._in_force.pop(name, None), self._inbound.pop(name, None)
         self._waiting.discard(name)
@@ -406,7 +408,7 @@ class Views:
         if isinstance(newest, _Routes) and all(map(self._is_here, newest.clusters)):
             self._in_force[name] = newest
             return Target(newest.table, connections=newest.connections)
-        if isinstance(newest, Inbound) and self._can_serve(newest):
+        if _is_served(newest) and self._can_serve(newest):
             self._inbound[name] = newest
             return Target(inbound=newest)
         if self._missing(name):
@@ -534,7 +536,11 @@ def _trusts_mesh(cluster: Cluster) -> bool:
     return any(tls is not None and tls.trust is Trust.MESH for tls in asked)
 
 
-def _takes_tls(inbound: Inbound) -> bool:
+def _is_served(value: object) -> "TypeGuard[Inbound]":
+    return isinstance(value, Served)
+
+
+def _takes_tls(inbound: "Inbound") -> bool:
     return inbound.tls.mode is not InboundMode.DISABLE
 
 

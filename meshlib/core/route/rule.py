@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from meshlib.core.balance.hashing import HashPolicy
-from meshlib.core.cors import CorsPolicy
 from meshlib.core.fault import Fault
 from meshlib.core.headers import HeaderEdits
 from meshlib.core.request import Header, RequestHead
 from meshlib.core.retry import RetryPolicy
 from meshlib.core.route.match import RouteMatch
+
+if TYPE_CHECKING:
+    from meshlib.core.cors import CorsPolicy  # which only servers need
 
 EXPECTED = b"x-envoy-expected-rq-timeout-ms"
 """In this header the next service is told how long it has."""
@@ -149,5 +151,5 @@ class Route:
     origin: Origin = field(default_factory=Origin)
     fault: Fault | None = None
     """Of a rule that answers by itself; one that forwards has those of its clusters."""
-    cors: CorsPolicy | None = None
+    cors: "CorsPolicy | None" = None
     """Of requests that this process serves."""

@@ -5,22 +5,22 @@ proxy say where connections go (`tcp.py`); a listener that has nothing else answ
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
-from meshlib.core.inbound import Inbound
 from meshlib.core.route.table import RouteTable
-from meshlib.core.telemetry import NOTHING, Telling
+from meshlib.core.telemetry import NOTHING, AccessLog, Telling
 from meshlib.core.view import TargetListener
-from meshlib.dataplane.decode.accesslog import decode_logs
 from meshlib.dataplane.decode.errors import Refused
-from meshlib.dataplane.decode.inbound import decode_inbound
 from meshlib.dataplane.decode.routes import decode_routes
 from meshlib.dataplane.decode.tcp import decode_connections
 from meshlib.dataplane.decode.tracing import decode_tracing
 from meshlib.xds import pb
 from meshlib.xds.names import inbound_port
+
+if TYPE_CHECKING:
+    from meshlib.core.inbound import Inbound
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +56,17 @@ def decode_listener(message: Any) -> ListenerFacts:
         if each.typed_config.value and each.typed_config.type_url == pb.type_url(pb.HTTPFault):
             raise Refused(f"{path}.http_filters[{number}]", "faults are supported where routes say them")
     try:
-        telling = Telling(decode_logs(manager, message), decode_tracing(manager))
+        telling = Telling(_logs(manager, message), decode_tracing(manager))
     except Refused as refused:
         raise refused.within(path) from None
     return ListenerFacts(message.name, _routes(manager, path), filters, metadata, telling)
 
 
-def listener_value(message: Any) -> TargetListener | Inbound:
+def listener_value(message: Any) -> "TargetListener | Inbound":
     """What a Listener amounts to: of a target where its routes are, of a served port its policy."""
     if inbound_port(message.name) is not None:
+        from meshlib.dataplane.decode.inbound import decode_inbound  # which only servers need
+
         return decode_inbound(message)
     connections = decode_connections(message)
     if connections is not None and not _speaks_http(message):
@@ -89,6 +91,16 @@ def _manager(message: Any) -> tuple[Any, str]:
             if each.typed_config.type_url == pb.type_url(pb.HttpConnectionManager):
                 return each.typed_config, f"filter_chains[{number}].filters[{place}].typed_config"
     raise Refused("api_listener", "is not set, and no filter chain speaks HTTP")
+
+
+def _logs(manager: Any, message: Any) -> tuple[AccessLog, ...]:
+    if not manager.access_log:
+        return ()
+    from meshlib.dataplane.decode.accesslog import (
+        decode_logs,  # with a parser of CEL, which few listeners need
+    )
+
+    return decode_logs(manager, message)
 
 
 def _routes(manager: Any, path: str) -> str | RouteTable:

@@ -13,7 +13,6 @@ from typing import Any
 from meshlib.core.headers import HeaderEdits
 from meshlib.core.route.rule import DirectResponse, Forward, Origin, Redirect, Route
 from meshlib.core.route.table import RouteTable, VirtualHost
-from meshlib.dataplane.decode.cors import CORS, decode_cors
 from meshlib.dataplane.decode.errors import Refused, decode_each
 from meshlib.dataplane.decode.fault import decode_fault
 from meshlib.dataplane.decode.forward import Inherited, decode_forward
@@ -56,8 +55,7 @@ class _Decoder:
 
     def __init__(self, message: Any, served: bool) -> None:
         self.served = served
-        if served and CORS in message.typed_per_filter_config:
-            raise Refused(f'typed_per_filter_config["{CORS}"]', "is supported in routes")
+        self._has_no_cors(message)
         self.specific_wins: bool = message.most_specific_header_mutations_wins
         self.request = decode_edits(message, "request")
         self.response = decode_edits(message, "response")
@@ -72,8 +70,7 @@ class _Decoder:
         for field, _ in message.ListFields():
             if field.name in ("require_tls", "matcher", "hedge_policy", "retry_policy_typed_config"):
                 raise Refused(field.name, "is not supported")
-        if self.served and CORS in message.typed_per_filter_config:
-            raise Refused(f'typed_per_filter_config["{CORS}"]', "is supported in routes")
+        self._has_no_cors(message)
         if not message.name:
             raise Refused("name", "is empty")
         if not message.domains:
@@ -126,8 +123,19 @@ class _Decoder:
                 raise Refused("", "is not supported" if which else "is not set")
         except Refused as refused:
             raise refused.within(which or "action") from None
-        cors = decode_cors(message.typed_per_filter_config) if self.served and which == "route" else None
+        cors = None
+        if self.served and which == "route":
+            from meshlib.dataplane.decode.cors import decode_cors  # which only servers need
+
+            cors = decode_cors(message.typed_per_filter_config)
         return Route(message.name, match, action, request, response, decode_origin(message), fault, cors)
+
+    def _has_no_cors(self, message: Any) -> None:
+        if self.served:
+            from meshlib.dataplane.decode.cors import CORS
+
+            if CORS in message.typed_per_filter_config:
+                raise Refused(f'typed_per_filter_config["{CORS}"]', "is supported in routes")
 
     def _in_order(self, route: HeaderEdits, host: HeaderEdits, whole: HeaderEdits) -> HeaderEdits:
         if self.specific_wins:
