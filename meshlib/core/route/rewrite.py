@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 from meshlib.core.request import RequestHead
 from meshlib.core.route.match import PathKind, PathMatch, bare_path
-from meshlib.core.route.text import pattern
 
 Rewrite = Callable[[RequestHead], str]
 
@@ -27,6 +26,8 @@ def prefix_rewrite(matched: PathMatch, text: str) -> Rewrite:
 
 def regex_rewrite(source: str, substitution: str) -> Rewrite:
     """Replaces every match of a pattern. ValueError: bad pattern, or a substitution with a bad escape."""
+    from meshlib.core.route.pattern import pattern  # RE2, which few rules need
+
     made = pattern(source)
     parts = _parse_substitution(substitution, made.groups)
 

@@ -15,7 +15,7 @@ from meshlib.dataplane.decode.endpoints import decode_endpoints
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.http2 import decode_http2
 from meshlib.dataplane.decode.mtls import decode_transports
-from meshlib.dataplane.decode.outlier import decode_errors, decode_outlier
+from meshlib.dataplane.decode.outlier import decode_outlier
 from meshlib.dataplane.decode.telemetry import decode_service
 from meshlib.dataplane.decode.text import decode_seconds
 from meshlib.xds import pb
@@ -91,6 +91,8 @@ def _decode_outlier(message: Any, options: Any) -> OutlierPolicy | None:
     detection = options.outlier_detection if options is not None else None
     if detection is None or not detection.HasField("error_matcher"):
         return made
+    from meshlib.dataplane.decode.outlier_errors import decode_errors  # which few clusters have
+
     errors = _within(f"{_OPTIONS}.outlier_detection.error_matcher", decode_errors, detection.error_matcher)
     return replace(made, errors=errors)
 

@@ -4,6 +4,7 @@ Refused: what can't be decided in a process (TLS of the caller, dynamic metadata
 than taken as true.
 """
 
+import functools
 from typing import Any
 
 from meshlib.core.route.match import HeaderMatch, PathKind, PathMatch, QueryMatch, RouteMatch
@@ -21,7 +22,6 @@ _OLD_TEXTS = {
     "suffix_match": TextKind.SUFFIX,
     "contains_match": TextKind.CONTAINS,
 }
-_GRPC = HeaderMatch(b"content-type", TextMatch(TextKind.REGEX, r"(?s)application/grpc(\+.*)?"))
 
 
 def decode_match(message: Any) -> RouteMatch:
@@ -34,8 +34,13 @@ def decode_match(message: Any) -> RouteMatch:
     headers = decode_each(message.headers, "headers", decode_header_match)
     query = decode_each(message.query_parameters, "query_parameters", _decode_query)
     if message.HasField("grpc"):
-        headers.append(_GRPC)
+        headers.append(_grpc())
     return RouteMatch(_decode_path(message), tuple(headers), tuple(query), _decode_share(message))
+
+
+@functools.cache
+def _grpc() -> HeaderMatch:
+    return HeaderMatch(b"content-type", TextMatch(TextKind.REGEX, r"(?s)application/grpc(\+.*)?"))
 
 
 def _decode_path(message: Any) -> PathMatch:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from meshlib.core.route.text import TextKind, TextMatch, pattern
+from meshlib.core.route.text import TextKind, TextMatch
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.xds import pb
 
@@ -38,6 +38,8 @@ def decode_regex(message: Any, path: str) -> str:
     """The pattern of an envoy.type.matcher.v3.RegexMatcher, which compiles and is within the bounds."""
     if not message.regex:
         raise Refused(f"{path}.regex", "is empty")
+    from meshlib.core.route.pattern import pattern  # RE2, which few rules need
+
     try:
         pattern(message.regex)
     except ValueError as error:

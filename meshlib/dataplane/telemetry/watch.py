@@ -21,14 +21,12 @@ from meshlib.core.balance.cluster import Cluster
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet
 from meshlib.core.mtls import ClientTls, SanMatch, secure
 from meshlib.core.request import Dice, Header, Peer
-from meshlib.core.telemetry import Telling, Tracing
+from meshlib.core.telemetry import AccessLog, Telling, Tracing
 from meshlib.core.view import View
-from meshlib.dataplane.telemetry import labels, logs, propagation, spans
+from meshlib.dataplane.telemetry import labels, propagation, spans
 from meshlib.dataplane.telemetry.labels import End, Ends, Service
-from meshlib.dataplane.telemetry.logs import Log
 from meshlib.dataplane.telemetry.metrics import SCOPE, Instruments, Series, instruments
 from meshlib.dataplane.telemetry.spans import Spans
-from meshlib.dataplane.telemetry.tcp import Counters, counters
 from meshlib.dataplane.telemetry.workload import (
     MOST_BYTES,
     PEER_METADATA,
@@ -44,6 +42,9 @@ from meshlib.xds.workload import NOBODY
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Tracer, TracerProvider
+
+    from meshlib.dataplane.telemetry.logs import Configured, Log
+    from meshlib.dataplane.telemetry.tcp import Counters
 
 LOOK_EVERY = 1.0
 MESH_ID = "cluster.local"
@@ -77,7 +78,7 @@ class Bound:
 class Told(NamedTuple):
     """What is told of the requests of one listener, beside metrics."""
 
-    logs: tuple[Log, ...]
+    logs: "tuple[Log, ...]"
     spans: Spans | None
     """None: there are no spans."""
 
@@ -110,8 +111,9 @@ class Telemetry:
         self.clock, self.wall = clock, wall
         self.formats = propagation.formats(os.environ.get("OTEL_PROPAGATORS"))
         self.tags = spans.tags_of(self.own, MESH_ID)
-        self._own_logs = logs.of_settings(settings)
-        self._configured = logs.Configured(settings.access_log_dir)
+        self._own_logs = _own_logs(settings)
+        self._configured: Configured | None = None
+        """None: the configuration never asked for a log."""
         self._telling: Mapping[str, Telling] = {}
         self._dice = dice or random.Random()  # noqa: S311 - samples, keeps no secret
         self._plain = Told(self._own_logs or (), Spans(Tracing(), self._dice))
@@ -148,7 +150,7 @@ class Telemetry:
             return
         self._telling = telling
         own, variables = self._own_logs, self._settings.tag_variables
-        opened = self._configured.of(() if own is not None else one.logs for one in telling.values())
+        opened = self._opened([() if own is not None else one.logs for one in telling.values()])
         made: dict[Tracing, Spans] = {}
         found: dict[str | int, Told] = {}
         for (name, one), written in zip(telling.items(), opened, strict=True):
@@ -158,6 +160,15 @@ class Telemetry:
             traced = made[one.tracing] if one.tracing is not None else None
             found[name if port is None else port] = Told(written if own is None else own, traced)
         self._of_listener = found
+
+    def _opened(self, wanted: list[tuple[AccessLog, ...]]) -> "list[tuple[Log, ...]]":
+        if self._configured is None:
+            if not any(wanted):
+                return [()] * len(wanted)
+            from meshlib.dataplane.telemetry.logs import Configured
+
+            self._configured = Configured(self._settings.access_log_dir)
+        return self._configured.of(wanted)
 
     def told(self, listener: str | int) -> "Told":
         """What is told of requests to a target, or to a served port, if anybody is there to be told."""
@@ -193,6 +204,8 @@ class Telemetry:
                 self._measure(meters)
 
     def _measure(self, meters: "MeterProvider") -> None:
+        from meshlib.dataplane.telemetry.tcp import counters
+
         self.instruments, self.connections = instruments(meters), counters(meters)
         self.instruments.certificate(self)
 
@@ -261,6 +274,15 @@ class Telemetry:
             own = f"{self.own.name}.{self.own.namespace}".encode("latin-1", "replace")
             told = self._told = [(PEER_METADATA, peer_metadata(self._settings)), (PEER_METADATA_ID, own)]
         return told
+
+
+def _own_logs(settings: Bootstrap) -> "tuple[Log, ...] | None":
+    """What the application's own settings say; None: nothing. ConfigError: it can't be opened."""
+    if not settings.access_log:
+        return None
+    from meshlib.dataplane.telemetry.logs import of_settings as logs_of_settings
+
+    return logs_of_settings(settings)
 
 
 def _service_of(settings: Bootstrap) -> Service:

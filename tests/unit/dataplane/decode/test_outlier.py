@@ -8,7 +8,8 @@ from meshlib.core.outlier_policy import FailurePercentage, InARow, OutlierPolicy
 from meshlib.core.request import ResponseHead
 from meshlib.dataplane.decode.clusters import decode_cluster
 from meshlib.dataplane.decode.errors import Refused
-from meshlib.dataplane.decode.outlier import decode_errors, decode_outlier
+from meshlib.dataplane.decode.outlier import decode_outlier
+from meshlib.dataplane.decode.outlier_errors import decode_errors
 from meshlib.xds import pb
 
 MATCH = "envoy.config.common.matcher.v3.MatchPredicate"
