@@ -12,7 +12,6 @@ Rules:
   a folder or file of YAML: control and library then run in this process. Else it is `host:port`.
 """
 
-import difflib
 import math
 import os
 import re
@@ -183,6 +182,8 @@ def _warn_of_unknown(environ: Mapping[str, str]) -> None:
 
 
 def _did_you_mean(name: str, prefix: str = "", spelled: Callable[[str], str] = str) -> str:
+    import difflib
+
     close = difflib.get_close_matches(name, sorted(_SETTINGS), n=1)
     return f"; did you mean {prefix}{spelled(close[0])}?" if close else ""
 

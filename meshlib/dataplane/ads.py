@@ -23,10 +23,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import tenacity
 from google.protobuf.message import DecodeError
 
 from meshlib.bootstrap import Bootstrap
+from meshlib.dataplane import fork
 from meshlib.dataplane.cache import Cache
 from meshlib.dataplane.grpc_stream import Kept, KeptStream
 from meshlib.dataplane.targets import Targets
@@ -44,6 +44,9 @@ FIRST_BACKOFF, LONGEST_BACKOFF = 0.1, 5.0
 
 def backoff(attempt: int) -> float:
     """Seconds before connection attempt number `attempt` (1 for the first retry): full jitter."""
+    with fork.calm:  # so that no child is left with half of it
+        import tenacity  # which takes long to load
+
     state = tenacity.RetryCallState(None, None, (), {})  # type: ignore[arg-type]
     state.attempt_number = attempt
     return FIRST_BACKOFF / 2 + tenacity.wait_random_exponential(FIRST_BACKOFF, LONGEST_BACKOFF)(state)
@@ -242,7 +245,7 @@ class Ads:
             self.attempts += 1
             self._forget(self._targets.idle(self._clock()))
         self._changed(None)
-        return backoff(self.attempts)
+        return 0.0 if self._closed else backoff(self.attempts)
 
     def _refuse_older(self, update: Update) -> None:
         """StaleError: the update is older than what is in force, and patience has not run out."""

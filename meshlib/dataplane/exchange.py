@@ -12,11 +12,11 @@ Rules:
 - Telemetry is told here, and at the end of the body (`drive.Body`).
 """
 
-import asyncio
 import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from meshlib.core import outbound
 from meshlib.core.actions import Attempt, Facts, Flow, Mirror
@@ -34,6 +34,9 @@ from meshlib.dataplane.telemetry.outbound import Outbound, introduced, watch
 from meshlib.dataplane.tls import Contexts
 from meshlib.errors import ControlError
 from meshlib.xds.names import ALLOW_ANY, BLOCK_ALL
+
+if TYPE_CHECKING:
+    import asyncio
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -246,7 +249,10 @@ class AsyncSender(_Asking):
     """Sends requests for tasks, on asyncio. One event loop at a time."""
 
     def __init__(self, mesh: Mesh | FindMesh, longest_idle: float = math.inf) -> None:
+        from asyncio import get_running_loop  # which an application without tasks need not load
+
         super().__init__(mesh, longest_idle)
+        self._running_loop = get_running_loop
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connections: AsyncConnections | None = None
         self._mirrors: AsyncMirrors | None = None
@@ -278,7 +284,7 @@ class AsyncSender(_Asking):
 
     def connections(self) -> AsyncConnections:
         """Those of the running loop: a connection belongs to the loop that made it."""
-        loop = asyncio.get_running_loop()
+        loop = self._running_loop()
         if self._connections is None or self._loop is not loop:
             mesh = self.mesh
             self._connections = (mesh.network or SOCKETS).aconnections(

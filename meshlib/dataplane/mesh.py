@@ -9,7 +9,6 @@ Rules:
 - One list of steps waits, for threads and for tasks of any number of event loops.
 """
 
-import asyncio
 import contextlib
 import functools
 import itertools
@@ -24,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from meshlib.bootstrap import Bootstrap, bootstrap
 from meshlib.core.balance.pick import prepare
-from meshlib.core.inbound import Inbound
 from meshlib.core.ledger import Ledger
 from meshlib.core.view import View
 from meshlib.dataplane import dns, fork
@@ -41,6 +39,7 @@ from meshlib.xds.names import inbound_listener
 from meshlib.xds.node import Client, Flavour, Locality, to_node
 
 if TYPE_CHECKING:
+    from meshlib.core.inbound import Inbound
     from meshlib.dataplane.certs import Certs
     from meshlib.dataplane.network import Network
 
@@ -275,6 +274,8 @@ class Mesh:
         known = self._known(name)
         if known is not None:
             return known
+        import asyncio  # which an application without tasks need not load
+
         changed, loop = asyncio.Event(), asyncio.get_running_loop()
 
         def wake() -> None:
@@ -288,7 +289,7 @@ class Mesh:
                         await changed.wait()
             return self._view
 
-    def prepare_inbound(self, port: int) -> Inbound:
+    def prepare_inbound(self, port: int) -> "Inbound":
         """Waits until it is known what a served port asks of its callers; fails as `prepare` does, and with
         ControlUnavailable where control knows no policy.
         """
@@ -296,14 +297,14 @@ class Mesh:
         self.prepare(name)
         return self._inbound(name, port)
 
-    async def aprepare_inbound(self, port: int) -> Inbound:
+    async def aprepare_inbound(self, port: int) -> "Inbound":
         """`prepare_inbound` for asyncio."""
         name = inbound_listener(port)
         if self._known(name) is None:
             await self.aprepare(name)
         return self._inbound(name, port)
 
-    def _inbound(self, name: str, port: int) -> Inbound:
+    def _inbound(self, name: str, port: int) -> "Inbound":
         found = self._view.inbound.get(name)
         if found is None:
             raise ControlUnavailable(
@@ -446,6 +447,8 @@ class Mesh:
 
     async def aclose(self) -> None:
         """`close` for asyncio."""
+        import asyncio
+
         await asyncio.to_thread(self.close)
 
     def __enter__(self) -> "Mesh":

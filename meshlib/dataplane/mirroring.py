@@ -7,11 +7,11 @@
   not begun are dropped; those of tasks are cancelled.
 """
 
-import asyncio
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from meshlib.core.actions import Attempt, Mirror
 from meshlib.core.request import Failed
@@ -19,6 +19,9 @@ from meshlib.dataplane.body import RequestBody
 from meshlib.dataplane.http.limits import Broken
 from meshlib.dataplane.http.syntax import Unsendable
 from meshlib.dataplane.network import AsyncConnections, Connections
+
+if TYPE_CHECKING:
+    import asyncio
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +129,8 @@ class AsyncMirrors:
         if whole is None or self._closed or len(self._tasks) >= MOST:
             self.dropped += 1
             return
+        import asyncio  # which an application without tasks need not load
+
         task = asyncio.get_running_loop().create_task(self._send(mirror, whole), name="meshlib-mirror")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -143,6 +148,8 @@ class AsyncMirrors:
 
     async def close(self) -> None:
         """Gives up the copies that are under way."""
+        import asyncio
+
         self._closed = True
         tasks = list(self._tasks)
         for task in tasks:

@@ -3,7 +3,6 @@
 `Network` makes the connections of one client; a mesh without a network of its own has `SOCKETS`.
 """
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
@@ -12,7 +11,7 @@ from meshlib.core.actions import Attempt, Mirror
 from meshlib.core.request import Failed, ResponseHead
 from meshlib.dataplane.body import RequestBody
 from meshlib.dataplane.dns import LookUp
-from meshlib.dataplane.http import asynchronous, blocking
+from meshlib.dataplane.http import blocking
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, OwnTimeouts
 from meshlib.dataplane.http.read import Need
 from meshlib.dataplane.http.secure import MakeContexts
@@ -91,15 +90,29 @@ class AsyncConnections(Protocol):
 Clock = Callable[[], float]
 
 
+def _for_tasks(clock: Clock, contexts: MakeContexts, longest_idle: float) -> AsyncConnections:
+    from meshlib.dataplane.http import (
+        asynchronous,
+    )  # with asyncio: an application without tasks needs neither
+
+    return asynchronous.Connections(clock, contexts, longest_idle)
+
+
+async def _asleep(seconds: float) -> None:
+    import asyncio
+
+    await asyncio.sleep(seconds)
+
+
 class Network(NamedTuple):
     """Makers of connections; each is given the clock, the workload's TLS contexts, and the seconds for which
     a connection is kept at most that nobody uses.
     """
 
     connections: Callable[[Clock, MakeContexts, float], Connections] = blocking.Connections
-    aconnections: Callable[[Clock, MakeContexts, float], AsyncConnections] = asynchronous.Connections
+    aconnections: Callable[[Clock, MakeContexts, float], AsyncConnections] = _for_tasks
     sleep: Callable[[float], None] = time.sleep
-    asleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    asleep: Callable[[float], Awaitable[None]] = _asleep
     look_up: LookUp | None = None
     """Which addresses a host has, for clusters of DNS names; None: they go to the network as they are.
     A mesh without a network of its own asks the system.
