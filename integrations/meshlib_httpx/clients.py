@@ -18,7 +18,6 @@ import httpx
 import meshlib
 from meshlib.bootstrap import SETTINGS
 from meshlib.dataplane.mesh import Mesh
-from meshlib_httpx.bounds import AsyncBounded, Bounded
 from meshlib_httpx.transports import AsyncTransport, Transport
 
 _FOR_HTTPS = ("verify", "cert", "http1", "http2", "limits", "trust_env")
@@ -36,8 +35,11 @@ class Client(httpx.Client):
         if arguments.get("transport") is None:
             limits = arguments.get("limits")
             transport = Transport(mesh or self._own_mesh, _HTTPS(_for_https(arguments)), _keepalive(limits))
-            most = None if limits is None else limits.max_connections
-            arguments["transport"] = transport if most is None else Bounded(transport, most)
+            arguments["transport"] = transport
+            if limits is not None and limits.max_connections is not None:
+                from meshlib_httpx.bounds import Bounded
+
+                arguments["transport"] = Bounded(transport, limits.max_connections)
         super().__init__(**arguments)
         self._cookies = _jar(self._cookies, arguments)
 
@@ -62,8 +64,11 @@ class AsyncClient(httpx.AsyncClient):
         if arguments.get("transport") is None:
             limits, https = arguments.get("limits"), _AsyncHTTPS(_for_https(arguments))
             transport = AsyncTransport(mesh or self._own_mesh, https, _keepalive(limits))
-            most = None if limits is None else limits.max_connections
-            arguments["transport"] = transport if most is None else AsyncBounded(transport, most)
+            arguments["transport"] = transport
+            if limits is not None and limits.max_connections is not None:
+                from meshlib_httpx.bounds import AsyncBounded
+
+                arguments["transport"] = AsyncBounded(transport, limits.max_connections)
         super().__init__(**arguments)
         self._cookies = _jar(self._cookies, arguments)
 
