@@ -17,11 +17,12 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from meshlib.errors import ConfigError
+from meshlib.values import dataclass
 
 PREFIX = "MESHLIB_"
 DEFAULT_CONTROL = "127.0.0.1:15010"

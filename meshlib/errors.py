@@ -22,8 +22,9 @@ response flag). Replies that a sidecar makes itself, such as 404 NR or 503 UH, a
 not errors; see `core.actions.Reply`.
 """
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
+
+from meshlib.values import dataclass
 
 Fault = Literal["configuration", "control", "upstream", "application"]
 
@@ -104,6 +105,10 @@ class Flight:
         return ", ".join(part for part in parts if part)
 
 
+NO_FLIGHT = Flight()
+"""Nothing is known of it."""
+
+
 class RequestError(MeshError):
     """One request failed without a response. `flight` says what was tried."""
 
@@ -111,7 +116,7 @@ class RequestError(MeshError):
     status = 503
     grpc_code = "UNAVAILABLE"
 
-    def __init__(self, message: str, flight: Flight = Flight()) -> None:
+    def __init__(self, message: str, flight: Flight = NO_FLIGHT) -> None:
         # Adapters mix it with their library's errors, whose own want other arguments.
         Exception.__init__(
             self, f"{message} [{self.flag}] ({flight})" if str(flight) else f"{message} [{self.flag}]"
@@ -134,7 +139,7 @@ class ConnectTimedOut(ConnectFailed):
 class NoUpstream(ConnectFailed):
     """The mesh has nowhere to send a connection; of a request that is a response (404 NR, 503 UH, …)."""
 
-    def __init__(self, message: str, flight: Flight = Flight(), flag: str = "NR") -> None:
+    def __init__(self, message: str, flight: Flight = NO_FLIGHT, flag: str = "NR") -> None:
         self.flag = flag
         super().__init__(message, flight)
 

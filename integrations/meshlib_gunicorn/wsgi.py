@@ -20,7 +20,7 @@ import socket
 import time
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from gunicorn.workers.gthread import TConn
@@ -29,6 +29,7 @@ from gunicorn.workers.sync import SyncWorker as GunicornSync
 
 from meshlib.core.request import Peer
 from meshlib.dataplane.accept_blocking import Bounded, BoundedTls, Steps, begun, meeting
+from meshlib.values import dataclass
 from meshlib_gunicorn.worker import LINGER, Meshed
 from meshlib_wsgi import PEER, MeshMiddleware
 

@@ -17,12 +17,13 @@ closes it (`GeneratorExit`): so a slot that the generator holds is given back ex
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple, Protocol
 
 from meshlib.core.balance.cluster import Limits, Upstream
 from meshlib.core.mtls import ClientTls
 from meshlib.core.request import Failed, Header, Outcome, RequestHead
+from meshlib.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ retry's own included, rounded down; as many retries as `minimum` are always allo
 breaker's `max_retries` is not looked at.
 """
 
-from dataclasses import dataclass
+from meshlib.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

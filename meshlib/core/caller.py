@@ -1,11 +1,12 @@
 """Who sent an inbound request, as far as the mesh vouches for it: what a handler is given."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import Any
 
 from meshlib.core.request import Peer
+from meshlib.values import dataclass
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 

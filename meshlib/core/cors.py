@@ -10,7 +10,7 @@ Rules (Envoy, CorsFilter; browsers ask by CORS, which is a part of https://fetch
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meshlib.core.actions import Facts, Reply
@@ -18,6 +18,7 @@ from meshlib.core.authz.opinion import Told, answered
 from meshlib.core.headers import Append
 from meshlib.core.request import Header, RequestHead
 from meshlib.core.route.text import TextMatch
+from meshlib.values import dataclass
 
 if TYPE_CHECKING:
     from meshlib.core.route.table import RouteTable

@@ -9,12 +9,12 @@ Rules (Envoy, FaultFilter):
 - A request that is delayed or aborted counts as an active fault to its end; beyond the most, none is made.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from meshlib.core.numbers import number
 from meshlib.core.request import Dice, RequestHead
 from meshlib.core.route.match import HeaderMatch
+from meshlib.values import dataclass
 
 BODY = b"fault filter abort"
 DELAYED, ABORTED = "DI", "FI"

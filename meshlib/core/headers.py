@@ -15,10 +15,11 @@ says `%…%` to the next service would be a lie. `%%` is `%`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import Enum
 
 from meshlib.core.request import Header, RequestHead
+from meshlib.values import dataclass
 
 MAX_OPERATORS = 100
 """Of one value; more is no header but an attack."""

@@ -4,7 +4,7 @@ Rule (Envoy): one connection carries as many requests at a time as both sides al
 in all is the business of the circuit breaker (`max_requests`).
 """
 
-from dataclasses import dataclass
+from meshlib.values import dataclass
 
 MOST_STREAMS = 2**31 - 1
 

@@ -14,7 +14,7 @@ Istio it is a matter of the caller's side, so it comes before the server's polic
 
 import functools
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -38,6 +38,7 @@ from meshlib.core.route.rule import Origin
 from meshlib.core.route.table import RouteTable
 from meshlib.core.telemetry import NOTHING, Telling
 from meshlib.core.view import Served
+from meshlib.values import dataclass
 
 _DEFAULT = Origin()
 _NOTHING: Mapping[str, Origin] = MappingProxyType({})

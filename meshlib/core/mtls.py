@@ -6,9 +6,11 @@ Rule (Envoy): of a cluster's transports the first whose criteria the endpoint's 
 them, is the endpoint's; if there is none, the cluster's own.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from enum import Enum
 from typing import TYPE_CHECKING
+
+from meshlib.values import dataclass
 
 if TYPE_CHECKING:
     from meshlib.core.balance.cluster import Cluster

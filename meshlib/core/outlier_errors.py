@@ -3,10 +3,9 @@
 Rules (Envoy): only the head of a response is looked at; all of a rule's header conditions must hold.
 """
 
-from dataclasses import dataclass
-
 from meshlib.core.request import RequestHead, ResponseHead
 from meshlib.core.route.match import HeaderMatch
+from meshlib.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
 """When an endpoint is ejected for a while (`outlier` decides by it)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from meshlib.core.request import ResponseHead
+from meshlib.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

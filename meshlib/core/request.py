@@ -5,9 +5,11 @@ not told to. Lookups go by lower-case name.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import NamedTuple, Protocol
+
+from meshlib.values import dataclass
 
 Header = tuple[bytes, bytes]
 

@@ -5,11 +5,12 @@ again and no response was delivered. Methods are not looked at: Envoy does not e
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 
 from meshlib.core.numbers import number
 from meshlib.core.request import Dice, Failed, Failure, Outcome, RequestHead, ResponseHead
+from meshlib.values import dataclass
 
 
 class RetryOn(Enum):

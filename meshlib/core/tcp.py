@@ -21,7 +21,6 @@ Rules (Envoy, TcpProxy):
 """
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from meshlib.core.actions import Facts
@@ -35,6 +34,7 @@ from meshlib.core.outlier import learn
 from meshlib.core.request import Dice, Failed, Failure, ResponseHead
 from meshlib.core.route.chain import Connections, FilterChain
 from meshlib.core.view import View
+from meshlib.values import dataclass
 
 _CONNECTED = ResponseHead(200)
 """What a connection counts as for outlier detection (Envoy)."""

@@ -3,8 +3,9 @@
 Nothing here decides about a request; whoever tells (`dataplane.telemetry`) makes of it what writes.
 """
 
-from dataclasses import dataclass
 from enum import Enum
+
+from meshlib.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ any listener's name ──► Telling (what is to be told of its requests)
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from meshlib.core.balance.endpoints import EndpointSet
 from meshlib.core.route.chain import Connections
 from meshlib.core.route.table import RouteTable
 from meshlib.core.telemetry import NOTHING, Telling
+from meshlib.values import dataclass
 
 if TYPE_CHECKING:
     from meshlib.core.inbound import Inbound  # which is large, and servers' alone

@@ -15,12 +15,12 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from meshlib.core.request import Peer
 from meshlib.dataplane.doorstep import HTTP1, Port, Refused, Terms, peer_of
 from meshlib.dataplane.tls import words
+from meshlib.values import dataclass
 
 T = TypeVar("T")
 Steps = Generator[socket.socket, None, T]

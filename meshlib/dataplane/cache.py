@@ -20,9 +20,9 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from meshlib.values import dataclass
 from meshlib.xds.kinds import Kind
 from meshlib.xds.snapshot import Resource
 

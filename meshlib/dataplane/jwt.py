@@ -15,10 +15,11 @@ import json
 import threading
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from meshlib.core.authn.token import Fault, Token, decoded
+from meshlib.values import dataclass
 
 MOST_KEPT = 1000
 LARGEST_KEPT = 8 * 1024

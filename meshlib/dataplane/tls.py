@@ -19,11 +19,12 @@ import ssl
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
 from meshlib.core.mtls import ClientTls, InboundMode, SanMatch, ServerTls, Trust
+from meshlib.values import dataclass
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ Not thread-safe but for reading `view` and `targets`: the caller holds a lock ar
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
@@ -42,6 +42,7 @@ from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.dns import AsWritten, Names
 from meshlib.dataplane.needs import Key, Needs
 from meshlib.errors import RefusedResource
+from meshlib.values import dataclass
 from meshlib.xds.kinds import Kind
 from meshlib.xds.names import ROOTS_SECRET
 from meshlib.xds.snapshot import Resource

@@ -10,10 +10,11 @@ Rules:
 - A wait is cut into slices: a clock that jumps, or a machine that slept, is noticed after one.
 """
 
-from dataclasses import dataclass
 from enum import Enum
 
 from cryptography import x509
+
+from meshlib.values import dataclass
 
 RATIO, SPREAD = 0.5, 0.01
 LATE, EXPIRING = 0.6, 0.75

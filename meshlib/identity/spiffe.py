@@ -7,7 +7,7 @@ Rules:
 - An '@' in a configured trust domain stands for a '.' (Istio, for accounts of a cloud).
 """
 
-from dataclasses import dataclass
+from meshlib.values import dataclass
 
 SCHEME = "spiffe://"
 _DOMAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-._")

@@ -10,9 +10,9 @@ Rules:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 
+from meshlib.values import dataclass
 from meshlib.xds.cel_tokens import Token, tokens_of
 
 MOST_LETTERS = 4096

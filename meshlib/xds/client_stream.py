@@ -14,12 +14,13 @@ The rules are those of Envoy's "xDS REST and gRPC protocol":
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from meshlib.errors import ControlError
+from meshlib.values import dataclass
 from meshlib.xds import pb
 from meshlib.xds.kinds import BY_TYPE_URL, SENDING_ORDER, Kind
 from meshlib.xds.snapshot import Resource

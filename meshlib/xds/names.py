@@ -9,7 +9,8 @@
 """
 
 import functools
-from dataclasses import dataclass
+
+from meshlib.values import dataclass
 
 PASSTHROUGH_CLUSTER = "PassthroughCluster"
 BLACK_HOLE_CLUSTER = "BlackHoleCluster"

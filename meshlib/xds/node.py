@@ -5,10 +5,11 @@ what a client is sent; it comes from metadata, else from the user agent.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import Any
 
+from meshlib.values import dataclass
 from meshlib.xds import pb
 
 

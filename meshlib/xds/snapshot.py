@@ -6,9 +6,10 @@ control service and after every restart, and nothing unchanged is ever sent twic
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from meshlib.values import dataclass
 from meshlib.xds import pb
 from meshlib.xds.kinds import Kind
 

@@ -11,7 +11,8 @@ Rules (Istio):
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from meshlib.values import dataclass
 
 CLUSTER = "Kubernetes"
 """Istio's name of the only cluster there is."""

@@ -10,12 +10,12 @@ Rules:
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import unquote_plus
 
 from meshlib.core.authn.provider import Provider
 from meshlib.core.request import RequestHead, hyphened
+from meshlib.values import dataclass
 
 T = TypeVar("T")
 _TOKEN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")

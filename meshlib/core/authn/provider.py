@@ -1,10 +1,11 @@
 """One issuer of tokens: where its tokens may stand, whom they may be for, and what becomes of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 from meshlib.core.authn.token import Fault, Token
+from meshlib.values import dataclass
 
 LEEWAY = 60
 """Seconds that clocks may differ by."""

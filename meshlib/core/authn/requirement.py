@@ -15,7 +15,7 @@ Rules (Envoy's jwt_authn filter):
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from meshlib.core.authn.claims import claim_text, split
 from meshlib.core.authn.places import Found, find, without
@@ -24,6 +24,7 @@ from meshlib.core.authn.token import Fault, Token, read
 from meshlib.core.authz.question import Question
 from meshlib.core.request import Header, RequestHead, hyphened
 from meshlib.core.route.match import RouteMatch
+from meshlib.values import dataclass
 
 SPACE = "envoy.filters.http.jwt_authn"
 """Where in the metadata the claims are."""

@@ -15,11 +15,12 @@ import binascii
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 import re2
+
+from meshlib.values import dataclass
 
 MAX_TOKEN = 32 * 1024
 """Characters; a longer one is no token."""

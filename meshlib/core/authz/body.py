@@ -12,10 +12,10 @@ Rules:
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from enum import Enum
 
 from meshlib.core.actions import Facts, Reply
+from meshlib.values import dataclass
 
 SECONDS = 60.0
 """For all of a body that is shown."""

@@ -13,13 +13,13 @@ Rules (Envoy):
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from meshlib.core.authz.path import given, routed
 from meshlib.core.authz.question import Question, Reading, parse_ip
 from meshlib.core.route.match import HeaderMatch
 from meshlib.core.route.text import TextKind, TextMatch
+from meshlib.values import dataclass
 
 Condition = Callable[[Question], bool]
 ValueTest = Callable[[Any], bool]

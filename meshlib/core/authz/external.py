@@ -13,13 +13,14 @@ Rules (Envoy):
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from meshlib.core.authz.body import BodyWanted, Shown
 from meshlib.core.authz.conditions import Condition
 from meshlib.core.authz.opinion import FRAMING, Blocked, NoAnswer, Opinion, Passed, Told
 from meshlib.core.authz.question import Question
 from meshlib.core.request import Header, RequestHead, ResponseHead
+from meshlib.values import dataclass
 
 Names = Callable[[bytes], bool]
 """Whether a header's name, in lower case, is one of a set."""

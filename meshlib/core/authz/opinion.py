@@ -13,7 +13,7 @@ Rules:
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote_plus
 
@@ -21,6 +21,7 @@ from meshlib.core.authz.body import Unread
 from meshlib.core.headers import Append
 from meshlib.core.request import Header, RequestHead, hyphened
 from meshlib.core.route.match import bare_path
+from meshlib.values import dataclass
 
 SPACE = "envoy.filters.http.ext_authz"
 """Where in the metadata is what an authority says of the request."""

@@ -23,13 +23,13 @@ takes away slashes at the beginning, and so do those that mount one application 
 line break for the end (Python's `$`). `//admin` and `/admin%0A` run the handler of `/admin` there.
 """
 
-from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import unquote_to_bytes
 
 import re2
 
 from meshlib.core.route.match import bare_path
+from meshlib.values import dataclass
 
 
 class EscapedSlashes(Enum):

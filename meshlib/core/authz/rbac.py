@@ -13,11 +13,12 @@ Rules (Envoy):
 - What a policy needs of the caller's certificate is asked once a certificate, not once a request.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 
 from meshlib.core.authz.conditions import Condition, always
 from meshlib.core.authz.question import Question
+from meshlib.values import dataclass
 
 SPACE = "envoy.filters.http.rbac"
 """Where in the metadata the results of shadow rules are."""

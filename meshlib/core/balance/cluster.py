@@ -1,6 +1,5 @@
 """A cluster's policy: how to balance, connect, and when to stop."""
 
-from dataclasses import dataclass
 from enum import Enum
 
 from meshlib.core.balance.dns import Named
@@ -9,6 +8,7 @@ from meshlib.core.budget import RetryBudget
 from meshlib.core.http2 import Http2
 from meshlib.core.mtls import ClientTls, Transport
 from meshlib.core.outlier_policy import OutlierPolicy
+from meshlib.values import dataclass
 
 UNLIMITED = 2**32 - 1
 MAX_POINTS = 131_072

@@ -10,10 +10,11 @@ Rules (Envoy):
 
 import ipaddress
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import Enum
 
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet
+from meshlib.values import dataclass
 
 
 class Family(Enum):

@@ -1,6 +1,8 @@
 """Who serves a cluster now: endpoints in localities in priorities, with what can be computed beforehand."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from meshlib.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

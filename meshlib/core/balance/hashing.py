@@ -12,12 +12,12 @@ The source address is that of a sidecar's downstream: the last of x-forwarded-fo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from xxhash import xxh64_intdigest
 
 from meshlib.core.headers import ONE_PLACE, one_value
 from meshlib.core.request import Dice, Header, RequestHead
+from meshlib.values import dataclass
 
 _WORD = (1 << 64) - 1
 

@@ -9,11 +9,12 @@ Rules (Envoy, FilterChainManager):
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from meshlib.core.request import Dice
 from meshlib.core.route.rule import Origin
+from meshlib.values import dataclass
 
 Subnet = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address

@@ -13,12 +13,13 @@ traffic; `why_not` says the same for people.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 
 from meshlib.core.headers import ONE_PLACE, one_value
 from meshlib.core.request import RequestHead
 from meshlib.core.route.text import Presence, Range, TextKind, TextMatch
+from meshlib.values import dataclass
 
 
 class PathKind(Enum):

@@ -5,13 +5,12 @@ Rules (Envoy): a direct response with a body is `text/plain` unless an edit says
 path as the redirect rewrote it. Neither has a response flag; why it was given is told in words.
 """
 
-from dataclasses import dataclass
-
 from meshlib.core.request import Header, RequestHead
 from meshlib.core.route.forward import incoming
 from meshlib.core.route.redirect import location
 from meshlib.core.route.rule import DirectResponse, Redirect, Route
 from meshlib.core.route.table import without_port
+from meshlib.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """A route and what it says: frozen values, made once when a route configuration arrives."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,6 +11,7 @@ from meshlib.core.headers import HeaderEdits
 from meshlib.core.request import Header, RequestHead
 from meshlib.core.retry import RetryPolicy
 from meshlib.core.route.match import RouteMatch
+from meshlib.values import dataclass
 
 if TYPE_CHECKING:
     from meshlib.core.cors import CorsPolicy  # which only servers need

@@ -11,11 +11,12 @@ Rules are indexed when the table is made (`index.py`); order is never changed by
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from meshlib.core.request import Dice, RequestHead
 from meshlib.core.route.index import RuleIndex
 from meshlib.core.route.rule import DirectResponse, Route
+from meshlib.values import dataclass
 
 MILLION = 1_000_000
 

@@ -5,8 +5,10 @@ ASCII only, as Envoy does.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
+
+from meshlib.values import dataclass
 
 
 class TextKind(Enum):

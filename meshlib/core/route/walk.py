@@ -1,11 +1,11 @@
 """The decision of `RouteTable.match`, told step by step: which rules were tried, why each did not match."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from meshlib.core.request import RequestHead
 from meshlib.core.route.rule import Route
 from meshlib.core.route.table import MILLION, VirtualHost
+from meshlib.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ Rules (Envoy):
 Refused: every way to choose a cluster or a host that only a proxy has (a header's value, a plug-in).
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from meshlib.core.fault import Fault
@@ -24,6 +23,7 @@ from meshlib.dataplane.decode.mirror import decode_mirrors
 from meshlib.dataplane.decode.retry import decode_retry
 from meshlib.dataplane.decode.rewrite import decode_rewrite
 from meshlib.dataplane.decode.text import decode_seconds
+from meshlib.values import dataclass
 
 DEFAULT_TIMEOUT = 15.0
 MAX_CLUSTERS = 1_000

@@ -4,7 +4,6 @@ A listener leads to routes by name, or carries them. Its HTTP filters are noted 
 proxy say where connections go (`tcp.py`); a listener that has nothing else answers no request.
 """
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
@@ -16,6 +15,7 @@ from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.routes import decode_routes
 from meshlib.dataplane.decode.tcp import decode_connections
 from meshlib.dataplane.decode.tracing import decode_tracing
+from meshlib.values import dataclass
 from meshlib.xds import pb
 from meshlib.xds.names import inbound_port
 

@@ -3,7 +3,6 @@
 import ipaddress
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from meshlib.core import tcp
@@ -15,6 +14,7 @@ from meshlib.dataplane import context
 from meshlib.dataplane.tcp.link import Watched, bury
 from meshlib.dataplane.tls import Contexts, NotTrusted, words
 from meshlib.errors import ConfigError
+from meshlib.values import dataclass
 
 if TYPE_CHECKING:
     from meshlib.dataplane.network import Network

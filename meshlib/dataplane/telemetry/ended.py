@@ -5,9 +5,10 @@ Both sides make one, if somebody wants to be told. Texts are as they were on the
 
 import itertools
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from meshlib.core.request import Failure, Header, RequestHead
+from meshlib.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)
