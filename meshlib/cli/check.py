@@ -14,9 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from meshlib.control.analysis.analyze import analyze
 from meshlib.control.istio.problem import Problem, Severity
-from meshlib.control.sources.files import FileSource
 from meshlib.printable import printable
 
 _COLOURS = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
@@ -37,6 +35,9 @@ def check(
     ] = "default",
 ) -> None:
     """Validate Istio YAML: schema, semantics, and what documents do to each other."""
+    from meshlib.control.analysis.analyze import analyze  # all kinds of documents, which the help needs not
+    from meshlib.control.sources.files import FileSource
+
     try:
         loaded = FileSource(path, namespace).load()
     except OSError as error:

@@ -9,9 +9,6 @@ Rules (Envoy):
 import json
 from collections.abc import Mapping
 
-from joserfc.errors import JoseError
-from joserfc.jwk import import_key
-
 MAX_CHARS = 1 << 20
 _ALGORITHMS = {"RSA": ("RS", "PS"), "EC": ("ES",), "OKP": ("EdDSA",), "oct": ("HS",)}
 _CURVES = {"EC": ("P-256", "P-384", "P-521"), "OKP": ("Ed25519",)}
@@ -37,6 +34,9 @@ def _is_usable(key: Mapping[str, object]) -> bool:
         return False
     if kind in _CURVES and key.get("crv") not in _CURVES[kind]:
         return False
+    from joserfc.errors import JoseError  # with cryptography, which few folders need
+    from joserfc.jwk import import_key
+
     try:
         import_key({name: value for name, value in key.items() if isinstance(value, str)})
     except (JoseError, ValueError, TypeError, KeyError):

@@ -23,8 +23,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import watchfiles
+from typing import TYPE_CHECKING
 
 from meshlib.control.istio.document import AnyDocument
 from meshlib.control.istio.parse import Key
@@ -42,6 +41,9 @@ from meshlib.control.sources.pieces import Known
 from meshlib.control.sources.reader import UnreadableError, decode
 from meshlib.control.sources.source import Loaded, keep_last_good
 from meshlib.control.sources.text import TextRead, documents_in, refused
+
+if TYPE_CHECKING:
+    import watchfiles
 
 DEBOUNCE_MS = 50
 GRACE_SECONDS = 0.5
@@ -189,13 +191,15 @@ class FileSource:
 
     async def _ring(self, bell: _Bell) -> None:
         folder = self._root.parent if self._single else self._root
+        import watchfiles  # which only those need who go on
+
         changes = watchfiles.awatch(
             folder, watch_filter=self._concerns, step=10, debounce=DEBOUNCE_MS, rust_timeout=5000
         )
         async for _ in changes:
             bell.rung.set()
 
-    def _concerns(self, _: watchfiles.Change, path: str) -> bool:
+    def _concerns(self, _: "watchfiles.Change", path: str) -> bool:
         # Every change below the folder counts: a folder that is moved in or out names no file of ours.
         changed = Path(path)
         return changed.name == self._root.name if self._single else not changed.name.startswith(".")
