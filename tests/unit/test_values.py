@@ -3,7 +3,9 @@
 import copy
 import dataclasses
 import pickle
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, field
 from typing import Any
 
@@ -123,6 +125,32 @@ def test_a_value_travels_to_another_process() -> None:
     again = pickle.loads(pickle.dumps(tls))
     assert again == tls
     assert hash(again) == hash(tls)
+
+
+def test_methods_are_compiled_when_they_are_first_called_whatever_comes_first() -> None:
+    one, other, third = (_classes(dataclass)["Plain"] for _ in range(3))
+    assert hash(one("a")) == hash(one("a"))
+    assert other("a") == other("a")
+    made = third.__new__(third)
+    made.__setstate__(["a", 80, ()])
+    assert made == third("a")
+    for kind in (one, other, third):
+        assert kind.__init__.__qualname__ == f"{kind.__qualname__}.__init__"
+        assert kind.__init__.__module__ == __name__
+
+
+def test_threads_that_come_first_make_the_same() -> None:
+    for _ in range(20):
+        plain = _classes(dataclass)["Plain"]
+        barrier = threading.Barrier(4)
+
+        def make(plain: Any = plain, barrier: threading.Barrier = barrier) -> Any:
+            barrier.wait(30)
+            return plain("a", labels=("b",))
+
+        with ThreadPoolExecutor(4) as pool:
+            found = [each.result() for each in [pool.submit(make) for _ in range(4)]]
+        assert len(set(found)) == 1
 
 
 def test_a_class_may_be_derived_from_one() -> None:
