@@ -34,7 +34,7 @@ from meshlib.core.faulted import Faulted
 from meshlib.core.ledger import ClusterState, HostState, Ledger
 from meshlib.core.local_reply import Edit, local_reply
 from meshlib.core.mtls import secure
-from meshlib.core.outlier import learn
+from meshlib.core.outlier import end_row, learn
 from meshlib.core.outlier_policy import OutlierPolicy
 from meshlib.core.request import Dice, Failed, Failure, Header, RequestHead, ResponseHead
 from meshlib.core.retry import RetryPolicy
@@ -165,7 +165,7 @@ class _Request:
         if wishes or caller_timeout is not None:
             limits = timeout.effective(self.action, self.head, caller_timeout)
         else:
-            limits = self.action.times or timeouts(self.action, self.head)
+            limits = timeouts(self.action, self.head)
         policy = retry.effective(self.action.retry, self.head) if wishes else self.action.retry
         sent = self.outgoing(limits, wishes)
         if self.action.mirrors:
@@ -224,7 +224,7 @@ class _Request:
         if limits is self.action.times:
             sent = self.head
             if self.action.told:
-                sent.extend(list(self.action.told))
+                sent.extend(self.action.told)
         else:
             sent = _without_consumed(self.head) if wishes else self.head
             sent = timeout.told(self.action, sent, limits.per_try, limits.whole or None)
@@ -295,14 +295,18 @@ class _Request:
         late: bool = False,
     ) -> None:
         """Tells outlier detection of the endpoint tried last; `late`: a second time."""
-        if not isinstance(outcome, (ResponseHead, Failed)):
+        grpc = is_grpc(self.head)
+        if isinstance(outcome, ResponseHead):
+            if policy.plain and not grpc and outcome.status < 500:
+                end_row(host)
+                return
+        elif not isinstance(outcome, Failed):
             return
 
         def size() -> int:
             listed = cluster.inline or self.view.endpoints.get(cluster.name)
             return listed.size if listed else 1
 
-        grpc = is_grpc(self.head)
         key, clock, dice = self.endpoint, self.clock, self.dice
         learn(policy, state, key, host, outcome, size, clock, dice, grpc=grpc, late=late)
 
@@ -320,18 +324,23 @@ class _Request:
         key: int | None = None,
     ) -> Endpoint | None:
         """An endpoint of the cluster, if possible not one that was tried."""
-        if cluster.resolution is Resolution.ORIGINAL:
-            return Endpoint(*self.original)
-        if cluster.resolution is Resolution.DYNAMIC:
-            return Endpoint(*named_address(self.head.authority, cluster.tls is not None))
         endpoints = cluster.inline or self.view.endpoints.get(cluster.name)
         if endpoints is None:
-            return None
+            return self.unlisted(cluster)
         if policy is None or not self.tried:
             return pick(cluster, endpoints, state, now, self.dice, key=key)
         more = policy.host_selection_attempts if policy.avoid_previous_hosts else 0
         again = Retry(self.tried, more, policy.leave_priorities_after)
         return pick(cluster, endpoints, state, now, self.dice, again, key)
+
+    def unlisted(self, cluster: Cluster) -> Endpoint | None:
+        """The endpoint of a cluster that lists none."""
+        match cluster.resolution:
+            case Resolution.ORIGINAL:
+                return Endpoint(*self.original)
+            case Resolution.DYNAMIC:
+                return Endpoint(*named_address(self.head.authority, cluster.tls is not None))
+        return None
 
     def find(self, name: str) -> tuple[Cluster, Endpoint] | None:
         """A cluster by name and one of its endpoints, for a mirror."""

@@ -4,7 +4,7 @@ Header names and values are bytes, as the application wrote them; core never rew
 not told to. Lookups go by lower-case name.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol
@@ -71,20 +71,16 @@ class RequestHead:
             self._index = index
         return index
 
-    def extend(self, added: list[Header]) -> None:
+    def extend(self, added: Sequence[Header]) -> None:
         """Adds headers, whose names are in lower case and not in it yet, in place: only for its owner."""
-        self.headers = self.headers + added
+        self.headers = [*self.headers, *added]
         if self._index is not None:
-            for name, value in added:
-                self._index[name] = value
+            self._index.update(added)
 
     def plus(self, added: Iterable[Header]) -> "RequestHead":
         """This request with further headers, whose names are in lower case and not in it yet."""
-        more = list(added)
-        made = RequestHead(self.method, self.scheme, self.authority, self.path, self.headers + more)
-        if self._index is not None and len(new := dict(more)) == len(more):
-            made._index = self._index | new
-        return made
+        headers = [*self.headers, *added]
+        return RequestHead(self.method, self.scheme, self.authority, self.path, headers)
 
     def __repr__(self) -> str:
         return f"<{self.method} {self.scheme}://{self.authority}{self.path}, {len(self.headers)} headers>"
