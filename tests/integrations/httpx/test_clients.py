@@ -89,6 +89,25 @@ async def test_the_api_of_httpx_goes_on_working(server: RawServer) -> None:
     assert b"Cookie: a=b" in server.heads[1]
 
 
+@pytest.mark.parametrize(
+    "url", ["http://a/?b=c#d", f"http://a/{'x' * 300}", "/relative", httpx.URL("http://b/")]
+)
+def test_a_url_that_is_asked_for_again_is_the_same(url: str | httpx.URL) -> None:
+    base, always = "http://base/under", {"p": "1"}
+    bare = httpx.Client(base_url=base, params=always, trust_env=False)
+    with bare, client(fake_mesh([1]), base_url=base, params=always) as c:
+        for params in (None, {"q": "2"}, None):
+            asked = c.build_request("GET", url, params=params)
+            assert asked.url == bare.build_request("GET", url, params=params).url
+
+
+def test_a_url_that_is_wrong_is_wrong_each_time() -> None:
+    with client(fake_mesh([1])) as c:
+        for _ in range(2):
+            with pytest.raises(httpx.InvalidURL):
+                c.build_request("GET", "http://a:port/")
+
+
 async def test_cookies_are_kept_as_httpx_keeps_them_and_a_jar_of_ones_own_stays(server: RawServer) -> None:
     async with meshlib.AsyncClient(mesh=fake_mesh([server.port])) as a:  # type: ignore[arg-type]
         await a.get("http://reviews:9080/echo")
