@@ -46,6 +46,7 @@ from meshlib.core.view import View
 
 _ATTEMPTS = b"x-envoy-attempt-count"
 _CONSUMED = retry.CONSUMED | timeout.CONSUMED | {EXPECTED, _ATTEMPTS}
+_FIRST = ((_ATTEMPTS, b"1"),)
 _HTTP = (b"x-forwarded-proto", b"http")
 _OVERLOADED = ((b"x-envoy-overloaded", b"true"),)
 _OVERFLOW = b"upstream connect error or disconnect/reset before headers. reset reason: overflow"
@@ -128,8 +129,8 @@ class _Request:
     """A request on its way to a cluster: what all its tries share."""
 
     __slots__ = (
-        *("action", "attempts", "body", "chosen", "clock", "cookies", "dice", "endpoint", "head", "host"),
-        *("ledger", "original", "route", "tried", "version", "view"),
+        *("action", "attempts", "body", "chosen", "clock", "cookies", "dice", "endpoint", "grpc", "head"),
+        *("host", "ledger", "original", "route", "tried", "version", "view"),
     )
 
     def __init__(
@@ -150,6 +151,7 @@ class _Request:
         self.head, self.body, self.view, self.ledger = head, body, view, ledger
         self.clock, self.dice, self.original, self.version = clock, dice, original, version
         self.host, self.route, self.action, self.chosen = host, route, action, chosen
+        self.grpc = is_grpc(head)
         self.attempts = 0
         self.endpoint = ""
         self.tried: list[str] = []
@@ -157,19 +159,20 @@ class _Request:
 
     def run(self, caller_timeout: float | None) -> Flow:
         """Everything after the rule: what goes out, and the tries until one is good or none is left."""
+        action, head = self.action, self.head
         cluster = self.view.clusters.get(self.chosen.name)
         if cluster is None:
             yield self.reply(self.facts("NC", f"cluster {self.chosen.name} is unknown"))
             return
-        wishes = not _CONSUMED.isdisjoint(self.head.index)
+        wishes = not _CONSUMED.isdisjoint(head.index)
         if wishes or caller_timeout is not None:
-            limits = timeout.effective(self.action, self.head, caller_timeout)
+            limits = timeout.effective(action, head, caller_timeout)
         else:
-            limits = timeouts(self.action, self.head)
-        policy = retry.effective(self.action.retry, self.head) if wishes else self.action.retry
+            limits = timeouts(action, head) if self.grpc else action.times
+        policy = retry.effective(action.retry, head) if wishes else action.retry
         sent = self.outgoing(limits, wishes)
-        if self.action.mirrors:
-            yield from mirror.mirrors(self.action.mirrors, sent, limits.whole, self.dice, self.find)
+        if action.mirrors:
+            yield from mirror.mirrors(action.mirrors, sent, limits.whole, self.dice, self.find)
         now = self.clock()
         deadline = now + limits.whole if limits.whole else None
         state = self.ledger.cluster(cluster.name)
@@ -185,7 +188,7 @@ class _Request:
                 self.endpoint = found.key
                 if self.attempts > 1:
                     left = None if deadline is None else deadline - now
-                    sent = timeout.told(self.action, sent, limits.per_try, left)
+                    sent = timeout.told(action, sent, limits.per_try, left)
                 head = _numbered(sent, self.attempts) if self.host.attempt_count else sent
                 try_deadline = now + limits.per_try if limits.per_try else None
                 host = state.host(found.key)
@@ -295,7 +298,7 @@ class _Request:
         late: bool = False,
     ) -> None:
         """Tells outlier detection of the endpoint tried last; `late`: a second time."""
-        grpc = is_grpc(self.head)
+        grpc = self.grpc
         if isinstance(outcome, ResponseHead):
             if policy.plain and not grpc and outcome.status < 500:
                 end_row(host)
@@ -386,7 +389,7 @@ def _without_consumed(head: RequestHead) -> RequestHead:
 
 
 def _numbered(head: RequestHead, attempt: int) -> RequestHead:
-    return head.plus([(_ATTEMPTS, b"%d" % attempt)])
+    return head.plus(_FIRST if attempt == 1 else ((_ATTEMPTS, b"%d" % attempt),))
 
 
 def _counted(headers: Iterable[Header], attempts: int) -> list[Header]:

@@ -7,9 +7,11 @@ not told to. Lookups go by lower-case name.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 Header = tuple[bytes, bytes]
+_VALUE = itemgetter(1)
 
 
 class Dice(Protocol):
@@ -47,6 +49,24 @@ class RequestHead:
         self.path = path
         self.headers = headers if isinstance(headers, list) else list(headers)
         self._index: dict[bytes, bytes] | None = None
+
+    @classmethod
+    def sent(
+        cls, method: str, scheme: str, authority: str, path: str, headers: list[Header]
+    ) -> "RequestHead":
+        """Of all headers that an application sends, which are the request's from now on: its Host, if it has
+        one that says something, stands for `authority`.
+        """
+        names = [name.lower() for name, _ in headers]
+        while b"host" in names:
+            place = names.index(b"host")
+            del names[place]
+            authority = headers.pop(place)[1].decode("latin-1") or authority
+        made = cls(method, scheme, authority, path, headers)
+        index = dict(zip(names, map(_VALUE, headers), strict=True))
+        if len(index) == len(headers):
+            made._index = index
+        return made
 
     def header(self, name: bytes) -> bytes | None:
         """The value of a header by lower-case name, several joined with a comma as Envoy does; or None.

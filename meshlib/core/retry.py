@@ -133,6 +133,8 @@ def wants_retry(policy: RetryPolicy, outcome: Outcome) -> bool:
     """Whether the policy names this outcome."""
     if isinstance(outcome, Failed):
         return _wants_after_failure(policy.retry_on, outcome.how)
+    if policy.telling.isdisjoint(map(bytes.lower, dict(outcome.headers))):
+        return outcome.status in policy.statuses
     return _wants_after_response(policy, outcome)
 
 
@@ -151,8 +153,6 @@ def _wants_after_failure(on: frozenset[RetryOn], how: Failure) -> bool:
 
 
 def _wants_after_response(policy: RetryPolicy, head: ResponseHead) -> bool:
-    if policy.telling.isdisjoint([name.lower() for name, _ in head.headers]):
-        return head.status in policy.statuses
     on = policy.retry_on
     if head.header(_RATELIMITED) is not None:
         return RetryOn.ENVOY_RATELIMITED in on

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from meshlib.core.actions import Attempt, Facts, joined
 from meshlib.core.fault import DELAYED
+from meshlib.core.mtls import ClientTls
 from meshlib.core.request import Failed, Failure, Header, RequestHead
 from meshlib.dataplane import context
 from meshlib.dataplane.telemetry import labels, propagation, spans
@@ -198,8 +199,8 @@ def watch(telemetry: Telemetry, target: str, head: RequestHead, body: Sized) -> 
     return Outbound(telemetry, target, head, body) if telemetry.wants(target) else None
 
 
-def introduced(attempt: Attempt, telemetry: Telemetry) -> Attempt:
+def introduced(attempt: Attempt, tls: ClientTls, telemetry: Telemetry) -> Attempt:
     """The attempt, which says to a server of the mesh (and to nobody else) what this workload is."""
-    if attempt.tls is None or not attempt.tls.mesh_identity or PEER_METADATA in attempt.head.index:
+    if not tls.mesh_identity or PEER_METADATA in attempt.head.index:
         return attempt
     return attempt._replace(head=attempt.head.plus(telemetry.told_to_servers()))
