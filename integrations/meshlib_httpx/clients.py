@@ -24,6 +24,8 @@ from meshlib_httpx.transports import AsyncTransport, Transport
 
 _LONGEST_KEPT = 256
 """Characters of a URL that is kept parsed."""
+_READ = httpx.ByteStream(b"")
+"""In place of a stream that was read."""
 _FOR_HTTPS = ("verify", "cert", "http1", "http2", "limits", "trust_env")
 
 
@@ -47,6 +49,10 @@ class Client(httpx.Client):
     def build_request(self, method: str, url: httpx.URL | str, **arguments: Any) -> httpx.Request:
         """As httpx's."""
         return super().build_request(method, _parsed(url), **arguments)
+
+    def send(self, request: httpx.Request, **arguments: Any) -> httpx.Response:
+        """As httpx's."""
+        return _untied(super().send(request, **arguments))
 
     def close(self) -> None:
         """Closes connections, and the mesh if it is this client's own."""
@@ -78,6 +84,10 @@ class AsyncClient(httpx.AsyncClient):
         """As httpx's."""
         return super().build_request(method, _parsed(url), **arguments)
 
+    async def send(self, request: httpx.Request, **arguments: Any) -> httpx.Response:
+        """As httpx's."""
+        return _untied(await super().send(request, **arguments))
+
     async def aclose(self) -> None:
         """Closes connections, and the mesh if it is this client's own."""
         await super().aclose()
@@ -98,6 +108,15 @@ def _parsed(url: httpx.URL | str) -> httpx.URL | str:
 @functools.lru_cache(maxsize=512)
 def _parse(url: str) -> httpx.URL:
     return httpx.URL(url)
+
+
+def _untied(response: httpx.Response) -> httpx.Response:
+    """One whose body was read goes when nobody holds it any more: its stream, which is of no more use, holds
+    it too, and only the garbage collector would find both.
+    """
+    if response.is_closed:
+        response.stream = _READ
+    return response
 
 
 class _Cookies(httpx.Cookies):

@@ -1,10 +1,12 @@
 """What a client is made of: names, https, proxies, errors, arguments, and what an import costs."""
 
 import asyncio
+import gc
 import socket
 import ssl
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from http.cookiejar import CookieJar
 from pathlib import Path
@@ -99,6 +101,29 @@ def test_a_url_that_is_asked_for_again_is_the_same(url: str | httpx.URL) -> None
         for params in (None, {"q": "2"}, None):
             asked = c.build_request("GET", url, params=params)
             assert asked.url == bare.build_request("GET", url, params=params).url
+
+
+async def test_a_response_goes_when_nobody_holds_it(server: RawServer) -> None:
+    mesh, url = fake_mesh([server.port]), "http://reviews:9080/echo"
+    gc.disable()
+    try:
+        async with meshlib.AsyncClient(mesh=mesh) as a:  # type: ignore[arg-type]
+            answer = await a.get(url)
+            assert answer.content == answer.read() == await answer.aread()
+            assert answer.elapsed.total_seconds() > 0
+            await answer.aclose()
+            gone = weakref.ref(answer)
+            del answer
+            assert gone() is None
+        with client(mesh) as c:
+            answer = c.get(url)
+            assert answer.content == answer.read() == b"".join(answer.iter_bytes())
+            answer.close()
+            gone = weakref.ref(answer)
+            del answer
+            assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_a_url_that_is_wrong_is_wrong_each_time() -> None:
