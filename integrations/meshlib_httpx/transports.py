@@ -128,7 +128,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
 
                         response.extensions["network_stream"] = AsyncNetworkStream(body.upgraded())
                     return response
-                return _response(answer, httpx.ByteStream(body if isinstance(body, bytes) else b""))
+                return _response(answer, _Whole(body if isinstance(body, bytes) else b""))
             await self._sender.admit(asked)
         except FlightFailed as error:
             raise of_failure(error, request) from None
@@ -211,6 +211,21 @@ class _AsyncStream(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         self._body.close()
+
+
+class _Whole(httpx.AsyncByteStream):
+    """A body that came with its head, for tasks. Not a generator: a loop keeps books of each of those."""
+
+    def __init__(self, body: bytes) -> None:
+        self._left = [body]
+
+    def __aiter__(self) -> "_Whole":
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
 
 
 def _response(answer: Answer, stream: Any) -> httpx.Response:

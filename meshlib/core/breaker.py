@@ -34,10 +34,12 @@ class Slots:
 
     def end(self) -> None:
         """The try in flight is over."""
-        self._end_waiting()
-        if self._host is not None:
+        if self._waiting:
+            self._end_waiting()
+        host = self._host
+        if host is not None:
             self._cluster.active -= 1
-            self._host.active -= 1
+            host.active -= 1
             self._host = None
 
     def waits(self) -> None:
@@ -48,17 +50,18 @@ class Slots:
 
     def goes_on(self, limits: Limits) -> bool:
         """The try has a connection; False: too many others have one."""
-        self._end_waiting()
+        if self._waiting:
+            self._end_waiting()
         return self._cluster.active - self._cluster.waiting <= limits.max_requests
 
     def _end_waiting(self) -> None:
-        if self._waiting:
-            self._waiting = False
-            self._cluster.waiting -= 1
+        self._waiting = False
+        self._cluster.waiting -= 1
 
     def take_retry(self, limits: Limits) -> bool:
         """Takes the retry slot if there is one; the one held from before is given back first."""
-        self._end_retries()
+        if self._retries:
+            self._end_retries()
         budget = limits.budget
         most = limits.max_retries if budget is None else most_retries(budget, self._cluster.active)
         if self._cluster.retries >= most:
@@ -68,9 +71,8 @@ class Slots:
         return True
 
     def _end_retries(self) -> None:
-        if self._retries:
-            self._retries = False
-            self._cluster.retries -= 1
+        self._retries = False
+        self._cluster.retries -= 1
 
     def __enter__(self) -> "Slots":
         return self
@@ -79,4 +81,5 @@ class Slots:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.end()
-        self._end_retries()
+        if self._retries:
+            self._end_retries()

@@ -34,7 +34,7 @@ from meshlib.core.faulted import Faulted
 from meshlib.core.ledger import ClusterState, HostState, Ledger
 from meshlib.core.local_reply import Edit, local_reply
 from meshlib.core.mtls import secure
-from meshlib.core.outlier import learn
+from meshlib.core.outlier import end_row, learn
 from meshlib.core.outlier_policy import OutlierPolicy
 from meshlib.core.request import Dice, Failed, Failure, Header, RequestHead, ResponseHead
 from meshlib.core.retry import RetryPolicy
@@ -46,6 +46,7 @@ from meshlib.core.view import View
 
 _ATTEMPTS = b"x-envoy-attempt-count"
 _CONSUMED = retry.CONSUMED | timeout.CONSUMED | {EXPECTED, _ATTEMPTS}
+_FIRST = ((_ATTEMPTS, b"1"),)
 _HTTP = (b"x-forwarded-proto", b"http")
 _OVERLOADED = ((b"x-envoy-overloaded", b"true"),)
 _OVERFLOW = b"upstream connect error or disconnect/reset before headers. reset reason: overflow"
@@ -128,8 +129,8 @@ class _Request:
     """A request on its way to a cluster: what all its tries share."""
 
     __slots__ = (
-        *("action", "attempts", "body", "chosen", "clock", "cookies", "dice", "endpoint", "head", "host"),
-        *("ledger", "original", "route", "tried", "version", "view"),
+        *("action", "attempts", "body", "chosen", "clock", "cookies", "dice", "endpoint", "grpc", "head"),
+        *("host", "ledger", "original", "route", "tried", "version", "view"),
     )
 
     def __init__(
@@ -150,6 +151,7 @@ class _Request:
         self.head, self.body, self.view, self.ledger = head, body, view, ledger
         self.clock, self.dice, self.original, self.version = clock, dice, original, version
         self.host, self.route, self.action, self.chosen = host, route, action, chosen
+        self.grpc = is_grpc(head)
         self.attempts = 0
         self.endpoint = ""
         self.tried: list[str] = []
@@ -157,19 +159,20 @@ class _Request:
 
     def run(self, caller_timeout: float | None) -> Flow:
         """Everything after the rule: what goes out, and the tries until one is good or none is left."""
+        action, head = self.action, self.head
         cluster = self.view.clusters.get(self.chosen.name)
         if cluster is None:
             yield self.reply(self.facts("NC", f"cluster {self.chosen.name} is unknown"))
             return
-        wishes = not _CONSUMED.isdisjoint(self.head.index)
+        wishes = not _CONSUMED.isdisjoint(head.index)
         if wishes or caller_timeout is not None:
-            limits = timeout.effective(self.action, self.head, caller_timeout)
+            limits = timeout.effective(action, head, caller_timeout)
         else:
-            limits = self.action.times or timeouts(self.action, self.head)
-        policy = retry.effective(self.action.retry, self.head) if wishes else self.action.retry
+            limits = timeouts(action, head) if self.grpc else action.times
+        policy = retry.effective(action.retry, head) if wishes else action.retry
         sent = self.outgoing(limits, wishes)
-        if self.action.mirrors:
-            yield from mirror.mirrors(self.action.mirrors, sent, limits.whole, self.dice, self.find)
+        if action.mirrors:
+            yield from mirror.mirrors(action.mirrors, sent, limits.whole, self.dice, self.find)
         now = self.clock()
         deadline = now + limits.whole if limits.whole else None
         state = self.ledger.cluster(cluster.name)
@@ -185,7 +188,7 @@ class _Request:
                 self.endpoint = found.key
                 if self.attempts > 1:
                     left = None if deadline is None else deadline - now
-                    sent = timeout.told(self.action, sent, limits.per_try, left)
+                    sent = timeout.told(action, sent, limits.per_try, left)
                 head = _numbered(sent, self.attempts) if self.host.attempt_count else sent
                 try_deadline = now + limits.per_try if limits.per_try else None
                 host = state.host(found.key)
@@ -224,7 +227,7 @@ class _Request:
         if limits is self.action.times:
             sent = self.head
             if self.action.told:
-                sent.extend(list(self.action.told))
+                sent.extend(self.action.told)
         else:
             sent = _without_consumed(self.head) if wishes else self.head
             sent = timeout.told(self.action, sent, limits.per_try, limits.whole or None)
@@ -295,14 +298,18 @@ class _Request:
         late: bool = False,
     ) -> None:
         """Tells outlier detection of the endpoint tried last; `late`: a second time."""
-        if not isinstance(outcome, (ResponseHead, Failed)):
+        grpc = self.grpc
+        if isinstance(outcome, ResponseHead):
+            if policy.plain and not grpc and outcome.status < 500:
+                end_row(host)
+                return
+        elif not isinstance(outcome, Failed):
             return
 
         def size() -> int:
             listed = cluster.inline or self.view.endpoints.get(cluster.name)
             return listed.size if listed else 1
 
-        grpc = is_grpc(self.head)
         key, clock, dice = self.endpoint, self.clock, self.dice
         learn(policy, state, key, host, outcome, size, clock, dice, grpc=grpc, late=late)
 
@@ -320,18 +327,23 @@ class _Request:
         key: int | None = None,
     ) -> Endpoint | None:
         """An endpoint of the cluster, if possible not one that was tried."""
-        if cluster.resolution is Resolution.ORIGINAL:
-            return Endpoint(*self.original)
-        if cluster.resolution is Resolution.DYNAMIC:
-            return Endpoint(*named_address(self.head.authority, cluster.tls is not None))
         endpoints = cluster.inline or self.view.endpoints.get(cluster.name)
         if endpoints is None:
-            return None
+            return self.unlisted(cluster)
         if policy is None or not self.tried:
             return pick(cluster, endpoints, state, now, self.dice, key=key)
         more = policy.host_selection_attempts if policy.avoid_previous_hosts else 0
         again = Retry(self.tried, more, policy.leave_priorities_after)
         return pick(cluster, endpoints, state, now, self.dice, again, key)
+
+    def unlisted(self, cluster: Cluster) -> Endpoint | None:
+        """The endpoint of a cluster that lists none."""
+        match cluster.resolution:
+            case Resolution.ORIGINAL:
+                return Endpoint(*self.original)
+            case Resolution.DYNAMIC:
+                return Endpoint(*named_address(self.head.authority, cluster.tls is not None))
+        return None
 
     def find(self, name: str) -> tuple[Cluster, Endpoint] | None:
         """A cluster by name and one of its endpoints, for a mirror."""
@@ -377,7 +389,7 @@ def _without_consumed(head: RequestHead) -> RequestHead:
 
 
 def _numbered(head: RequestHead, attempt: int) -> RequestHead:
-    return head.plus([(_ATTEMPTS, b"%d" % attempt)])
+    return head.plus(_FIRST if attempt == 1 else ((_ATTEMPTS, b"%d" % attempt),))
 
 
 def _counted(headers: Iterable[Header], attempts: int) -> list[Header]:

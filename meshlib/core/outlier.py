@@ -69,7 +69,7 @@ def learn(
         return
     failed = 500 <= status < 600
     if not failed and not policy.rates and not policy.split:
-        host.failures_5xx = host.failures_gateway = 0
+        end_row(host)
         return
     if policy is not state.outlier and policy != state.outlier:
         return  # a request of before
@@ -99,6 +99,11 @@ def learn(
         host.failures_gateway = 0
     if trips(policy.consecutive_5xx, host.failures_5xx):
         host.failures_5xx = 0
+
+
+def end_row(host: HostState) -> None:
+    """A good response, where no more is counted (`plain`)."""
+    host.failures_5xx = host.failures_gateway = 0
 
 
 def _count_local(host: HostState, outcome: Outcome, late: bool) -> bool:

@@ -66,8 +66,11 @@ class OutlierPolicy:
     """Whether one endpoint may be ejected whatever the percentage says."""
     rates: bool = field(init=False, default=False)
     """Whether a detector looks at all responses of an interval."""
+    plain: bool = field(init=False, default=False)
+    """Whether a response is judged by its status alone, and a good one only ends a row of failures."""
 
     def __post_init__(self) -> None:
         rated = (self.success_rate, self.failure_percentage)
         local = (self.local_success_rate, self.local_failure_percentage)
         object.__setattr__(self, "rates", any((*rated, *local)))
+        object.__setattr__(self, "plain", not self.rates and not self.split and self.errors is None)

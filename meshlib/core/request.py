@@ -4,14 +4,16 @@ Header names and values are bytes, as the application wrote them; core never rew
 not told to. Lookups go by lower-case name.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import field
 from enum import Enum
+from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 from meshlib.values import dataclass
 
 Header = tuple[bytes, bytes]
+_VALUE = itemgetter(1)
 
 
 class Dice(Protocol):
@@ -50,6 +52,24 @@ class RequestHead:
         self.headers = headers if isinstance(headers, list) else list(headers)
         self._index: dict[bytes, bytes] | None = None
 
+    @classmethod
+    def sent(
+        cls, method: str, scheme: str, authority: str, path: str, headers: list[Header]
+    ) -> "RequestHead":
+        """Of all headers that an application sends, which are the request's from now on: its Host, if it has
+        one that says something, stands for `authority`.
+        """
+        names = [name.lower() for name, _ in headers]
+        while b"host" in names:
+            place = names.index(b"host")
+            del names[place]
+            authority = headers.pop(place)[1].decode("latin-1") or authority
+        made = cls(method, scheme, authority, path, headers)
+        index = dict(zip(names, map(_VALUE, headers), strict=True))
+        if len(index) == len(headers):
+            made._index = index
+        return made
+
     def header(self, name: bytes) -> bytes | None:
         """The value of a header by lower-case name, several joined with a comma as Envoy does; or None.
 
@@ -73,20 +93,16 @@ class RequestHead:
             self._index = index
         return index
 
-    def extend(self, added: list[Header]) -> None:
+    def extend(self, added: Sequence[Header]) -> None:
         """Adds headers, whose names are in lower case and not in it yet, in place: only for its owner."""
-        self.headers = self.headers + added
+        self.headers = [*self.headers, *added]
         if self._index is not None:
-            for name, value in added:
-                self._index[name] = value
+            self._index.update(added)
 
     def plus(self, added: Iterable[Header]) -> "RequestHead":
         """This request with further headers, whose names are in lower case and not in it yet."""
-        more = list(added)
-        made = RequestHead(self.method, self.scheme, self.authority, self.path, self.headers + more)
-        if self._index is not None and len(new := dict(more)) == len(more):
-            made._index = self._index | new
-        return made
+        headers = [*self.headers, *added]
+        return RequestHead(self.method, self.scheme, self.authority, self.path, headers)
 
     def __repr__(self) -> str:
         return f"<{self.method} {self.scheme}://{self.authority}{self.path}, {len(self.headers)} headers>"

@@ -5,7 +5,7 @@ again and no response was delivered. Methods are not looked at: Envoy does not e
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import field, replace
 from enum import Enum
 
 from meshlib.core.numbers import number
@@ -34,6 +34,15 @@ class RetryOn(Enum):
     UNAVAILABLE = "unavailable"
 
 
+_RATELIMITED = b"x-envoy-ratelimited"
+_GRPC_STATUS = b"grpc-status"
+_STATUSES = {
+    RetryOn.FIVE_XX: range(500, 600),
+    RetryOn.GATEWAY_ERROR: range(502, 505),
+    RetryOn.RETRIABLE_4XX: (409,),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """Config of retries, from Envoy's RetryPolicy."""
@@ -51,6 +60,19 @@ class RetryPolicy:
     host_selection_attempts: int = 1
     leave_priorities_after: int = 0
     """After every so many tries the priorities tried take nothing more; 0: they stay."""
+    statuses: frozenset[int] = field(init=False, compare=False, repr=False)
+    """All statuses that are retried."""
+    telling: frozenset[bytes] = field(init=False, compare=False, repr=False)
+    """The headers of a response that say more than its status; a response without them is judged by that."""
+
+    def __post_init__(self) -> None:
+        on = self.retry_on
+        found = {status for each in on for status in _STATUSES.get(each, ())}
+        if RetryOn.RETRIABLE_STATUS_CODES in on:
+            found |= self.status_codes
+        named = self.headers if RetryOn.RETRIABLE_HEADERS in on else ()
+        object.__setattr__(self, "statuses", frozenset(found))
+        object.__setattr__(self, "telling", frozenset((_RATELIMITED, _GRPC_STATUS, *named)))
 
 
 DEFAULT = RetryPolicy(frozenset())
@@ -112,6 +134,8 @@ def wants_retry(policy: RetryPolicy, outcome: Outcome) -> bool:
     """Whether the policy names this outcome."""
     if isinstance(outcome, Failed):
         return _wants_after_failure(policy.retry_on, outcome.how)
+    if policy.telling.isdisjoint(map(bytes.lower, dict(outcome.headers))):
+        return outcome.status in policy.statuses
     return _wants_after_response(policy, outcome)
 
 
@@ -130,20 +154,14 @@ def _wants_after_failure(on: frozenset[RetryOn], how: Failure) -> bool:
 
 
 def _wants_after_response(policy: RetryPolicy, head: ResponseHead) -> bool:
-    on, status = policy.retry_on, head.status
-    if head.header(b"x-envoy-ratelimited") is not None:
+    on = policy.retry_on
+    if head.header(_RATELIMITED) is not None:
         return RetryOn.ENVOY_RATELIMITED in on
-    if RetryOn.FIVE_XX in on and 500 <= status < 600:
-        return True
-    if RetryOn.GATEWAY_ERROR in on and 502 <= status <= 504:
-        return True
-    if RetryOn.RETRIABLE_4XX in on and status == 409:
-        return True
-    if RetryOn.RETRIABLE_STATUS_CODES in on and status in policy.status_codes:
+    if head.status in policy.statuses:
         return True
     if RetryOn.RETRIABLE_HEADERS in on and any(head.header(name) is not None for name in policy.headers):
         return True
-    grpc = number(head.header(b"grpc-status"))
+    grpc = number(head.header(_GRPC_STATUS))
     return grpc is not None and _GRPC_CONDITIONS.get(grpc) in on
 
 

@@ -63,16 +63,8 @@ class Request:
         """`address` is the URL's host and port, `netloc` both as a Host header says them; `target` is path
         and query, `headers` may have a Host.
         """
-        authority, rest = "", []
-        for header in headers:
-            if header[0].lower() == b"host":
-                authority = header[1].decode("latin-1") or authority
-            else:
-                rest.append(header)
-        if not authority:
-            authority = netloc
-        self.head = RequestHead(method, scheme, authority, target, rest)
-        self.name = f"{_host_of(authority)}:{address[1]}"
+        self.head = RequestHead.sent(method, scheme, netloc, target, list(headers))
+        self.name = f"{_host_of(self.head.authority)}:{address[1]}"
         self.original = address
         self.body = RequestBody(body)
         self.own = own
@@ -92,8 +84,10 @@ class Request:
         watched = self.watched = watch(mesh.telemetry, self.name, self.head, self.body)
         if watched is not None:
             self.head = watched.head
+        left = None
         if context.current() is not None:
             context.hand_on(self.head, self._is_known(view), traced=watched is not None and watched.traced)
+            left = context.time_left()
         return outbound.flow(
             self.head,
             self.body,
@@ -103,7 +97,7 @@ class Request:
             mesh.clock,
             mesh.dice,
             self.original,
-            context.time_left(),
+            left,
         )
 
 
@@ -263,7 +257,7 @@ class AsyncSender(_Asking):
     async def send(self, request: Request) -> Answer:
         """As of `Sender`."""
         mesh = self.mesh
-        flow = request.flow(mesh, await mesh.aprepare(request.name))
+        flow = request.flow(mesh, mesh.known(request.name) or await mesh.aprepare(request.name))
         watched = request.watched
         if watched is None:
             return await adrive(flow, _AsyncHands(self, request))
@@ -332,7 +326,8 @@ class _Hands:
 
     def send(self, attempt: Attempt) -> Response | Failed:
         request, sender = self._request, self._sender
-        attempt = introduced(attempt, sender.mesh.telemetry)
+        if attempt.tls is not None:
+            attempt = introduced(attempt, attempt.tls, sender.mesh.telemetry)
         return sender.connections().send(attempt, request.body.content(), request.own)
 
     def mirror(self, mirror: Mirror) -> None:
@@ -354,7 +349,8 @@ class _AsyncHands:
 
     async def send(self, attempt: Attempt) -> AsyncResponse | Failed:
         request, sender = self._request, self._sender
-        attempt = introduced(attempt, sender.mesh.telemetry)
+        if attempt.tls is not None:
+            attempt = introduced(attempt, attempt.tls, sender.mesh.telemetry)
         return await sender.connections().send(attempt, request.body.acontent(), request.own)
 
     def mirror(self, mirror: Mirror) -> None:

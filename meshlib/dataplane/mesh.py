@@ -260,7 +260,7 @@ class Mesh:
         ControlUnavailable: nothing is known of it, and control is not reached or does not answer; or there is
         no room for it. RefusedResource: what control says of it can't be used, and nothing is older. Closed.
         """
-        known = self._known(name)
+        known = self.known(name)
         if known is not None:
             return known
         changed = threading.Event()
@@ -271,7 +271,7 @@ class Mesh:
 
     async def aprepare(self, name: str) -> View:
         """`prepare` for asyncio; never blocks the event loop."""
-        known = self._known(name)
+        known = self.known(name)
         if known is not None:
             return known
         import asyncio  # which an application without tasks need not load
@@ -300,7 +300,7 @@ class Mesh:
     async def aprepare_inbound(self, port: int) -> "Inbound":
         """`prepare_inbound` for asyncio."""
         name = inbound_listener(port)
-        if self._known(name) is None:
+        if self.known(name) is None:
             await self.aprepare(name)
         return self._inbound(name, port)
 
@@ -312,7 +312,7 @@ class Mesh:
             )
         return found
 
-    def _known(self, name: str) -> View | None:
+    def known(self, name: str) -> View | None:
         """The view, if it says what to do with requests to the target."""
         target = self._views.targets.get(name) if self._live else None
         if target is None or target.failed is not None:

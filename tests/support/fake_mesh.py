@@ -43,6 +43,9 @@ class FakeMesh:
             raise self.failure
         return self.view
 
+    def known(self, name: str) -> View | None:
+        return None if self.failure is not None else self.prepare(name)
+
     async def aprepare(self, name: str) -> View:
         return self.prepare(name)
 

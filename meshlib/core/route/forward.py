@@ -80,12 +80,12 @@ def incoming(
 
 
 def timeouts(forward: Forward, head: RequestHead) -> Timeouts:
-    """How long the whole response and each try may take."""
-    whole = forward.timeout
-    if forward.max_grpc_timeout is not None and is_grpc(head):
-        whole = grpc_timeout(head.header(b"grpc-timeout"))
-        if forward.max_grpc_timeout and not 0 < whole <= forward.max_grpc_timeout:
-            whole = forward.max_grpc_timeout
+    """How long the whole response and each try may take: `forward.times`, unless it is gRPC."""
+    if forward.max_grpc_timeout is None or not is_grpc(head):
+        return forward.times
+    whole = grpc_timeout(head.header(b"grpc-timeout"))
+    if forward.max_grpc_timeout and not 0 < whole <= forward.max_grpc_timeout:
+        whole = forward.max_grpc_timeout
     return Timeouts.of(whole, forward.retry)
 
 
@@ -98,5 +98,9 @@ def grpc_timeout(value: bytes | None) -> float:
 
 def is_grpc(head: RequestHead) -> bool:
     """Whether Envoy takes the request for gRPC: by its content-type."""
-    kind = one_value(head, b"content-type")
-    return kind is not None and (kind == b"application/grpc" or kind.startswith(b"application/grpc+"))
+    kind = head.index.get(b"content-type")
+    if kind is None:
+        return False
+    if b"," in kind:
+        kind = one_value(head, b"content-type") or b""
+    return kind == b"application/grpc" or kind.startswith(b"application/grpc+")

@@ -100,14 +100,14 @@ class Forward:
     """Upper bound in seconds of a gRPC request's own grpc-timeout; 0: no bound; None: ignore it."""
     hashing: tuple[HashPolicy, ...] = ()
     """What of a request is hashed, for clusters whose policy looks at keys."""
-    times: Timeouts | None = field(init=False, compare=False, repr=False)
-    """The times of every request; None: they depend on the request's grpc-timeout."""
+    times: Timeouts = field(init=False, compare=False, repr=False)
+    """The times of every request whose own grpc-timeout is not looked at."""
     told: tuple[Header, ...] = field(init=False, compare=False, repr=False)
     """What a first try is told of them."""
 
     def __post_init__(self) -> None:
-        times = Timeouts.of(self.timeout, self.retry) if self.max_grpc_timeout is None else None
-        value = None if times is None else expected(times.per_try, times.whole or None)
+        times = Timeouts.of(self.timeout, self.retry)
+        value = expected(times.per_try, times.whole or None)
         object.__setattr__(self, "times", times)
         object.__setattr__(self, "told", () if value is None else ((EXPECTED, value),))
 

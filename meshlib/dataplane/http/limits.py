@@ -65,18 +65,16 @@ class Limits:
 
     def left(self, own: float | None) -> float | None:
         """Seconds until the nearest limit, more than 0; None: there is none. Broken: one has passed."""
-        if self.deadline is None and self.try_deadline is None:
+        nearest, tried = self.deadline, self.try_deadline
+        if nearest is None or (tried is not None and tried < nearest):
+            nearest = tried
+        if nearest is None:
             return own
-        now, nearest = self.clock(), own
-        for deadline in (self.deadline, self.try_deadline):
-            if deadline is None:
-                continue
-            left = deadline - now
-            if left <= 0:
-                raise self._over(now)
-            if nearest is None or left < nearest:
-                nearest = left
-        return nearest
+        now = self.clock()
+        left = nearest - now
+        if left <= 0:
+            raise self._over(now)
+        return left if own is None or left < own else own
 
     def to_connect(self, longest: float) -> float:
         """Seconds that connecting may take, at most the cluster's `longest`. Broken: a limit has passed."""

@@ -7,11 +7,12 @@ Rules:
 - A failure counts as the response that a sidecar would have made of it: 503, 504 or 502.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from meshlib.core.actions import Attempt, Facts, joined
 from meshlib.core.fault import DELAYED
+from meshlib.core.mtls import ClientTls
 from meshlib.core.request import Failed, Failure, Header, RequestHead
 from meshlib.dataplane import context
 from meshlib.dataplane.telemetry import labels, propagation, spans
@@ -22,6 +23,7 @@ from meshlib.dataplane.telemetry.ended import (
     details_of_failure,
     details_of_reply,
     size,
+    size_of_headers,
 )
 from meshlib.dataplane.telemetry.watch import Telemetry
 from meshlib.dataplane.telemetry.workload import PEER_METADATA
@@ -75,7 +77,7 @@ class Outbound:
         self._logs, self._spans = telemetry.told(target)
         self._started, self._wall = telemetry.clock(), telemetry.wall()
         self._status, self._facts, self._details, self._failure = 0, _NO_FACTS, "", ""
-        self._headers: Iterable[Header] = ()
+        self._headers: Sequence[Header] = ()
         self._version = b"HTTP/1.1"
         self._waited: float | None = None
         """Seconds until the response's head."""
@@ -111,7 +113,7 @@ class Outbound:
         return self._span is not None
 
     def answered(
-        self, status: int, headers: Iterable[Header], facts: Facts, version: bytes, *, own: bool
+        self, status: int, headers: Sequence[Header], facts: Facts, version: bytes, *, own: bool
     ) -> None:
         """The response's head is there; `own`: the mesh made it."""
         self._status, self._headers, self._facts, self._version = status, headers, facts, version
@@ -183,12 +185,13 @@ class Outbound:
         assert telemetry.instruments is not None  # noqa: S101 - asked before
         bound = telemetry.outbound_ends(facts, self.head.authority)
         grpc = labels.is_grpc(self.head.index.get(b"content-type"))
-        said, received = b"", self.received + _STATUS_LINE
-        for name, value in self._headers:
-            received += len(name) + len(value) + 4
-            if grpc and name.lower() == b"grpc-status":
-                said = value
+        said = b""
+        if grpc:
+            for name, value in self._headers:
+                if name.lower() == b"grpc-status":
+                    said = value
         end = labels.end_of(self._status, facts.flag, grpc=grpc, grpc_status=said.decode("latin-1"))
+        received = self.received + _STATUS_LINE + size_of_headers(self._headers)
         sent = size(self.head) + self._body.size + self.sent
         telemetry.instruments.add((bound.of(end, telemetry.instruments), seconds * 1000, sent, received))
 
@@ -198,8 +201,8 @@ def watch(telemetry: Telemetry, target: str, head: RequestHead, body: Sized) -> 
     return Outbound(telemetry, target, head, body) if telemetry.wants(target) else None
 
 
-def introduced(attempt: Attempt, telemetry: Telemetry) -> Attempt:
+def introduced(attempt: Attempt, tls: ClientTls, telemetry: Telemetry) -> Attempt:
     """The attempt, which says to a server of the mesh (and to nobody else) what this workload is."""
-    if attempt.tls is None or not attempt.tls.mesh_identity or PEER_METADATA in attempt.head.index:
+    if not tls.mesh_identity or PEER_METADATA in attempt.head.index:
         return attempt
     return attempt._replace(head=attempt.head.plus(telemetry.told_to_servers()))

@@ -176,7 +176,7 @@ class Telemetry:
 
     def wants(self, listener: str | int) -> bool:
         """Whether anybody wants to be told of a request to a target, or to a served port."""
-        if self.tracer is None or self.instruments is None:
+        if (self.tracer is None or self.instruments is None) and self.clock() >= self._look_at:
             self._look()
         if self.instruments is not None:
             return True
@@ -185,12 +185,9 @@ class Telemetry:
 
     def _look(self) -> None:
         """Looks for an SDK. Who has one has loaded the API; who has not does not pay for it."""
+        self._look_at = self.clock() + LOOK_EVERY
         if "opentelemetry.trace" not in sys.modules and "opentelemetry.metrics" not in sys.modules:
             return
-        now = self.clock()
-        if now < self._look_at:
-            return
-        self._look_at = now + LOOK_EVERY
         from opentelemetry import metrics, trace
 
         tracers = trace.get_tracer_provider()

@@ -1,10 +1,12 @@
 """What a client is made of: names, https, proxies, errors, arguments, and what an import costs."""
 
 import asyncio
+import gc
 import socket
 import ssl
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from http.cookiejar import CookieJar
 from pathlib import Path
@@ -87,6 +89,48 @@ async def test_the_api_of_httpx_goes_on_working(server: RawServer) -> None:
     assert b"GET /status/201?q=1 HTTP/1.1" in server.heads[0]
     assert b"x-mine: 1" in server.heads[0]
     assert b"Cookie: a=b" in server.heads[1]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://a/?b=c#d", f"http://a/{'x' * 300}", "/relative", httpx.URL("http://b/")]
+)
+def test_a_url_that_is_asked_for_again_is_the_same(url: str | httpx.URL) -> None:
+    base, always = "http://base/under", {"p": "1"}
+    bare = httpx.Client(base_url=base, params=always, trust_env=False)
+    with bare, client(fake_mesh([1]), base_url=base, params=always) as c:
+        for params in (None, {"q": "2"}, None):
+            asked = c.build_request("GET", url, params=params)
+            assert asked.url == bare.build_request("GET", url, params=params).url
+
+
+async def test_a_response_goes_when_nobody_holds_it(server: RawServer) -> None:
+    mesh, url = fake_mesh([server.port]), "http://reviews:9080/echo"
+    gc.disable()
+    try:
+        async with meshlib.AsyncClient(mesh=mesh) as a:  # type: ignore[arg-type]
+            answer = await a.get(url)
+            assert answer.content == answer.read() == await answer.aread()
+            assert answer.elapsed.total_seconds() > 0
+            await answer.aclose()
+            gone = weakref.ref(answer)
+            del answer
+            assert gone() is None
+        with client(mesh) as c:
+            answer = c.get(url)
+            assert answer.content == answer.read() == b"".join(answer.iter_bytes())
+            answer.close()
+            gone = weakref.ref(answer)
+            del answer
+            assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_a_url_that_is_wrong_is_wrong_each_time() -> None:
+    with client(fake_mesh([1])) as c:
+        for _ in range(2):
+            with pytest.raises(httpx.InvalidURL):
+                c.build_request("GET", "http://a:port/")
 
 
 async def test_cookies_are_kept_as_httpx_keeps_them_and_a_jar_of_ones_own_stays(server: RawServer) -> None:
