@@ -4,8 +4,10 @@ Rules:
 
 - `http://` URLs are the mesh's. What the session does around it stays aiohttp's: cookies, redirects, auth,
   tracing, middlewares, `raise_for_status`, the total time-out.
-- `https://`, requests by a proxy that the application named, and WebSockets (`ws_connect`) go out as
-  aiohttp sends them, unless outboundTrafficPolicy keeps unknown hosts in.
+- `https://` and WebSockets (`ws_connect`) go out as aiohttp sends them, unless outboundTrafficPolicy keeps
+  unknown hosts in.
+- A proxy (`proxy=`, or of the environment with `trust_env`) takes what goes to hosts that the mesh does not
+  know, as aiohttp sends it, and nothing else.
 - aiohttp repeats an idempotent request once after a lost connection. One of the mesh was tried as often as
   its rule says, so that repetition is told the same error and sends nothing.
 """
@@ -13,6 +15,7 @@ Rules:
 import asyncio
 import math
 from typing import Any
+from urllib.request import getproxies
 from weakref import WeakKeyDictionary
 
 import aiohttp
@@ -26,7 +29,8 @@ from meshlib.bootstrap import SETTINGS
 from meshlib.dataplane.drive import FlightFailed
 from meshlib.dataplane.exchange import AsyncSender
 from meshlib.dataplane.mesh import Mesh
-from meshlib_aiohttp.errors import of_failure
+from meshlib.errors import ControlError
+from meshlib_aiohttp.errors import of_control, of_failure
 from meshlib_aiohttp.exchange import Exchange, asked
 
 _ROUTED = frozenset(("http",))
@@ -59,6 +63,8 @@ class Connector(aiohttp.TCPConnector):
         self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Connection:
         """A connection, or what stands for one: see `Exchange`."""
+        if req.proxy is not None and not await self._leaves(req):
+            req.proxy = None
         if req.proxy is None:
             if req.url.scheme in _ROUTED and hdrs.UPGRADE not in req.headers:
                 return await self._begin(req, traces, timeout)  # type: ignore[return-value]
@@ -67,6 +73,12 @@ class Connector(aiohttp.TCPConnector):
             except FlightFailed as error:
                 raise of_failure(error, req) from None
         return await super().connect(req, traces, timeout)
+
+    async def _leaves(self, req: ClientRequest) -> bool:
+        try:
+            return await self.sender.leaves(asked(req, b""), told=str(req.proxy) not in getproxies().values())
+        except ControlError as error:
+            raise of_control(error, req) from error
 
     async def _begin(
         self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout

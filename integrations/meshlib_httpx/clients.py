@@ -1,17 +1,16 @@
 """`Client` and `AsyncClient`: httpx's own, whose http:// requests the mesh routes.
 
-Every argument of httpx is taken. `transport` and `mounts` given by the application win; so does `proxy`.
+Every argument of httpx is taken. `transport` and `mounts` given by the application win.
 `verify`, `cert`, `http1`, `http2` are for https:// hosts, which go out as httpx sends them; what is wrong
 with a certificate is told at once. `limits` hold for all requests if they are given, and the mesh's always.
-Proxies of the environment (HTTPS_PROXY, NO_PROXY) count for https:// only: one for http:// would
-take the mesh's own hosts away.
+`proxy`, and those of the environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY), take what goes to hosts
+that the mesh does not know, and nothing else.
 """
 
 import math
 import os
 from http.cookiejar import CookieJar
 from typing import Any
-from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
@@ -19,6 +18,7 @@ import meshlib
 from meshlib.bootstrap import SETTINGS
 from meshlib.dataplane.mesh import Mesh
 from meshlib_httpx.bounds import AsyncBounded, Bounded
+from meshlib_httpx.proxies import AsyncProxies, Proxies, are_wanted
 from meshlib_httpx.transports import AsyncTransport, Transport
 
 _FOR_HTTPS = ("verify", "cert", "http1", "http2", "limits", "trust_env")
@@ -34,8 +34,11 @@ class Client(httpx.Client):
         """
         self._own_mesh = _own_mesh(mesh, arguments)
         if arguments.get("transport") is None:
-            limits = arguments.get("limits")
-            transport = Transport(mesh or self._own_mesh, _HTTPS(_for_https(arguments)), _keepalive(limits))
+            limits, secure = arguments.get("limits"), _for_https(arguments)
+            proxy = arguments.pop("proxy", None)
+            proxies = Proxies(proxy, secure) if are_wanted(proxy, secure) else None
+            keep = _keepalive(limits)
+            transport = Transport(mesh or self._own_mesh, _HTTPS(secure), keep, proxies)
             most = None if limits is None else limits.max_connections
             arguments["transport"] = transport if most is None else Bounded(transport, most)
         super().__init__(**arguments)
@@ -60,8 +63,11 @@ class AsyncClient(httpx.AsyncClient):
         """As `Client`."""
         self._own_mesh = _own_mesh(mesh, arguments)
         if arguments.get("transport") is None:
-            limits, https = arguments.get("limits"), _AsyncHTTPS(_for_https(arguments))
-            transport = AsyncTransport(mesh or self._own_mesh, https, _keepalive(limits))
+            limits, secure = arguments.get("limits"), _for_https(arguments)
+            proxy = arguments.pop("proxy", None)
+            proxies = AsyncProxies(proxy, secure) if are_wanted(proxy, secure) else None
+            keep = _keepalive(limits)
+            transport = AsyncTransport(mesh or self._own_mesh, _AsyncHTTPS(secure), keep, proxies)
             most = None if limits is None else limits.max_connections
             arguments["transport"] = transport if most is None else AsyncBounded(transport, most)
         super().__init__(**arguments)
@@ -127,21 +133,19 @@ class _HTTPS(httpx.BaseTransport):
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         self._arguments = arguments
-        self._made: dict[tuple[int, str | None], httpx.HTTPTransport] = {}
+        self._made: dict[int, httpx.HTTPTransport] = {}
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        proxy = _proxy(request.url.host, self._arguments)
-        key = (os.getpid(), proxy)
-        made = self._made.get(key)
+        made = self._made.get(os.getpid())
         if made is None:
             # Of two threads that come first, one's is used; the other's has no connections.
-            made = self._made.setdefault(key, httpx.HTTPTransport(proxy=proxy, **self._arguments))
+            made = self._made.setdefault(os.getpid(), httpx.HTTPTransport(**self._arguments))
         return made.handle_request(request)
 
     def close(self) -> None:
-        for (process, _), made in self._made.items():
-            if process == os.getpid():
-                made.close()
+        made = self._made.get(os.getpid())
+        if made is not None:
+            made.close()
 
 
 class _AsyncHTTPS(httpx.AsyncBaseTransport):
@@ -149,22 +153,13 @@ class _AsyncHTTPS(httpx.AsyncBaseTransport):
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         self._arguments = arguments
-        self._made: dict[str | None, httpx.AsyncHTTPTransport] = {}
+        self._made: httpx.AsyncHTTPTransport | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        proxy = _proxy(request.url.host, self._arguments)
-        if proxy not in self._made:
-            self._made[proxy] = httpx.AsyncHTTPTransport(proxy=proxy, **self._arguments)
-        return await self._made[proxy].handle_async_request(request)
+        if self._made is None:
+            self._made = httpx.AsyncHTTPTransport(**self._arguments)
+        return await self._made.handle_async_request(request)
 
     async def aclose(self) -> None:
-        for made in self._made.values():
-            await made.aclose()
-
-
-def _proxy(host: str, arguments: dict[str, Any]) -> str | None:
-    """The environment's proxy for an https:// host, or None."""
-    if not arguments.get("trust_env", True) or proxy_bypass(host):
-        return None
-    found = getproxies()
-    return found.get("https") or found.get("all")
+        if self._made is not None:
+            await self._made.aclose()

@@ -4,6 +4,7 @@
   application set another), the port is the URL's.
 - `https://` URLs are encrypted by the application, so there is no request to route: they go out
   through an ordinary httpx transport, unless outboundTrafficPolicy keeps unknown hosts in.
+- A proxy of the client's takes what goes to hosts that the mesh does not know, and nothing else.
 - `response.extensions["meshlib"]` holds the `Facts` of every response that the mesh routed.
 - `response.extensions["network_stream"]` is httpcore's, where a 101 made another protocol of the connection.
 """
@@ -23,6 +24,7 @@ from meshlib.dataplane.http.syntax import SWITCHING, Unsendable
 from meshlib.dataplane.mesh import Mesh
 from meshlib.errors import ControlError
 from meshlib_httpx.errors import of_control, of_failure, of_own
+from meshlib_httpx.proxies import AsyncProxies, Proxies
 
 
 class Transport(httpx.BaseTransport):
@@ -33,10 +35,12 @@ class Transport(httpx.BaseTransport):
         mesh: Mesh | None = None,
         https: httpx.BaseTransport | None = None,
         keepalive_expiry: float = math.inf,
+        proxies: Proxies | None = None,
     ) -> None:
         """`mesh` None: the process's own; `https` is what https:// URLs go through; `keepalive_expiry`: the
-        seconds for which a connection is kept at most that nobody uses.
+        seconds for which a connection is kept at most that nobody uses; `proxies`: those of the client.
         """
+        self._proxies = proxies
         self._sender = Sender(mesh or meshlib.default, keepalive_expiry)
         self._https = https
         self._https_is_ours = https is None
@@ -49,8 +53,12 @@ class Transport(httpx.BaseTransport):
         """Sends one request. Errors: see `meshlib_httpx.errors`."""
         if request.url.scheme not in DEFAULT_PORTS or not request.url.host:
             return self._plain().handle_request(request)  # which says what is wrong with it
-        asked = _asked(request)
+        asked, proxies = _asked(request), self._proxies
         try:
+            if proxies is not None:
+                leaves = self._sender.leaves(asked, told=proxies.named)
+                if leaves and proxies.wants(request.url):
+                    return proxies.handle_request(request)
             if request.url.scheme == "http":
                 answer = self._sender.send(asked)
                 body = answer.body
@@ -79,8 +87,9 @@ class Transport(httpx.BaseTransport):
     def close(self) -> None:
         """Closes the connections; the mesh stays."""
         self._sender.close()
-        if self._https is not None:
-            self._https.close()
+        for other in (self._https, self._proxies):
+            if other is not None:
+                other.close()
 
     # Two processes can't share an encrypted connection.
 
@@ -104,8 +113,10 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         mesh: Mesh | None = None,
         https: httpx.AsyncBaseTransport | None = None,
         keepalive_expiry: float = math.inf,
+        proxies: AsyncProxies | None = None,
     ) -> None:
         """As `Transport`."""
+        self._proxies = proxies
         self._sender = AsyncSender(mesh or meshlib.default, keepalive_expiry)
         self._https = https
 
@@ -116,8 +127,12 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         """Sends one request. Errors: see `meshlib_httpx.errors`."""
         if request.url.scheme not in DEFAULT_PORTS or not request.url.host:
             return await self._plain().handle_async_request(request)  # which says what is wrong with it
-        asked = _asked(request)
+        asked, proxies = _asked(request), self._proxies
         try:
+            if proxies is not None:
+                leaves = await self._sender.leaves(asked, told=proxies.named)
+                if leaves and proxies.wants(request.url):
+                    return await proxies.handle_async_request(request)
             if request.url.scheme == "http":
                 answer = await self._sender.send(asked)
                 body = answer.body
@@ -146,8 +161,9 @@ class AsyncTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Gives up mirrors and closes the connections; the mesh stays."""
         await self._sender.aclose()
-        if self._https is not None:
-            await self._https.aclose()
+        for other in (self._https, self._proxies):
+            if other is not None:
+                await other.aclose()
 
 
 def _asked(request: httpx.Request) -> Request:

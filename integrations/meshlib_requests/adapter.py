@@ -3,8 +3,8 @@
 Rules:
 
 - What the session does around it stays requests': redirects, cookies, auth, hooks, decoding.
-- A proxy that the application names takes a request out of the mesh; one of the environment (HTTP_PROXY) does
-  not: it would take the mesh's own hosts away.
+- A proxy (`proxies`, HTTP_PROXY, HTTPS_PROXY) takes what goes to hosts that the mesh does not know, as
+  requests sends it, and nothing else.
 - `https://` goes out as requests sends it, unless outboundTrafficPolicy keeps unknown hosts in.
 """
 
@@ -57,7 +57,9 @@ class Adapter(HTTPAdapter):
     ) -> requests.Response:
         """Sends one request. Errors: see `meshlib_requests.errors`."""
         url = request.url or ""
-        if url[:5].lower() == "http:" and not (proxies and _proxied(url, proxies)):
+        if proxies and (proxy := select_proxy(url, proxies)) and not self._leaves(request, url, proxy):
+            proxies = None
+        if url[:5].lower() == "http:" and not (proxies and select_proxy(url, proxies)):
             self.add_headers(
                 request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies
             )
@@ -67,6 +69,12 @@ class Adapter(HTTPAdapter):
         except FlightFailed as error:
             raise of_failure(error, request) from None
         return super().send(request, stream, timeout, verify, cert, proxies)
+
+    def _leaves(self, request: PreparedRequest, url: str, proxy: str) -> bool:
+        try:
+            return self.sender.leaves(_asked(request, url, b"", NO_TIMEOUTS), told=_is_named(proxy))
+        except ControlError as error:
+            raise of_control(error, request) from error
 
     def _send(self, request: PreparedRequest, url: str, timeout: Any) -> requests.Response:
         def translate(error: FlightFailed | TooSlow) -> Exception:
@@ -144,13 +152,9 @@ def _own_timeouts(timeout: Any) -> OwnTimeouts:
     return OwnTimeouts(connect, read, connect, None)
 
 
-def _proxied(url: str, proxies: dict[str, str]) -> bool:
-    """Whether it is the application that wants a proxy for it."""
-    proxy = select_proxy(url, proxies)
-    if not proxy:
-        return False
-    said = getproxies()
-    return proxy not in (said.get("http"), said.get("all"))
+def _is_named(proxy: str) -> bool:
+    """Whether it is the application that wants this proxy, and not the environment."""
+    return proxy not in getproxies().values()
 
 
 def facts(response: requests.Response) -> Facts | None:

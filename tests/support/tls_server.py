@@ -1,9 +1,8 @@
-"""An HTTPS server on loopback with a certificate of its own, and an HTTP proxy that tunnels."""
+"""An HTTPS server on loopback with a certificate of its own."""
 
 import contextlib
 import datetime as dt
 import ipaddress
-import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -72,41 +71,3 @@ def tls_server(folder: Path) -> Iterator[tuple[int, Path]]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-@contextlib.contextmanager
-def tunnel() -> Iterator[tuple[int, list[str]]]:
-    """A proxy for CONNECT: its port, and the targets that it was asked for."""
-    targets: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_CONNECT(self) -> None:
-            targets.append(self.path)
-            host, port = self.path.rsplit(":", 1)
-            with socket.create_connection((host, int(port))) as far:
-                self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
-                there = threading.Thread(target=_copy, args=(self.connection, far), daemon=True)
-                there.start()
-                _copy(far, self.connection)
-                there.join(5)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield server.server_address[1], targets
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def _copy(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
