@@ -5,7 +5,7 @@ Rules:
 - `http://` URLs are the mesh's. What the session does around it stays aiohttp's: cookies, redirects, auth,
   tracing, middlewares, `raise_for_status`, the total time-out.
 - `https://` and WebSockets (`ws_connect`) go out as aiohttp sends them, unless outboundTrafficPolicy keeps
-  unknown hosts in.
+  unknown hosts in. Connections that are encrypted follow the mesh's `tls` rules.
 - A proxy (`proxy=`, or of the environment with `trust_env`) takes what goes to hosts that the mesh does not
   know, as aiohttp sends it, and nothing else.
 - aiohttp repeats an idempotent request once after a lost connection. One of the mesh was tried as often as
@@ -29,8 +29,9 @@ from meshlib.bootstrap import SETTINGS
 from meshlib.dataplane.drive import FlightFailed
 from meshlib.dataplane.exchange import AsyncSender
 from meshlib.dataplane.mesh import Mesh
+from meshlib.dataplane.tcp.dial import adial, ais_ruled
 from meshlib.errors import ControlError
-from meshlib_aiohttp.errors import of_control, of_failure
+from meshlib_aiohttp.errors import NotLinked, of_connection, of_control, of_failure
 from meshlib_aiohttp.exchange import Exchange, asked
 
 _ROUTED = frozenset(("http",))
@@ -96,6 +97,41 @@ class Connector(aiohttp.TCPConnector):
         # aiohttp would write it to a connection.
         req.send = exchange.send  # type: ignore[method-assign, assignment]
         return exchange
+
+    async def _create_direct_connection(
+        self,
+        req: ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,
+        *,
+        client_error: type[Exception] = aiohttp.ClientConnectorError,
+    ) -> tuple[asyncio.Transport, Any]:
+        """aiohttp calls this for a new connection, also for one to a proxy."""
+        mesh, host, port = self.sender.mesh, req.url.raw_host or "", req.port or 0
+        own = client_error is aiohttp.ClientConnectorError and req.is_ssl()
+        if not own or not await ais_ruled(mesh, host, port):
+            return await super()._create_direct_connection(req, traces, timeout, client_error=client_error)
+        name = (req.server_hostname or host).rstrip(".")
+        try:
+            async with asyncio.timeout(timeout.sock_connect):
+                made = await adial(mesh, host, port, name)
+        except NotLinked as error:
+            raise of_connection(error, req) from error
+        try:
+            context = self._get_ssl_context(req)
+            transport, protocol = await self._wrap_existing_connection(
+                self._factory, timeout=timeout, ssl=context, sock=made, server_hostname=name, req=req
+            )
+        except BaseException:
+            made.close()
+            raise
+        if (fingerprint := self._get_fingerprint(req)) is not None:
+            try:
+                fingerprint.check(transport)
+            except aiohttp.ServerFingerprintMismatch:
+                transport.close()
+                raise
+        return transport, protocol
 
     def note(self, traces: list[Trace], error: Exception) -> None:
         """Remembers what a request came to; aiohttp makes one such list for each call of the application."""

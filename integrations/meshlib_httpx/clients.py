@@ -8,7 +8,6 @@ that the mesh does not know, and nothing else.
 """
 
 import math
-import os
 from http.cookiejar import CookieJar
 from typing import Any
 
@@ -38,7 +37,7 @@ class Client(httpx.Client):
             proxy = arguments.pop("proxy", None)
             proxies = Proxies(proxy, secure) if are_wanted(proxy, secure) else None
             keep = _keepalive(limits)
-            transport = Transport(mesh or self._own_mesh, _HTTPS(secure), keep, proxies)
+            transport = Transport(mesh or self._own_mesh, secure, keep, proxies)
             most = None if limits is None else limits.max_connections
             arguments["transport"] = transport if most is None else Bounded(transport, most)
         super().__init__(**arguments)
@@ -67,7 +66,7 @@ class AsyncClient(httpx.AsyncClient):
             proxy = arguments.pop("proxy", None)
             proxies = AsyncProxies(proxy, secure) if are_wanted(proxy, secure) else None
             keep = _keepalive(limits)
-            transport = AsyncTransport(mesh or self._own_mesh, _AsyncHTTPS(secure), keep, proxies)
+            transport = AsyncTransport(mesh or self._own_mesh, secure, keep, proxies)
             most = None if limits is None else limits.max_connections
             arguments["transport"] = transport if most is None else AsyncBounded(transport, most)
         super().__init__(**arguments)
@@ -123,43 +122,3 @@ def _keepalive(limits: httpx.Limits | None) -> float:
     if limits.max_keepalive_connections == 0:
         return 0.0
     return math.inf if limits.keepalive_expiry is None else limits.keepalive_expiry
-
-
-class _HTTPS(httpx.BaseTransport):
-    """What https:// URLs go through, made at the first: a CA bundle takes long to load.
-
-    A child of a fork makes its own: two processes can't share an encrypted connection.
-    """
-
-    def __init__(self, arguments: dict[str, Any]) -> None:
-        self._arguments = arguments
-        self._made: dict[int, httpx.HTTPTransport] = {}
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        made = self._made.get(os.getpid())
-        if made is None:
-            # Of two threads that come first, one's is used; the other's has no connections.
-            made = self._made.setdefault(os.getpid(), httpx.HTTPTransport(**self._arguments))
-        return made.handle_request(request)
-
-    def close(self) -> None:
-        made = self._made.get(os.getpid())
-        if made is not None:
-            made.close()
-
-
-class _AsyncHTTPS(httpx.AsyncBaseTransport):
-    """As `_HTTPS`."""
-
-    def __init__(self, arguments: dict[str, Any]) -> None:
-        self._arguments = arguments
-        self._made: httpx.AsyncHTTPTransport | None = None
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if self._made is None:
-            self._made = httpx.AsyncHTTPTransport(**self._arguments)
-        return await self._made.handle_async_request(request)
-
-    async def aclose(self) -> None:
-        if self._made is not None:
-            await self._made.aclose()

@@ -5,9 +5,11 @@ Rules:
 - What the session does around it stays requests': redirects, cookies, auth, hooks, decoding.
 - A proxy (`proxies`, HTTP_PROXY, HTTPS_PROXY) takes what goes to hosts that the mesh does not know, as
   requests sends it, and nothing else.
-- `https://` goes out as requests sends it, unless outboundTrafficPolicy keeps unknown hosts in.
+- `https://` goes out as requests sends it, on connections by the mesh's `tls` rules, unless
+  outboundTrafficPolicy keeps unknown hosts in.
 """
 
+import functools
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -27,10 +29,11 @@ from meshlib.dataplane.http.limits import NO_TIMEOUTS, OwnTimeouts, TooSlow
 from meshlib.dataplane.http.syntax import Unsendable
 from meshlib.dataplane.mesh import Mesh
 from meshlib.errors import ControlError
-from meshlib_requests.errors import of_control, of_failure, of_own
+from meshlib_requests.errors import of_connection, of_control, of_failure, of_own
 from meshlib_urllib3.request import bytes_of, source_of
 from meshlib_urllib3.response import Received
 from meshlib_urllib3.response import facts as facts_of_raw
+from meshlib_urllib3.secure import SecurePool
 
 BLOCK = 16 * 1024
 """Bytes of a file that are read at a time, as urllib3 does."""
@@ -68,7 +71,18 @@ class Adapter(HTTPAdapter):
             self.sender.admit(_asked(request, url, b"", NO_TIMEOUTS))
         except FlightFailed as error:
             raise of_failure(error, request) from None
-        return super().send(request, stream, timeout, verify, cert, proxies)
+        try:
+            return super().send(request, stream, timeout, verify, cert, proxies)
+        except requests.ConnectionError as error:
+            raise of_connection(error, request) from None
+
+    def init_poolmanager(self, *args: Any, **arguments: Any) -> None:
+        """As HTTPAdapter's; connections for https:// follow the mesh's `tls` rules."""
+        super().init_poolmanager(*args, **arguments)
+        self.poolmanager.pool_classes_by_scheme = {
+            **self.poolmanager.pool_classes_by_scheme,
+            "https": functools.partial(SecurePool, lambda: self.sender.mesh),  # type: ignore[dict-item]
+        }
 
     def _leaves(self, request: PreparedRequest, url: str, proxy: str) -> bool:
         try:

@@ -23,6 +23,7 @@ from meshlib.dataplane.http.limits import OwnTimeouts, TooSlow
 from meshlib.dataplane.http.syntax import SWITCHING
 from meshlib.dataplane.http.upgrade import Upgraded
 from meshlib.dataplane.mesh import Mesh
+from meshlib.dataplane.tcp.dial import dial, is_ruled
 from meshlib.dataplane.tcp.errors import of_mesh
 from meshlib.dataplane.tls_session import RECORD
 from meshlib.errors import Closed, ControlError
@@ -89,6 +90,22 @@ class reconnect(client.reconnect):  # noqa: N801 - its name there
                 answer.body.close()
             raise
         return connection
+
+    def open_socket(self, deadline: Deadline) -> socket.socket:
+        """A connection that is to be encrypted: by the mesh's `tls` rules, unless a proxy takes it."""
+        uri = self.ws_uri
+        if not self._own and self.proxy is None:
+            try:
+                mesh = self._sender.mesh
+                if is_ruled(mesh, uri.host, uri.port):
+                    made = dial(
+                        mesh, uri.host, uri.port, self.server_hostname or uri.host, deadline.timeout()
+                    )
+                    made.settimeout(None)
+                    return made
+            except (ControlError, Closed) as error:
+                raise of_mesh(error) from error
+        return super().open_socket(deadline)
 
     def _leaves(self) -> bool:
         """Whether there is a proxy, which may take it."""

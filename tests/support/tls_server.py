@@ -14,13 +14,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for localhost and 127.0.0.1, and its key, as PEM files in `folder`."""
+def certificate(folder: Path, *names: str) -> tuple[Path, Path]:
+    """A self-signed certificate for localhost, 127.0.0.1 and `names`, and its key: PEM files in `folder`."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = dt.datetime.now(dt.UTC)
     alternatives = x509.SubjectAlternativeName(
-        [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        [*map(x509.DNSName, ("localhost", *names)), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     )
     made = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
@@ -45,22 +45,26 @@ class _Answer(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.send_response(200)
-        self.send_header("content-length", "6")
+        body: bytes = self.server.body  # type: ignore[attr-defined]
+        self.send_header("content-length", str(len(body)))
         self.end_headers()
-        self.wfile.write(b"secret")
+        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass
 
 
 @contextlib.contextmanager
-def tls_server(folder: Path) -> Iterator[tuple[int, Path]]:
-    """Its port, and the certificate that a client must trust."""
-    trusted, key = certificate(folder)
+def tls_server(
+    folder: Path, body: bytes = b"secret", of: tuple[Path, Path] | None = None
+) -> Iterator[tuple[int, Path]]:
+    """Its port, and the certificate that a client must trust. `of`: that certificate and its key."""
+    trusted, key = of or certificate(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(trusted, key)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Answer)
     server.daemon_threads = True
+    server.body = body  # type: ignore[attr-defined]
     server.handle_error = lambda *_: None  # type: ignore[method-assign]
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
