@@ -4,8 +4,10 @@ Rules:
 
 - `http://` URLs are the mesh's. What the session does around it stays aiohttp's: cookies, redirects, auth,
   tracing, middlewares, `raise_for_status`, the total time-out.
-- `https://`, requests by a proxy that the application named, and WebSockets (`ws_connect`) go out as
-  aiohttp sends them, unless outboundTrafficPolicy keeps unknown hosts in.
+- `https://` and WebSockets (`ws_connect`) go out as aiohttp sends them, unless outboundTrafficPolicy keeps
+  unknown hosts in. Connections that are encrypted follow the mesh's `tls` rules.
+- A proxy (`proxy=`, or of the environment with `trust_env`) takes what goes to hosts that the mesh does not
+  know, as aiohttp sends it, and nothing else.
 - aiohttp repeats an idempotent request once after a lost connection. One of the mesh was tried as often as
   its rule says, so that repetition is told the same error and sends nothing.
 """
@@ -13,6 +15,7 @@ Rules:
 import asyncio
 import math
 from typing import Any
+from urllib.request import getproxies
 from weakref import WeakKeyDictionary
 
 import aiohttp
@@ -26,7 +29,9 @@ from meshlib.bootstrap import SETTINGS
 from meshlib.dataplane.drive import FlightFailed
 from meshlib.dataplane.exchange import AsyncSender
 from meshlib.dataplane.mesh import Mesh
-from meshlib_aiohttp.errors import of_failure
+from meshlib.dataplane.tcp.dial import adial, ais_ruled
+from meshlib.errors import ControlError
+from meshlib_aiohttp.errors import NotLinked, of_connection, of_control, of_failure
 from meshlib_aiohttp.exchange import Exchange, asked
 
 _ROUTED = frozenset(("http",))
@@ -59,6 +64,8 @@ class Connector(aiohttp.TCPConnector):
         self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Connection:
         """A connection, or what stands for one: see `Exchange`."""
+        if req.proxy is not None and not await self._leaves(req):
+            req.proxy = None
         if req.proxy is None:
             if req.url.scheme in _ROUTED and hdrs.UPGRADE not in req.headers:
                 return await self._begin(req, traces, timeout)  # type: ignore[return-value]
@@ -67,6 +74,12 @@ class Connector(aiohttp.TCPConnector):
             except FlightFailed as error:
                 raise of_failure(error, req) from None
         return await super().connect(req, traces, timeout)
+
+    async def _leaves(self, req: ClientRequest) -> bool:
+        try:
+            return await self.sender.leaves(asked(req, b""), told=str(req.proxy) not in getproxies().values())
+        except ControlError as error:
+            raise of_control(error, req) from error
 
     async def _begin(
         self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
@@ -84,6 +97,41 @@ class Connector(aiohttp.TCPConnector):
         # aiohttp would write it to a connection.
         req.send = exchange.send  # type: ignore[method-assign, assignment]
         return exchange
+
+    async def _create_direct_connection(
+        self,
+        req: ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,
+        *,
+        client_error: type[Exception] = aiohttp.ClientConnectorError,
+    ) -> tuple[asyncio.Transport, Any]:
+        """aiohttp calls this for a new connection, also for one to a proxy."""
+        mesh, host, port = self.sender.mesh, req.url.raw_host or "", req.port or 0
+        own = client_error is aiohttp.ClientConnectorError and req.is_ssl()
+        if not own or not await ais_ruled(mesh, host, port):
+            return await super()._create_direct_connection(req, traces, timeout, client_error=client_error)
+        name = (req.server_hostname or host).rstrip(".")
+        try:
+            async with asyncio.timeout(timeout.sock_connect):
+                made = await adial(mesh, host, port, name)
+        except NotLinked as error:
+            raise of_connection(error, req) from error
+        try:
+            context = self._get_ssl_context(req)
+            transport, protocol = await self._wrap_existing_connection(
+                self._factory, timeout=timeout, ssl=context, sock=made, server_hostname=name, req=req
+            )
+        except BaseException:
+            made.close()
+            raise
+        if (fingerprint := self._get_fingerprint(req)) is not None:
+            try:
+                fingerprint.check(transport)
+            except aiohttp.ServerFingerprintMismatch:
+                transport.close()
+                raise
+        return transport, protocol
 
     def note(self, traces: list[Trace], error: Exception) -> None:
         """Remembers what a request came to; aiohttp makes one such list for each call of the application."""

@@ -1,24 +1,23 @@
 """`Client` and `AsyncClient`: httpx's own, whose http:// requests the mesh routes.
 
-Every argument of httpx is taken. `transport` and `mounts` given by the application win; so does `proxy`.
+Every argument of httpx is taken. `transport` and `mounts` given by the application win.
 `verify`, `cert`, `http1`, `http2` are for https:// hosts, which go out as httpx sends them; what is wrong
 with a certificate is told at once. `limits` hold for all requests if they are given, and the mesh's always.
-Proxies of the environment (HTTPS_PROXY, NO_PROXY) count for https:// only: one for http:// would
-take the mesh's own hosts away.
+`proxy`, and those of the environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY), take what goes to hosts
+that the mesh does not know, and nothing else.
 """
 
 import functools
 import math
-import os
 from http.cookiejar import CookieJar
 from typing import Any
-from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
 import meshlib
 from meshlib.bootstrap import SETTINGS
 from meshlib.dataplane.mesh import Mesh
+from meshlib_httpx.proxies import AsyncProxies, Proxies, are_wanted
 from meshlib_httpx.transports import AsyncTransport, Transport
 
 _LONGEST_KEPT = 256
@@ -38,8 +37,10 @@ class Client(httpx.Client):
         """
         self._own_mesh = _own_mesh(mesh, arguments)
         if arguments.get("transport") is None:
-            limits = arguments.get("limits")
-            transport = Transport(mesh or self._own_mesh, _HTTPS(_for_https(arguments)), _keepalive(limits))
+            limits, secure = arguments.get("limits"), _for_https(arguments)
+            proxy = arguments.pop("proxy", None)
+            proxies = Proxies(proxy, secure) if are_wanted(proxy, secure) else None
+            transport = Transport(mesh or self._own_mesh, secure, _keepalive(limits), proxies)
             arguments["transport"] = transport
             if limits is not None and limits.max_connections is not None:
                 from meshlib_httpx.bounds import Bounded
@@ -75,8 +76,10 @@ class AsyncClient(httpx.AsyncClient):
         """As `Client`."""
         self._own_mesh = _own_mesh(mesh, arguments)
         if arguments.get("transport") is None:
-            limits, https = arguments.get("limits"), _AsyncHTTPS(_for_https(arguments))
-            transport = AsyncTransport(mesh or self._own_mesh, https, _keepalive(limits))
+            limits, secure = arguments.get("limits"), _for_https(arguments)
+            proxy = arguments.pop("proxy", None)
+            proxies = AsyncProxies(proxy, secure) if are_wanted(proxy, secure) else None
+            transport = AsyncTransport(mesh or self._own_mesh, secure, _keepalive(limits), proxies)
             arguments["transport"] = transport
             if limits is not None and limits.max_connections is not None:
                 from meshlib_httpx.bounds import AsyncBounded
@@ -162,54 +165,3 @@ def _keepalive(limits: httpx.Limits | None) -> float:
     if limits.max_keepalive_connections == 0:
         return 0.0
     return math.inf if limits.keepalive_expiry is None else limits.keepalive_expiry
-
-
-class _HTTPS(httpx.BaseTransport):
-    """What https:// URLs go through, made at the first: a CA bundle takes long to load.
-
-    A child of a fork makes its own: two processes can't share an encrypted connection.
-    """
-
-    def __init__(self, arguments: dict[str, Any]) -> None:
-        self._arguments = arguments
-        self._made: dict[tuple[int, str | None], httpx.HTTPTransport] = {}
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        proxy = _proxy(request.url.host, self._arguments)
-        key = (os.getpid(), proxy)
-        made = self._made.get(key)
-        if made is None:
-            # Of two threads that come first, one's is used; the other's has no connections.
-            made = self._made.setdefault(key, httpx.HTTPTransport(proxy=proxy, **self._arguments))
-        return made.handle_request(request)
-
-    def close(self) -> None:
-        for (process, _), made in self._made.items():
-            if process == os.getpid():
-                made.close()
-
-
-class _AsyncHTTPS(httpx.AsyncBaseTransport):
-    """As `_HTTPS`."""
-
-    def __init__(self, arguments: dict[str, Any]) -> None:
-        self._arguments = arguments
-        self._made: dict[str | None, httpx.AsyncHTTPTransport] = {}
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        proxy = _proxy(request.url.host, self._arguments)
-        if proxy not in self._made:
-            self._made[proxy] = httpx.AsyncHTTPTransport(proxy=proxy, **self._arguments)
-        return await self._made[proxy].handle_async_request(request)
-
-    async def aclose(self) -> None:
-        for made in self._made.values():
-            await made.aclose()
-
-
-def _proxy(host: str, arguments: dict[str, Any]) -> str | None:
-    """The environment's proxy for an https:// host, or None."""
-    if not arguments.get("trust_env", True) or proxy_bypass(host):
-        return None
-    found = getproxies()
-    return found.get("https") or found.get("all")

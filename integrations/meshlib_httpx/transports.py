@@ -3,7 +3,9 @@
 - `http://` URLs are the mesh's: the name is the host of the Host header (the URL's, unless the
   application set another), the port is the URL's.
 - `https://` URLs are encrypted by the application, so there is no request to route: they go out
-  through an ordinary httpx transport, unless outboundTrafficPolicy keeps unknown hosts in.
+  through an ordinary httpx transport, unless outboundTrafficPolicy keeps unknown hosts in. Its
+  connections follow the mesh's `tls` rules, as a sidecar's do.
+- A proxy of the client's takes what goes to hosts that the mesh does not know, and nothing else.
 - `response.extensions["meshlib"]` holds the `Facts` of every response that the mesh routed.
 - `response.extensions["network_stream"]` is httpcore's, where a 101 made another protocol of the connection.
 """
@@ -15,14 +17,15 @@ from typing import Any
 import httpx
 
 import meshlib
-from meshlib.dataplane import fork
 from meshlib.dataplane.drive import Answer, AsyncBody, Body, FlightFailed
 from meshlib.dataplane.exchange import DEFAULT_PORTS, AsyncSender, Request, Sender
 from meshlib.dataplane.http.limits import OwnTimeouts, TooSlow
 from meshlib.dataplane.http.syntax import SWITCHING, Unsendable
 from meshlib.dataplane.mesh import Mesh
 from meshlib.errors import ControlError
-from meshlib_httpx.errors import of_control, of_failure, of_own
+from meshlib_httpx.errors import NotLinked, of_connection, of_control, of_failure, of_own
+from meshlib_httpx.proxies import AsyncProxies, Proxies
+from meshlib_httpx.secure import AsyncSecure, Secure
 
 
 class Transport(httpx.BaseTransport):
@@ -31,16 +34,19 @@ class Transport(httpx.BaseTransport):
     def __init__(
         self,
         mesh: Mesh | None = None,
-        https: httpx.BaseTransport | None = None,
+        https: httpx.BaseTransport | dict[str, Any] | None = None,
         keepalive_expiry: float = math.inf,
+        proxies: Proxies | None = None,
     ) -> None:
-        """`mesh` None: the process's own; `https` is what https:// URLs go through; `keepalive_expiry`: the
-        seconds for which a connection is kept at most that nobody uses.
+        """`mesh` None: the process's own; `https` is what https:// URLs go through, or arguments of
+        httpx.HTTPTransport for one whose connections follow the mesh's `tls` rules; `keepalive_expiry`: the
+        seconds for which a connection is kept at most that nobody uses; `proxies`: those of the client.
         """
-        self._sender = Sender(mesh or meshlib.default, keepalive_expiry)
+        self._proxies = proxies
+        self._sender = sender = Sender(mesh or meshlib.default, keepalive_expiry)
+        if https is None or isinstance(https, dict):
+            https = Secure(https or {}, lambda: sender.mesh)
         self._https = https
-        self._https_is_ours = https is None
-        fork.watch(self)
 
     def __repr__(self) -> str:
         return f"<Transport {self._sender!r}>"
@@ -48,9 +54,13 @@ class Transport(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Sends one request. Errors: see `meshlib_httpx.errors`."""
         if request.url.scheme not in DEFAULT_PORTS or not request.url.host:
-            return self._plain().handle_request(request)  # which says what is wrong with it
-        asked = _asked(request)
+            return self._https.handle_request(request)  # which says what is wrong with it
+        asked, proxies = _asked(request), self._proxies
         try:
+            if proxies is not None:
+                leaves = self._sender.leaves(asked, told=proxies.named)
+                if leaves and proxies.wants(request.url):
+                    return proxies.handle_request(request)
             if request.url.scheme == "http":
                 answer = self._sender.send(asked)
                 body = answer.body
@@ -63,37 +73,22 @@ class Transport(httpx.BaseTransport):
                     return response
                 return _response(answer, httpx.ByteStream(body if isinstance(body, bytes) else b""))
             self._sender.admit(asked)
+            return self._https.handle_request(request)
         except FlightFailed as error:
             raise of_failure(error, request) from None
         except (TooSlow, Unsendable) as error:
             raise of_own(error, request) from None
         except ControlError as error:
             raise of_control(error, request) from error
-        return self._plain().handle_request(request)
-
-    def _plain(self) -> httpx.BaseTransport:
-        if self._https is None:
-            self._https = httpx.HTTPTransport()
-        return self._https
+        except NotLinked as error:
+            raise of_connection(error, request) from error
 
     def close(self) -> None:
         """Closes the connections; the mesh stays."""
         self._sender.close()
-        if self._https is not None:
-            self._https.close()
-
-    # Two processes can't share an encrypted connection.
-
-    def before_fork(self) -> None:
-        """Nothing to stop."""
-
-    def after_fork_in_parent(self) -> None:
-        """Goes on."""
-
-    def after_fork_in_child(self) -> None:
-        """A transport of its own, unless the application gave one."""
-        if self._https_is_ours:
-            self._https = None
+        for other in (self._https, self._proxies):
+            if other is not None:
+                other.close()
 
 
 class AsyncTransport(httpx.AsyncBaseTransport):
@@ -102,11 +97,15 @@ class AsyncTransport(httpx.AsyncBaseTransport):
     def __init__(
         self,
         mesh: Mesh | None = None,
-        https: httpx.AsyncBaseTransport | None = None,
+        https: httpx.AsyncBaseTransport | dict[str, Any] | None = None,
         keepalive_expiry: float = math.inf,
+        proxies: AsyncProxies | None = None,
     ) -> None:
         """As `Transport`."""
-        self._sender = AsyncSender(mesh or meshlib.default, keepalive_expiry)
+        self._proxies = proxies
+        self._sender = sender = AsyncSender(mesh or meshlib.default, keepalive_expiry)
+        if https is None or isinstance(https, dict):
+            https = AsyncSecure(https or {}, lambda: sender.mesh)
         self._https = https
 
     def __repr__(self) -> str:
@@ -115,9 +114,13 @@ class AsyncTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Sends one request. Errors: see `meshlib_httpx.errors`."""
         if request.url.scheme not in DEFAULT_PORTS or not request.url.host:
-            return await self._plain().handle_async_request(request)  # which says what is wrong with it
-        asked = _asked(request)
+            return await self._https.handle_async_request(request)  # which says what is wrong with it
+        asked, proxies = _asked(request), self._proxies
         try:
+            if proxies is not None:
+                leaves = await self._sender.leaves(asked, told=proxies.named)
+                if leaves and proxies.wants(request.url):
+                    return await proxies.handle_async_request(request)
             if request.url.scheme == "http":
                 answer = await self._sender.send(asked)
                 body = answer.body
@@ -130,24 +133,22 @@ class AsyncTransport(httpx.AsyncBaseTransport):
                     return response
                 return _response(answer, _Whole(body if isinstance(body, bytes) else b""))
             await self._sender.admit(asked)
+            return await self._https.handle_async_request(request)
         except FlightFailed as error:
             raise of_failure(error, request) from None
         except (TooSlow, Unsendable) as error:
             raise of_own(error, request) from None
         except ControlError as error:
             raise of_control(error, request) from error
-        return await self._plain().handle_async_request(request)
-
-    def _plain(self) -> httpx.AsyncBaseTransport:
-        if self._https is None:
-            self._https = httpx.AsyncHTTPTransport()
-        return self._https
+        except NotLinked as error:
+            raise of_connection(error, request) from error
 
     async def aclose(self) -> None:
         """Gives up mirrors and closes the connections; the mesh stays."""
         await self._sender.aclose()
-        if self._https is not None:
-            await self._https.aclose()
+        for other in (self._https, self._proxies):
+            if other is not None:
+                await other.aclose()
 
 
 def _asked(request: httpx.Request) -> Request:

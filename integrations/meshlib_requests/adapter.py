@@ -3,11 +3,13 @@
 Rules:
 
 - What the session does around it stays requests': redirects, cookies, auth, hooks, decoding.
-- A proxy that the application names takes a request out of the mesh; one of the environment (HTTP_PROXY) does
-  not: it would take the mesh's own hosts away.
-- `https://` goes out as requests sends it, unless outboundTrafficPolicy keeps unknown hosts in.
+- A proxy (`proxies`, HTTP_PROXY, HTTPS_PROXY) takes what goes to hosts that the mesh does not know, as
+  requests sends it, and nothing else.
+- `https://` goes out as requests sends it, on connections by the mesh's `tls` rules, unless
+  outboundTrafficPolicy keeps unknown hosts in.
 """
 
+import functools
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -27,10 +29,11 @@ from meshlib.dataplane.http.limits import NO_TIMEOUTS, OwnTimeouts, TooSlow
 from meshlib.dataplane.http.syntax import Unsendable
 from meshlib.dataplane.mesh import Mesh
 from meshlib.errors import ControlError
-from meshlib_requests.errors import of_control, of_failure, of_own
+from meshlib_requests.errors import of_connection, of_control, of_failure, of_own
 from meshlib_urllib3.request import bytes_of, source_of
 from meshlib_urllib3.response import Received
 from meshlib_urllib3.response import facts as facts_of_raw
+from meshlib_urllib3.secure import SecurePool
 
 BLOCK = 16 * 1024
 """Bytes of a file that are read at a time, as urllib3 does."""
@@ -57,7 +60,9 @@ class Adapter(HTTPAdapter):
     ) -> requests.Response:
         """Sends one request. Errors: see `meshlib_requests.errors`."""
         url = request.url or ""
-        if url[:5].lower() == "http:" and not (proxies and _proxied(url, proxies)):
+        if proxies and (proxy := select_proxy(url, proxies)) and not self._leaves(request, url, proxy):
+            proxies = None
+        if url[:5].lower() == "http:" and not (proxies and select_proxy(url, proxies)):
             self.add_headers(
                 request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies
             )
@@ -66,7 +71,24 @@ class Adapter(HTTPAdapter):
             self.sender.admit(_asked(request, url, b"", NO_TIMEOUTS))
         except FlightFailed as error:
             raise of_failure(error, request) from None
-        return super().send(request, stream, timeout, verify, cert, proxies)
+        try:
+            return super().send(request, stream, timeout, verify, cert, proxies)
+        except requests.ConnectionError as error:
+            raise of_connection(error, request) from None
+
+    def init_poolmanager(self, *args: Any, **arguments: Any) -> None:
+        """As HTTPAdapter's; connections for https:// follow the mesh's `tls` rules."""
+        super().init_poolmanager(*args, **arguments)
+        self.poolmanager.pool_classes_by_scheme = {
+            **self.poolmanager.pool_classes_by_scheme,
+            "https": functools.partial(SecurePool, lambda: self.sender.mesh),  # type: ignore[dict-item]
+        }
+
+    def _leaves(self, request: PreparedRequest, url: str, proxy: str) -> bool:
+        try:
+            return self.sender.leaves(_asked(request, url, b"", NO_TIMEOUTS), told=_is_named(proxy))
+        except ControlError as error:
+            raise of_control(error, request) from error
 
     def _send(self, request: PreparedRequest, url: str, timeout: Any) -> requests.Response:
         def translate(error: FlightFailed | TooSlow) -> Exception:
@@ -144,13 +166,9 @@ def _own_timeouts(timeout: Any) -> OwnTimeouts:
     return OwnTimeouts(connect, read, connect, None)
 
 
-def _proxied(url: str, proxies: dict[str, str]) -> bool:
-    """Whether it is the application that wants a proxy for it."""
-    proxy = select_proxy(url, proxies)
-    if not proxy:
-        return False
-    said = getproxies()
-    return proxy not in (said.get("http"), said.get("all"))
+def _is_named(proxy: str) -> bool:
+    """Whether it is the application that wants this proxy, and not the environment."""
+    return proxy not in getproxies().values()
 
 
 def facts(response: requests.Response) -> Facts | None:

@@ -94,6 +94,15 @@ def of_failure(error: FlightFailed, request: PreparedRequest) -> Exception:
     return _CLASSES[kind_of(error)](words_of(error), flight_of(error), request)
 
 
+def of_connection(error: requests.ConnectionError, request: PreparedRequest) -> requests.ConnectionError:
+    """The error of an https:// URL: the mesh's own, if it is the mesh that made no connection."""
+    found = error.args[0] if error.args else None
+    if not isinstance(found, errors.ConnectFailed):
+        return error
+    made = ConnectTimedOut if isinstance(found, errors.ConnectTimedOut) else ConnectFailed
+    return made(found.reason, found.flight, request)
+
+
 def of_own(error: TooSlow | Unsendable, request: PreparedRequest) -> requests.RequestException:
     """requests' error of a limit that the application set, or of a request that is not HTTP."""
     if isinstance(error, Unsendable):

@@ -1,5 +1,6 @@
 """`Session`: requests' own, whose http:// requests the mesh routes."""
 
+import os
 from typing import Any
 
 import requests
@@ -7,6 +8,8 @@ import requests
 import meshlib
 from meshlib.dataplane.mesh import Mesh
 from meshlib_requests.adapter import Adapter
+
+_PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 
 
 class Session(requests.Session):
@@ -25,8 +28,8 @@ class Session(requests.Session):
         self.mount("https://", adapter)
 
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
-        """As requests', which looks for a proxy and a CA bundle: neither is for what the mesh routes."""
-        if self.proxies or str(url)[:5].lower() != "http:":
+        """As requests', which looks for a proxy and a CA bundle, and takes longer for that than the mesh."""
+        if self.proxies or str(url)[:5].lower() != "http:" or (self.trust_env and _are_proxies()):
             return super().merge_environment_settings(url, proxies, stream, verify, cert)
         return {
             "proxies": proxies or {},
@@ -40,3 +43,8 @@ class Session(requests.Session):
         super().close()
         if self._own_mesh is not None:
             self._own_mesh.close()
+
+
+def _are_proxies() -> bool:
+    """Whether the environment may name a proxy for http://."""
+    return any(name in os.environ for name in _PROXIES)

@@ -6,6 +6,7 @@ with meshlib_urllib3.PoolManager() as http:
 """
 
 from meshlib_urllib3.pools import PoolManager
+from meshlib_urllib3.proxies import ProxyManager
 from meshlib_urllib3.response import facts
 
-__all__ = ["PoolManager", "facts"]
+__all__ = ["PoolManager", "ProxyManager", "facts"]

@@ -5,7 +5,8 @@ Rules:
 - What urllib3 does around a request stays urllib3's: redirects, Retry for statuses (`status_forcelist`) and
   for the application's own time-outs, `maxsize` with `block`, decoding.
 - Retry does not repeat what the mesh says has failed: see `meshlib_urllib3.errors`.
-- `https://` goes out as urllib3 sends it, unless outboundTrafficPolicy keeps unknown hosts in.
+- `https://` goes out as urllib3 sends it, on connections by the mesh's `tls` rules, unless
+  outboundTrafficPolicy keeps unknown hosts in.
 """
 
 import functools
@@ -26,6 +27,7 @@ from meshlib.errors import ControlError
 from meshlib_urllib3.errors import of_control, of_failure, of_own
 from meshlib_urllib3.request import framed
 from meshlib_urllib3.response import Received
+from meshlib_urllib3.secure import SecurePool
 
 
 class PoolManager(urllib3.PoolManager):
@@ -46,6 +48,7 @@ class PoolManager(urllib3.PoolManager):
         self.pool_classes_by_scheme = {
             **self.pool_classes_by_scheme,
             "http": functools.partial(Pool, self),  # type: ignore[dict-item]
+            "https": functools.partial(SecurePool, lambda: self.sender.mesh),  # type: ignore[dict-item]
         }
 
     def urlopen(  # type: ignore[override]

@@ -8,6 +8,7 @@ from websockets.client import ClientProtocol
 from websockets.datastructures import HeadersLike
 from websockets.http11 import Request
 from websockets.protocol import Event
+from websockets.uri import WebSocketURI
 
 from meshlib.dataplane import exchange
 from meshlib.dataplane.drive import Answer
@@ -32,6 +33,13 @@ def request_of(
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in made.headers.raw_items()]
     netloc = f"[{uri.host}]" if ":" in uri.host else uri.host
     return made, exchange.Request("GET", "http", (uri.host, uri.port), netloc, made.path, headers)
+
+
+def addressed(uri: WebSocketURI) -> exchange.Request:
+    """A request to the same host, of which nothing else is known yet."""
+    netloc = f"[{uri.host}]" if ":" in uri.host else uri.host
+    scheme = "https" if uri.secure else "http"
+    return exchange.Request("GET", scheme, (uri.host, uri.port), netloc, uri.resource_name, ())
 
 
 def answered(protocol: ClientProtocol, answer: Answer, body: bytes) -> list[Event]:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from websockets.client import ClientProtocol
 from websockets.protocol import Event
+from websockets.proxy import get_proxy
 from websockets.sync import client
 from websockets.sync.client import ClientConnection
 from websockets.sync.utils import Deadline
@@ -22,11 +23,12 @@ from meshlib.dataplane.http.limits import OwnTimeouts, TooSlow
 from meshlib.dataplane.http.syntax import SWITCHING
 from meshlib.dataplane.http.upgrade import Upgraded
 from meshlib.dataplane.mesh import Mesh
+from meshlib.dataplane.tcp.dial import dial, is_ruled
 from meshlib.dataplane.tcp.errors import of_mesh
 from meshlib.dataplane.tls_session import RECORD
 from meshlib.errors import Closed, ControlError
 from meshlib_websockets.errors import of_failure
-from meshlib_websockets.handshake import LONGEST, answered, request_of
+from meshlib_websockets.handshake import LONGEST, addressed, answered, request_of
 
 __all__ = ["connect", "reconnect"]
 _of_process = Sender(meshlib.default, 0.0)
@@ -53,8 +55,15 @@ class reconnect(client.reconnect):  # noqa: N801 - its name there
 
     def open_connection(self, deadline: Deadline) -> ClientConnection:
         """One connection. Errors: see `meshlib_websockets.errors`."""
-        if self.ws_uri.secure or self._own:
+        if self._own:
             return super().open_connection(deadline)
+        leaves, proxy = self._leaves(), self.proxy
+        if self.ws_uri.secure or leaves:
+            self.proxy = proxy if leaves else None
+            try:
+                return super().open_connection(deadline)
+            finally:
+                self.proxy = proxy
         protocol = ClientProtocol(self.ws_uri, **cast("Any", self.protocol_kwargs))
         request, asked = request_of(protocol, self.additional_headers, self.user_agent_header)
         left = deadline.timeout()
@@ -81,6 +90,31 @@ class reconnect(client.reconnect):  # noqa: N801 - its name there
                 answer.body.close()
             raise
         return connection
+
+    def open_socket(self, deadline: Deadline) -> socket.socket:
+        """A connection that is to be encrypted: by the mesh's `tls` rules, unless a proxy takes it."""
+        uri = self.ws_uri
+        if not self._own and self.proxy is None:
+            try:
+                mesh = self._sender.mesh
+                if is_ruled(mesh, uri.host, uri.port):
+                    made = dial(
+                        mesh, uri.host, uri.port, self.server_hostname or uri.host, deadline.timeout()
+                    )
+                    made.settimeout(None)
+                    return made
+            except (ControlError, Closed) as error:
+                raise of_mesh(error) from error
+        return super().open_socket(deadline)
+
+    def _leaves(self) -> bool:
+        """Whether there is a proxy, which may take it."""
+        if (get_proxy(self.ws_uri) if self.proxy is True else self.proxy) is None:
+            return False
+        try:
+            return self._sender.leaves(addressed(self.ws_uri), told=self.proxy is not True)
+        except (ControlError, Closed) as error:
+            raise of_mesh(error) from error
 
 
 def connect(uri: str, *, mesh: Mesh | None = None, legacy: bool | None = None, **arguments: Any) -> Any:

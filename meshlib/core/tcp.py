@@ -8,7 +8,7 @@
 | yielded | the driver does | and sends |
 |---|---|---|
 | `Lookup` | asks the resolver for a host's addresses | a tuple of them |
-| `Connect` | connects to an endpoint, and shakes hands if it is to be secured | None, or a `Failed` |
+| `Connect` | connects to an endpoint, shakes hands, asks for a tunnel, as far as told | None, or a `Failed` |
 | `Linked` | hands the connection over; resumes or closes the generator when it has ended | ends |
 | `Refuse` | raises: there is no connection, and why | ends |
 
@@ -24,8 +24,9 @@ from collections.abc import Callable, Generator
 from typing import NamedTuple
 
 from meshlib.core.actions import Facts
-from meshlib.core.balance.cluster import Cluster, Resolution
+from meshlib.core.balance.cluster import Cluster, Resolution, Upstream
 from meshlib.core.balance.endpoints import Endpoint
+from meshlib.core.balance.hashing import key_of_source
 from meshlib.core.balance.pick import pick
 from meshlib.core.breaker import Slots
 from meshlib.core.ledger import ClusterState, Ledger
@@ -33,6 +34,7 @@ from meshlib.core.mtls import ClientTls, secure
 from meshlib.core.outlier import learn
 from meshlib.core.request import Dice, Failed, Failure, ResponseHead
 from meshlib.core.route.chain import Connections, FilterChain
+from meshlib.core.tunnel import Tunnel
 from meshlib.core.view import View
 from meshlib.values import dataclass
 
@@ -56,8 +58,11 @@ class Connect(NamedTuple):
     """At most, handshake included."""
     tls: ClientTls | None
     """How it is secured; None: plain text."""
+    upstream: Upstream = Upstream()
     deadline: float | None = None
     """When it must be done, on the driver's clock."""
+    tunnel: Tunnel | None = None
+    """What is asked of who answers there, before the connection stands; None: nothing."""
 
 
 class Linked(NamedTuple):
@@ -219,7 +224,8 @@ class _Connection:
         """One try."""
         tls = secure(cluster, endpoint)
         where = endpoint.at or endpoint.address
-        return Connect(where, cluster.upstream.connect_timeout, tls, self.deadline)
+        upstream = cluster.upstream
+        return Connect(where, upstream.connect_timeout, tls, upstream, self.deadline, self.chain.tunnel)
 
     def pick(self, cluster: Cluster, state: ClusterState) -> Endpoint | None:
         """An endpoint of the cluster."""
@@ -228,7 +234,15 @@ class _Connection:
         if cluster.resolution is Resolution.DYNAMIC:
             return Endpoint(self.called.name or self.called.host, self.called.port)
         endpoints = cluster.inline or self.view.endpoints.get(cluster.name)
-        return None if endpoints is None else pick(cluster, endpoints, state, self.clock(), self.dice)
+        if endpoints is None:
+            return None
+        return pick(cluster, endpoints, state, self.clock(), self.dice, key=self.key(cluster))
+
+    def key(self, cluster: Cluster) -> int | None:
+        """What decides the endpoint, of a cluster that sends each key to one."""
+        if cluster.hash_table is None or not self.chain.by_source:
+            return None
+        return key_of_source(self.ledger.address)
 
     def learn(
         self, cluster: Cluster, state: ClusterState, endpoint: Endpoint, outcome: Failed | ResponseHead

@@ -22,7 +22,7 @@ from meshlib.core import outbound
 from meshlib.core.actions import Attempt, Facts, Flow, Mirror
 from meshlib.core.request import Failed, Failure, Header, RequestHead
 from meshlib.core.view import View
-from meshlib.dataplane import context, fork
+from meshlib.dataplane import context, fork, proxies
 from meshlib.dataplane.body import RequestBody, Source
 from meshlib.dataplane.drive import Answer, AsyncBody, Body, FlightFailed, adrive, drive
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, OwnTimeouts
@@ -173,6 +173,18 @@ class Sender(_Asking):
             return
         _refuse_if_blocked(view, request)
 
+    def leaves(self, request: Request, *, told: bool = False) -> bool:
+        """Whether a proxy that the client has for it may take it (see `proxies`). `told`: the application
+        named that proxy, and hears if not. ControlError.
+        """
+        try:
+            view = self.mesh.prepare(request.name)
+        except ControlError:
+            if request.head.scheme == "https":
+                return True
+            raise
+        return _leaves(view, request, told=told)
+
     def connections(self) -> Connections:
         """Those of this process."""
         made = self._connections
@@ -276,6 +288,16 @@ class AsyncSender(_Asking):
             return
         _refuse_if_blocked(view, request)
 
+    async def leaves(self, request: Request, *, told: bool = False) -> bool:
+        """As of `Sender`."""
+        try:
+            view = await self.mesh.aprepare(request.name)
+        except ControlError:
+            if request.head.scheme == "https":
+                return True
+            raise
+        return _leaves(view, request, told=told)
+
     def connections(self) -> AsyncConnections:
         """Those of the running loop: a connection belongs to the loop that made it."""
         loop = self._running_loop()
@@ -378,6 +400,14 @@ def _watched(watched: Outbound, answer: Answer) -> Answer:
         watched.received = len(body)
         watched.end()
     return answer
+
+
+def _leaves(view: View, request: Request, *, told: bool) -> bool:
+    if proxies.is_outside(view, request.name, request.head.authority):
+        return True
+    if told:
+        proxies.tell(request.name)
+    return False
 
 
 def _refuse_if_blocked(view: View, request: Request) -> None:

@@ -53,6 +53,9 @@ _SHORT = {
     ),
     "HttpFilter": "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter",
     "TcpProxy": "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+    "ProxyProtocolUpstreamTransport": (
+        "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport"
+    ),
     "Router": "envoy.extensions.filters.http.router.v3.Router",
     "HTTPFault": "envoy.extensions.filters.http.fault.v3.HTTPFault",
     "FaultDelay": "envoy.extensions.filters.common.fault.v3.FaultDelay",

@@ -11,6 +11,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from support.commands import control, wait_until
 from support.envoy import run_envoy
@@ -189,6 +190,58 @@ async def test_connections_go_where_envoy_sends_them(tmp_path: Path) -> None:
                     assert mine == theirs, (SEED, number, address, name, json.dumps(pb.to_dict(message)))
                     seen[mine] += 1
         assert set(SERVERS) <= set(seen), seen
+
+
+HASHED = """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: s}}
+spec:
+  hosts: [s.test]
+  ports: [{{number: 7000, name: p, protocol: TCP}}]
+  resolution: STATIC
+  endpoints: {endpoints}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: s}}
+spec:
+  host: s.test
+  trafficPolicy: {{loadBalancer: {{consistentHash: {{useSourceIp: true, {table}}}}}}}
+"""
+
+
+@pytest.mark.parametrize("table", ["ringHash: {minimumRingSize: 1024}", "maglev: {tableSize: 1009}"])
+async def test_a_caller_has_the_endpoint_that_envoy_finds_for_its_address(table: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        ports = [stack.enter_context(named_tcp(name)) for name in SERVERS]
+        listed = [{"address": "127.0.0.1", "ports": {"p": port}} for port in ports]
+        text = HASHED.format(endpoints=json.dumps(listed), table=table)
+        (tmp_path / "mesh.yaml").write_text(text)
+        compiler = GraphCompiler(build_graph(documents_in(text, "in.yaml").documents), "1")
+        made = {
+            one.kind: one.message()
+            for one in compiler.resources(Client(Flavour.MESHLIB), frozenset(["s.test:7000"]))
+        }
+        static = pb.to_dict(made[Kind.CLUSTER]) | {"type": "STATIC"}
+        del static["eds_cluster_config"]
+        static["load_assignment"] = pb.to_dict(made[Kind.ENDPOINTS])
+        there = for_envoy(made[Kind.LISTENER], "l") | {"listener_filters": []}
+        there["filter_chains"] = pb.to_dict(made[Kind.LISTENER])["filter_chains"][1:]
+        config = {"static_resources": {"listeners": [there], "clusters": [static]}}
+        seen = set()
+        async with run_envoy(config, tmp_path) as running:
+            for number in range(1, 13):
+                address = f"127.0.0.{number}"
+                with socket.create_connection(("127.0.0.1", running.listeners["l"]), 10, (address, 0)) as one:
+                    theirs = one.makefile("rb").readline()
+                with (
+                    meshlib.connect(tmp_path, address=address) as mesh,
+                    meshlib.create_connection(("s.test", 7000), 10, mesh=mesh) as one,
+                ):
+                    assert one.makefile("rb").readline() == theirs, address
+                seen.add(theirs)
+        assert len(seen) > 2
 
 
 MESH = """

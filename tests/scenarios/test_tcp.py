@@ -19,7 +19,7 @@ from support.ports import free_port
 from support.tls_server import certificate
 
 import meshlib
-from meshlib.core.balance.cluster import Limits
+from meshlib.core.balance.cluster import Keepalive, Limits
 from meshlib.dataplane.tcp.sockets import MeshSocket
 
 ONE = Limits(max_connections=1)
@@ -71,6 +71,32 @@ def test_a_socket_is_one(echo: int) -> None:
         assert made._link is not None
         assert (made._link.sent, made._link.received) == (17, 22)
     assert held(mesh) == (0, 0, 0)
+
+
+async def test_the_keep_alive_of_a_cluster(echo: int) -> None:
+    mesh = fake_connections([echo], keepalive=Keepalive(5, 77, 11))
+    with connect(mesh) as made:
+        assert kept_alive(made) == (1, 5, 11)
+    _, writer = await opened(mesh)
+    assert kept_alive(writer.get_extra_info("socket")) == (1, 5, 11)
+    writer.close()
+    await writer.wait_closed()
+    with connect(fake_connections([echo])) as made:
+        assert kept_alive(made)[0] == 0
+    odd = fake_connections([echo], keepalive=Keepalive(probes=100_000))
+    with pytest.raises(meshlib.ConnectFailed):
+        connect(odd)
+    with pytest.raises(meshlib.ConnectFailed):
+        await opened(odd)
+    assert held(odd) == (0, 0, 0)
+
+
+def kept_alive(made: socket.socket) -> tuple[int, int, int]:
+    return (
+        made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+        made.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
+        made.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
+    )
 
 
 def test_a_file_of_a_socket_keeps_it_open(echo: int) -> None:

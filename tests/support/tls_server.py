@@ -1,9 +1,8 @@
-"""An HTTPS server on loopback with a certificate of its own, and an HTTP proxy that tunnels."""
+"""An HTTPS server on loopback with a certificate of its own."""
 
 import contextlib
 import datetime as dt
 import ipaddress
-import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -15,13 +14,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for localhost and 127.0.0.1, and its key, as PEM files in `folder`."""
+def certificate(folder: Path, *names: str) -> tuple[Path, Path]:
+    """A self-signed certificate for localhost, 127.0.0.1 and `names`, and its key: PEM files in `folder`."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = dt.datetime.now(dt.UTC)
     alternatives = x509.SubjectAlternativeName(
-        [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        [*map(x509.DNSName, ("localhost", *names)), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     )
     made = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
@@ -46,22 +45,26 @@ class _Answer(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.send_response(200)
-        self.send_header("content-length", "6")
+        body: bytes = self.server.body  # type: ignore[attr-defined]
+        self.send_header("content-length", str(len(body)))
         self.end_headers()
-        self.wfile.write(b"secret")
+        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass
 
 
 @contextlib.contextmanager
-def tls_server(folder: Path) -> Iterator[tuple[int, Path]]:
-    """Its port, and the certificate that a client must trust."""
-    trusted, key = certificate(folder)
+def tls_server(
+    folder: Path, body: bytes = b"secret", of: tuple[Path, Path] | None = None
+) -> Iterator[tuple[int, Path]]:
+    """Its port, and the certificate that a client must trust. `of`: that certificate and its key."""
+    trusted, key = of or certificate(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(trusted, key)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Answer)
     server.daemon_threads = True
+    server.body = body  # type: ignore[attr-defined]
     server.handle_error = lambda *_: None  # type: ignore[method-assign]
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -72,41 +75,3 @@ def tls_server(folder: Path) -> Iterator[tuple[int, Path]]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-@contextlib.contextmanager
-def tunnel() -> Iterator[tuple[int, list[str]]]:
-    """A proxy for CONNECT: its port, and the targets that it was asked for."""
-    targets: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_CONNECT(self) -> None:
-            targets.append(self.path)
-            host, port = self.path.rsplit(":", 1)
-            with socket.create_connection((host, int(port))) as far:
-                self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
-                there = threading.Thread(target=_copy, args=(self.connection, far), daemon=True)
-                there.start()
-                _copy(far, self.connection)
-                there.join(5)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield server.server_address[1], targets
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def _copy(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)

@@ -23,12 +23,6 @@ NOT_YET: dict[str, tuple[tuple[str, ...], ...]] = {
         for name, *rest in (
             ("tls", "ca_crl"),
             ("tls", "credential_name"),
-            ("load_balancer", "consistent_hash"),
-            ("load_balancer", "zone_aware_lb_setting"),
-            ("load_balancer", "warmup"),
-            ("load_balancer", "warmup_duration_secs"),
-            ("tunnel",),
-            ("proxy_protocol",),
             ("retry_budget", "budget_interval"),
         )
     ),

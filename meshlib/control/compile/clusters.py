@@ -20,6 +20,7 @@ from meshlib.control.compile.mtls import Secured, apply, secured
 from meshlib.control.compile.outlier import outlier
 from meshlib.control.compile.policy import Policy, policy_of
 from meshlib.control.compile.provenance import config_path, mark_document
+from meshlib.control.compile.proxy_protocol import put_proxy_protocol
 from meshlib.control.graph.destinationrules import DestinationRule
 from meshlib.control.graph.scope import Scope
 from meshlib.control.istio.destinationrule import SimpleLB
@@ -125,6 +126,8 @@ def cluster(found: Found, scope: Scope, client: Client, security: Secured | None
         http_options(made, policy.connection_pool, policy.outlier_detection, found.port.protocol, mesh)
     if security is not None:
         apply(made, security, flavour)
+    if flavour is not Flavour.GRPC:
+        put_proxy_protocol(made, found.policy.proxy_protocol)
     _mark(made, found)
     return made
 

@@ -6,14 +6,19 @@ Rules (Istio):
   it does not name get none. `*` and `region/*` stand for many.
 - Failover acts only with outlier detection: own sub-zone first, then zone, then region, then the rest;
   `failover` names the region that comes before the rest, `failoverPriority` compares labels instead.
-- A DestinationRule's settings stand in place of the mesh's, which are on unless said otherwise.
+- `failover` beside `failoverPriority` decides among those that the labels make equal.
+- zoneAwareLbSetting does the same by region alone: within the own region all zones are equal. (Which of them
+  a proxy prefers there, it knows by self-discovery only, which Istio leaves off.)
+- A DestinationRule's settings stand in place of the mesh's, which are on unless said otherwise. Of the mesh's
+  two kinds zoneAwareLbSetting counts.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from meshlib.control.compile.policy import Policy
-from meshlib.control.istio.destinationrule import LocalityLoadBalancerSetting
+from meshlib.control.istio.destinationrule import LocalityLoadBalancerSetting, ZoneAwareLoadBalancerSetting
 from meshlib.control.istio.meshconfig import MeshConfig
 from meshlib.control.registry import Endpoint
 from meshlib.xds.node import Client, Locality
@@ -23,6 +28,10 @@ _LABELS = {
     "topology.kubernetes.io/zone": "zone",
     "topology.istio.io/subzone": "subzone",
 }
+
+
+_DISTANCES = 5
+"""How many `_by_distance` tells apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +44,20 @@ class Group:
     endpoints: tuple[Endpoint, ...]
 
 
-def setting_of(policy: Policy, mesh: MeshConfig) -> LocalityLoadBalancerSetting | None:
+Setting = LocalityLoadBalancerSetting | ZoneAwareLoadBalancerSetting
+
+
+def setting_of(policy: Policy, mesh: MeshConfig) -> Setting | None:
     """The setting in force; None: localities don't count."""
-    own = policy.load_balancer.locality_lb_setting if policy.load_balancer else None
-    setting = own or mesh.locality_lb_setting or LocalityLoadBalancerSetting()
+    balancer = policy.load_balancer
+    own = (balancer.zone_aware_lb_setting or balancer.locality_lb_setting) if balancer else None
+    setting: Setting = (
+        own or mesh.zone_aware_lb_setting or mesh.locality_lb_setting or LocalityLoadBalancerSetting()
+    )
     return None if setting.enabled is False else setting
 
 
-def distributes(setting: LocalityLoadBalancerSetting | None, client: Client) -> bool:
+def distributes(setting: Setting | None, client: Client) -> bool:
     """Whether the client's requests are shared out by locality."""
     return setting is not None and _shares(setting, client) is not None
 
@@ -62,9 +77,9 @@ def groups_of(
         priority = 0
         if acts and setting is not None:
             if setting.failover_priority:
-                priority = _by_labels(setting.failover_priority, endpoint, client)
-            elif known:
-                priority = _by_distance(setting, endpoint.locality, client.locality)
+                priority = _by_labels(setting.failover_priority, endpoint, client) * _DISTANCES
+            if known and (setting.failover or not setting.failover_priority):
+                priority += _by_distance(setting, endpoint.locality, client.locality)
         by.setdefault((priority, endpoint.locality), []).append(endpoint)
     # Priorities must count up without a gap.
     dense = {old: new for new, old in enumerate(sorted({priority for priority, _ in by}))}
@@ -75,7 +90,9 @@ def groups_of(
     return tuple(sorted(made, key=lambda group: (group.priority, str(group.locality))))
 
 
-def _shares(setting: LocalityLoadBalancerSetting, client: Client) -> dict[str, int] | None:
+def _shares(setting: Setting, client: Client) -> dict[str, int] | None:
+    if isinstance(setting, ZoneAwareLoadBalancerSetting):
+        return None
     for rule in setting.distribute:
         if _within(client.locality, rule.from_):
             return dict(rule.to)
@@ -105,7 +122,7 @@ def _distributed(endpoints: Sequence[Endpoint], shares: dict[str, int], here: Lo
         total = sum(endpoint.weight for where in found for endpoint in by[where])
         for where in found:
             own = sum(endpoint.weight for endpoint in by[where])
-            part = max(1, round(weight * own / total)) if weight else 0
+            part = math.ceil(weight * own / total) if weight else 0
             made.append(Group(where, 0, part, tuple(by[where])))
     # In the order that Envoy puts them in, on which the points of a ring depend.
     return tuple(sorted(made, key=lambda group: (group.locality != here, *_parts(group.locality))))
@@ -115,8 +132,10 @@ def _parts(locality: Locality) -> tuple[str, str, str]:
     return locality.region, locality.zone, locality.subzone
 
 
-def _by_distance(setting: LocalityLoadBalancerSetting, there: Locality, here: Locality) -> int:
+def _by_distance(setting: Setting, there: Locality, here: Locality) -> int:
     if there.region == here.region:
+        if isinstance(setting, ZoneAwareLoadBalancerSetting):
+            return 0
         if there.zone != here.zone:
             return 2
         return 0 if there.subzone == here.subzone else 1

@@ -6,7 +6,7 @@ Rules (Istio):
 - `{}` and the regex `*` mean: present. `withoutHeaders` is the contrary, and a header that is missing
   counts as empty, except for presence.
 - Ports, source labels, source namespace and gateways are settled here, for the client compiled for; with
-  gateways given, source labels and namespace are not looked at.
+  gateways given, source labels and namespace are not looked at. The port is, and first.
 """
 
 from typing import Any
@@ -24,7 +24,9 @@ _IGNORED = frozenset(("uri", "scheme", "method", "authority"))
 def refusal(context: Context, match: HTTPMatchRequest | None, gateways: tuple[str, ...]) -> str:
     """Why a match block never holds for this client; empty: it may. `gateways` are the document's."""
     if match is not None and match.gateways:
-        return "" if MESH in match.gateways else f"it is for the gateways {', '.join(match.gateways)}"
+        if MESH not in match.gateways:
+            return f"it is for the gateways {', '.join(match.gateways)}"
+        return _other_port(context, match)
     if MESH not in gateways:
         return f"it is for the gateways {', '.join(gateways)}"
     return mismatch(context, match)
@@ -36,8 +38,8 @@ def mismatch(
     """Why a match never holds at this port, or of this client; empty: it may."""
     if match is None:
         return ""
-    if match.port and match.port != context.port:
-        return f"it is for port {match.port}"
+    if wrong_port := _other_port(context, match):
+        return wrong_port
     labels = context.scope.labels
     wrong = [f"{k}={v}" for k, v in sorted(match.source_labels.items()) if labels.get(k) != v]
     if wrong:
@@ -45,6 +47,10 @@ def mismatch(
     if match.source_namespace and match.source_namespace != context.scope.namespace:
         return f"it is for clients of namespace {match.source_namespace}"
     return ""
+
+
+def _other_port(context: Context, match: HTTPMatchRequest | TLSMatchAttributes | L4MatchAttributes) -> str:
+    return f"it is for port {match.port}" if match.port and match.port != context.port else ""
 
 
 def route_match(match: HTTPMatchRequest | None, context: Context) -> Any:

@@ -4,7 +4,7 @@ Rules (Istio), for each of balancing, connection pool, outlier detection and TLS
 
 - subset's port > subset > host's port > host > mesh.
 - Settings of a port replace all four of the policy around them; what they leave out is the default.
-  They have no retry budget, and that of the policy around them is lost.
+  They have no retry budget and no PROXY header, and those of the policy around them are lost.
 - A subset takes from the host's policy what it does not say itself.
 """
 
@@ -17,6 +17,7 @@ from meshlib.control.istio.destinationrule import (
     LoadBalancerSettings,
     OutlierDetection,
     PortTrafficPolicy,
+    ProxyProtocol,
     RetryBudget,
     TrafficPolicy,
 )
@@ -32,6 +33,7 @@ class Policy:
     outlier_detection: OutlierDetection | None = None
     tls: ClientTLSSettings | None = None
     retry_budget: RetryBudget | None = None
+    proxy_protocol: ProxyProtocol | None = None
 
 
 def policy_of(rule: DestinationRule | None, subset: str, port: int, mesh: MeshConfig) -> Policy:
@@ -56,17 +58,23 @@ def _applied(under: Policy, over: TrafficPolicy | None, port: int) -> Policy:
         return under
     settings = next((p for p in over.port_level_settings if p.port and p.port.number == port), None)
     if settings is not None:
-        return _of_port(settings, under.retry_budget)
+        return _of_port(settings, under)
     return Policy(
         over.load_balancer or under.load_balancer,
         over.connection_pool or under.connection_pool,
         over.outlier_detection or under.outlier_detection,
         over.tls or under.tls,
         over.retry_budget or under.retry_budget,
+        over.proxy_protocol or under.proxy_protocol,
     )
 
 
-def _of_port(settings: PortTrafficPolicy, budget: RetryBudget | None) -> Policy:
+def _of_port(settings: PortTrafficPolicy, under: Policy) -> Policy:
     return Policy(
-        settings.load_balancer, settings.connection_pool, settings.outlier_detection, settings.tls, budget
+        settings.load_balancer,
+        settings.connection_pool,
+        settings.outlier_detection,
+        settings.tls,
+        under.retry_budget,
+        under.proxy_protocol,
     )

@@ -9,8 +9,9 @@ Rules (Istio):
 - The matches of a `tcp` rule are one chain for all their subnets; the first without a subnet takes the rest.
 - Ports, labels, namespace and gateways of a match must all hold; they are settled here. `sourceSubnet` is not
   looked at.
-- Of several destinations those of weight 0 are left out. Idle time, longest time and hashing are those of the
-  first destination's DestinationRule, of all its host.
+- Of several destinations those of weight 0 are left out. Idle time, longest time, hashing and a tunnel are
+  those of the first destination's DestinationRule, of all its host; of one destination with a subset hashing
+  and the tunnel are the subset's.
 - What no chain takes goes where it was going, or nowhere: outboundTrafficPolicy.
 - Where hosts share a listener (an Envoy's), a TLS service without a rule has the connections with its name.
 """
@@ -24,6 +25,7 @@ from meshlib.control.compile.context import Context
 from meshlib.control.compile.destination import cluster_of, outside
 from meshlib.control.compile.match import mismatch
 from meshlib.control.compile.provenance import config_path, mark_document
+from meshlib.control.compile.tunnel import put_tunnel
 from meshlib.control.graph.delegates import Skipped
 from meshlib.control.graph.hosts import expand
 from meshlib.control.graph.telemetries import Told
@@ -150,11 +152,13 @@ class Chains:
             made.stat_prefix = f"{document.name}.{namespace}"
             for split, cluster in zip(splits, clusters, strict=True):
                 made.weighted_clusters.clusters.add(name=cluster, weight=split.weight)
-        if route and route[0].destination is not None:
-            self._settle(made, expand(route[0].destination.host, namespace, self._context.scope.domain))
+        first = route[0].destination if route else None
+        if first is not None:
+            host = expand(first.host, namespace, self._context.scope.domain)
+            self._settle(made, host, first.subset if len(route) == 1 else "")
         return made
 
-    def _settle(self, proxy: Any, host: str) -> None:
+    def _settle(self, proxy: Any, host: str, subset: str = "") -> None:
         """What the host's DestinationRule says of all connections to it."""
         rule, mesh = self._context.rule(host), self._context.scope.graph.mesh
         policy = rule.policy if rule is not None else None
@@ -165,10 +169,12 @@ class Chains:
             proxy.idle_timeout.CopyFrom(pb.duration(tcp.idle_timeout))
         if tcp is not None and tcp.max_connection_duration:
             proxy.max_downstream_connection_duration.CopyFrom(pb.duration(tcp.max_connection_duration))
-        balancer = policy.load_balancer if policy else None
+        own = rule.subsets[subset][0].traffic_policy if rule is not None and subset in rule.subsets else None
+        balancer = (own.load_balancer if own else None) or (policy.load_balancer if policy else None)
         hashed = balancer.consistent_hash if balancer else None
         if hashed is not None and hashed.use_source_ip:
             proxy.hash_policy.add().source_ip.SetInParent()
+        put_tunnel(proxy, rule, subset)
 
     def _append(
         self,

@@ -100,6 +100,8 @@ class Upstream:
     max_connection_duration: float = float("inf")
     """Seconds after which a connection is closed, as soon as it is idle."""
     keepalive: Keepalive | None = None
+    proxy_protocol: int = 0
+    """The version of the PROXY header with which a connection begins; 0: it has none."""
     waits: bool = True
     """Whether a request waits for a connection if all are in use."""
     http2: Http2 | None = None

@@ -77,8 +77,7 @@ def key_of(
                     cookies.append((b"set-cookie", _set_cookie(policy, found)))
                 new = None if found is None else xxh64_intdigest(found)
             case HashSource():
-                address = _source(head, own_address)
-                new = xxh64_intdigest(address.encode()) if address else None
+                new = key_of_source(_source(head, own_address))
             case HashQuery(name):
                 found = _parameter(head.path, name)
                 new = None if found is None else xxh64_intdigest(found)
@@ -87,6 +86,11 @@ def key_of(
         if policy.terminal and key is not None:
             break
     return key, tuple(cookies)
+
+
+def key_of_source(address: str) -> int | None:
+    """The key of a connection of plain TCP; None: it is not known from where."""
+    return xxh64_intdigest(address.encode()) if address else None
 
 
 def _hash_header(head: RequestHead, name: bytes) -> int | None:

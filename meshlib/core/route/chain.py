@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from meshlib.core.request import Dice
 from meshlib.core.route.rule import Origin
+from meshlib.core.tunnel import Tunnel
 from meshlib.values import dataclass
 
 Subnet = IPv4Network | IPv6Network
@@ -45,6 +46,10 @@ class FilterChain:
     """Seconds after which it is closed; 0: never."""
     attempts: int = 1
     """How often an endpoint is looked for and tried."""
+    tunnel: Tunnel | None = None
+    """What the endpoint is asked for first; None: nothing."""
+    by_source: bool = False
+    """Whether the caller's address decides the endpoint, of a cluster that looks at keys."""
     blocks: bool = False
     """It refuses what the mesh does not know (outboundTrafficPolicy REGISTRY_ONLY); `shares` is empty."""
     origin: Origin = field(default_factory=Origin)

@@ -16,6 +16,7 @@ from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.http2 import decode_http2
 from meshlib.dataplane.decode.mtls import decode_transports
 from meshlib.dataplane.decode.outlier import decode_outlier
+from meshlib.dataplane.decode.proxy_protocol import decode_proxy_protocol
 from meshlib.dataplane.decode.telemetry import decode_service
 from meshlib.dataplane.decode.text import decode_seconds
 from meshlib.xds import pb
@@ -68,6 +69,7 @@ def decode_cluster(message: Any) -> Cluster:
             http2=http2,
             max_connection_duration=_duration(options),
             keepalive=_keepalive(message),
+            proxy_protocol=decode_proxy_protocol(message),
         ),
         outlier=_decode_outlier(message, options),
         panic_threshold=_panic(message.common_lb_config),

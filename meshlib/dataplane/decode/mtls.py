@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from meshlib.core.mtls import ClientTls, SanMatch, Transport, Trust
 from meshlib.dataplane.decode.errors import Refused, decode_each
+from meshlib.dataplane.decode.proxy_protocol import beneath
 from meshlib.xds import pb
 from meshlib.xds.names import OWN_SECRET, ROOTS_SECRET, TRANSPORT_SOCKET_MATCH
 
@@ -109,7 +110,7 @@ def unpack_socket(socket: Any, path: str) -> Any:
 
 
 def _client(socket: Any, auto_sni: bool, verify_host: bool, http2: bool) -> ClientTls | None:
-    context = unpack_socket(socket, "transport_socket")
+    context = unpack_socket(beneath(socket, "transport_socket"), "transport_socket")
     if context is None:
         return None
     path = "transport_socket.typed_config"

@@ -5,8 +5,8 @@ Rules:
 - A chain with another last filter, and one for an application protocol (that of HTTP), is passed over.
 - A condition that this library does not look at (ports, the caller's address, …) refuses the listener: it
   would take more connections than it should. `tls` as the transport holds for a chain with names.
-- What a TCP proxy says of hashing, access logs and statistics changes no decision; what else it says that is
-  not done here (tunnels, another way to name a cluster) refuses the listener.
+- What a TCP proxy says of access logs and statistics changes no decision; what else it says that is not done
+  here (keys of a connection's metadata, another way to name a cluster) refuses the listener.
 """
 
 import ipaddress
@@ -19,6 +19,7 @@ from meshlib.core.route.chain import Connections, FilterChain, Share, Subnet
 from meshlib.dataplane.decode.errors import Refused, decode_each
 from meshlib.dataplane.decode.routes import decode_origin
 from meshlib.dataplane.decode.text import decode_seconds
+from meshlib.dataplane.decode.tunnel import decode_tunnel
 from meshlib.xds import pb
 from meshlib.xds.names import BLACK_HOLE_CLUSTER
 
@@ -31,6 +32,7 @@ _READ = frozenset(
     (
         *("stat_prefix", "cluster", "weighted_clusters", "idle_timeout", "max_connect_attempts"),
         *("max_downstream_connection_duration", "access_log", "access_log_options", "hash_policy"),
+        "tunneling_config",
     )
 )
 _LONGEST = 2**32
@@ -139,9 +141,19 @@ def _proxied(chain: Any, proxy: Any, names: tuple[str, ...], subnets: tuple[Subn
         idle_timeout=decode_seconds(proxy, "idle_timeout", 3600.0),
         max_duration=longest,
         attempts=attempts,
+        tunnel=decode_tunnel(proxy),
+        by_source=_by_source(proxy),
         blocks=blocks,
         origin=decode_origin(chain),
     )
+
+
+def _by_source(proxy: Any) -> bool:
+    """Whether the caller's address is the key of a connection."""
+    for number, policy in enumerate(proxy.hash_policy):
+        if policy.WhichOneof("policy_specifier") != "source_ip":
+            raise Refused(f"hash_policy[{number}]", "only source_ip is supported")
+    return bool(proxy.hash_policy)
 
 
 def _shares(proxy: Any) -> tuple[tuple[Share, ...], bool]:

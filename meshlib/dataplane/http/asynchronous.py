@@ -31,6 +31,7 @@ from meshlib.dataplane.http.read import Need
 from meshlib.dataplane.http.response import LeasedResponse
 from meshlib.dataplane.http.secure import MakeContexts, address_of, check, context_for, no_contexts
 from meshlib.dataplane.http.syntax import SWITCHING, Malformed
+from meshlib.dataplane.proxy_protocol import Headed
 from meshlib.dataplane.tls_session import Session
 from meshlib.dataplane.tls_transport import Secured, shaken
 
@@ -508,6 +509,8 @@ async def freed(free: asyncio.Event, limits: Limits) -> None:
 
 
 async def _reach(loop: asyncio.AbstractEventLoop, protocol: asyncio.BaseProtocol, attempt: Attempt) -> None:
+    if attempt.upstream.proxy_protocol:
+        protocol = Headed(attempt.upstream.proxy_protocol, protocol)
     address = attempt.at or attempt.address
     path = local.path_of(address)
     if path is None:

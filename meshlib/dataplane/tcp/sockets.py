@@ -15,12 +15,16 @@ from typing import Any
 
 from meshlib.core.request import Failed
 from meshlib.core.tcp import Connect, Linked, Lookup, Refuse
+from meshlib.core.tunnel import Tunnel
 from meshlib.dataplane.http.local import path_of
+from meshlib.dataplane.http.options import set_options
 from meshlib.dataplane.http.secure import check, context_for
+from meshlib.dataplane.proxy_protocol import proxy_header
 from meshlib.dataplane.tcp.asked import Asked, Meshed, failed, seconds_of
 from meshlib.dataplane.tcp.errors import of_mesh, of_refusal
 from meshlib.dataplane.tcp.idle import keeper
 from meshlib.dataplane.tcp.link import Link, adopt
+from meshlib.dataplane.tcp.tunnel import Answer, asking
 from meshlib.errors import Closed, ControlError
 
 _Address = tuple[str, int]
@@ -178,15 +182,31 @@ def _try(mesh: Meshed, asked: Asked, connect: Connect, source: _Address | None) 
         plain = _connected(connect.address, deadline, source)
         try:
             if plain.family != socket.AF_UNIX:
-                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if connect.tls is None:
-                return plain
-            return _secured(mesh, asked, connect, plain, deadline)
+                set_options(plain, connect.upstream.keepalive)
+            if connect.upstream.proxy_protocol:
+                plain.sendall(proxy_header(connect.upstream.proxy_protocol, plain))
+            made = plain if connect.tls is None else _secured(mesh, asked, connect, plain, deadline)
         except BaseException:
             plain.close()
             raise
+        if connect.tunnel is not None:
+            _lead(made, connect.tunnel, deadline)
+        return made
     except (OSError, UnicodeError, ValueError) as error:
         return failed(error, seconds)
+
+
+def _lead(made: socket.socket, tunnel: Tunnel, deadline: float) -> None:
+    """Asks for a tunnel, and reads no byte of what comes through it."""
+    try:
+        made.settimeout(_left(deadline))
+        made.sendall(asking(tunnel))
+        answer = Answer()
+        while not answer.receive(made.recv(1)):
+            made.settimeout(_left(deadline))
+    except BaseException:
+        made.close()
+        raise
 
 
 def _connected(address: _Address, deadline: float, source: _Address | None) -> MeshSocket:

@@ -15,11 +15,15 @@ from typing import Any, cast
 
 from meshlib.core.request import Failed
 from meshlib.core.tcp import Connect, Linked, Lookup, Refuse
+from meshlib.core.tunnel import Tunnel
 from meshlib.dataplane.http.local import path_of
+from meshlib.dataplane.http.options import set_options
 from meshlib.dataplane.http.secure import check, context_for
+from meshlib.dataplane.proxy_protocol import proxy_header
 from meshlib.dataplane.tcp.asked import Asked, Meshed, failed, seconds_of
 from meshlib.dataplane.tcp.errors import of_mesh, of_refusal
 from meshlib.dataplane.tcp.link import Link
+from meshlib.dataplane.tcp.tunnel import Answer, asking
 from meshlib.dataplane.tls_session import Session
 from meshlib.dataplane.tls_transport import Secured, shaken
 from meshlib.errors import Closed, ControlError
@@ -187,14 +191,18 @@ async def _try(mesh: Meshed, asked: Asked, connect: Connect, *, last: bool) -> a
             path, loop = path_of(connect.address), asyncio.get_running_loop()
             if path is None:
                 made, _ = await loop.create_connection(_Waiting, *connect.address)
+                set_options(made.get_extra_info("socket"), connect.upstream.keepalive)
             else:
                 made, _ = await loop.create_unix_connection(_Waiting, path)
-            if connect.tls is None:
-                return made
-            contexts = mesh.contexts
-            session = Session(context_for(connect.tls, contexts), name=asked.server_name(connect.tls))
-            made = await _secured(made, session, last=last)
-            check(connect.tls, contexts, session.tls)
+            if connect.upstream.proxy_protocol:
+                made.write(proxy_header(connect.upstream.proxy_protocol, made.get_extra_info("socket")))
+            if connect.tls is not None:
+                contexts = mesh.contexts
+                session = Session(context_for(connect.tls, contexts), name=asked.server_name(connect.tls))
+                made = await _secured(made, session, last=last and connect.tunnel is None)
+                check(connect.tls, contexts, session.tls)
+            if connect.tunnel is not None:
+                await _lead(made, connect.tunnel)
             return made
     except (OSError, UnicodeError, ValueError) as error:
         if made is not None:
@@ -206,6 +214,52 @@ async def _try(mesh: Meshed, asked: Asked, connect: Connect, *, last: bool) -> a
         raise
 
 
+class _Led(asyncio.Protocol):
+    """Asks for a tunnel, and keeps what comes through it until it is known who has it."""
+
+    def __init__(self, tunnel: Tunnel) -> None:
+        self._answer = Answer()
+        self._tunnel = tunnel
+        self._transport: asyncio.Transport | None = None
+        self.open: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def rest(self) -> bytes:
+        return self._answer.rest
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.write(asking(self._tunnel))
+
+    def data_received(self, data: bytes) -> None:
+        if self.open.done():  # a transport that had read more than it was to give
+            self._answer.rest += data
+            return
+        try:
+            done = self._answer.receive(data)
+        except OSError as error:
+            self.open.set_exception(error)
+            return
+        if done:
+            assert self._transport is not None  # noqa: S101 - it has given bytes
+            self._transport.pause_reading()
+            self.open.set_result(None)
+
+    def eof_received(self) -> None:
+        if not self.open.done():
+            self.data_received(b"")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.open.done():
+            self.open.set_exception(error or ConnectionResetError("the proxy closed the connection"))
+
+
+async def _lead(made: asyncio.Transport, tunnel: Tunnel) -> None:
+    led = _Led(tunnel)
+    _on_top(made, led)
+    await led.open
+
+
 async def _secured(below: asyncio.Transport, session: Session, *, last: bool) -> Secured:
     made = Secured(session, _Waiting(), gathers=last)
     _on_top(below, made)
@@ -214,10 +268,13 @@ async def _secured(below: asyncio.Transport, session: Session, *, last: bool) ->
     return made
 
 
-def _on_top(below: asyncio.Transport, above: asyncio.Protocol | asyncio.BufferedProtocol) -> None:
+def _on_top(below: asyncio.Transport, above: asyncio.Protocol | Secured) -> None:
     """What waits is that protocol's from now on. OSError: there is nothing any more."""
     if below.is_closing():
         raise ConnectionResetError("the peer closed the connection")
+    before = below.get_protocol()
     below.set_protocol(above)
     above.connection_made(below)
+    if isinstance(before, _Led) and before.rest:
+        above.data_received(before.rest)
     below.resume_reading()

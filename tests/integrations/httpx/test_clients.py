@@ -15,7 +15,7 @@ import httpx
 import pytest
 from support.fake_mesh import FakeMesh, fake_mesh
 from support.raw_server import RawServer, raw_server
-from support.tls_server import tls_server, tunnel
+from support.tls_server import tls_server
 
 import meshlib
 from meshlib.core.actions import Facts
@@ -206,26 +206,6 @@ async def test_https_to_unknown_hosts_is_refused_where_only_known_ones_are_allow
     async with meshlib.AsyncClient(mesh=mesh) as a:  # type: ignore[arg-type]
         with pytest.raises(meshlib.ConnectFailed, match="REGISTRY_ONLY"):
             await a.get("https://elsewhere/")
-
-
-def test_proxies_of_the_environment_are_for_https_alone(
-    server: RawServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with tls_server(tmp_path) as (port, trusted), tunnel() as (proxy, targets):
-        for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
-            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy}")
-        url = f"https://127.0.0.1:{port}/"
-        with client(fake_mesh([server.port]), verify=ssl.create_default_context(cafile=trusted)) as c:
-            assert c.get("http://reviews:9080/echo").status_code == 200
-            assert targets == []
-            assert c.get(url).text == "secret"
-            assert targets == [f"127.0.0.1:{port}"]
-            monkeypatch.setenv("no_proxy", "127.0.0.1")
-            assert c.get(url).text == "secret"
-        monkeypatch.delenv("no_proxy")
-        with client(fake_mesh([]), verify=ssl.create_default_context(cafile=trusted), trust_env=False) as c:
-            assert c.get(url).text == "secret"
-        assert targets == [f"127.0.0.1:{port}"]
 
 
 # Errors

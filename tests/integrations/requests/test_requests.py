@@ -7,7 +7,6 @@ import pytest
 import requests
 from support.fake_mesh import FakeMesh, fake_mesh
 from support.raw_server import RawServer, raw_server
-from support.tls_server import tls_server, tunnel
 
 import meshlib_requests
 
@@ -105,24 +104,6 @@ def test_time_outs_as_requests_says_them(session: requests.Session, timeout: obj
 def test_a_header_that_is_none_is_refused(session: requests.Session) -> None:
     with pytest.raises(requests.exceptions.InvalidHeader):
         session.get(f"{URL}/echo", headers={"a b": "1"})
-
-
-def test_proxies_of_the_environment_are_for_https_alone(
-    mesh: FakeMesh, session: requests.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with tls_server(tmp_path) as (port, trusted), tunnel() as (proxy, targets):
-        for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
-            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy}")
-        with requests.Session() as own:
-            own.mount("http://", meshlib_requests.Adapter(mesh))  # type: ignore[arg-type]
-            for made in (session, own):
-                assert made.get(f"{URL}/echo").ok
-        assert targets == []
-        answer = session.get(f"https://localhost:{port}/", verify=str(trusted))
-        assert (answer.text, meshlib_requests.facts(answer)) == ("secret", None)
-        assert targets == [f"localhost:{port}"]
-        with pytest.raises(requests.exceptions.ProxyError):
-            session.get(f"{URL}/echo", proxies={"http": "http://127.0.0.1:1"})
 
 
 def test_a_mesh_and_settings_are_too_much(mesh: FakeMesh) -> None:

@@ -1,0 +1,58 @@
+"""Asking an HTTP proxy for a tunnel, without I/O.
+
+Rules (Envoy, RFC 9110 9.3.6): any 2xx opens it, and what follows its head is the connection. What the head
+says of a length counts for nothing.
+"""
+
+from meshlib.core.tunnel import Tunnel
+
+LONGEST = 64 * 1024
+"""Bytes of the answer's head."""
+
+
+class NoTunnel(OSError):
+    """The proxy opens none."""
+
+
+def asking(tunnel: Tunnel) -> bytes:
+    """The request."""
+    return f"CONNECT {tunnel.target} HTTP/1.1\r\nhost: {tunnel.target}\r\n\r\n".encode("ascii")
+
+
+class Answer:
+    """The answer, as it comes."""
+
+    def __init__(self) -> None:
+        self._head = bytearray()
+        self.rest = b""
+        """What came behind the head."""
+
+    def receive(self, data: bytes) -> bool:
+        """Takes what came; whether the tunnel is open. NoTunnel: it is not, and will not be."""
+        self._head += data
+        while True:
+            end = self._head.find(b"\r\n\r\n")
+            if end < 0:
+                if not data:
+                    raise NoTunnel("the proxy closed the connection before it answered")
+                if len(self._head) > LONGEST:
+                    raise NoTunnel("the head of the proxy's answer is too long")
+                return False
+            line = bytes(self._head[:end]).split(b"\r\n", 1)[0]
+            self.rest = bytes(self._head[end + 4 :])
+            status = _status(line)
+            if status >= 200:
+                break
+            self._head = bytearray(self.rest)  # 100 Continue and the like
+        if status >= 300:
+            raise NoTunnel(f"the proxy answered {status}")
+        return True
+
+
+def _status(line: bytes) -> int:
+    version, _, rest = line.partition(b" ")
+    number = rest.split(b" ", 1)[0]
+    known = version in (b"HTTP/1.1", b"HTTP/1.0") and number.isdigit() and len(number) == 3
+    if not known or number < b"100":
+        raise NoTunnel("the proxy's answer is no HTTP/1.1")
+    return int(number)
