@@ -18,7 +18,7 @@ from meshlib.core.route.rule import DirectResponse, Forward, MirrorPolicy, Redir
 from meshlib.core.route.table import VirtualHost
 from meshlib.core.route.walk import Step, walk
 from meshlib.core.view import View
-from meshlib.xds.names import ClusterName
+from meshlib.xds.names import PASSTHROUGH_CLUSTER, ClusterName, split_authority
 
 ALWAYS = 0.0
 """The roll with which a rule for a share of the traffic takes part."""
@@ -32,8 +32,8 @@ def decide(view: View, target: str, head: RequestHead) -> Explanation:
     Keys: `matched`, `virtual_host`, `steps`, `route`, `document`, `source`, `conditions`, `clusters`,
     `timeout_s` (None: no limit), `retries`, `mirrors`, `rewrite`, `redirect`, `direct_response`,
     `fault` (in words; None: none concerns it), `request_headers`, `response_headers`, `endpoints`,
-    `config_version`, `encrypted` (the application encrypts it, https://, so no rule is asked), `refused` (why
-    such a request does not leave). All are always there.
+    `config_version`, `encrypted` (the application encrypts it, https://: what is told is the way of its
+    connection), `refused` (why such a request does not leave). All are always there.
     """
     table = view.tables.get(target)
     host = table.find_host(head.authority) if table else None
@@ -41,7 +41,8 @@ def decide(view: View, target: str, head: RequestHead) -> Explanation:
         refused = (
             "it is unknown, and outboundTrafficPolicy is REGISTRY_ONLY" if host and host.blocks else None
         )
-        return _nothing(view, target, host, []) | {"encrypted": True, "refused": refused}
+        found = {} if refused else _connection(view, target, head)
+        return _nothing(view, target, host, []) | {"encrypted": True, "refused": refused} | found
     steps = list(walk(host, head, ALWAYS)) if host else []
     route = steps[-1].route if steps and steps[-1].matched else None
     answer = _nothing(view, target, host, steps)
@@ -66,6 +67,32 @@ def decide(view: View, target: str, head: RequestHead) -> Explanation:
             body = route.action.body.decode("utf-8", "replace")
             answer["direct_response"] = {"status": route.action.status, "body": body}
     return answer
+
+
+def _connection(view: View, target: str, head: RequestHead) -> Explanation:
+    """Where a connection for https:// goes; nothing: where the library makes it itself."""
+    connections = view.connections.get(target)
+    name = split_authority(head.authority, 0)[0]
+    address = connections.addresses[0] if connections and connections.addresses else ""
+    chain = connections.find(address, name) if connections else None
+    if chain is None or all(share.cluster == PASSTHROUGH_CLUSTER for share in chain.shares):
+        return {}
+    whole = chain.shares[-1].upto
+    return {
+        "matched": True,
+        "route": chain.name,
+        "document": chain.origin.document,
+        "source": chain.origin.source,
+        "conditions": f"name {name}",
+        "clusters": [
+            _share(view, share.cluster, share.weight, share.weight / whole) for share in chain.shares
+        ],
+        "endpoints": [
+            endpoint
+            for share in chain.shares
+            for endpoint in _endpoints(share.cluster, view.endpoints.get(share.cluster))
+        ],
+    }
 
 
 def _nothing(view: View, target: str, host: VirtualHost | None, steps: list[Step]) -> Explanation:
@@ -135,15 +162,22 @@ def _fault(route: Route, head: RequestHead) -> str | None:
 
 
 def _cluster(view: View, cluster: WeightedCluster, forward: Forward) -> dict[str, Any]:
-    certain = len(forward.clusters) == 1
-    known = view.clusters.get(cluster.name)
-    return {
-        **_parts(cluster.name),
-        "passes_through": known is not None and known.resolution in (Resolution.ORIGINAL, Resolution.DYNAMIC),
-        "weight": cluster.weight,
-        "probability": 1.0 if certain else cluster.weight / forward.total_weight,
+    share = 1.0 if len(forward.clusters) == 1 else cluster.weight / forward.total_weight
+    return _share(view, cluster.name, cluster.weight, share) | {
         "request_headers": list(cluster.request_headers.words()),
         "response_headers": list(cluster.response_headers.words()),
+    }
+
+
+def _share(view: View, name: str, weight: int, probability: float) -> dict[str, Any]:
+    known = view.clusters.get(name)
+    return {
+        **_parts(name),
+        "passes_through": known is not None and known.resolution in (Resolution.ORIGINAL, Resolution.DYNAMIC),
+        "weight": weight,
+        "probability": probability,
+        "request_headers": [],
+        "response_headers": [],
     }
 
 

@@ -19,6 +19,10 @@ def show_explanation(console: Console, request: str, answer: Explanation) -> Non
 def lines(answer: Explanation) -> list[str]:
     """The explanation, line by line, as rich markup."""
     if answer["encrypted"]:
+        if answer["matched"]:
+            origin = " ".join(part for part in (answer["document"], answer["source"]) if part)
+            title = "  https:// is encrypted by the application; its connection goes by"
+            return [f"{title} [cyan]{escape(origin)}[/]", *_clusters(answer)]
         return [_encrypted(answer)]
     found = [*_host(answer), *(_step(step) for step in answer["steps"])]
     if not answer["matched"]:
@@ -31,7 +35,7 @@ def _encrypted(answer: Explanation) -> str:
     if answer["refused"]:
         return f"  [red]refused (ConnectFailed)[/]: {escape(answer['target'])}: {escape(answer['refused'])}"
     return (
-        "  https:// is encrypted by the application: no rule is asked, and httpx sends it where the URL "
+        "  https:// is encrypted by the application: no rule takes it, and httpx sends it where the URL "
         "says. With http:// the mesh routes it, and encrypts it where the endpoint takes mutual TLS."
     )
 

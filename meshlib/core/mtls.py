@@ -42,6 +42,8 @@ class ClientTls:
     trust: Trust = Trust.MESH
     ca_file: str = ""
     """PEM, for Trust.FILE."""
+    crl_file: str = ""
+    """PEM: which certificates are revoked, a list of each authority of the chain; empty: none is asked."""
     mesh_identity: bool = True
     """Whether the workload's own certificate is shown (ISTIO_MUTUAL)."""
     certificate_file: str = ""

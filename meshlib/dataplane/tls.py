@@ -224,7 +224,7 @@ def words(error: OSError) -> str:
 def _files(policy: ClientTls) -> list[str]:
     ca_file = policy.ca_file if policy.trust is Trust.FILE else ""
     shown = (policy.certificate_file, policy.key_file) if not policy.mesh_identity else ()
-    return [one for one in (ca_file, *shown) if one]
+    return [one for one in (ca_file, policy.crl_file, *shown) if one]
 
 
 def _stamps(policy: ClientTls) -> Stamps:
@@ -257,6 +257,9 @@ def _client(policy: ClientTls, held: Held | None) -> ssl.SSLContext:
             made.load_verify_locations(cadata=_own(held).roots_pem)
     if policy.trust is not Trust.NOBODY:
         made.check_hostname = policy.verify_host
+        if policy.crl_file:
+            made.load_verify_locations(cafile=policy.crl_file)
+            made.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
     if policy.mesh_identity:
         _show(made, _own(held))
     elif policy.certificate_file:

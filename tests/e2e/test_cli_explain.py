@@ -205,7 +205,7 @@ def test_no_control_service_is_exit_1() -> None:
 def test_an_https_url_is_told_as_a_client_treats_it(mesh: Path) -> None:
     (mesh / "mesh.yaml").write_text(MESH_CONFIG)
     known = meshlib("explain", "--config", str(mesh), "https://reviews:9080/", *JASON)
-    assert "https:// is encrypted by the application: no rule is asked" in known.stdout
+    assert "https:// is encrypted by the application: no rule takes it" in known.stdout
     refused = meshlib("explain", "--config", str(mesh), "https://elsewhere.example/")
     assert "refused (ConnectFailed): elsewhere.example:443: it is unknown" in refused.stdout
     with (

@@ -197,6 +197,45 @@ async def test_a_tunnel_is_asked_for_as_envoy_does(tmp_path: Path) -> None:
     assert proxies["ok"].heads[0] == b"CONNECT far.example:443 HTTP/1.1\r\nhost: far.example:443\r\n\r\n"
 
 
+POSTED = {
+    "chunked": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+    "refused": b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", ["chunked", "refused"])
+async def test_a_tunnel_of_chunks_is_envoys(name: str, tmp_path: Path) -> None:
+    """The server echoes what comes, and what comes is chunks."""
+    with ExitStack() as stack:
+        proxy = stack.enter_context(server(POSTED[name]))
+        policy = "{tunnel: {protocol: POST, targetHost: far.example, targetPort: 443}}"
+        text = HOST.format(name="posted", protocol="TCP", port=proxy.port, policy=policy)
+        (tmp_path / "mesh.yaml").write_text(text)
+        mesh = stack.enter_context(meshlib.connect(tmp_path))
+        made = resources(text, ["posted.test:7000"])
+        cluster = "outbound|7000||posted.test"
+        static = {
+            "static_resources": {
+                "listeners": [listener(made[Kind.LISTENER, "posted.test:7000"], "l")],
+                "clusters": [static_cluster(made[Kind.CLUSTER, cluster], made[Kind.ENDPOINTS, cluster])],
+            }
+        }
+        async with run_envoy(static, tmp_path) as running:
+            with socket.create_connection(("127.0.0.1", running.listeners["l"]), 10) as by_envoy:
+                seen = spoken(by_envoy)
+        assert by_library(mesh, "posted") == seen
+        assert await by_streams(mesh, "posted") == seen
+        assert seen == (b"world" if name == "chunked" else b"")
+        envoys, *ours = proxy.heads
+        assert [fields_of(head) for head in ours] == [fields_of(envoys)] * 2
+
+
+def fields_of(head: bytes) -> tuple[bytes, set[bytes]]:
+    """The line, and the fields in no order."""
+    line, *fields = head.split(b"\r\n")
+    return line, set(fields)
+
+
 Address = tuple[str, int]
 LENGTHS = {"V1": 0, "V2": 28}
 

@@ -51,7 +51,7 @@ class Outside:
         made.verify_mode = ssl.CERT_OPTIONAL
         made.load_verify_locations(cadata=ca.pem)
         file = folder / "server.pem"
-        own = ca.issue(dns=["api.example"])
+        self.ca, self.own = ca, (own := ca.issue(dns=["api.example"]))
         file.write_bytes(own.key_pem + own.pem.encode())
         made.load_cert_chain(file)
         made.sni_callback = lambda _made, name, _context: self.asked.append(name)
@@ -149,6 +149,19 @@ def test_a_server_of_another_authority_is_refused(connect: Connect, files: Path)
         with pytest.raises(meshlib.ConnectFailed, match="not trusted"):
             get(connect(caCertificates=roots))
     assert get(connect(caCertificates="", insecureSkipVerify="true")) == 200
+
+
+def test_a_certificate_that_was_revoked(connect: Connect, outside: Outside, files: Path) -> None:
+    (files / "none.pem").write_bytes(outside.ca.revoked(outside.ca.issue(dns=["other.example"])))
+    (files / "own.pem").write_bytes(outside.ca.revoked(outside.own))
+    assert get(connect(caCrl=str(files / "none.pem"))) == 200
+    with pytest.raises(meshlib.ConnectFailed, match="revoked"):
+        get(connect(caCrl=str(files / "own.pem")))
+    with pytest.raises(meshlib.ConnectFailed, match="No such file"):
+        get(connect(caCrl=str(files / "missing.pem")))
+    mesh = connect(caCrl=str(files / "own.pem"))
+    with pytest.raises(meshlib.ConnectFailed, match="revoked"):
+        meshlib.create_connection(("api.example", 7000), mesh=mesh)
 
 
 def test_names_that_are_listed_count_in_place_of_the_hosts(connect: Connect, outside: Outside) -> None:

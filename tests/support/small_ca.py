@@ -82,6 +82,16 @@ class SmallCa:
         """Its certificate."""
         return pem(self.certificate)
 
+    def revoked(self, *certificates: Issued) -> bytes:
+        """Its list of those that are revoked, as PEM."""
+        builder = x509.CertificateRevocationListBuilder(
+            self.name, self.now - dt.timedelta(hours=1), self.now + dt.timedelta(days=1)
+        )
+        for one in certificates:
+            entry = x509.RevokedCertificateBuilder(one.certificate.serial_number, self.now)
+            builder = builder.add_revoked_certificate(entry.build())
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
     def issue(
         self,
         *uris: str,

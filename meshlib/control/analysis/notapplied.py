@@ -21,7 +21,6 @@ NOT_YET: dict[str, tuple[tuple[str, ...], ...]] = {
             ("subsets", "traffic_policy", "port_level_settings"),
         )
         for name, *rest in (
-            ("tls", "ca_crl"),
             ("tls", "credential_name"),
             ("retry_budget", "budget_interval"),
         )

@@ -5,8 +5,8 @@ Rules:
 - The workload's own certificate is the secret `default`, the mesh's roots are the secret `ROOTCA`; both
   come from the stream that brought the resource. Certificates of files are named by their paths.
 - A client without a validation context verifies nobody (Envoy): that is insecureSkipVerify.
-- What would make a connection less safe if it were passed over is refused: pins, revocation lists, regular
-  expressions, a server that does not ask for its peers' certificates.
+- What would make a connection less safe if it were passed over is refused: pins, revocation lists that are no
+  files of a client, regular expressions, a server that does not ask for its peers' certificates.
 """
 
 from typing import Any
@@ -121,10 +121,11 @@ def _client(socket: Any, auto_sni: bool, verify_host: bool, http2: bool) -> Clie
     try:
         common = context.common_tls_context
         shown = _shown(common)
-        trust, file, sans = _trusted(common)
+        trust, file, sans, crl = _trusted(common)
         return ClientTls(
             trust=trust,
             ca_file=file,
+            crl_file=crl,
             mesh_identity=shown is None,
             certificate_file=shown[0] if shown else "",
             key_file=shown[1] if shown else "",
@@ -175,28 +176,39 @@ def _shown(common: Any) -> tuple[str, str] | None:
     return one.certificate_chain.filename, one.private_key.filename
 
 
-def _trusted(common: Any) -> tuple[Trust, str, tuple[tuple[SanMatch, str], ...]]:
-    """Whom a client trusts: how, by which file, and under which names."""
+def _trusted(common: Any) -> tuple[Trust, str, tuple[tuple[SanMatch, str], ...], str]:
+    """Whom a client trusts: how, by which file, under which names, and by which list of revocations."""
     path = "common_tls_context"
     which = common.WhichOneof("validation_context_type")
     if which is None:
-        return Trust.NOBODY, "", ()
+        return Trust.NOBODY, "", (), ""
     if which == "combined_validation_context":
         context, at = decode_mesh_trust(common)
-        return Trust.MESH, "", decode_sans(context, at)
+        return Trust.MESH, "", decode_sans(context, at), ""
     if which != "validation_context":
         raise Refused(f"{path}.{which}", "is not supported")
     context, at = common.validation_context, f"{path}.{which}"
-    sans = decode_sans(context, at)
+    sans, crl = decode_sans(context, at, crl=True), _crl(context, at)
     if context.HasField("trusted_ca"):
         if not context.trusted_ca.filename:
             raise Refused(f"{at}.trusted_ca", "only files are supported")
-        return Trust.FILE, context.trusted_ca.filename, sans
+        return Trust.FILE, context.trusted_ca.filename, sans, crl
     if context.HasField("system_root_certs"):
-        return Trust.SYSTEM, "", sans
+        return Trust.SYSTEM, "", sans, crl
     if context.HasField("ca_certificate_provider_instance") or sans:
         raise Refused(f"{at}.trusted_ca", "is not set")
-    return Trust.NOBODY, "", ()
+    return Trust.NOBODY, "", (), ""
+
+
+def _crl(context: Any, path: str) -> str:
+    """The file with the revocations, or empty."""
+    if not context.HasField("crl"):
+        return ""
+    if not context.crl.filename:
+        raise Refused(f"{path}.crl", "only files are supported")
+    if context.only_verify_leaf_cert_crl:
+        raise Refused(f"{path}.only_verify_leaf_cert_crl", "is not supported")
+    return str(context.crl.filename)
 
 
 def decode_mesh_trust(common: Any) -> tuple[Any, str]:
@@ -211,10 +223,12 @@ def decode_mesh_trust(common: Any) -> tuple[Any, str]:
     return combined.default_validation_context, f"{path}.default_validation_context"
 
 
-def decode_sans(context: Any, path: str) -> tuple[tuple[SanMatch, str], ...]:
-    """The names of which a peer must have one, of a CertificateValidationContext; empty: any."""
+def decode_sans(context: Any, path: str, *, crl: bool = False) -> tuple[tuple[SanMatch, str], ...]:
+    """The names of which a peer must have one, of a CertificateValidationContext; empty: any. `crl`: the
+    caller reads that.
+    """
     for field, _ in context.ListFields():
-        if field.name in _NARROWER:
+        if field.name in _NARROWER and not (crl and field.name == "crl"):
             raise Refused(f"{path}.{field.name}", "is not supported")
     if len(context.match_subject_alt_names) > MAX_SANS:
         raise Refused(f"{path}.match_subject_alt_names", f"more than {MAX_SANS}")

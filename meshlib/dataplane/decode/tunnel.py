@@ -24,8 +24,6 @@ def decode_tunnel(proxy: Any) -> Tunnel | None:
     target = said.hostname
     if not target or len(target) > _LONGEST or not target.isascii() or "%" in target:
         raise Refused("tunneling_config.hostname", f"{target[:100]!r} is no host with a port")
-    if said.use_post:
-        raise Refused("tunneling_config.use_post", "is not supported")
     if not target.isprintable() or " " in target:
         raise Refused("tunneling_config.hostname", "has characters that no host has")
     return Tunnel(target, said.use_post)

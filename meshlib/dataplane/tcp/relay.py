@@ -24,23 +24,28 @@ _WAITS = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 class Coding(Protocol):
     """What becomes of the bytes on their way."""
 
+    ended: bool
+    """Whether the far side has said its last."""
+
     def encode(self, data: bytes) -> bytes:
         """To the far side; of nothing: the end."""
         ...
 
-    def decode(self, data: bytes) -> bytes | None:
-        """From the far side; None: that was the end. OSError: it can't be understood."""
+    def decode(self, data: bytes) -> bytes:
+        """From the far side. OSError: it can't be understood."""
         ...
 
 
 class AsTheyAre:
     """Nothing."""
 
+    ended = False
+
     def encode(self, data: bytes) -> bytes:
         """The same."""
         return data
 
-    def decode(self, data: bytes) -> bytes | None:
+    def decode(self, data: bytes) -> bytes:
         """The same."""
         return data
 
@@ -110,9 +115,8 @@ class _Relay:
         if not inner.ended and len(far.waiting) < MOST and (data := inner.read()) is not None:
             far.waiting += self.coding.encode(data)
         if not far.ended and len(inner.waiting) < MOST and (data := far.read()) is not None:
-            found = self.coding.decode(data)
-            far.ended = far.ended or found is None
-            inner.waiting += found or b""
+            inner.waiting += self.coding.decode(data)
+            far.ended = far.ended or self.coding.ended
         far.write()
         inner.write()
         if far.ended and not inner.waiting and not inner.told:

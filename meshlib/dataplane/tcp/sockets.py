@@ -3,7 +3,7 @@
 Rules:
 
 - In plain text it is a `socket.socket`, secured by the mesh an `ssl.SSLSocket`: both of their own kind, for
-  select and everything else that asks for a descriptor.
+  select and everything else that asks for a descriptor. Through a tunnel of chunks it is one end of a pair.
 - Closing it gives its slot back; so do `detach`, once the descriptor is closed, and being forgotten.
 """
 
@@ -24,7 +24,8 @@ from meshlib.dataplane.tcp.asked import Asked, Meshed, failed, seconds_of
 from meshlib.dataplane.tcp.errors import of_mesh, of_refusal
 from meshlib.dataplane.tcp.idle import keeper
 from meshlib.dataplane.tcp.link import Link, adopt
-from meshlib.dataplane.tcp.tunnel import Answer, asking
+from meshlib.dataplane.tcp.relay import relayed
+from meshlib.dataplane.tcp.tunnel import Answer, Posted, asking
 from meshlib.errors import Closed, ControlError
 
 _Address = tuple[str, int]
@@ -34,6 +35,8 @@ class _Linked:
     """What both kinds have in common. In front of the class of the socket."""
 
     _link: Link | None = None
+    _coding: Posted | None = None
+    """What becomes of the bytes in a tunnel of chunks; None: they go as they are."""
 
     def _unlink(self) -> Link | None:
         link, self._link = self._link, None
@@ -159,7 +162,8 @@ def create_connection(
                     made.settimeout(timeout)
                     made._link = link = Link(flow, linked, watched)  # noqa: SLF001 - its own module
                     keeper.keep(made, link)
-                    return made
+                    coding = made._coding  # noqa: SLF001 - its own module
+                    return made if coding is None else relayed(made, coding)
     except BaseException:
         flow.close()
         if made is not None:
@@ -175,7 +179,17 @@ def _lookup(host: str, port: int) -> tuple[str, ...]:
     return tuple(str(one[4][0]) for one in found)
 
 
-def _try(mesh: Meshed, asked: Asked, connect: Connect, source: _Address | None) -> socket.socket | Failed:
+def connected(mesh: Meshed, asked: Asked, connect: Connect) -> socket.socket | Failed:
+    """One try, which blocks: a plain socket, without a link."""
+    made = _try(mesh, asked, connect, None)
+    if isinstance(made, Failed) or (made._coding is None and connect.tls is None):  # noqa: SLF001
+        return made
+    return relayed(made, made._coding)  # noqa: SLF001 - its own module
+
+
+def _try(
+    mesh: Meshed, asked: Asked, connect: Connect, source: _Address | None
+) -> MeshSocket | MeshSSLSocket | Failed:
     seconds = seconds_of(connect, mesh.clock)
     deadline = time.monotonic() + seconds
     try:
@@ -185,18 +199,21 @@ def _try(mesh: Meshed, asked: Asked, connect: Connect, source: _Address | None) 
                 set_options(plain, connect.upstream.keepalive)
             if connect.upstream.proxy_protocol:
                 plain.sendall(proxy_header(connect.upstream.proxy_protocol, plain))
+            made: MeshSocket | MeshSSLSocket
             made = plain if connect.tls is None else _secured(mesh, asked, connect, plain, deadline)
         except BaseException:
             plain.close()
             raise
         if connect.tunnel is not None:
-            _lead(made, connect.tunnel, deadline)
+            answer = _lead(made, connect.tunnel, deadline)
+            if connect.tunnel.post:
+                made._coding = Posted(answer.chunked)  # noqa: SLF001 - its own module
         return made
     except (OSError, UnicodeError, ValueError) as error:
         return failed(error, seconds)
 
 
-def _lead(made: socket.socket, tunnel: Tunnel, deadline: float) -> None:
+def _lead(made: socket.socket, tunnel: Tunnel, deadline: float) -> Answer:
     """Asks for a tunnel, and reads no byte of what comes through it."""
     try:
         made.settimeout(_left(deadline))
@@ -204,6 +221,7 @@ def _lead(made: socket.socket, tunnel: Tunnel, deadline: float) -> None:
         answer = Answer()
         while not answer.receive(made.recv(1)):
             made.settimeout(_left(deadline))
+        return answer
     except BaseException:
         made.close()
         raise
@@ -240,7 +258,7 @@ def _places(address: _Address) -> Iterable[tuple[int, int, int, str, Any]]:
 
 def _secured(
     mesh: Meshed, asked: Asked, connect: Connect, plain: MeshSocket, deadline: float
-) -> socket.socket:
+) -> MeshSSLSocket:
     assert connect.tls is not None  # noqa: S101 - asked before
     contexts = mesh.contexts
     context = context_for(connect.tls, contexts)
@@ -254,6 +272,7 @@ def _secured(
     except BaseException:
         made.close()
         raise
+    assert isinstance(made, MeshSSLSocket)  # noqa: S101 - the context was told
     return made
 
 

@@ -23,6 +23,7 @@ from meshlib.dataplane.proxy_protocol import proxy_header
 from meshlib.dataplane.tcp.asked import Asked, Meshed, failed, seconds_of
 from meshlib.dataplane.tcp.errors import of_mesh, of_refusal
 from meshlib.dataplane.tcp.link import Link
+from meshlib.dataplane.tcp.sockets import connected
 from meshlib.dataplane.tcp.tunnel import Answer, asking
 from meshlib.dataplane.tls_session import Session
 from meshlib.dataplane.tls_transport import Secured, shaken
@@ -184,6 +185,8 @@ async def _lookup(loop: asyncio.AbstractEventLoop, asked: Asked) -> tuple[str, .
 
 async def _try(mesh: Meshed, asked: Asked, connect: Connect, *, last: bool) -> asyncio.Transport | Failed:
     """A transport that is not read yet. `last`: no other TLS comes on top."""
+    if connect.tunnel is not None and connect.tunnel.post:
+        return await _posted(mesh, asked, connect)
     seconds = seconds_of(connect, mesh.clock)
     made: asyncio.Transport | None = None
     try:
@@ -212,6 +215,27 @@ async def _try(mesh: Meshed, asked: Asked, connect: Connect, *, last: bool) -> a
         if made is not None:
             made.abort()
         raise
+
+
+async def _posted(mesh: Meshed, asked: Asked, connect: Connect) -> asyncio.Transport | Failed:
+    """Through a tunnel of chunks: a thread makes it, and another moves its bytes."""
+    loop = asyncio.get_running_loop()
+    task = loop.run_in_executor(None, connected, mesh, asked, connect)
+    try:
+        found = await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(_close)
+        raise
+    if isinstance(found, Failed):
+        return found
+    found.setblocking(False)
+    made, _ = await loop.create_connection(_Waiting, sock=found)
+    return made
+
+
+def _close(task: "asyncio.Future[socket.socket | Failed]") -> None:
+    if not task.cancelled() and isinstance(found := task.result(), socket.socket):
+        found.close()
 
 
 class _Led(asyncio.Protocol):

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -83,14 +83,24 @@ spec:
   host: proxy.test
   trafficPolicy: {{tunnel: {{targetHost: web.test, targetPort: 443}}}}
 """
+NARROW = """
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: narrow, namespace: narrow}
+spec:
+  egress: [{hosts: ['*/*']}]
+  outboundTrafficPolicy:
+    mode: ALLOW_ANY
+    egressProxy: {host: web.test, subset: v2, port: {number: 443}}
+"""
 Fetch = Callable[..., Awaitable[str]]
 
 
 class Stage:
     """Servers, a proxy, and a mesh that knows them."""
 
-    def __init__(self, mesh: meshlib.Mesh, trusted: Path, proxy: ForwardProxy) -> None:
-        self.mesh, self.trusted, self.proxy = mesh, trusted, proxy
+    def __init__(self, mesh: meshlib.Mesh, folder: Path, trusted: Path, proxy: ForwardProxy) -> None:
+        self.mesh, self.folder, self.trusted, self.proxy = mesh, folder, trusted, proxy
 
     def open(self) -> int:
         """Connections that the mesh made and that are open."""
@@ -128,9 +138,17 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             entry("proxy", "proxy.test", proxy.port),
             entry("live", "live.test", live),
             RULES.format(roots=pair[0]),
+            NARROW,
         ]
         (folder / "mesh.yaml").write_text("---".join(documents))
-        yield Stage(stack.enter_context(meshlib.connect(folder)), pair[0], proxy)
+        yield Stage(stack.enter_context(meshlib.connect(folder)), folder, pair[0], proxy)
+
+
+@pytest.fixture(autouse=True)
+async def nothing_left(stage: Stage) -> AsyncIterator[None]:
+    """Every connection ends with its client."""
+    yield
+    await until(lambda: stage.open() == 0)
 
 
 def context_of(trusted: Path) -> ssl.SSLContext:
@@ -216,7 +234,6 @@ async def test_names_and_weights_decide(kind: str, stage: Stage) -> None:
     assert {await fetch(stage, "https://one.safe.example/") for _ in range(3)} == {"v1"}
     seen = Counter([await fetch(stage, "https://any.safe.example/") for _ in range(12)])
     assert set(seen) == {"v1", "v2"}
-    await until(lambda: stage.open() == 0)
 
 
 @named
@@ -228,7 +245,6 @@ async def test_the_name_is_that_which_is_asked_for(kind: str, stage: Stage) -> N
 @every
 async def test_tls_of_the_mesh_beneath(kind: str, stage: Stage) -> None:
     assert await CLIENTS[kind](stage, "https://twice.safe.example/") == "v1"
-    await until(lambda: stage.open() == 0)
 
 
 @every
@@ -236,6 +252,15 @@ async def test_a_tunnel(kind: str, stage: Stage) -> None:
     stage.proxy.asked.clear()
     assert await CLIENTS[kind](stage, "https://far.safe.example/") == "v2"
     assert stage.proxy.asked == ["CONNECT web.test:443"]
+
+
+@every
+async def test_an_egress_proxy(kind: str, stage: Stage) -> None:
+    """Of a host that nobody knows."""
+    with meshlib.connect(stage.folder, namespace="narrow") as mesh:
+        narrow = Stage(mesh, stage.folder, stage.trusted, stage.proxy)
+        assert await CLIENTS[kind](narrow, "https://localhost:4433/") == "v2"
+        await until(lambda: narrow.open() == 0)
 
 
 @every
@@ -254,7 +279,6 @@ async def test_a_certificate_for_another(kind: str, stage: Stage) -> None:
     with pytest.raises(Exception, match="certificate") as raised:
         await CLIENTS[kind](stage, "https://a.b.safe.example/")
     assert not isinstance(raised.value, meshlib.RequestError)
-    await until(lambda: stage.open() == 0)
 
 
 async def test_a_connect_time_out_is_the_librarys(stage: Stage) -> None:

@@ -12,6 +12,7 @@ from meshlib.core.fault import Abort, Aborted, Fault, Share
 from meshlib.core.headers import EMPTY, EditLevel, HeaderEdits
 from meshlib.core.request import RequestHead
 from meshlib.core.retry import RetryOn, RetryPolicy
+from meshlib.core.route import chain as chains
 from meshlib.core.route.match import HeaderMatch, PathKind, PathMatch, RouteMatch
 from meshlib.core.route.rewrite import prefix_rewrite
 from meshlib.core.route.rule import (
@@ -201,8 +202,26 @@ def test_of_an_https_url_no_rule_is_asked() -> None:
     assert (answer["encrypted"], answer["refused"], answer["matched"]) == (True, None, False)
     assert (answer["steps"], answer["clusters"], answer["timeout_s"]) == ([], [], None)
     (line,) = lines(answer)
-    assert "no rule is asked, and httpx sends it where the URL says." in line
+    assert "no rule takes it, and httpx sends it where the URL says." in line
     assert decide(view(JASON), "reviews:9080", request())["encrypted"] is False
+
+
+def test_the_connection_of_an_https_url_goes_by_tls_rules() -> None:
+    origin = Origin("VirtualService default/safe", "safe.yaml:7")
+    shares = (chains.Share("outbound|443|v1|a", 3, 3), chains.Share("outbound|443||b", 1, 4))
+    chain = chains.FilterChain(shares, "c", ("*.safe.example",), origin=origin)
+    rest = chains.FilterChain((chains.Share("PassthroughCluster", 1, 1),), "rest")
+    listed = EndpointSet((LocalityEndpoints("", 0, 1, (Endpoint("10.0.0.1", 443),)),))
+    name = "x.safe.example:443"
+    there = chains.Connections([chain], rest)
+    known = View("1", {}, {}, {"outbound|443||b": listed}, connections={name: there, "other:443": there})
+    answer = decide(known, name, RequestHead("GET", "https", "X.safe.example", "/"))
+    assert (answer["encrypted"], answer["matched"], answer["source"]) == (True, True, "safe.yaml:7")
+    assert [one["probability"] for one in answer["clusters"]] == [0.75, 0.25]
+    assert [one["address"] for one in answer["endpoints"]] == ["10.0.0.1:443"]
+    assert "goes by [cyan]VirtualService default/safe safe.yaml:7[/]" in lines(answer)[0]
+    assert " 75% → [bold]a:443[/] subset [bold]v1[/]" in lines(answer)[1]
+    assert decide(known, "other:443", RequestHead("GET", "https", "other", "/"))["matched"] is False
 
 
 def test_an_https_url_of_an_unknown_host_may_be_refused() -> None:

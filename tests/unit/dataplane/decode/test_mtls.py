@@ -133,7 +133,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"combined_validation_context": {}}, "sds_secret_config.name: is not 'ROOTCA'"),
     ({"validation_context": {"trusted_ca": {"inline_string": "x"}}}, "only files"),
     ({"validation_context": {"match_subject_alt_names": [{"exact": "x"}]}}, "trusted_ca: is not set"),
-    ({"validation_context": {"trusted_ca": {"filename": "/x"}, "crl": {"filename": "/y"}}}, "crl"),
+    ({"validation_context": {"trusted_ca": {"filename": "/x"}, "crl": {"inline_string": "y"}}}, "crl"),
     (
         {"validation_context": {"system_root_certs": {}, "verify_certificate_hash": ["aa"]}},
         "verify_certificate_hash",

@@ -1,0 +1,84 @@
+"""A pair of sockets with a thread between them and a connection: bytes, ends, and what breaks."""
+
+import socket
+import threading
+
+import pytest
+
+from meshlib.dataplane.tcp.relay import relayed
+from meshlib.dataplane.tcp.tunnel import Posted
+
+LARGE = bytes(range(256)) * 8192
+"""2 MB: more than any buffer takes."""
+
+
+def test_large_both_ways_at_once() -> None:
+    far, there = socket.socketpair()
+    with relayed(far) as near, there:
+        found: dict[str, bytes] = {}
+
+        def read(name: str, one: socket.socket) -> None:
+            parts = b""
+            while len(parts) < len(LARGE):
+                parts += one.recv(65536)
+            found[name] = parts
+
+        threads = [threading.Thread(target=near.sendall, args=(LARGE,))]
+        threads += [threading.Thread(target=there.sendall, args=(LARGE,))]
+        threads += [threading.Thread(target=read, args=(n, one)) for n, one in (("n", near), ("t", there))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert found == {"n": LARGE, "t": LARGE}
+
+
+def test_an_end_goes_on() -> None:
+    far, there = socket.socketpair()
+    near = relayed(far)
+    with near, there:
+        near.sendall(b"last words")
+        near.shutdown(socket.SHUT_WR)
+        assert there.makefile("rb").read() == b"last words"
+        there.sendall(b"and mine")
+        there.close()
+        assert near.makefile("rb").read() == b"and mine"
+    assert far.fileno() == -1
+
+
+def test_a_close_is_an_end() -> None:
+    far, there = socket.socketpair()
+    with there:
+        relayed(far).close()
+        assert there.recv(10) == b""
+
+
+def test_chunks() -> None:
+    far, there = socket.socketpair()
+    with relayed(far, Posted(chunked=True)) as near, there:
+        near.sendall(b"hello")
+        assert there.recv(100) == b"5\r\nhello\r\n"
+        there.sendall(b"3\r\nabc\r\n2;x=y\r\nde")
+        assert near.recv(3) + near.recv(2) == b"abcde"
+        there.sendall(b"\r\n0\r\n\r\n")
+        assert near.recv(10) == b""
+        near.shutdown(socket.SHUT_WR)
+        assert there.recv(100) == b"0\r\n\r\n"
+
+
+def test_an_answer_without_chunks_ends_with_its_connection() -> None:
+    far, there = socket.socketpair()
+    with relayed(far, Posted(chunked=False)) as near, there:
+        there.sendall(b"3\r\nabc\r\n")
+        assert near.recv(100) == b"3\r\nabc\r\n"
+
+
+@pytest.mark.parametrize("said", [b"xyz\r\n", b"-1\r\n", b"3\r\nabcd"])
+def test_chunks_that_are_none_end_the_connection(said: bytes) -> None:
+    far, there = socket.socketpair()
+    with relayed(far, Posted(chunked=True)) as near, there:
+        there.sendall(said)
+        near.settimeout(5)
+        while near.recv(100):
+            pass
+        assert there.recv(10) == b""
