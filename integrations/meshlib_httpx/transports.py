@@ -25,7 +25,7 @@ from meshlib.dataplane.mesh import Mesh
 from meshlib.errors import ControlError
 from meshlib_httpx.errors import NotLinked, of_connection, of_control, of_failure, of_own
 from meshlib_httpx.proxies import AsyncProxies, Proxies
-from meshlib_httpx.secure import AsyncSecure, Secure
+from meshlib_httpx.secure import Secure
 
 
 class Transport(httpx.BaseTransport):
@@ -105,6 +105,8 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         self._proxies = proxies
         self._sender = sender = AsyncSender(mesh or meshlib.default, keepalive_expiry)
         if https is None or isinstance(https, dict):
+            from meshlib_httpx.secure_tasks import AsyncSecure
+
             https = AsyncSecure(https or {}, lambda: sender.mesh)
         self._https = https
 

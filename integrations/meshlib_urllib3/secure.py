@@ -10,7 +10,6 @@ from urllib3.connection import HTTPSConnection
 from urllib3.util import Timeout
 
 from meshlib.dataplane.mesh import Mesh
-from meshlib.dataplane.tcp.dial import dial, is_ruled
 from meshlib.dataplane.tcp.errors import ConnectFailed, ConnectTimedOut, NoUpstream
 from meshlib_urllib3.errors import of_connection
 
@@ -48,6 +47,8 @@ class _Connection(HTTPSConnection):
         self._find = find
 
     def _new_conn(self) -> socket.socket:
+        from meshlib.dataplane.tcp.dial import dial, is_ruled
+
         mesh = self._find()
         if not is_ruled(mesh, self.host, self.port):
             return super()._new_conn()

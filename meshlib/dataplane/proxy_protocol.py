@@ -3,10 +3,8 @@
 Both are the ends of the connection itself: there is no other one behind it here, as behind a sidecar's.
 """
 
-import asyncio
 import ipaddress
 import socket
-from typing import cast
 
 _SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 _PROXY, _LOCAL = 0x21, 0x20
@@ -27,18 +25,3 @@ def proxy_header(version: int, made: socket.socket) -> bytes:
         here.packed + there.packed + source[1].to_bytes(2, "big") + destination[1].to_bytes(2, "big")
     )
     return _SIGNATURE + bytes((_PROXY, family)) + len(rest).to_bytes(2, "big") + rest
-
-
-class Headed(asyncio.Protocol):
-    """Sends the header on a new connection, which is another protocol's from then on."""
-
-    def __init__(self, version: int, then: asyncio.BaseProtocol) -> None:
-        self._version = version
-        self._then = then
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The socket is connected."""
-        made = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        made.write(proxy_header(self._version, made.get_extra_info("socket")))
-        made.set_protocol(self._then)
-        self._then.connection_made(made)

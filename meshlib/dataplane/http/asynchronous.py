@@ -31,7 +31,6 @@ from meshlib.dataplane.http.read import Need
 from meshlib.dataplane.http.response import LeasedResponse
 from meshlib.dataplane.http.secure import MakeContexts, address_of, check, context_for, no_contexts
 from meshlib.dataplane.http.syntax import SWITCHING, Malformed
-from meshlib.dataplane.proxy_protocol import Headed
 from meshlib.dataplane.tls_session import Session
 from meshlib.dataplane.tls_transport import Secured, shaken
 
@@ -508,9 +507,25 @@ async def freed(free: asyncio.Event, limits: Limits) -> None:
     free.clear()
 
 
+class _Headed(asyncio.Protocol):
+    """Sends the header on a new connection, which is another protocol's from then on."""
+
+    def __init__(self, version: int, then: asyncio.BaseProtocol) -> None:
+        self._version = version
+        self._then = then
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        from meshlib.dataplane.proxy_protocol import proxy_header
+
+        made = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        made.write(proxy_header(self._version, made.get_extra_info("socket")))
+        made.set_protocol(self._then)
+        self._then.connection_made(made)
+
+
 async def _reach(loop: asyncio.AbstractEventLoop, protocol: asyncio.BaseProtocol, attempt: Attempt) -> None:
     if attempt.upstream.proxy_protocol:
-        protocol = Headed(attempt.upstream.proxy_protocol, protocol)
+        protocol = _Headed(attempt.upstream.proxy_protocol, protocol)
     address = attempt.at or attempt.address
     path = local.path_of(address)
     if path is None:

@@ -39,7 +39,6 @@ from meshlib.dataplane.http.secure import (
     shake_hands,
 )
 from meshlib.dataplane.http.syntax import SWITCHING, Malformed
-from meshlib.dataplane.proxy_protocol import proxy_header
 from meshlib.dataplane.tls_session import Session
 
 if TYPE_CHECKING:
@@ -326,6 +325,8 @@ class Connections:
                 if path is None:
                     set_options(made, attempt.upstream.keepalive)
                 if attempt.upstream.proxy_protocol:
+                    from meshlib.dataplane.proxy_protocol import proxy_header
+
                     made.sendall(proxy_header(attempt.upstream.proxy_protocol, made))
                 if attempt.tls is not None:
                     session = self._encrypt(made, attempt, deadline)

@@ -6,16 +6,18 @@ Rules:
 - Where no rule can say anything (all chains pass through), the library connects as it does without the mesh.
 """
 
-import asyncio
 import socket
 import ssl
+from typing import TYPE_CHECKING
 
 from meshlib.core.view import View
 from meshlib.dataplane.tcp.asked import Meshed
-from meshlib.dataplane.tcp.relay import relayed
 from meshlib.dataplane.tcp.sockets import create_connection
 from meshlib.errors import ControlError
 from meshlib.xds.names import PASSTHROUGH_CLUSTER
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 def is_ruled(mesh: Meshed, host: str, port: int) -> bool:
@@ -43,11 +45,17 @@ async def ais_ruled(mesh: Meshed, host: str, port: int) -> bool:
 def dial(mesh: Meshed, host: str, port: int, name: str | None, seconds: float | None) -> socket.socket:
     """A plain socket. `name`: the server's, that is asked for (SNI). Errors: see `create_connection`."""
     made = create_connection(mesh, (host, port), seconds, None, name)
-    return relayed(made) if isinstance(made, ssl.SSLSocket) else made
+    if not isinstance(made, ssl.SSLSocket):
+        return made
+    from meshlib.dataplane.tcp.relay import relayed
+
+    return relayed(made)
 
 
 async def adial(mesh: Meshed, host: str, port: int, name: str | None) -> socket.socket:
     """As `dial`, on asyncio: a socket that does not block."""
+    import asyncio
+
     loop = asyncio.get_running_loop()
     task = loop.run_in_executor(None, dial, mesh, host, port, name, None)
     try:

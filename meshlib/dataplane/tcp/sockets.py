@@ -11,7 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshlib.core.request import Failed
 from meshlib.core.tcp import Connect, Linked, Lookup, Refuse
@@ -19,14 +19,14 @@ from meshlib.core.tunnel import Tunnel
 from meshlib.dataplane.http.local import path_of
 from meshlib.dataplane.http.options import set_options
 from meshlib.dataplane.http.secure import check, context_for
-from meshlib.dataplane.proxy_protocol import proxy_header
 from meshlib.dataplane.tcp.asked import Asked, Meshed, failed, seconds_of
 from meshlib.dataplane.tcp.errors import of_mesh, of_refusal
 from meshlib.dataplane.tcp.idle import keeper
 from meshlib.dataplane.tcp.link import Link, adopt
-from meshlib.dataplane.tcp.relay import relayed
-from meshlib.dataplane.tcp.tunnel import Answer, Posted, asking
 from meshlib.errors import Closed, ControlError
+
+if TYPE_CHECKING:
+    from meshlib.dataplane.tcp.tunnel import Answer, Posted
 
 _Address = tuple[str, int]
 
@@ -35,7 +35,7 @@ class _Linked:
     """What both kinds have in common. In front of the class of the socket."""
 
     _link: Link | None = None
-    _coding: Posted | None = None
+    _coding: "Posted | None" = None
     """What becomes of the bytes in a tunnel of chunks; None: they go as they are."""
 
     def _unlink(self) -> Link | None:
@@ -163,7 +163,11 @@ def create_connection(
                     made._link = link = Link(flow, linked, watched)  # noqa: SLF001 - its own module
                     keeper.keep(made, link)
                     coding = made._coding  # noqa: SLF001 - its own module
-                    return made if coding is None else relayed(made, coding)
+                    if coding is None:
+                        return made
+                    from meshlib.dataplane.tcp.relay import relayed
+
+                    return relayed(made, coding)
     except BaseException:
         flow.close()
         if made is not None:
@@ -184,6 +188,8 @@ def connected(mesh: Meshed, asked: Asked, connect: Connect) -> socket.socket | F
     made = _try(mesh, asked, connect, None)
     if isinstance(made, Failed) or (made._coding is None and connect.tls is None):  # noqa: SLF001
         return made
+    from meshlib.dataplane.tcp.relay import relayed
+
     return relayed(made, made._coding)  # noqa: SLF001 - its own module
 
 
@@ -198,6 +204,8 @@ def _try(
             if plain.family != socket.AF_UNIX:
                 set_options(plain, connect.upstream.keepalive)
             if connect.upstream.proxy_protocol:
+                from meshlib.dataplane.proxy_protocol import proxy_header
+
                 plain.sendall(proxy_header(connect.upstream.proxy_protocol, plain))
             made: MeshSocket | MeshSSLSocket
             made = plain if connect.tls is None else _secured(mesh, asked, connect, plain, deadline)
@@ -205,6 +213,8 @@ def _try(
             plain.close()
             raise
         if connect.tunnel is not None:
+            from meshlib.dataplane.tcp.tunnel import Posted
+
             answer = _lead(made, connect.tunnel, deadline)
             if connect.tunnel.post:
                 made._coding = Posted(answer.chunked)  # noqa: SLF001 - its own module
@@ -213,8 +223,10 @@ def _try(
         return failed(error, seconds)
 
 
-def _lead(made: socket.socket, tunnel: Tunnel, deadline: float) -> Answer:
+def _lead(made: socket.socket, tunnel: Tunnel, deadline: float) -> "Answer":
     """Asks for a tunnel, and reads no byte of what comes through it."""
+    from meshlib.dataplane.tcp.tunnel import Answer, asking
+
     try:
         made.settimeout(_left(deadline))
         made.sendall(asking(tunnel))
