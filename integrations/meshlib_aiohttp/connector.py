@@ -30,8 +30,8 @@ from meshlib.dataplane.drive import FlightFailed
 from meshlib.dataplane.exchange import AsyncSender
 from meshlib.dataplane.mesh import Mesh
 from meshlib.dataplane.tcp.dial import adial, ais_ruled
-from meshlib.errors import ControlError
-from meshlib_aiohttp.errors import NotLinked, of_connection, of_control, of_failure
+from meshlib.errors import ConnectFailed, ControlError
+from meshlib_aiohttp.errors import of_connection, of_control, of_failure
 from meshlib_aiohttp.exchange import Exchange, asked
 
 _ROUTED = frozenset(("http",))
@@ -115,7 +115,7 @@ class Connector(aiohttp.TCPConnector):
         try:
             async with asyncio.timeout(timeout.sock_connect):
                 made = await adial(mesh, host, port, name)
-        except NotLinked as error:
+        except ConnectFailed as error:
             raise of_connection(error, req) from error
         try:
             context = self._get_ssl_context(req)

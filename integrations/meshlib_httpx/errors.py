@@ -21,7 +21,6 @@ from meshlib.dataplane.drive import FlightFailed
 from meshlib.dataplane.flights import flight_of, kind_of, words_of
 from meshlib.dataplane.http.limits import TooSlow
 from meshlib.dataplane.http.syntax import Unsendable
-from meshlib.dataplane.tcp import errors as tcp
 
 
 class _Both(errors.RequestError):
@@ -87,15 +86,9 @@ def of_failure(error: FlightFailed, request: httpx.Request) -> _Both:
     return _CLASSES[kind_of(error)](words_of(error), flight_of(error), request)
 
 
-NotLinked = (tcp.ConnectFailed, tcp.ConnectTimedOut, tcp.NoUpstream)
-"""Why there is no connection for an https:// URL."""
-
-
-def of_connection(
-    error: tcp.ConnectFailed | tcp.ConnectTimedOut | tcp.NoUpstream, request: httpx.Request
-) -> _Both:
+def of_connection(error: errors.ConnectFailed, request: httpx.Request) -> _Both:
     """The error of an https:// URL to which the mesh made no connection."""
-    made = ConnectTimedOut if isinstance(error, tcp.ConnectTimedOut) else ConnectFailed
+    made = ConnectTimedOut if isinstance(error, errors.ConnectTimedOut) else ConnectFailed
     return made(error.reason, error.flight, request)
 
 

@@ -22,8 +22,8 @@ from meshlib.dataplane.exchange import DEFAULT_PORTS, AsyncSender, Request, Send
 from meshlib.dataplane.http.limits import OwnTimeouts, TooSlow
 from meshlib.dataplane.http.syntax import SWITCHING, Unsendable
 from meshlib.dataplane.mesh import Mesh
-from meshlib.errors import ControlError
-from meshlib_httpx.errors import NotLinked, of_connection, of_control, of_failure, of_own
+from meshlib.errors import ConnectFailed, ControlError
+from meshlib_httpx.errors import of_connection, of_control, of_failure, of_own
 from meshlib_httpx.proxies import AsyncProxies, Proxies
 from meshlib_httpx.secure import Secure
 
@@ -80,7 +80,7 @@ class Transport(httpx.BaseTransport):
             raise of_own(error, request) from None
         except ControlError as error:
             raise of_control(error, request) from error
-        except NotLinked as error:
+        except ConnectFailed as error:
             raise of_connection(error, request) from error
 
     def close(self) -> None:
@@ -142,7 +142,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
             raise of_own(error, request) from None
         except ControlError as error:
             raise of_control(error, request) from error
-        except NotLinked as error:
+        except ConnectFailed as error:
             raise of_connection(error, request) from error
 
     async def aclose(self) -> None:

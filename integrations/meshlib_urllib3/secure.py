@@ -10,7 +10,7 @@ from urllib3.connection import HTTPSConnection
 from urllib3.util import Timeout
 
 from meshlib.dataplane.mesh import Mesh
-from meshlib.dataplane.tcp.errors import ConnectFailed, ConnectTimedOut, NoUpstream
+from meshlib.errors import ConnectFailed
 from meshlib_urllib3.errors import of_connection
 
 FindMesh = Callable[[], Mesh]
@@ -36,7 +36,7 @@ class SecurePool(urllib3.HTTPSConnectionPool):
 class _NotLinked(Exception):
     """The mesh made no connection: urllib3's Retry does not begin again."""
 
-    def __init__(self, why: ConnectFailed | ConnectTimedOut | NoUpstream) -> None:
+    def __init__(self, why: ConnectFailed) -> None:
         super().__init__(str(why))
         self.why = why
 
@@ -55,5 +55,5 @@ class _Connection(HTTPSConnection):
         name = getattr(self, "server_hostname", None) or self.host
         try:
             return dial(mesh, self.host, self.port, name, Timeout.resolve_default_timeout(self.timeout))
-        except (ConnectFailed, ConnectTimedOut, NoUpstream) as error:
+        except ConnectFailed as error:
             raise _NotLinked(error) from error
