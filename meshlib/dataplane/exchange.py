@@ -255,7 +255,10 @@ class AsyncSender(_Asking):
     """Sends requests for tasks, on asyncio. One event loop at a time."""
 
     def __init__(self, mesh: Mesh | FindMesh, longest_idle: float = math.inf) -> None:
-        from asyncio import get_running_loop  # which an application without tasks need not load
+        # Which an application without tasks need not load, and no request shall wait for.
+        from asyncio import get_running_loop
+
+        from meshlib.dataplane.http import asynchronous  # noqa: F401
 
         super().__init__(mesh, longest_idle)
         self._running_loop = get_running_loop
