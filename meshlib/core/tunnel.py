@@ -1,6 +1,6 @@
 """A tunnel: an HTTP proxy is asked to lead a connection on to somewhere else (DestinationRule `tunnel`)."""
 
-from dataclasses import dataclass
+from meshlib.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)
