@@ -6,11 +6,6 @@ with meshlib.Client() as client:
 httpx.Client(transport=meshlib.Transport(mesh))
 """
 
-from meshlib_httpx.command import deferred
-
-with deferred():
-    import httpx as httpx
-
 from meshlib_httpx.clients import AsyncClient, Client
 from meshlib_httpx.transports import AsyncTransport, Transport
 

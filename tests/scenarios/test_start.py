@@ -57,8 +57,8 @@ with meshlib.Client(**settings, first_call_timeout=60) as client:
 NEVER = {
     # Of the control service and the command line.
     *("grpc", "pydantic", "yaml", "typer", "watchfiles", "meshlib.control", "meshlib.cli", "meshlib.local"),
-    # Of the httpx that goes to https:// hosts, and of httpx's command line.
-    *("httpcore", "anyio", "certifi", "rich", "click", "pygments"),
+    # Of the httpx that goes to https:// hosts.
+    *("httpcore", "anyio", "certifi"),
     # Of applications with tasks, of servers, and of what no rule asks for.
     *("asyncio", "tenacity", "joserfc", "re2", "opentelemetry", "importlib.resources"),
     *("google.protobuf.json_format", "google.protobuf.descriptor_pb2"),
