@@ -5,10 +5,14 @@
 | `Sleep` | waits | None |
 | `Attempt` | sends the request to the endpoint | an `Outcome` |
 | `Mirror` | sends a copy in the background, looks at nothing | None |
-| `Discard` | drops the response of the last attempt | None |
+| `Begin` | begins an attempt, which goes on while others are begun | None |
+| `Await` | waits until one that was begun has ended | `Ended`; None: the time passed |
+| `Discard` | drops the response of the last attempt, or of the one that ended last | None |
 | `Reply` | returns this response; nothing was sent, or it does not matter any more | ends |
 | `Deliver` | returns the last attempt's response, headers edited, body by `deadline` | the end of the body |
 | `Raise` | raises: the last attempt failed and there is nothing to return | ends |
+
+The last three give up what was begun and has not ended.
 
 Those that every request makes are named tuples: a frozen dataclass takes three times as long to make.
 
@@ -86,6 +90,21 @@ class Discard:
     """Close the response of the last attempt: another try follows."""
 
 
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Send it as an Attempt, but do not wait for what becomes of it."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Await:
+    """Wait until one of the tries that were begun has ended."""
+
+    seconds: float | None
+    """At most so long; None: as long as it takes."""
+
+
 class Facts(NamedTuple):
     """What is told of a finished decision: for errors, `response.extensions["meshlib"]` and telemetry."""
 
@@ -139,7 +158,7 @@ class Raise:
     facts: Facts
 
 
-Action = Sleep | Attempt | Mirror | Discard | Reply | Deliver | Raise
+Action = Sleep | Attempt | Begin | Await | Mirror | Discard | Reply | Deliver | Raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +169,16 @@ class BodyEnded:
     failed: Failed | None = field(default=None)
 
 
-Event = Outcome | BodyEnded | None
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What became of a try that was begun."""
+
+    number: int
+    """The attempt's."""
+    outcome: Outcome
+
+
+Event = Outcome | Ended | BodyEnded | None
 """What a driver sends back."""
 Flow = Generator[Action, Event, None]
 """One request."""

@@ -42,6 +42,16 @@ class Slots:
             host.active -= 1
             self._host = None
 
+    @property
+    def waiting(self) -> bool:
+        """Whether the try has no connection yet, as far as was told."""
+        return self._waiting
+
+    def end_retry(self) -> None:
+        """Gives the retry slot back, if it has one."""
+        if self._retries:
+            self._end_retries()
+
     def waits(self) -> None:
         """The try has no connection yet."""
         if not self._waiting:

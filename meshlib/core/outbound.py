@@ -10,7 +10,7 @@ the request ends it is given back exactly once.
 from collections.abc import Callable, Generator, Iterable
 from typing import Protocol
 
-from meshlib.core import mirror, retry, timeout
+from meshlib.core import hedge, mirror, retry, timeout
 from meshlib.core.actions import (
     Action,
     Attempt,
@@ -72,6 +72,10 @@ class BodyFacts(Protocol):
         """Whether the body can be sent from its beginning once more, as things are now."""
         ...
 
+    def whole(self) -> bool:
+        """Whether all of it is known, and kept."""
+        ...
+
 
 def flow(
     head: RequestHead,
@@ -103,7 +107,7 @@ def flow(
     action = route.action
     if isinstance(action, Forward):
         chosen = pick_cluster(action, dice)
-        request = _Request(
+        request = OutboundRequest(
             head, body, view, ledger, clock, dice, original, version, host, route, action, chosen
         )
         fault = chosen.fault
@@ -125,7 +129,7 @@ def _answer(reply: Reply) -> Flow:
     yield reply
 
 
-class _Request:
+class OutboundRequest:
     """A request on its way to a cluster: what all its tries share."""
 
     __slots__ = (
@@ -177,6 +181,9 @@ class _Request:
         deadline = now + limits.whole if limits.whole else None
         state = self.ledger.cluster(cluster.name)
         key = None if cluster.hash_table is None else self.key(sent)
+        if limits.per_try and self.hedged(wishes):
+            yield from hedge.Hedge(self, cluster, state, policy, limits.per_try, deadline, sent, key).run()
+            return
         with Slots(state) as slots:
             while True:
                 found = self.pick(cluster, state, now, policy, key)
@@ -222,15 +229,24 @@ class _Request:
                     return
                 now = self.clock()
 
+    def numbered(self, sent: RequestHead) -> RequestHead:
+        """The request with the number of the try, if its host wants that."""
+        return _numbered(sent, self.attempts) if self.host.attempt_count else sent
+
+    def hedged(self, wishes: bool) -> bool:
+        """Whether its tries are hedged; `wishes`: it has headers that were for the sidecar."""
+        return hedge.wanted(self.action.hedged, self.head) if wishes else self.action.hedged
+
     def outgoing(self, limits: Timeouts, wishes: bool) -> RequestHead:
         """The request as it is sent; `wishes`: it has headers that were for the sidecar."""
-        if limits is self.action.times:
+        if limits is self.action.times and not self.action.hedged:
             sent = self.head
             if self.action.told:
                 sent.extend(self.action.told)
         else:
             sent = _without_consumed(self.head) if wishes else self.head
-            sent = timeout.told(self.action, sent, limits.per_try, limits.whole or None)
+            per_try = 0.0 if self.hedged(wishes) else limits.per_try
+            sent = timeout.told(self.action, sent, per_try, limits.whole or None)
         return outgoing(sent, self.route, self.action, self.chosen)
 
     def decide(

@@ -36,6 +36,11 @@ class RequestBody:
         """Whether it can be sent from its beginning (once more)."""
         return isinstance(self._source, bytes) or (self._kept is not None and not self._failed)
 
+    def whole(self) -> bool:
+        """Whether all of it is known, and kept."""
+        known = self._ended and self._kept is not None and not self._failed
+        return isinstance(self._source, bytes) or known
+
     @property
     def size(self) -> int:
         """Its bytes, as far as they were read."""

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from meshlib.core.actions import (
     Attempt,
+    Await,
+    Begin,
     BodyEnded,
     Deliver,
     Discard,
@@ -29,9 +31,10 @@ from meshlib.core.request import Failed, Header
 from meshlib.dataplane.body import BodyBroken
 from meshlib.dataplane.http.limits import Broken, TooSlow
 from meshlib.dataplane.http.read import Need
-from meshlib.dataplane.network import AsyncResponse, Received, Response
+from meshlib.dataplane.network import AsyncResponse, Received, Response, Several
 
 if TYPE_CHECKING:
+    from meshlib.dataplane.hedge import AsyncTries
     from meshlib.dataplane.http.upgrade import AsyncUpgraded, Upgraded
     from meshlib.dataplane.telemetry.outbound import Outbound
 
@@ -60,6 +63,10 @@ class Hands(Protocol):
         """Waits."""
         ...
 
+    def several(self) -> Several:
+        """What makes several at a time."""
+        ...
+
 
 class AsyncHands(Protocol):
     """What the asyncio driver acts with."""
@@ -74,6 +81,10 @@ class AsyncHands(Protocol):
 
     def sleep(self, seconds: float) -> Awaitable[None]:
         """Waits."""
+        ...
+
+    def several(self) -> "AsyncTries":
+        """What makes several at a time."""
         ...
 
 
@@ -271,6 +282,7 @@ def drive(flow: Flow, hands: Hands) -> Answer:
     """Runs a flow to its answer. FlightFailed; TooSlow; errors of the application's body."""
     event: Event = None
     response: Response | None = None
+    tries: Several | None = None
     try:
         while True:
             match flow.send(event):
@@ -299,6 +311,10 @@ def drive(flow: Flow, hands: Hands) -> Answer:
                 case Raise(failed, facts):
                     flow.close()
                     raise FlightFailed(failed, facts)
+                case Begin() | Await() as step:
+                    tries = tries or hands.several()
+                    response, event = tries.do(step)
+                    continue
             event = None
     except BodyBroken as error:
         own = error.__cause__ or error
@@ -306,6 +322,9 @@ def drive(flow: Flow, hands: Hands) -> Answer:
     except BaseException:
         _abandon(flow, response)
         raise
+    finally:
+        if tries is not None:
+            tries.close()
     raise own  # out here, so that its own cause and context stay as they are
 
 
@@ -313,6 +332,7 @@ async def adrive(flow: Flow, hands: AsyncHands) -> Answer:
     """Runs a flow to its answer. FlightFailed; TooSlow; errors of the application's body."""
     event: Event = None
     response: AsyncResponse | None = None
+    tries: AsyncTries | None = None
     try:
         while True:
             match flow.send(event):
@@ -341,6 +361,10 @@ async def adrive(flow: Flow, hands: AsyncHands) -> Answer:
                 case Raise(failed, facts):
                     flow.close()
                     raise FlightFailed(failed, facts)
+                case Begin() | Await() as step:
+                    tries = tries or hands.several()
+                    response, event = await tries.do(step)
+                    continue
             event = None
     except BodyBroken as error:
         own = error.__cause__ or error
@@ -348,6 +372,9 @@ async def adrive(flow: Flow, hands: AsyncHands) -> Answer:
     except BaseException:
         _abandon(flow, response)
         raise
+    finally:
+        if tries is not None:
+            tries.close()
     raise own  # out here, so that its own cause and context stay as they are
 
 

@@ -25,11 +25,20 @@ from meshlib.core.view import View
 from meshlib.dataplane import context, fork, proxies
 from meshlib.dataplane.body import RequestBody, Source
 from meshlib.dataplane.drive import Answer, AsyncBody, Body, FlightFailed, adrive, drive
+from meshlib.dataplane.hedge_blocking import Threads, Tries
+from meshlib.dataplane.http.cut import Cut
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, OwnTimeouts
 from meshlib.dataplane.http.syntax import Unsendable
 from meshlib.dataplane.mesh import Mesh
 from meshlib.dataplane.mirroring import AsyncMirrors, Mirrors
-from meshlib.dataplane.network import SOCKETS, AsyncConnections, AsyncResponse, Connections, Response
+from meshlib.dataplane.network import (
+    SOCKETS,
+    AsyncConnections,
+    AsyncResponse,
+    Connections,
+    Response,
+    Several,
+)
 from meshlib.dataplane.telemetry.outbound import Outbound, introduced, watch
 from meshlib.dataplane.tls import Contexts
 from meshlib.errors import ControlError
@@ -37,6 +46,8 @@ from meshlib.xds.names import ALLOW_ANY, BLOCK_ALL
 
 if TYPE_CHECKING:
     import asyncio
+
+    from meshlib.dataplane.hedge import AsyncTries
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -143,6 +154,8 @@ class Sender(_Asking):
         self._lock = threading.Lock()
         self._connections: Connections | None = None
         self._mirrors: Mirrors | None = None
+        self.threads = Threads()
+        """Those of hedged requests."""
         self._closed = False
         fork.watch(self)
 
@@ -246,6 +259,7 @@ class Sender(_Asking):
     def after_fork_in_child(self) -> None:
         """New connections, new threads."""
         self._lock = threading.Lock()
+        self.threads = Threads()
         if self._connections is not None:
             self._connections.abandon()
         self._connections = self._mirrors = None
@@ -349,11 +363,20 @@ class _Hands:
         self._sender = sender
         self._request = request
 
-    def send(self, attempt: Attempt) -> Response | Failed:
+    def send(self, attempt: Attempt, cut: Cut | None = None) -> Response | Failed:
         request, sender = self._request, self._sender
         if attempt.tls is not None:
             attempt = introduced(attempt, attempt.tls, sender.mesh.telemetry)
+        if cut is not None:
+            return sender.connections().send(attempt, request.body.content(), request.own, cut)
         return sender.connections().send(attempt, request.body.content(), request.own)
+
+    def several(self) -> Several:
+        request, sender = self._request, self._sender
+        network = sender.mesh.network
+        if network is not None and network.several is not None:
+            return network.several(sender.connections(), request.body, request.own)
+        return Tries(self.send, sender.threads, request.body.whole)
 
     def mirror(self, mirror: Mirror) -> None:
         self._sender.mirror(mirror, self._request)
@@ -377,6 +400,11 @@ class _AsyncHands:
         if attempt.tls is not None:
             attempt = introduced(attempt, attempt.tls, sender.mesh.telemetry)
         return await sender.connections().send(attempt, request.body.acontent(), request.own)
+
+    def several(self) -> "AsyncTries":
+        from meshlib.dataplane.hedge import AsyncTries
+
+        return AsyncTries(self.send, (self._sender.mesh.network or SOCKETS).asleep)
 
     def mirror(self, mirror: Mirror) -> None:
         self._sender.mirror(mirror, self._request)

@@ -7,11 +7,12 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
-from meshlib.core.actions import Attempt, Mirror
+from meshlib.core.actions import Attempt, Await, Begin, Ended, Mirror
 from meshlib.core.request import Failed, ResponseHead
 from meshlib.dataplane.body import RequestBody
 from meshlib.dataplane.dns import LookUp
 from meshlib.dataplane.http import blocking
+from meshlib.dataplane.http.cut import Cut
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, OwnTimeouts
 from meshlib.dataplane.http.read import Need
 from meshlib.dataplane.http.secure import MakeContexts
@@ -62,9 +63,15 @@ class Connections(Protocol):
     """Those of a client, for threads."""
 
     def send(
-        self, attempt: Attempt, body: bytes | Iterable[bytes], own: OwnTimeouts = NO_TIMEOUTS
+        self,
+        attempt: Attempt,
+        body: bytes | Iterable[bytes],
+        own: OwnTimeouts = NO_TIMEOUTS,
+        cut: Cut | None = None,
     ) -> Response | Failed:
-        """One try. TooSlow: one of the application's own limits passed; Unsendable; errors of `body`."""
+        """One try; another thread may give it up with `cut`. TooSlow: one of the application's own limits
+        passed; Unsendable; errors of `body`.
+        """
         ...
 
     def close(self) -> None:
@@ -72,6 +79,19 @@ class Connections(Protocol):
 
     def abandon(self) -> None:
         """In the child of a fork: lets go without a word to the peers."""
+
+
+class Several(Protocol):
+    """Makes several tries of one request at a time, for a thread."""
+
+    def do(self, step: Begin | Await) -> tuple[Response | None, Ended | None]:
+        """What a flow says; gives the response that came, if one did, and what became of the try, if one has
+        ended. TooSlow; Unsendable; errors of the body.
+        """
+        ...
+
+    def close(self) -> None:
+        """Gives up what is in flight."""
 
 
 class AsyncConnections(Protocol):
@@ -119,6 +139,8 @@ class Network(NamedTuple):
     """
     mirror: Callable[[Mirror, RequestBody], None] | None = None
     """Takes copies of requests; None: they are sent over the connections, in the background."""
+    several: Callable[[Connections, RequestBody, OwnTimeouts], Several] | None = None
+    """Makes hedged tries for a thread, over its connections; None: other threads make them."""
 
 
 SOCKETS = Network()

@@ -3,7 +3,7 @@
 Rules:
 
 - Who waits for a moment does not wait: the clock goes there. Of several tasks that wait on one event loop
-  the earliest goes first, once all the others had their turn.
+  the earliest goes first, once all the others had their turn, and again after each step.
 - It never goes backwards.
 - Who waits for somebody else (a hold, a connection) is woken by every step of the clock, and gives up after
   `PATIENCE` seconds of real time with an error instead of hanging.
@@ -90,10 +90,12 @@ class Clock:
         mine = (self._now + seconds, next(self._numbers))
         heapq.heappush(self._sleepers, mine)
         try:
-            turn = 0
+            turn, seen = 0, self._now
             while turn < _TURNS or (self._sleepers[0] != mine and self._now < mine[0]):
                 turn += 1
                 await asyncio.sleep(0)
+                if seen != self._now:  # whoever waited for that has its turn first
+                    turn, seen = 0, self._now
         finally:
             self._sleepers.remove(mine)
             heapq.heapify(self._sleepers)

@@ -9,16 +9,21 @@ and there is no other twin. Rules:
 - A copy of a request (mirror) is answered at once, in the caller's turn; nobody looks at the answer.
 """
 
+import asyncio
 import math
 import threading
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from meshlib.core.actions import Attempt, Mirror
+from meshlib.core.actions import Attempt, Await, Begin, Mirror
 from meshlib.core.request import Failed, Failure, ResponseHead
 from meshlib.dataplane.body import RequestBody
+from meshlib.dataplane.hedge import AsyncTries
+from meshlib.dataplane.hedge_blocking import Came
+from meshlib.dataplane.http.cut import Cut
 from meshlib.dataplane.http.failures import overflowing
 from meshlib.dataplane.http.lease import Lease
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, OwnTimeouts
@@ -242,14 +247,18 @@ class Connections:
     """Those of a client, for threads."""
 
     def __init__(self, stage: Stage) -> None:
-        self._exchange = Exchange(stage)
+        self.exchange = Exchange(stage)
         self._clock = stage.clock
 
     def send(
-        self, attempt: Attempt, body: bytes | Iterable[bytes], own: OwnTimeouts = NO_TIMEOUTS
+        self,
+        attempt: Attempt,
+        body: bytes | Iterable[bytes],
+        own: OwnTimeouts = NO_TIMEOUTS,
+        cut: Cut | None = None,
     ) -> Played | Failed:
-        """One try."""
-        steps = self._exchange.run(attempt, body if isinstance(body, bytes) else b"".join(body), own)
+        """One try. `cut` ends nothing: what a script says is done."""
+        steps = self.exchange.run(attempt, body if isinstance(body, bytes) else b"".join(body), own)
         raised: BaseException | None = None
         while True:
             try:
@@ -276,8 +285,9 @@ class Connections:
 class AsyncConnections:
     """Those of a client, for tasks."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._exchange = Exchange(stage)
+    def __init__(self, stage: Stage, exchange: Exchange | None = None) -> None:
+        """`exchange`: of whom the connections are; None: its own."""
+        self._exchange = exchange or Exchange(stage)
         self._clock = stage.clock
 
     async def send(
@@ -306,6 +316,36 @@ class AsyncConnections:
         """There is nothing to close."""
 
 
+class Several:
+    """Hedged tries for a thread: tasks of a loop that turns while the thread waits, so that time passes for
+    them in the same order as for tasks. It turns on a thread of its own, for the caller's may have a loop.
+    """
+
+    def __init__(self, stage: Stage, connections: Connections, body: RequestBody, own: OwnTimeouts) -> None:
+        playing = AsyncConnections(stage, connections.exchange)
+
+        async def send(attempt: Attempt) -> Played | Failed:
+            return await playing.send(attempt, body.acontent(), own)
+
+        self._loop = asyncio.new_event_loop()
+        self._thread = ThreadPoolExecutor(1)
+        self._tries = AsyncTries(send, stage.clock.asleep)
+
+    def do(self, step: Begin | Await) -> Came[Any]:
+        """What a flow says."""
+        return self._thread.submit(self._loop.run_until_complete, self._tries.do(step)).result()
+
+    async def _close(self) -> None:
+        self._tries.close()
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
+
+    def close(self) -> None:
+        """Gives up what is in flight."""
+        with self._thread:
+            self._thread.submit(self._loop.run_until_complete, self._close()).result()
+        self._loop.close()
+
+
 def network(stage: Stage) -> Network:
     """What a mesh sends with that plays on this stage."""
 
@@ -324,4 +364,8 @@ def network(stage: Stage) -> Network:
     def aconnections(*_: Any) -> AsyncConnections:
         return AsyncConnections(stage)
 
-    return Network(connections, aconnections, stage.clock.sleep, stage.clock.asleep, mirror=copy)
+    def several(connections: Any, body: RequestBody, own: OwnTimeouts) -> Several:
+        return Several(stage, connections, body, own)
+
+    sleep, asleep = stage.clock.sleep, stage.clock.asleep
+    return Network(connections, aconnections, sleep, asleep, mirror=copy, several=several)

@@ -32,6 +32,7 @@ from meshlib.dataplane.body import RequestBody
 from meshlib.dataplane.decode.clusters import decode_cluster
 from meshlib.dataplane.decode.routes import decode_routes
 from meshlib.dataplane.drive import AsyncBody, FlightFailed, adrive
+from meshlib.dataplane.hedge import AsyncTries
 from meshlib.dataplane.http.asynchronous import Connections, Response
 from meshlib.xds import pb
 
@@ -43,6 +44,7 @@ WAITING = 0
 _LATE = (Failure.TIMED_OUT, Failure.TRY_TIMED_OUT)
 _HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+_FILE = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
 _INTERNAL = {"cidr_ranges": [{"address_prefix": "127.0.0.0", "prefix_len": 8}]}
 _MANY = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests", "max_retries"), 100_000)
 
@@ -75,6 +77,9 @@ class Result(NamedTuple):
     """The headers about times and tries of every try that the upstream saw."""
     pauses: Sequence[float] = ()
     """Seconds between the tries."""
+    won: str = ""
+    """The number of the try whose response it is."""
+    flags: frozenset[str] = frozenset()
 
 
 class _Setup(NamedTuple):
@@ -97,8 +102,9 @@ async def compare(cases: Sequence[Case], folder: Path) -> list[tuple[Case, Resul
 async def _compare(cases: Sequence[Case], folder: Path, closed: int) -> list[tuple[Case, Result, Result]]:
     async with run_upstream() as upstream:
         setup = _Setup(cases, _routes(cases), _clusters(cases, upstream.port, closed), upstream)
-        async with run_envoy(_bootstrap(setup), folder) as envoy:
-            theirs = await _ask_envoy(setup, envoy)
+        log = folder / "access.log"
+        async with run_envoy(_bootstrap(setup, log), folder, "--file-flush-interval-msec", "20") as envoy:
+            theirs = await _ask_envoy(setup, envoy, log)
         ours = await _ask_ourselves(setup)
     return list(zip(cases, theirs, ours, strict=True))
 
@@ -148,8 +154,12 @@ def _address(port: int) -> dict[str, Any]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
-def _bootstrap(setup: _Setup) -> dict[str, Any]:
+def _bootstrap(setup: _Setup, log: Path) -> dict[str, Any]:
+    form = {"text_format_source": {"inline_string": "%REQ(X-ID)% %RESPONSE_FLAGS%\n"}}
     manager = {
+        "access_log": [
+            {"name": "file", "typed_config": {"@type": _FILE, "path": str(log), "log_format": form}}
+        ],
         "@type": _HCM,
         "stat_prefix": "main",
         "use_remote_address": True,
@@ -169,10 +179,10 @@ def _headers(who: str, number: int, case: Case) -> dict[str, str]:
     return {"x-id": f"{who}-{number}", "x-script": case.script, **case.headers}
 
 
-async def _ask_envoy(setup: _Setup, envoy: RealEnvoy) -> list[Result]:
+async def _ask_envoy(setup: _Setup, envoy: RealEnvoy, log: Path) -> list[Result]:
     gate = asyncio.Semaphore(AT_ONCE)
 
-    async def ask(number: int, case: Case) -> int:
+    async def ask(number: int, case: Case) -> tuple[int, str]:
         lines = [f"{case.method} /{number}/ HTTP/1.1", "host: case", "content-length: 0"]
         lines += [f"{name}: {value}" for name, value in _headers("envoy", number, case).items()]
         async with gate:
@@ -180,9 +190,11 @@ async def _ask_envoy(setup: _Setup, envoy: RealEnvoy) -> list[Result]:
             writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
             try:
                 async with asyncio.timeout(PATIENCE):
-                    return int((await reader.readline()).split()[1])
+                    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                    won = re.search(r"\r\nx-try: (\d+)", head)
+                    return int(head.split()[1]), won[1] if won else ""
             except TimeoutError:
-                return WAITING
+                return WAITING, ""
             finally:
                 writer.close()
                 await writer.wait_closed()
@@ -192,10 +204,15 @@ async def _ask_envoy(setup: _Setup, envoy: RealEnvoy) -> list[Result]:
     retries = {
         int(n): int(count) for n, count in re.findall(r"closed-(\d+)\.upstream_rq_retry: (\d+)", stats)
     }
+    async with asyncio.timeout(PATIENCE * 10):
+        while len(lines := log.read_text().splitlines()) < len(setup.cases):
+            await asyncio.sleep(0.01)
+    flags = {name: frozenset(said.split(",")) for name, said in (line.split() for line in lines)}
     made = []
     for number, case in enumerate(setup.cases):
         tries = 1 + retries[number] if case.script == REFUSED else None
-        made.append(_result(setup.upstream, f"envoy-{number}", statuses[number], tries))
+        (status, won), name = statuses[number], f"envoy-{number}"
+        made.append(_result(setup.upstream, name, status, tries)._replace(won=won, flags=flags[name]))
     return made
 
 
@@ -228,6 +245,10 @@ class _Hands:
         """Waits."""
         await asyncio.sleep(seconds)
 
+    def several(self) -> AsyncTries:
+        """Several at a time."""
+        return AsyncTries(self.send, self.sleep)
+
 
 async def _ask_ourselves(setup: _Setup) -> list[Result]:
     table = decode_routes(ParseDict(setup.routes, pb.RouteConfiguration()))
@@ -245,18 +266,20 @@ async def _ask_ourselves(setup: _Setup) -> list[Result]:
             steps = flow(
                 head, RequestBody(b""), view, "case:80", ledger, time.monotonic, dice, ("127.0.0.1", 1)
             )
-            status = WAITING
+            status, won, flags = WAITING, "", "DC"
             try:
                 async with asyncio.timeout(PATIENCE):
                     answer = await adrive(steps, hands)
-                    status = answer.status
+                    status, flags = answer.status, answer.facts.flag
+                    won = dict(answer.headers).get(b"x-try", b"").decode()
                     if isinstance(answer.body, AsyncBody):
                         answer.body.close()
             except TimeoutError:
                 pass
             except FlightFailed as error:
-                status = 504 if error.failed.how in _LATE else 503
-        return _result(setup.upstream, f"ours-{number}", status, hands.tries)
+                status, flags = 504 if error.failed.how in _LATE else 503, error.facts.flag
+        result = _result(setup.upstream, f"ours-{number}", status, hands.tries)
+        return result._replace(won=won, flags=frozenset(flags.split(",")))
 
     results = await asyncio.gather(*(ask(number, case) for number, case in enumerate(setup.cases)))
     connections.close()

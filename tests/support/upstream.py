@@ -3,8 +3,8 @@
 `x-script` lists what happens to the first try, the second, …; the last word goes for all that follow:
 `503` is a status, `429|x-a=1|x-b=2` one with headers, `reset` a connection reset before the response,
 `close` an orderly end before it, `cut` one in the middle of the body, `slow` a 503 after `SLOW`
-seconds, `never` no answer at all.
-`x-id` names the request;
+seconds, `never` no answer at all. A word that ends in `@0.2` happens so many seconds later.
+A response says in `x-try` which try it answers. `x-id` names the request;
 `tries` tells by it when each try came and what its x-envoy-… and grpc-… headers said.
 """
 
@@ -57,10 +57,13 @@ class Upstream:
         await reader.readexactly(int(headers.get("content-length", "0")))
         script = headers["x-script"].split(",")
         seen = self.tries[headers["x-id"]]
-        word = script[min(len(seen), len(script) - 1)]
+        word, _, later = script[min(len(seen), len(script) - 1)].partition("@")
         told = {name: value for name, value in headers.items() if name.startswith(("x-envoy-", "grpc-"))}
         told.pop("x-envoy-internal", None)
         seen.append(Try(asyncio.get_running_loop().time(), told))
+        number = len(seen)
+        if later:
+            await asyncio.sleep(float(later))
         if word == "never":
             await reader.read()
         elif word == "reset":
@@ -69,7 +72,7 @@ class Upstream:
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf")
         elif word != "close":
             await asyncio.sleep(SLOW if word == "slow" else 0)
-            writer.write(_response("503" if word == "slow" else word))
+            writer.write(_response(f"{'503' if word == 'slow' else word}|x-try={number}"))
             await writer.drain()
             return True
         return False

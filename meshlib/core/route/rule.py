@@ -98,6 +98,8 @@ class Forward:
     """The authority to send instead, or empty."""
     max_grpc_timeout: float | None = None
     """Upper bound in seconds of a gRPC request's own grpc-timeout; 0: no bound; None: ignore it."""
+    hedged: bool = False
+    """Whether a try whose time has passed goes on beside the next one."""
     hashing: tuple[HashPolicy, ...] = ()
     """What of a request is hashed, for clusters whose policy looks at keys."""
     times: Timeouts = field(init=False, compare=False, repr=False)

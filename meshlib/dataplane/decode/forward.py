@@ -3,6 +3,7 @@
 Rules (Envoy):
 * A route without a timeout has 15 s; a timeout of 0 means none. max_stream_duration is a second limit.
 * A route's own retry policy, or list of mirrors, replaces that of its virtual host.
+* A route's own hedge policy replaces that of its virtual host, too.
 * Weights must sum up to more than 0.
 
 Refused: every way to choose a cluster or a host that only a proxy has (a header's value, a plug-in).
@@ -19,6 +20,7 @@ from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.fault import decode_fault
 from meshlib.dataplane.decode.hashing import decode_hash_policies
 from meshlib.dataplane.decode.headers import decode_edits
+from meshlib.dataplane.decode.hedge import decode_hedge
 from meshlib.dataplane.decode.mirror import decode_mirrors
 from meshlib.dataplane.decode.retry import decode_retry
 from meshlib.dataplane.decode.rewrite import decode_rewrite
@@ -37,7 +39,6 @@ _UNSUPPORTED = (
     "host_rewrite",
     "append_x_forwarded_host",
     "grpc_timeout_offset",
-    "hedge_policy",
     "retry_policy_typed_config",
     "metadata_match",
 )
@@ -50,6 +51,7 @@ class Inherited:
     retry: RetryPolicy | None = None
     mirrors: tuple[MirrorPolicy, ...] = ()
     fault: Fault | None = None
+    hedged: bool = False
 
 
 def decode_forward(message: Any, matched: PathMatch, inherited: Inherited, fault: Fault | None) -> Forward:
@@ -75,6 +77,7 @@ def decode_forward(message: Any, matched: PathMatch, inherited: Inherited, fault
         rewrite_text=words,
         authority=message.host_rewrite_literal,
         max_grpc_timeout=_decode_max_grpc_timeout(message),
+        hedged=decode_hedge(message, inherited.hedged),
         hashing=decode_hash_policies(message.hash_policy),
     )
 

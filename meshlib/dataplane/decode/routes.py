@@ -17,6 +17,7 @@ from meshlib.dataplane.decode.errors import Refused, decode_each
 from meshlib.dataplane.decode.fault import decode_fault
 from meshlib.dataplane.decode.forward import Inherited, decode_forward
 from meshlib.dataplane.decode.headers import decode_edits
+from meshlib.dataplane.decode.hedge import decode_hedge
 from meshlib.dataplane.decode.match import decode_match
 from meshlib.dataplane.decode.mirror import decode_mirrors
 from meshlib.dataplane.decode.redirect import DEFAULT_MAX_BODY, decode_direct_response, decode_redirect
@@ -68,7 +69,7 @@ class _Decoder:
     def host(self, message: Any) -> VirtualHost:
         """One virtual host."""
         for field, _ in message.ListFields():
-            if field.name in ("require_tls", "matcher", "hedge_policy", "retry_policy_typed_config"):
+            if field.name in ("require_tls", "matcher", "retry_policy_typed_config"):
                 raise Refused(field.name, "is not supported")
         self._has_no_cors(message)
         if not message.name:
@@ -85,6 +86,7 @@ class _Decoder:
             retry,
             decode_mirrors(message.request_mirror_policies) or self.mirrors,
             decode_fault(message.typed_per_filter_config, self.fault),
+            decode_hedge(message, False),
         )
         request, response = decode_edits(message, "request"), decode_edits(message, "response")
         routes = decode_each(

@@ -14,6 +14,7 @@ from meshlib.core.actions import Attempt
 from meshlib.core.request import Failed, ResponseHead
 from meshlib.dataplane.http import local
 from meshlib.dataplane.http.codec import Codec
+from meshlib.dataplane.http.cut import Cut
 from meshlib.dataplane.http.failures import (
     broken_off,
     closed,
@@ -129,6 +130,11 @@ class Connection:
             self.codec.receive(self.read())
         return part
 
+    def cut_off(self) -> None:
+        """Ends what a thread waits for here. To be called while it is sure that the socket is open."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Closes the socket."""
         with contextlib.suppress(OSError):
@@ -198,10 +204,14 @@ class Connections:
         return self._streams
 
     def send(
-        self, attempt: Attempt, body: bytes | Iterable[bytes], own: OwnTimeouts = NO_TIMEOUTS
+        self,
+        attempt: Attempt,
+        body: bytes | Iterable[bytes],
+        own: OwnTimeouts = NO_TIMEOUTS,
+        cut: Cut | None = None,
     ) -> Response | Failed:
         """One try. TooSlow: one of the application's own limits passed; Unsendable; errors of `body`."""
-        limits = Limits(self._clock, own, attempt.try_deadline, attempt.deadline)
+        limits = Limits(self._clock, own, attempt.try_deadline, attempt.deadline, cut)
         if attempt.upstream.http2 is not None:
             return self.streams.send(attempt, attempt.upstream.http2, body, limits)
         anew = False
@@ -215,15 +225,21 @@ class Connections:
             connection.written = False
             try:
                 try:
-                    _send_all(connection, attempt, body)
-                except OSError:
-                    # The peer may have answered before it stopped reading.
-                    if not connection.written:
-                        raise
-                head = connection.next()
-                if not isinstance(head, ResponseHead):
-                    raise Malformed("no response head")
-                limits.left(None)  # a head that has come too late is no answer
+                    if cut is not None:
+                        cut.during(limits, connection.cut_off)
+                    try:
+                        _send_all(connection, attempt, body)
+                    except OSError:
+                        # The peer may have answered before it stopped reading.
+                        if not connection.written:
+                            raise
+                    head = connection.next()
+                    if not isinstance(head, ResponseHead):
+                        raise Malformed("no response head")
+                    limits.left(None)  # a head that has come too late is no answer
+                finally:
+                    if cut is not None:
+                        cut.over()
             except Broken as error:
                 lease.end(False)
                 return error.failed
@@ -416,10 +432,14 @@ class Connections:
 
 def freed(free: threading.Event, limits: Limits) -> None:
     """Waits for a word of the pool. Broken, TooSlow."""
-    own = limits.own.pool
+    own, cut = limits.own.pool, limits.cut
+    if cut is not None:
+        cut.during(limits, free.set)
     if not free.wait(limits.left(own)):
         raise limits.passed("pool", own)
     free.clear()
+    if cut is not None:
+        cut.during(limits, free.clear)
 
 
 def _send_all(connection: Connection, attempt: Attempt, body: bytes | Iterable[bytes]) -> None:

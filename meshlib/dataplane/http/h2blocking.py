@@ -62,6 +62,8 @@ class Connection:
         self._led = False
         """Whether a thread reads for all."""
         self._turns: dict[Stream, threading.Condition] = {}
+        self._bell: tuple[socket.socket, socket.socket] | None = None
+        """Rung at one end to wake at the other who reads for all; None: nobody is ever cut off."""
         now = time.monotonic()
         self._ping_at = now + how.keepalive_interval if how.keepalive_interval else None
         self._pong_by: float | None = None
@@ -80,6 +82,27 @@ class Connection:
             if not self._led and self.codec.failed is None and not self._quiet():
                 self._notify(self._pump())
             return self.codec.usable
+
+    def hang_bell(self) -> None:
+        """From now on an exchange may be cut off."""
+        with self.lock:
+            if self._bell is None:
+                self._bell = socket.socketpair()
+                for end in self._bell:
+                    end.setblocking(False)
+
+    def cut_off(self, stream: Stream | None) -> None:
+        """Ends the stream, and what a thread waits for there."""
+        if stream is None:
+            return
+        with self.lock:
+            self.codec.release(stream)
+            self.flush()
+            if stream in self._turns:
+                self._turns[stream].notify()
+            elif self._bell is not None:
+                with contextlib.suppress(OSError):
+                    self._bell[0].send(b".")
 
     # All below: under the lock.
 
@@ -169,11 +192,15 @@ class Connection:
         if self._unsent:
             events |= select.POLLOUT
         left = self._until_ping(seconds)
+        bell = None if self._bell is None else self._bell[1]
         self.lock.release()
         try:
-            _poll(self._socket, events, left)
+            _poll(self._socket, events, left, bell)
         finally:
             self.lock.acquire()
+        if bell is not None:
+            with contextlib.suppress(BlockingIOError):
+                bell.recv(CHUNK)
         news = self._pump()
         news |= self._keep_alive()
         self._notify(news)
@@ -255,17 +282,21 @@ class Connection:
         """Closes the socket; nobody uses the connection any more."""
         with contextlib.suppress(OSError):
             self._socket.close()
+        for end in self._bell or ():
+            end.close()
 
 
-def _poll(made: socket.socket, events: int, seconds: float | None) -> None:
-    """Until one of the events, or the end of the connection, or the time has passed."""
+def _poll(made: socket.socket, events: int, seconds: float | None, bell: socket.socket | None) -> None:
+    """Until one of the events, or the end of the connection, or the bell rings, or the time has passed."""
     if hasattr(select, "poll"):
         poll = select.poll()
         poll.register(made.fileno(), events)
+        if bell is not None:
+            poll.register(bell.fileno(), select.POLLIN)
         poll.poll(None if seconds is None else max(0.0, seconds) * 1000)
         return
     writing = [made] if events & select.POLLOUT else []
-    select.select([made], writing, [], seconds)
+    select.select([made] if bell is None else [made, bell], writing, [], seconds)
 
 
 def _send(loan: Loan[Connection], attempt: Attempt, body: bytes | Iterable[bytes], limits: Limits) -> None:
@@ -376,10 +407,18 @@ class Streams:
         if attempt.queue is not None and not attempt.queue.goes_on(attempt.upstream.limits):
             loan.end()
             return replace(overflowing(), connected=False)
+        cut, connection = limits.cut, loan.shared.connection
         try:
-            _send(loan, attempt, body, limits)
-            head = _next(loan, limits)
-            limits.left(None)  # a head that has come too late is no answer
+            if cut is not None:
+                connection.hang_bell()
+                cut.during(limits, lambda: connection.cut_off(loan.stream))
+            try:
+                _send(loan, attempt, body, limits)
+                head = _next(loan, limits)
+                limits.left(None)  # a head that has come too late is no answer
+            finally:
+                if cut is not None:
+                    cut.over()
         except (Broken, Reset) as error:
             loan.end()
             return error.failed

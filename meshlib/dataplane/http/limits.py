@@ -7,9 +7,12 @@ httpx counts per operation, are the application's business: `TooSlow` goes strai
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from meshlib.core.request import Failed, Failure
+
+if TYPE_CHECKING:
+    from meshlib.dataplane.http.cut import Cut
 
 EARLY = 0.002
 """Seconds that a timer may fire before its time."""
@@ -62,6 +65,8 @@ class Limits:
     own: OwnTimeouts
     try_deadline: float | None
     deadline: float | None
+    cut: "Cut | None" = None
+    """By which another thread gives the exchange up; None: none does."""
 
     def left(self, own: float | None) -> float | None:
         """Seconds until the nearest limit, more than 0; None: there is none. Broken: one has passed."""

@@ -30,6 +30,7 @@ def destination(policy: str) -> str:
 RETRIES = virtual(
     "retries: {attempts: 2, retryOn: 'connect-failure,reset,5xx', perTryTimeout: 2s}, timeout: 5s"
 )
+RETRY_ONCE = "retries: {attempts: 1, retryOn: 5xx, perTryTimeout: 1s, backoff: 1ms}, timeout"
 NO_RETRIES = virtual("retries: {attempts: 0}, timeout: 5s")
 
 
@@ -309,3 +310,27 @@ def test_a_key_stays_with_its_endpoint(
     for _ in range(10):
         client.get(URL, headers=headers)
     assert len({call.endpoint for call in mesh.calls()}) == 1
+
+
+@pytest.mark.parametrize("tasks", [False, True])
+async def test_hedged_tries_take_the_time_that_they_would(
+    mesh: ScriptedMesh, client: meshlib.Client, tasks: bool
+) -> None:
+    mesh.apply(virtual("retries: {attempts: 2, retryOn: 5xx, perTryTimeout: 1s, backoff: 1ms}, timeout: 60s"))
+    mesh.serve("ratings", Response(200, content=b"first", delay="3s"), Response(503, delay="1s"), 503)
+    mesh.serve(
+        "late", Response(200, content=b"first", delay="9s"), Response(200, content=b"second", delay="1s")
+    )
+    mesh.apply(virtual("timeout: 60s").replace("ratings", "late").replace("timeout", RETRY_ONCE))
+    hedges = {"x-envoy-hedge-on-per-try-timeout": "true"}
+    before = threading.active_count()
+    async with meshlib.AsyncClient(timeout=None) as other:
+        for url, content, attempts, seconds in (
+            (URL, b"first", 3, 3),
+            ("http://late:9080/", b"second", 2, 2),
+        ):
+            begun = mesh.clock()
+            answer = await other.get(url, headers=hedges) if tasks else client.get(url, headers=hedges)
+            assert (answer.content, answer.extensions["meshlib"].attempts) == (content, attempts)
+            assert seconds <= mesh.clock() - begun < seconds + 0.1
+    assert threading.active_count() == before

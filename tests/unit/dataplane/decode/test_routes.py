@@ -369,3 +369,20 @@ def test_what_does_not_change_the_answer_is_not_looked_at() -> None:
         "stat_prefix": "s",
     }
     assert isinstance(decoded(rule).action, Forward)
+
+
+def test_a_route_says_whether_its_tries_are_hedged_or_its_host_does() -> None:
+    hedges = {"hedge_policy": {"hedge_on_per_try_timeout": True}}
+    unused = {"initial_requests": 3, "additional_request_chance": {"numerator": 5}}
+    assert not forward({}).hedged
+    assert forward(hedges).hedged
+    assert forward({}, hedges).hedged
+    assert not forward({"hedge_policy": unused}, hedges).hedged
+    for said, path in (
+        ({"initial_requests": 0}, "initial_requests"),
+        ({"additional_request_chance": {"denominator": 7}}, "additional_request_chance.denominator"),
+    ):
+        with pytest.raises(Refused, match=rf"routes\[0\]\.route\.hedge_policy\.{path}"):
+            forward({"hedge_policy": said})
+        with pytest.raises(Refused, match=rf"virtual_hosts\[0\]\.hedge_policy\.{path}"):
+            forward({}, {"hedge_policy": said})
