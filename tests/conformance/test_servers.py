@@ -232,20 +232,12 @@ BUSY = [name for name in NAMES if "-brief" not in name]
 _ON = "connect-failure,refused-stream,unavailable"
 RETRIES = {"retry_policy": {"retry_on": _ON, "num_retries": 8}}
 """As Istio's default, but for the number: where a connection takes seven of many, the others go elsewhere."""
-LAST_RETRIES = {"retry_policy": {"retry_on": f"{_ON},reset", "num_retries": 8}}
-"""Where a server counts an HTTP/2 connection's requests: that may be gone before its GOAWAY is read,
-and what came too late on it is a reset.
-"""
-
-
-def retries(listener: Listener) -> dict[str, Any]:
-    return LAST_RETRIES if listener.kind == "few2" else RETRIES
 
 
 @pytest.mark.parametrize("listener", BUSY, indirect=True)
 async def test_many_at_a_time(listener: Listener) -> None:
     """Also where every seventh request is a connection's last, and where settings change with each stream."""
-    mesh = mesh_of(listener, route=retries(listener))
+    mesh = mesh_of(listener, route=RETRIES)
     async with meshlib.AsyncClient(mesh=mesh, base_url=URL, timeout=20) as client:  # type: ignore[arg-type]
         cases = MIX * 8
         found = await asyncio.gather(*(by_tasks(client, case) for case in cases))
@@ -256,7 +248,7 @@ async def test_many_at_a_time(listener: Listener) -> None:
 
 @pytest.mark.parametrize("listener", BUSY, indirect=True)
 def test_many_threads(listener: Listener) -> None:
-    mesh = mesh_of(listener, route=retries(listener))
+    mesh = mesh_of(listener, route=RETRIES)
     with (
         meshlib.Client(mesh=mesh, base_url=URL, timeout=20) as client,  # type: ignore[arg-type]
         ThreadPoolExecutor(8) as pool,

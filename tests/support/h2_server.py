@@ -7,6 +7,7 @@ for it; what `h2` would not say is said in frames.
 import contextlib
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Iterator
 
@@ -210,6 +211,15 @@ class _Connection:
         """It goes when this is done."""
         self.frame(GoAwayFrame(0, last_stream_id=stream, error_code=0))
         self.answer(stream, 200, b"bye")
+
+    def do_leave(self, stream: int) -> None:
+        """It answers, waits until `go`, goes, and what comes then is reset."""
+        self.answer(stream, 200, b"bye")
+        self.flush()
+        self.server.go.wait(60)
+        self.frame(GoAwayFrame(0, last_stream_id=stream, error_code=0))
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.done = True
 
     def do_limit(self, stream: int, most: str) -> None:
         self.http.update_settings({MAX_STREAMS: int(most)})

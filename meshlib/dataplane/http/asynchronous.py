@@ -134,20 +134,10 @@ class Connection(asyncio.Protocol):
         self._transport.write(data)
         self.written = True
         if self._transport.is_closing():
-            self._save()
+            save(self._transport, self._descriptor, self)
         while self._clogged and not self._ended:
             self._writer = self._loop.create_future()
             await self._wait(self._writer, "write", self.limits.own.write)
-
-    def _save(self) -> None:
-        """Takes what the peer said before it went: after a write that failed the loop does not read it."""
-        take = self._transport.take if isinstance(self._transport, Secured) else self.data_received
-        with contextlib.suppress(OSError):
-            for _ in range(MOST_SAVED):
-                data = os.read(self._descriptor, HIGH_WATER)
-                if not data:
-                    return
-                take(data)
 
     async def turn(self) -> None:
         """Lets the event loop do its other work. Broken: a limit has passed."""
@@ -228,6 +218,17 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             with contextlib.suppress(RuntimeError):  # its loop is closed
                 self._transport.abort()
+
+
+def save(transport: asyncio.Transport, descriptor: int, protocol: asyncio.Protocol) -> None:
+    """Takes what the peer said before it went: after a write that failed the loop does not read it."""
+    take = transport.take if isinstance(transport, Secured) else protocol.data_received
+    with contextlib.suppress(OSError):
+        for _ in range(MOST_SAVED):
+            data = os.read(descriptor, HIGH_WATER)
+            if not data:
+                return
+            take(data)
 
 
 def wake(future: "asyncio.Future[bool] | None", late: bool = False) -> None:

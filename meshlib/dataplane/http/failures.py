@@ -9,6 +9,8 @@ from meshlib.dataplane.tls import NotTrusted, words
 
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 """RFC 9110, 9.2.2."""
+MOST_UNSEEN = 3
+"""How often a stream is made once more, unseen, whose connection its peer leaves: who restarts leaves all."""
 
 
 def not_connected(error: Exception, limits: Limits, seconds: float) -> Failed:
@@ -45,6 +47,30 @@ def stale(head: RequestHead, body: object, silent: bool, written: bool, fresh: b
     the original request was never applied."
     """
     return not fresh and silent and isinstance(body, bytes) and (not written or head.method in _IDEMPOTENT)
+
+
+def unseen(
+    failed: Failed, head: RequestHead, body: object, *, fresh: bool, left: bool, silent: bool, before: int
+) -> bool:
+    """Whether a lost stream is made once more, unseen: its peer has not processed it, or what was sent does
+    no harm twice. `fresh`: it was the first of its connection, `left`: that takes no more; `before`: how
+    often it was made once more already.
+
+    RFC 9113, 8.7: "Requests that have not been processed have not failed; clients MAY automatically retry
+    them, even those with non-idempotent methods."
+    """
+    if fresh or not isinstance(body, bytes):
+        return False
+    match failed.how:
+        case Failure.RESET_BEFORE_REQUEST:
+            return before < MOST_UNSEEN
+        case Failure.REFUSED_STREAM:
+            # A connection that stays has a peer that has enough for now.
+            return before < (MOST_UNSEEN if left else 1)
+        case Failure.RESET:
+            return silent and before < 1 and head.method in _IDEMPOTENT
+        case _:
+            return False
 
 
 def broken_off(error: Exception, ended: bool) -> Failed:

@@ -39,6 +39,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._waiting: dict[Stream, asyncio.Future[bool]] = {}
+        self._descriptor = -1
         self._clogged = False
         self._timer: asyncio.TimerHandle | None = None
         self._asking = False
@@ -53,6 +54,7 @@ class Connection(asyncio.Protocol):
         """The socket is connected."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         made = transport.get_extra_info("socket")
+        self._descriptor = made.fileno()
         if made.family != socket.AF_UNIX:
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.flush()
@@ -133,6 +135,8 @@ class Connection(asyncio.Protocol):
         data = self.codec.outgoing()
         if data and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
+            if self._transport.is_closing():
+                asynchronous.save(self._transport, self._descriptor, self)
 
     async def wait(self, stream: Stream, begun: float, operation: str, limits: Limits) -> None:
         """Until there is news of the stream. Broken, TooSlow."""
@@ -342,24 +346,30 @@ class Streams:
         self, attempt: Attempt, how: Http2, body: bytes | AsyncGenerator[bytes, None], limits: Limits
     ) -> StreamResponse | Failed:
         """One try. TooSlow: one of the application's own limits passed; Unsendable; errors of `body`."""
-        try:
-            loan = await self._borrow(attempt, how, limits)
-        except Broken as error:
-            return replace(error.failed, connected=False)
-        if attempt.queue is not None and not attempt.queue.goes_on(attempt.upstream.limits):
-            loan.end()
-            return replace(overflowing(), connected=False)
-        exchange = _Exchange(loan, limits)
-        try:
-            await exchange.send(attempt, body)
-            head = await exchange.next()
-            limits.left(None)  # a head that has come too late is no answer
-        except (Broken, Reset) as error:
-            loan.end()
-            return error.failed
-        except BaseException:
-            loan.end()
-            raise
+        before = 0
+        while True:
+            try:
+                loan = await self._borrow(attempt, how, limits)
+            except Broken as error:
+                return replace(error.failed, connected=False)
+            if attempt.queue is not None and not attempt.queue.goes_on(attempt.upstream.limits):
+                loan.end()
+                return replace(overflowing(), connected=False)
+            exchange = _Exchange(loan, limits)
+            try:
+                await exchange.send(attempt, body)
+                head = await exchange.next()
+                limits.left(None)  # a head that has come too late is no answer
+            except (Broken, Reset) as error:
+                loan.end()
+                if isinstance(error, Reset) and loan.unseen(error.failed, attempt.head, body, before):
+                    before += 1
+                    continue
+                return error.failed
+            except BaseException:
+                loan.end()
+                raise
+            break
         if not isinstance(head, ResponseHead):
             loan.end()
             return Failed(Failure.PROTOCOL, "the stream ended without a response")
@@ -425,7 +435,7 @@ class Streams:
         shared = Shared(made, address, dies=dies)
         made.changed = lambda: self._changed(pool, shared)
         pool.made(shared, terms)
-        return Loan(self, pool, shared, attempt)
+        return Loan(self, pool, shared, attempt, fresh=True)
 
     def _changed(self, pool: SharedPool[Connection], shared: Shared[Connection]) -> None:
         for old in pool.changed(shared):

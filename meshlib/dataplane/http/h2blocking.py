@@ -299,6 +299,24 @@ def _poll(made: socket.socket, events: int, seconds: float | None, bell: socket.
     select.select([made] if bell is None else [made, bell], writing, [], seconds)
 
 
+def _exchange(
+    loan: Loan[Connection], attempt: Attempt, body: bytes | Iterable[bytes], limits: Limits
+) -> ResponseHead | bytes | Need:
+    """Sends the request and waits for the head of the response. Reset, Broken, TooSlow, Unsendable."""
+    cut, connection = limits.cut, loan.shared.connection
+    if cut is not None:
+        connection.hang_bell()
+        cut.during(limits, lambda: connection.cut_off(loan.stream))
+    try:
+        _send(loan, attempt, body, limits)
+        head = _next(loan, limits)
+        limits.left(None)  # a head that has come too late is no answer
+        return head
+    finally:
+        if cut is not None:
+            cut.over()
+
+
 def _send(loan: Loan[Connection], attempt: Attempt, body: bytes | Iterable[bytes], limits: Limits) -> None:
     """The whole request, or as much of it as the peer wants to hear. Reset, Broken, TooSlow, Unsendable."""
     connection = loan.shared.connection
@@ -400,31 +418,27 @@ class Streams:
         self, attempt: Attempt, how: Http2, body: bytes | Iterable[bytes], limits: Limits
     ) -> StreamResponse | Failed:
         """One try. TooSlow: one of the application's own limits passed; Unsendable; errors of `body`."""
-        try:
-            loan = self._borrow(attempt, how, limits)
-        except Broken as error:
-            return replace(error.failed, connected=False)
-        if attempt.queue is not None and not attempt.queue.goes_on(attempt.upstream.limits):
-            loan.end()
-            return replace(overflowing(), connected=False)
-        cut, connection = limits.cut, loan.shared.connection
-        try:
-            if cut is not None:
-                connection.hang_bell()
-                cut.during(limits, lambda: connection.cut_off(loan.stream))
+        before = 0
+        while True:
             try:
-                _send(loan, attempt, body, limits)
-                head = _next(loan, limits)
-                limits.left(None)  # a head that has come too late is no answer
-            finally:
-                if cut is not None:
-                    cut.over()
-        except (Broken, Reset) as error:
-            loan.end()
-            return error.failed
-        except BaseException:
-            loan.end()
-            raise
+                loan = self._borrow(attempt, how, limits)
+            except Broken as error:
+                return replace(error.failed, connected=False)
+            if attempt.queue is not None and not attempt.queue.goes_on(attempt.upstream.limits):
+                loan.end()
+                return replace(overflowing(), connected=False)
+            try:
+                head = _exchange(loan, attempt, body, limits)
+            except (Broken, Reset) as error:
+                loan.end()
+                if isinstance(error, Reset) and loan.unseen(error.failed, attempt.head, body, before):
+                    before += 1
+                    continue
+                return error.failed
+            except BaseException:
+                loan.end()
+                raise
+            break
         if not isinstance(head, ResponseHead):
             loan.end()
             return Failed(Failure.PROTOCOL, "the stream ended without a response")
@@ -491,7 +505,7 @@ class Streams:
         with self._lock:
             self._all.add(made)
             pool.made(shared, terms)
-        return Loan(self, pool, shared, attempt)
+        return Loan(self, pool, shared, attempt, fresh=True)
 
     def _pool(self, cluster: str) -> tuple[SharedPool[Connection], list[Connection]]:
         """The pool of a cluster, and connections that are of no use, to be closed. Under the lock."""

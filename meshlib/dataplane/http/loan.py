@@ -7,6 +7,8 @@ lock: then only a note is made.
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from meshlib.core.actions import Attempt
+from meshlib.core.request import Failed, RequestHead
+from meshlib.dataplane.http.failures import unseen
 from meshlib.dataplane.http.h2codec import Stream
 from meshlib.dataplane.http.h2pool import Carrier, Shared, SharedPool
 
@@ -35,12 +37,22 @@ class Holder(Protocol[C]):
 class Loan(Generic[C]):
     """One use of a shared connection."""
 
-    __slots__ = ("_holder", "_idle_timeout", "_open", "pool", "shared", "stream")
+    __slots__ = ("_holder", "_idle_timeout", "_open", "fresh", "pool", "shared", "stream")
 
-    def __init__(self, holder: Holder[C], pool: SharedPool[C], shared: Shared[C], attempt: Attempt) -> None:
+    def __init__(
+        self,
+        holder: Holder[C],
+        pool: SharedPool[C],
+        shared: Shared[C],
+        attempt: Attempt,
+        *,
+        fresh: bool = False,
+    ) -> None:
         self._holder = holder
         self._open = True
         self._idle_timeout = attempt.upstream.idle_timeout
+        self.fresh = fresh
+        """Whether the connection was made for this use."""
         self.pool = pool
         self.shared = shared
         self.stream: Stream | None = None
@@ -50,6 +62,12 @@ class Loan(Generic[C]):
     def open(self) -> bool:
         """Whether the exchange goes on."""
         return self._open
+
+    def unseen(self, failed: Failed, head: RequestHead, body: object, before: int) -> bool:
+        """Whether what came to nothing is done once more; `before`: how often it was already."""
+        stream, left = self.stream, not self.shared.connection.usable()
+        silent = stream is None or not stream.informed
+        return unseen(failed, head, body, fresh=self.fresh, left=left, silent=silent, before=before)
 
     def end(self) -> None:
         """Ends the exchange; a second time does nothing."""

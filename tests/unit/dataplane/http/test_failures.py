@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from meshlib.core.request import Failed, Failure, RequestHead
-from meshlib.dataplane.http.failures import broken_off, not_connected, stale, without_head
+from meshlib.dataplane.http.failures import broken_off, not_connected, stale, unseen, without_head
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Limits
 from meshlib.dataplane.http.syntax import Malformed
 
@@ -62,6 +62,36 @@ def test_a_body_may_break_the_protocol() -> None:
 def test_a_kept_connection_is_named() -> None:
     told = without_head(ConnectionResetError(), True, False, fresh=False).detail
     assert told == "the peer closed the connection, which had been kept open before a response"
+
+
+@pytest.mark.parametrize(
+    ("how", "method", "body", "facts", "times"),
+    [
+        # How often in a row at most.
+        (Failure.RESET_BEFORE_REQUEST, "POST", b"x", {}, 3),
+        (Failure.REFUSED_STREAM, "POST", b"x", {"left": True}, 3),
+        (Failure.REFUSED_STREAM, "POST", b"x", {"left": False}, 1),
+        (Failure.RESET, "GET", b"", {"left": True}, 1),
+        (Failure.RESET, "PUT", b"x", {"left": True}, 1),
+        # Never.
+        (Failure.RESET, "POST", b"x", {"left": True}, 0),
+        (Failure.RESET, "GET", b"", {"left": True, "silent": False}, 0),
+        (Failure.REFUSED_STREAM, "GET", b"", {"left": True, "fresh": True}, 0),
+        (Failure.RESET, "GET", b"", {"fresh": True}, 0),
+        (Failure.REFUSED_STREAM, "PUT", iter([b"x"]), {"left": True}, 0),
+        *((how, "GET", b"", {"left": True}, 0) for how in (Failure.REMOTE_RESET, Failure.PROTOCOL)),
+        *((how, "GET", b"", {"left": True}, 0) for how in (Failure.BROKEN_OFF, Failure.TIMED_OUT)),
+    ],
+)
+def test_how_often_a_lost_stream_is_made_once_more(
+    how: Failure, method: str, body: object, facts: dict[str, bool], times: int
+) -> None:
+    head, said = (
+        RequestHead(method, "http", "a", "/"),
+        {"fresh": False, "left": False, "silent": True, **facts},
+    )
+    found = [unseen(Failed(how), head, body, **said, before=before) for before in range(5)]  # type: ignore[arg-type]
+    assert found == [True] * times + [False] * (5 - times)
 
 
 @pytest.mark.parametrize(
