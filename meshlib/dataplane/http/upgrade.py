@@ -22,6 +22,8 @@ from typing import Any
 
 from meshlib.core.request import ResponseHead
 from meshlib.dataplane.http import asynchronous, blocking
+from meshlib.dataplane.http.connection import Connection as AsyncConnection
+from meshlib.dataplane.http.connection_blocking import Connection
 from meshlib.dataplane.http.lease import Lease
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Limits
 
@@ -36,7 +38,7 @@ class Upgraded(blocking.Response):
         *("ended", "received", "sent"),
     )
 
-    def __init__(self, head: ResponseHead, lease: Lease[blocking.Connection]) -> None:
+    def __init__(self, head: ResponseHead, lease: Lease[Connection]) -> None:
         super().__init__(head, lease)
         self._connection = lease.kept.connection
         self._peer_ended = False
@@ -146,7 +148,7 @@ class AsyncUpgraded(asynchronous.Response):
 
     __slots__ = ("_connection", "_surplus", "_writing", "ended", "received", "sent")
 
-    def __init__(self, head: ResponseHead, lease: Lease[asynchronous.Connection]) -> None:
+    def __init__(self, head: ResponseHead, lease: Lease[AsyncConnection]) -> None:
         super().__init__(head, lease)
         self._connection = connection = lease.kept.connection
         connection.limits = Limits(connection.limits.clock, NO_TIMEOUTS, None, None)
