@@ -153,8 +153,9 @@ def of_failure(error: FlightFailed) -> Status:
     kind = _CLASSES[kind_of(error)]
     made = kind.__new__(kind)
     message, facts = words_of(error), error.facts
-    if facts.flag != "-":
-        made.flag = facts.flag
+    if facts.flag == "-":  # it broke off after its head
+        facts = facts._replace(flag=kind.flag)
+    made.flag = facts.flag
     made._init(message, flight_of(error), facts)  # noqa: SLF001 - its second half
     return made
 
