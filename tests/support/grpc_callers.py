@@ -6,8 +6,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-import meshlib_grpc
 from support.grpc_server import PATH
+
+import meshlib_grpc
 
 
 class Answered(NamedTuple):

@@ -133,3 +133,10 @@ def grpc_server(
     finally:
         server.stop(0).wait()
         pool.shutdown()
+
+
+def serve() -> None:
+    """Prints the port, and serves until the process is killed."""
+    with grpc_server() as seen:
+        print(seen.port, flush=True)
+        threading.Event().wait()

@@ -78,9 +78,11 @@ def test_other_roots_are_refused(kind: str, ca: SmallCa) -> None:
     held = ca.held(PAGE)
     stranger = SmallCa("stranger").held(REVIEWS, dns=[NAME])
     with grpc_server(credentials=serving(stranger, mutual=False)) as server:
-        with calling(kind, mesh_of(server.port, lambda: held)) as caller:
-            with pytest.raises(meshlib.ConnectFailed, match="not trusted"):
-                caller.unary("echo", b"hello")
+        with (
+            calling(kind, mesh_of(server.port, lambda: held)) as caller,
+            pytest.raises(meshlib.ConnectFailed, match="not trusted"),
+        ):
+            caller.unary("echo", b"hello")
         assert not server.calls
 
 
@@ -95,7 +97,7 @@ def test_a_peer_in_plain_text_is_refused(kind: str, ca: SmallCa) -> None:
 
 @kinds
 def test_who_steps_in_after_the_look_is_refused(kind: str, ca: SmallCa, monkeypatch: Any) -> None:
-    """gRPC's own handshake takes the very certificate that was looked at, also not one of the same account."""
+    """gRPC's own handshake takes the very certificate that was looked at: no other of the account."""
     held = ca.held(PAGE)
     seen = ca.held(REVIEWS, dns=[NAME])
     with grpc_server(credentials=serving(ca.held(REVIEWS, dns=[NAME]))) as server:
@@ -109,9 +111,11 @@ def test_who_steps_in_after_the_look_is_refused(kind: str, ca: SmallCa, monkeypa
 
         monkeypatch.setattr("meshlib_grpc.blocking.look", look)
         monkeypatch.setattr("meshlib_grpc.asynchronous.look", look)
-        with calling(kind, mesh) as caller:
-            with pytest.raises(meshlib.ConnectFailed, match="CERTIFICATE_VERIFY_FAILED"):
-                caller.unary("echo", b"hello")
+        with (
+            calling(kind, mesh) as caller,
+            pytest.raises(meshlib.ConnectFailed, match="CERTIFICATE_VERIFY_FAILED"),
+        ):
+            caller.unary("echo", b"hello")
         assert not server.calls
 
 
@@ -130,14 +134,16 @@ def test_a_peer_that_restarts_with_another_certificate(kind: str, ca: SmallCa) -
 @kinds
 def test_a_certificate_of_our_own_that_is_new_is_shown(kind: str, ca: SmallCa) -> None:
     held = [ca.held(PAGE)]
-    with grpc_server(credentials=serving(ca.held(REVIEWS, dns=[NAME]))) as server:
-        with calling(kind, mesh_of(server.port, lambda: held[0])) as caller:
-            caller.unary("who", b"")
-            first = caller.pool()._open.copy()
-            held[0] = ca.held(PAGE)
-            caller.unary("who", b"")
-            assert caller.channels() == 1
-            assert list(first.values()) != list(caller.pool()._open.values())
+    with (
+        grpc_server(credentials=serving(ca.held(REVIEWS, dns=[NAME]))) as server,
+        calling(kind, mesh_of(server.port, lambda: held[0])) as caller,
+    ):
+        caller.unary("who", b"")
+        first = caller.pool()._open.copy()
+        held[0] = ca.held(PAGE)
+        caller.unary("who", b"")
+        assert caller.channels() == 1
+        assert list(first.values()) != list(caller.pool()._open.values())
 
 
 @kinds
@@ -159,21 +165,25 @@ def test_tls_with_a_name_of_a_server_outside(kind: str, ca: SmallCa, tmp_path: A
         (["*.outside.example"], True),
         (["other.example"], False),
     ):
-        with grpc_server(credentials=serving(ca.held(REVIEWS, dns=names), mutual=False)) as server:
-            with calling(kind, mesh_of(server.port, lambda: None, tls)) as caller:
-                if taken:
-                    assert caller.unary("who", b"").messages == [b"v1"]
-                else:
-                    with pytest.raises(meshlib.ConnectFailed, match="not trusted"):
-                        caller.unary("who", b"")
+        with (
+            grpc_server(credentials=serving(ca.held(REVIEWS, dns=names), mutual=False)) as server,
+            calling(kind, mesh_of(server.port, lambda: None, tls)) as caller,
+        ):
+            if taken:
+                assert caller.unary("who", b"").messages == [b"v1"]
+            else:
+                with pytest.raises(meshlib.ConnectFailed, match="not trusted"):
+                    caller.unary("who", b"")
 
 
 @kinds
 def test_a_process_without_a_certificate_can_show_none(kind: str, ca: SmallCa) -> None:
-    with grpc_server(credentials=serving(ca.held(REVIEWS, dns=[NAME]))) as server:
-        with calling(kind, mesh_of(server.port, lambda: None)) as caller:
-            with pytest.raises(meshlib.ConnectFailed, match="no certificate of the mesh"):
-                caller.unary("who", b"")
+    with (
+        grpc_server(credentials=serving(ca.held(REVIEWS, dns=[NAME]))) as server,
+        calling(kind, mesh_of(server.port, lambda: None)) as caller,
+        pytest.raises(meshlib.ConnectFailed, match="no certificate of the mesh"),
+    ):
+        caller.unary("who", b"")
 
 
 @kinds
@@ -189,7 +199,9 @@ def test_a_peer_that_says_nothing_in_the_handshake(kind: str, ca: SmallCa) -> No
 @kinds
 def test_a_certificate_without_a_dns_name_is_told(kind: str, ca: SmallCa) -> None:
     held = ca.held(PAGE)
-    with grpc_server(credentials=serving(ca.held(REVIEWS))) as server:
-        with calling(kind, mesh_of(server.port, lambda: held)) as caller:
-            with pytest.raises(meshlib.ConnectFailed, match="no DNS name"):
-                caller.unary("who", b"")
+    with (
+        grpc_server(credentials=serving(ca.held(REVIEWS))) as server,
+        calling(kind, mesh_of(server.port, lambda: held)) as caller,
+        pytest.raises(meshlib.ConnectFailed, match="no DNS name"),
+    ):
+        caller.unary("who", b"")
