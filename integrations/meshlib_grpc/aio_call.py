@@ -19,7 +19,8 @@ from meshlib_grpc.bodies import AsyncMessages, Message
 from meshlib_grpc.errors import Status, of_control, of_failure
 from meshlib_grpc.metadata import Metadata, status_headers, to_metadata
 from meshlib_grpc.options import Options
-from meshlib_grpc.outcome import CANCELLED, OK, Ended
+from meshlib_grpc.outcome import CANCELLED, OK, UNKNOWN, Ended
+from meshlib_grpc.sender import refuse_network
 from meshlib_grpc.unary import Unary, Wishes
 
 _CANCELLED = "Locally cancelled by application!"
@@ -39,6 +40,7 @@ class AsyncSender(exchange.AsyncSender):
 
     def _connect(self) -> network.AsyncConnections:
         mesh = self.mesh
+        refuse_network(mesh.network)
         return Connections(mesh.clock, lambda: mesh.view, self._contexts, self._options)
 
     async def aclose(self) -> None:
@@ -151,6 +153,9 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
         except asyncio.CancelledError:
             self._cancelled = True
             self._fail(Status(CANCELLED, details=_CANCELLED))
+            raise
+        except BaseException as error:
+            self._fail(Status(UNKNOWN, details=repr(error)))
             raise
 
     async def _answered(self, answer: Answer) -> None:

@@ -7,6 +7,7 @@ from meshlib.core.request import Failed
 from meshlib.dataplane import exchange, network
 from meshlib.dataplane.mesh import Mesh
 from meshlib.dataplane.telemetry.outbound import introduced
+from meshlib.errors import ConfigError
 from meshlib_grpc.blocking import Connections
 from meshlib_grpc.options import Options
 from meshlib_grpc.unary import Unary, Wishes
@@ -25,10 +26,17 @@ class Sender(exchange.Sender):
 
     def _connect(self) -> network.Connections:
         mesh = self.mesh
+        refuse_network(mesh.network)
         made = Connections(mesh.clock, lambda: mesh.view, self._contexts, self._options)
         if self._closed:
             made.close()
         return made
+
+
+def refuse_network(found: network.Network | None) -> None:
+    """ConfigError: calls of gRPC are not sent over a network that a mesh brings."""
+    if found is not None:
+        raise ConfigError("this mesh has a network of its own, over which calls of gRPC can't be sent")
 
 
 class UnaryHands:

@@ -79,6 +79,11 @@ class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
         context.abort(code, words.decode())
         return b""
 
+    def headed(self, asked: bytes, context: Any) -> bytes:
+        context.send_initial_metadata((("who", self.seen.name),))
+        context.abort(grpc.StatusCode.UNAVAILABLE, "words")
+        return b""
+
     def slow(self, asked: bytes, context: Any) -> bytes:
         ended = threading.Event()
         if not context.add_callback(ended.set):
