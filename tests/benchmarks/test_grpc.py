@@ -2,8 +2,8 @@
 
     pytest tests/benchmarks/test_grpc.py --benchmark-enable -s
 
-Each round times bare and mesh one after the other, in alternating order; shown are medians of the times and of
-the differences, in wall and in CPU time of this process. The server is another process. Goals, on an idle
+Each round times bare and mesh one after the other, in alternating order; shown are medians of the times and
+of the differences, in wall and in CPU time of this process. The server is another process. Goals, on an idle
 machine: threads at most 40 us more, tasks 60. Without --benchmark-enable one short round only checks that
 everything works.
 """
