@@ -3,8 +3,11 @@
 When a block of `calling` has ended, no slot is taken.
 """
 
+import asyncio
 import gc
+import queue
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -15,6 +18,7 @@ from support.grpc_server import Seen, grpc_server
 from support.ports import free_port
 
 import meshlib
+import meshlib_grpc
 from meshlib.core.balance.cluster import Limits
 
 RETRY = {"num_retries": 2, "retry_back_off": {"base_interval": "0.001s"}}
@@ -329,8 +333,101 @@ def test_messages_that_are_none_are_told_as_grpc_tells_them(kind: str, server: S
     "target", ["reviews", "dns:///reviews:9080", "reviews:http", ":1", "reviews:0", "reviews:70000"]
 )
 def test_what_is_no_target(target: str) -> None:
-    import meshlib_grpc
-
     for make in (meshlib_grpc.channel, meshlib_grpc.aio_channel):
         with pytest.raises(ValueError, match="host:port"):
             make(target)
+
+
+def test_many_threads_share_a_channel(server: Seen) -> None:
+    mesh = fake_mesh([server.port])
+    with calling("threads", mesh) as caller, ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda number: caller.unary("echo", b"%d" % number).messages, range(300)))
+        streams = list(pool.map(lambda _: caller.streamed("count", b"3").messages, range(50)))
+        assert found == [[b"%d" % number] for number in range(300)]
+        assert streams == [[b"0", b"1", b"2"]] * 50
+        assert (caller.channels(), mesh.in_flight()) == (1, 0)
+
+
+def test_many_tasks_share_a_channel(server: Seen) -> None:
+    mesh = fake_mesh([server.port])
+
+    async def run() -> None:
+        async with meshlib_grpc.aio_channel("reviews:9080", mesh) as channel:  # type: ignore[arg-type]
+            echo, count = (
+                channel.unary_unary("/test.Service/echo"),
+                channel.unary_stream("/test.Service/count"),
+            )
+
+            async def all_of(number: int) -> list[bytes]:
+                return [one async for one in count(b"%d" % number)]
+
+            calls = [echo(b"%d" % number) for number in range(200)]
+            assert await asyncio.gather(*calls) == [b"%d" % number for number in range(200)]
+            assert [len(one) for one in await asyncio.gather(*map(all_of, range(20)))] == list(range(20))
+
+    asyncio.run(run())
+    assert mesh.in_flight() == 0
+
+
+def test_responses_that_wait_for_metadata_first(server: Seen) -> None:
+    """A server may send metadata before it wants the first message, and a client wait for it."""
+    mesh = fake_mesh([server.port])
+    with calling("threads", mesh) as caller:
+        more: queue.Queue[bytes | None] = queue.Queue()
+        call = caller.channel.stream_stream("/test.Service/chat")(iter(more.get, None))
+        assert dict(call.initial_metadata()) == {"who": "v1"}
+        more.put(b"a")
+        assert next(call) == b"a"
+        more.put(None)
+        assert list(call) == []
+        assert call.code() is grpc.StatusCode.OK
+
+    async def run() -> None:
+        async with meshlib_grpc.aio_channel("reviews:9080", mesh) as channel:  # type: ignore[arg-type]
+            call = channel.stream_stream("/test.Service/chat")()
+            assert dict(await call.initial_metadata()) == {"who": "v1"}
+            for one in (b"a", b"b"):
+                await call.write(one)
+                assert await call.read() == one
+            await call.done_writing()
+            assert await call.read() is grpc.aio.EOF
+            assert await call.code() is grpc.StatusCode.OK
+
+    asyncio.run(run())
+    assert mesh.in_flight() == 0
+
+
+def test_a_future(server: Seen) -> None:
+    mesh = fake_mesh([server.port])
+    with calling("threads", mesh) as caller:
+        told: list[bytes] = []
+        future = caller.channel.unary_unary("/test.Service/echo").future(b"a")
+        future.add_done_callback(lambda one: told.append(one.result()))
+        assert future.result(60) == b"a"
+        until(lambda: told == [b"a"])
+        bad = caller.channel.unary_unary("/test.Service/status").future(b"5 x")
+        assert bad.exception(60).code() is grpc.StatusCode.NOT_FOUND
+        with pytest.raises(grpc.RpcError):
+            bad.result(60)
+        slow = caller.channel.unary_unary("/test.Service/slow").future(b"60")
+        with pytest.raises(grpc.FutureTimeoutError):
+            slow.result(0.01)
+        assert slow.cancel()
+        with pytest.raises(grpc.FutureCancelledError):
+            slow.result(60)
+        grpc.channel_ready_future(caller.channel).result(60)
+
+
+def test_interceptors_of_the_application_stand_around_it(server: Seen) -> None:
+    class Adding(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+        def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+            response = continuation(details, request + b"!")
+            assert response.code() is not None
+            return response
+
+    with calling("threads", fake_mesh([server.port])) as caller:
+        channel = grpc.intercept_channel(caller.channel, Adding())
+        assert channel.unary_unary("/test.Service/echo")(b"a") == b"a!"
+        with pytest.raises(grpc.RpcError) as raised:
+            channel.unary_unary("/test.Service/status")(b"5 x")
+        assert raised.value.code() is grpc.StatusCode.NOT_FOUND
