@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import grpc
 
 from meshlib.core.actions import Facts
-from meshlib.core.request import Header
+from meshlib.core.request import Header, RequestHead
 from meshlib.dataplane.body import RequestBody
 from meshlib.dataplane.drive import Answer
 from meshlib.dataplane.exchange import Request
+from meshlib.dataplane.http.limits import NO_TIMEOUTS
 from meshlib_grpc.errors import FLAGS, Status
 from meshlib_grpc.metadata import Metadata, status_of, to_metadata, to_request
 from meshlib_grpc.outcome import CODES, OK, Ended
@@ -26,6 +27,8 @@ class Target(NamedTuple):
     host: str
     port: int
     authority: str
+    name: str
+    """As a key of the view's tables."""
 
     @classmethod
     def parse(cls, text: str) -> "Target":
@@ -33,25 +36,28 @@ class Target(NamedTuple):
         host, colon, port = text.rpartition(":")
         if not host or not colon or not port.isdecimal() or "/" in text or not 0 < int(port) < 65536:
             raise ValueError(f"{text!r} is no target of the mesh; one is host:port, such as reviews:9080")
-        return cls(host.removeprefix("[").removesuffix("]"), int(port), text)
+        return cls(host.removeprefix("[").removesuffix("]"), int(port), text, text.lower())
 
-    @property
-    def name(self) -> str:
-        """As a key of the view's tables."""
-        return self.authority.lower()
-
-    def request(self, path: str, body: RequestBody, metadata: Any, timeout: float | None) -> Request:
+    def request(self, path: str, body: RequestBody, metadata: Any, timeout: float | None) -> "Asked":
         """A call of the method with that path."""
-        return Request(
-            "POST",
-            "http",
-            (self.host, self.port),
-            self.authority,
-            path,
-            to_request(metadata, timeout),
-            body,
-            patience=timeout,
-        )
+        return Asked(self, path, to_request(metadata, timeout), body, timeout)
+
+
+class Asked(Request):
+    """A call. Its metadata has no Host, so there is nothing to look for in it."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, target: Target, path: str, headers: list[Header], body: RequestBody, timeout: float | None
+    ) -> None:
+        self.head = RequestHead("POST", "http", target.authority, path, headers)
+        self.name = target.name
+        self.original = (target.host, target.port)
+        self.body = body
+        self.own = NO_TIMEOUTS
+        self.patience = timeout
+        self.watched = None
 
 
 def serialized(message: Any, serialize: Serialize) -> bytes:
