@@ -71,7 +71,8 @@ class _Hands:
 
     async def send(self, attempt: Attempt) -> Unary | AsyncStreamed | Failed:
         sender, body = self._sender, self._body
-        attempt = introduced(attempt, sender.mesh.telemetry)
+        if attempt.tls is not None:
+            attempt = introduced(attempt, attempt.tls, sender.mesh.telemetry)
         if self.wanted is None:
             assert isinstance(body, Message)  # noqa: S101 - of the one request
             made = await sender.channels().unary(attempt, body.message, self._wishes)

@@ -21,6 +21,10 @@ from meshlib_grpc.pin import look
 from meshlib_grpc.pool import Carrier, Pool
 from meshlib_grpc.unary import NO_WISHES, WELL, Unary, Wishes
 
+_UNSENT = "Internal error from Core"
+_MOMENT, _LOOK = 1.0, 0.002
+"""Seconds for which the status is waited for, and between two looks."""
+
 
 class AsyncStreamed:
     """A try of a call that goes on for a while; decided upon as of `Streamed`."""
@@ -47,6 +51,8 @@ class AsyncStreamed:
         self._clock = clock
         self._release: Callable[[bool], None] | None = release
         self._reading: asyncio.Future[Any] | None = None
+        self._noted: Ended | None = None
+        call.add_done_callback(self._note)
 
     async def settle(self, wanted: asyncio.Event) -> "Failed | AsyncStreamed":
         """Waits for the first message or the status; once it is `wanted`, the first metadata is enough."""
@@ -70,7 +76,7 @@ class AsyncStreamed:
         try:
             message = reading.result()
         except grpc.aio.AioRpcError as error:
-            ended = ended_of(error)
+            ended = await self._why(error)
             self._end(ended)
             outcome = of_status(ended, error.initial_metadata() or (), attempt, self._clock)
             if isinstance(outcome, Failed):
@@ -96,7 +102,7 @@ class AsyncStreamed:
             try:
                 message = await (self.call.read() if reading is None else reading)
             except grpc.aio.AioRpcError as error:
-                ended = ended_of(error)
+                ended = await self._why(error)
                 self._end(ended)
                 failed = failure(ended, self._attempt, self._clock, head=True)
                 if failed is not None:
@@ -122,6 +128,26 @@ class AsyncStreamed:
                 self._reading.cancel()
             self._end(Ended(CANCELLED, "Locally cancelled by application!"))
 
+    def _note(self, call: Any) -> None:
+        """The status is there. Another may take its place (see `_why`)."""
+        code, details = _at_once(call.code()), _at_once(call.details())
+        if code is not None and self._noted is None:
+            self._noted = Ended(code, details or "", tuple(_at_once(call.trailing_metadata()) or ()))
+
+    async def _why(self, error: grpc.aio.AioRpcError) -> Ended:
+        """How it ended. That a message can't be sent because the call has ended is a status of its own for
+        gRPC's library, before the call's or after it.
+        """
+        ended = ended_of(error)
+        if self._noted is not None and ended.details == _UNSENT:
+            ended = self._noted
+        until = self._clock() + _MOMENT
+        while ended.details == _UNSENT and self._clock() < until:
+            await asyncio.sleep(_LOOK)
+            details, trailing = await self.call.details(), await self.call.trailing_metadata()
+            ended = Ended(await self.call.code(), details or "", tuple(trailing or ()))
+        return ended
+
     async def _end_well(self) -> None:
         self._end(WELL._replace(trailing=tuple(await self.call.trailing_metadata() or ())))
 
@@ -131,6 +157,16 @@ class AsyncStreamed:
         release, self._release = self._release, None
         if release is not None:
             release(ended.details.startswith("failed to connect"))
+
+
+def _at_once(asking: Any) -> Any:
+    """What a coroutine gives that does not wait; None: it would."""
+    try:
+        asking.send(None)
+    except StopIteration as found:
+        return found.value
+    asking.close()
+    return None
 
 
 class Connections:

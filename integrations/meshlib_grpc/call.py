@@ -50,7 +50,9 @@ class _Hands:
 
     def begin(self, attempt: Attempt) -> Streamed | Failed:
         sender = self._sender
-        made = sender.channels().begin(introduced(attempt, sender.mesh.telemetry), self._body, self._wishes)
+        if attempt.tls is not None:
+            attempt = introduced(attempt, attempt.tls, sender.mesh.telemetry)
+        made = sender.channels().begin(attempt, self._body, self._wishes)
         if isinstance(made, Streamed):
             self.current = made
         return made

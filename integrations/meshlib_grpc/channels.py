@@ -51,6 +51,9 @@ class Channels(Generic[C]):
         found = self._pool.find(attempt, now, secured)
         if found is not None:
             return found
+        if attempt.upstream.proxy_protocol:
+            detail = "gRPC's library can't begin a connection with a PROXY header"
+            return Failed(Failure.CONNECT_FAILED, detail, connected=False)
         left, longest = timeout_of(attempt, now), attempt.upstream.connect_timeout
         if left is not None and left <= 0:
             return too_late(attempt, now)

@@ -55,7 +55,8 @@ class UnaryHands:
     def send(self, attempt: Attempt) -> Unary | Failed:
         """One try."""
         sender = self._sender
-        attempt = introduced(attempt, sender.mesh.telemetry)
+        if attempt.tls is not None:
+            attempt = introduced(attempt, attempt.tls, sender.mesh.telemetry)
         made = sender.channels().unary(attempt, self._message, self._wishes)
         if not isinstance(made, Failed):
             self.last = made

@@ -272,6 +272,14 @@ def test_too_many_requests(kind: str, server: Seen) -> None:
 
 
 @kinds
+def test_a_connection_that_must_begin_with_a_proxy_header_is_not_made(kind: str, server: Seen) -> None:
+    with calling(kind, fake_mesh([server.port], proxy_protocol=1)) as caller:
+        with pytest.raises(meshlib.ConnectFailed, match="PROXY"):
+            caller.unary("who", b"")
+        assert not server.calls
+
+
+@kinds
 def test_an_unknown_method_is_the_servers_word(kind: str, server: Seen) -> None:
     with calling(kind, fake_mesh([server.port])) as caller:
         with pytest.raises(grpc.RpcError) as raised:
