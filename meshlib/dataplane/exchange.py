@@ -24,7 +24,7 @@ from meshlib.core.request import Failed, Failure, Header, RequestHead
 from meshlib.core.view import View
 from meshlib.dataplane import context, fork, proxies
 from meshlib.dataplane.body import RequestBody, Source
-from meshlib.dataplane.drive import Answer, AsyncBody, Body, FlightFailed, adrive, drive
+from meshlib.dataplane.drive import Answer, AsyncBody, AsyncHands, Body, FlightFailed, Hands, adrive, drive
 from meshlib.dataplane.hedge_blocking import Threads, Tries
 from meshlib.dataplane.http.cut import Cut
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, OwnTimeouts
@@ -58,7 +58,7 @@ FindMesh = Callable[[], Mesh]
 class Request:
     """One request of the application, as core knows it."""
 
-    __slots__ = ("body", "head", "name", "original", "own", "watched")
+    __slots__ = ("body", "head", "name", "original", "own", "patience", "watched")
 
     def __init__(
         self,
@@ -68,17 +68,20 @@ class Request:
         netloc: str,
         target: str,
         headers: Iterable[Header],
-        body: Source = b"",
+        body: Source | RequestBody = b"",
         own: OwnTimeouts = NO_TIMEOUTS,
+        patience: float | None = None,
     ) -> None:
         """`address` is the URL's host and port, `netloc` both as a Host header says them; `target` is path
-        and query, `headers` may have a Host.
+        and query, `headers` may have a Host. `patience`: seconds for which the application waits for the
+        whole response, of a library that says so; None: as long as it takes.
         """
         self.head = RequestHead.sent(method, scheme, netloc, target, list(headers))
         self.name = f"{_host_of(self.head.authority)}:{address[1]}"
         self.original = address
-        self.body = RequestBody(body)
+        self.body = body if isinstance(body, RequestBody) else RequestBody(body)
         self.own = own
+        self.patience = patience
         self.watched: Outbound | None = None
 
     def _is_known(self, view: View) -> bool:
@@ -95,10 +98,12 @@ class Request:
         watched = self.watched = watch(mesh.telemetry, self.name, self.head, self.body)
         if watched is not None:
             self.head = watched.head
-        left = None
+        patience = self.patience
         if context.current() is not None:
-            context.hand_on(self.head, self._is_known(view), traced=watched is not None and watched.traced)
             left = context.time_left()
+            if left is not None and (patience is None or left < patience):
+                patience = left
+            context.hand_on(self.head, self._is_known(view), traced=watched is not None and watched.traced)
         return outbound.flow(
             self.head,
             self.body,
@@ -108,7 +113,7 @@ class Request:
             mesh.clock,
             mesh.dice,
             self.original,
-            left,
+            patience,
         )
 
 
@@ -162,15 +167,21 @@ class Sender(_Asking):
     def __repr__(self) -> str:
         return f"<Sender {self._mesh!r}, {self._connections!r}>"
 
-    def send(self, request: Request) -> Answer:
-        """Sends it. FlightFailed; TooSlow; Unsendable; ControlError; errors of its body."""
+    def send(self, request: Request, hands: Hands | None = None) -> Answer:
+        """Sends it. FlightFailed; TooSlow; Unsendable; ControlError; errors of its body. `hands`: what acts,
+        of a library that has connections of its own.
+        """
         mesh = self.mesh
         flow = request.flow(mesh, mesh.prepare(request.name))
+        return self.run(request, flow, hands or _Hands(self, request))
+
+    def run(self, request: Request, flow: Flow, hands: Hands) -> Answer:
+        """Runs the flow of a request to its answer; fails as `send`."""
         watched = request.watched
         if watched is None:
-            return drive(flow, _Hands(self, request))
+            return drive(flow, hands)
         try:
-            answer = drive(flow, _Hands(self, request))
+            answer = drive(flow, hands)
         except BaseException as error:
             _lost(watched, error)
             raise
@@ -283,15 +294,16 @@ class AsyncSender(_Asking):
     def __repr__(self) -> str:
         return f"<AsyncSender {self._mesh!r}, {self._connections!r}>"
 
-    async def send(self, request: Request) -> Answer:
+    async def send(self, request: Request, hands: AsyncHands | None = None) -> Answer:
         """As of `Sender`."""
         mesh = self.mesh
         flow = request.flow(mesh, mesh.known(request.name) or await mesh.aprepare(request.name))
+        hands = hands or _AsyncHands(self, request)
         watched = request.watched
         if watched is None:
-            return await adrive(flow, _AsyncHands(self, request))
+            return await adrive(flow, hands)
         try:
-            answer = await adrive(flow, _AsyncHands(self, request))
+            answer = await adrive(flow, hands)
         except BaseException as error:
             _lost(watched, error)
             raise
@@ -320,12 +332,14 @@ class AsyncSender(_Asking):
         loop = self._running_loop()
         if self._connections is None or self._loop is not loop:
             mesh = self.mesh
-            self._connections = (mesh.network or SOCKETS).aconnections(
-                mesh.clock, self._contexts, self._longest_idle
-            )
+            self._connections = self._connect()
             self._mirrors = AsyncMirrors(self._connections, mesh.clock)
             self._loop = loop
         return self._connections
+
+    def _connect(self) -> AsyncConnections:
+        mesh = self.mesh
+        return (mesh.network or SOCKETS).aconnections(mesh.clock, self._contexts, self._longest_idle)
 
     def mirror(self, mirror: Mirror, request: Request) -> None:
         """Sends a copy in the background."""

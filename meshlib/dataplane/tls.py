@@ -130,6 +130,18 @@ class Contexts:
             raise NotTrusted(f"its certificate is for {shown}; allowed is {wanted}")
         return principal
 
+    def shown(self, policy: ClientTls) -> tuple[bytes, bytes] | None:
+        """The chain and the key, both PEM, that a client shows by that policy; None: none. OSError: it has
+        none to show. For libraries that bring a TLS of their own.
+        """
+        if policy.mesh_identity:
+            held = _own(self._held())
+            return held.chain_pem.encode(), held.key_pem
+        if not policy.certificate_file:
+            return None
+        chain = Path(policy.certificate_file).read_bytes()
+        return chain, Path(policy.key_file).read_bytes() if policy.key_file else chain
+
     def caller(self, policy: ServerTls, connection: "ssl.SSLSocket | ssl.SSLObject") -> str:
         """The caller's `spiffe://…`, after the handshake. NotTrusted: it must not be served."""
         return self._checked(connection, policy.trust_domains, server=False)

@@ -60,6 +60,11 @@ def check(
     return (contexts or _NOBODYS).check(tls, connection)
 
 
+def shown(tls: ClientTls, contexts: Contexts | None) -> tuple[bytes, bytes] | None:
+    """Our chain and key, for a library that shakes hands itself; None: none is shown. OSError."""
+    return (contexts or _NOBODYS).shown(tls)
+
+
 def shake_hands(session: Session, made: socket.socket, deadline: float) -> None:
     """A client's handshake on a socket, until `deadline` on the monotonic clock. OSError: it failed."""
     done = False

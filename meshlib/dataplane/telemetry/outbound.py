@@ -121,6 +121,10 @@ class Outbound:
         if not own:
             self._waited = self._telemetry.clock() - self._started
 
+    def trailed(self, trailers: Sequence[Header]) -> None:
+        """These headers came after the body; to be told before the end."""
+        self._headers = (*self._headers, *trailers)
+
     def failed(self, failed: Failed, facts: Facts) -> None:
         """There is no response, or its body broke off."""
         flag = facts.flag

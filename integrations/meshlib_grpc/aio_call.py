@@ -1,0 +1,418 @@
+"""A call for tasks, of each of the four kinds. It begins at once, in a task of its own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Generator
+from typing import Any, cast
+
+import grpc
+
+from meshlib.core.actions import Attempt, Facts, Mirror
+from meshlib.core.request import Failed
+from meshlib.dataplane import exchange, network
+from meshlib.dataplane.drive import Answer, AsyncBody, FlightFailed
+from meshlib.dataplane.mesh import Mesh
+from meshlib.dataplane.telemetry.outbound import introduced
+from meshlib.errors import ControlError
+from meshlib_grpc.asked import Said, deserialized, said
+from meshlib_grpc.asynchronous import AsyncStreamed, Connections
+from meshlib_grpc.bodies import AsyncMessages, Message
+from meshlib_grpc.errors import Status, of_control, of_failure
+from meshlib_grpc.metadata import Metadata, status_headers, to_metadata
+from meshlib_grpc.onebyone import AsyncOneByOne
+from meshlib_grpc.options import Options
+from meshlib_grpc.outcome import CANCELLED, OK, UNKNOWN, Ended
+from meshlib_grpc.sender import refuse_network
+from meshlib_grpc.unary import Unary, Wishes
+
+_CANCELLED = "Locally cancelled by application!"
+_NO_FACTS = Facts()
+
+
+class AsyncSender(exchange.AsyncSender):
+    """meshlib's sender, over gRPC's channels. One event loop at a time."""
+
+    def __init__(self, mesh: Mesh | exchange.FindMesh, options: Options) -> None:
+        super().__init__(mesh)
+        self._options = options
+
+    def channels(self) -> Connections:
+        """Those of the running loop."""
+        return cast(Connections, self.connections())  # as made below
+
+    def _connect(self) -> network.AsyncConnections:
+        mesh = self.mesh
+        refuse_network(mesh.network)
+        return Connections(mesh.clock, lambda: mesh.view, self._contexts, self._options)
+
+    async def aclose(self) -> None:
+        """Closes the connections; the mesh stays."""
+        made = cast(Connections | None, self._connections)
+        await super().aclose()
+        if made is not None:
+            await made.closed()
+
+
+class _Hands:
+    """What a flow acts with."""
+
+    __slots__ = ("_body", "_request", "_sender", "_wishes", "last", "wanted")
+
+    def __init__(
+        self, sender: AsyncSender, request: exchange.Request, body: Message | AsyncMessages, wishes: Wishes
+    ) -> None:
+        self._sender = sender
+        self._request = request
+        self._body = body
+        self._wishes = wishes
+        self.last: Unary | AsyncStreamed | None = None
+        self.wanted: asyncio.Event | None = None
+        """Whether the first metadata is all that is waited for; None: it is a call with one request and one
+        response.
+        """
+
+    async def send(self, attempt: Attempt) -> Unary | AsyncStreamed | Failed:
+        sender, body = self._sender, self._body
+        if attempt.tls is not None:
+            attempt = introduced(attempt, attempt.tls, sender.mesh.telemetry)
+        if self.wanted is None:
+            assert isinstance(body, Message)  # noqa: S101 - of the one request
+            made = await sender.channels().unary(attempt, body.message, self._wishes)
+            if not isinstance(made, Failed):
+                self.last = made
+            return made
+        begun = await sender.channels().begin(attempt, body, self._wishes)
+        if isinstance(begun, Failed):
+            return begun
+        self.last = begun
+        settled = await begun.settle(self.wanted)
+        if isinstance(settled, Failed) and not settled.connected and begun.kept:
+            begun.close()
+            again = await sender.channels().begin(attempt, body, self._wishes)
+            if isinstance(again, Failed):
+                return again
+            self.last = begun = again
+            settled = await begun.settle(self.wanted)
+        if isinstance(settled, Failed):
+            begun.close()
+        return settled
+
+    def several(self) -> AsyncOneByOne:
+        return AsyncOneByOne(self.send)
+
+    def mirror(self, mirror: Mirror) -> None:
+        self._sender.mirror(mirror, self._request)
+
+    async def sleep(self, seconds: float) -> None:
+        await (self._sender.mesh.network or network.SOCKETS).asleep(seconds)
+
+
+class _Call(grpc.aio.Call):  # type: ignore[misc]
+    """What all four have in common."""
+
+    def __init__(
+        self,
+        sender: AsyncSender,
+        request: exchange.Request,
+        body: Message | AsyncMessages,
+        wishes: Wishes,
+        deserialize: Any,
+    ) -> None:
+        self._sender = sender
+        self._request = request
+        self._body = body
+        self._deserialize = deserialize
+        self._hands = hands = _Hands(sender, request, body, wishes)
+        if self._streams():
+            hands.wanted = asyncio.Event()
+        self._callbacks: list[Callable[[Any], None]] = []
+        self._how: Said | None = None
+        self._answer: Answer | None = None
+        self._error: Status | None = None
+        self._response: Any = None
+        self._cancelled = False
+        self._over = asyncio.Event()
+        self._until: float | None = None
+        if request.patience is not None:
+            self._until = asyncio.get_running_loop().time() + request.patience
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def _streams(self) -> bool:
+        return True
+
+    def __del__(self) -> None:
+        if hasattr(self, "_task") and not self._over.is_set():
+            self.cancel()
+
+    async def _run(self) -> None:
+        """Until it is decided which try counts; of a call with one response, to its end."""
+        try:
+            try:
+                answer = self._answer = await self._sender.send(self._request, self._hands)
+            except FlightFailed as error:
+                raise of_failure(error) from None
+            except ControlError as error:
+                raise of_control(error) from error
+            await self._answered(answer)
+        except Status as error:
+            self._fail(error)
+        except asyncio.CancelledError:
+            self._cancelled = True
+            self._fail(Status(CANCELLED, details=_CANCELLED))
+            raise
+        except BaseException as error:
+            self._fail(Status(UNKNOWN, details=repr(error)))
+            raise
+
+    async def _answered(self, answer: Answer) -> None:
+        if answer.own or self._hands.last is None:
+            raise said(answer, None).status()
+        body, last = answer.body, self._hands.last
+        if isinstance(body, AsyncBody) and isinstance(last, AsyncStreamed) and body.watched is not None:
+            watched = body.watched
+            last.told = lambda ended: watched.trailed(status_headers(ended.code.value[0]))
+            if last.ended is not None:
+                last.told(last.ended)
+
+    def _fail(self, error: Status) -> None:
+        error._initial_metadata = grpc.aio.Metadata.from_tuple(tuple(error._initial_metadata))  # noqa: SLF001
+        error._trailing_metadata = grpc.aio.Metadata.from_tuple(tuple(error._trailing_metadata))  # noqa: SLF001
+        self._error = error
+        self._tell()
+
+    def _finish(self, how: Said) -> None:
+        self._how = how
+        if how.code is OK:
+            self._tell()
+        else:
+            self._fail(how.status())
+
+    def _tell(self) -> None:
+        if isinstance(self._body, AsyncMessages):
+            self._body.end()
+        if not self._over.is_set():
+            self._over.set()
+            callbacks, self._callbacks = self._callbacks, []
+            for call in callbacks:
+                call(self)
+
+    async def _message(self) -> Any:
+        """The next message; EOF: the call went well. Status; CancelledError."""
+        await self._task
+        if self._error is not None:
+            if self._cancelled:
+                raise asyncio.CancelledError
+            raise self._error
+        answer = self._answer
+        if self._how is not None or answer is None or not isinstance(answer.body, AsyncBody):
+            return grpc.aio.EOF
+        try:
+            return deserialized(await anext(answer.body), self._deserialize)
+        except StopAsyncIteration:
+            last = self._hands.last
+            assert isinstance(last, AsyncStreamed)  # noqa: S101 - there were messages
+            self._finish(said(answer, last.ended or Ended(CANCELLED, _CANCELLED)))
+        except FlightFailed as error:
+            self._fail(of_failure(error))
+        except Status as error:
+            answer.body.close()
+            self._fail(error)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        if self._error is not None:
+            raise self._error
+        return grpc.aio.EOF
+
+    # What an application asks
+
+    @property
+    def meshlib(self) -> Facts:
+        """By which rule, where to, how often; once there is a response."""
+        if self._answer is not None:
+            return self._answer.facts
+        return _NO_FACTS if self._error is None else self._error.meshlib
+
+    async def initial_metadata(self) -> Any:
+        """Of the response, as the rules leave it."""
+        if self._hands.wanted is not None:
+            self._hands.wanted.set()
+        await asyncio.wait({self._task})
+        if self._how is not None:
+            return _metadata(self._how.initial)
+        return _metadata(() if self._answer is None else to_metadata(self._answer.headers))
+
+    async def trailing_metadata(self) -> Any:
+        """Waits for the end."""
+        await self._over.wait()
+        if self._error is not None:
+            return self._error.trailing_metadata()
+        return _metadata(() if self._how is None else self._how.trailing)
+
+    async def code(self) -> grpc.StatusCode:
+        """Waits for the end."""
+        await self._over.wait()
+        return OK if self._error is None else self._error.code()
+
+    async def details(self) -> str | None:
+        """Waits for the end."""
+        await self._over.wait()
+        return "" if self._error is None else self._error.details()
+
+    async def debug_error_string(self) -> str | None:
+        """Waits for the end."""
+        await self._over.wait()
+        return "" if self._error is None else self._error.debug_error_string()
+
+    async def wait_for_connection(self) -> None:
+        """Waits until it is known which try counts. Status."""
+        await asyncio.wait({self._task})
+        if self._error is not None:
+            raise self._error
+
+    def cancelled(self) -> bool:
+        """Whether the application ended it."""
+        return self._cancelled
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._over.is_set()
+
+    def time_remaining(self) -> float | None:
+        """Seconds for which the application waits; None: for ever."""
+        return None if self._until is None else max(0.0, self._until - asyncio.get_running_loop().time())
+
+    def cancel(self) -> bool:
+        """Ends it."""
+        if self._over.is_set():
+            return False
+        self._cancelled = True
+        self._task.cancel()
+        if self._answer is not None and isinstance(self._answer.body, AsyncBody):
+            self._answer.body.close()
+        self._fail(Status(CANCELLED, details=_CANCELLED))
+        return True
+
+    def add_done_callback(self, callback: Any) -> None:
+        """Calls it with the call at its end, or now."""
+        if self._over.is_set():
+            callback(self)
+        else:
+            self._callbacks.append(callback)
+
+
+class _Single(_Call):
+    """With one response."""
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        task = self._task
+        if not task.done():
+            try:
+                yield from task
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+        if self._error is not None:
+            if self._cancelled:
+                raise asyncio.CancelledError
+            raise self._error
+        return self._response
+
+
+class UnaryUnaryCall(_Single, grpc.aio.UnaryUnaryCall):  # type: ignore[misc]
+    """One request, one response."""
+
+    def _streams(self) -> bool:
+        return False
+
+    async def _answered(self, answer: Answer) -> None:
+        await super()._answered(answer)
+        last = self._hands.last
+        assert isinstance(last, Unary)  # noqa: S101 - it is no stream
+        if last.call is None:
+            self._finish(said(answer, last.ended))
+            return
+        self._response = deserialized(last.whole or b"", self._deserialize)
+        self._tell()
+
+    async def trailing_metadata(self) -> Any:
+        """Waits for the end."""
+        await self._over.wait()
+        last = self._hands.last
+        if self._error is None and isinstance(last, Unary) and last.call is not None:
+            return await last.call.trailing_metadata()
+        return await super().trailing_metadata()
+
+
+class _Writing(_Call):
+    """With a stream of requests, which may be written one by one."""
+
+    def __init__(
+        self,
+        sender: AsyncSender,
+        request: Any,
+        body: AsyncMessages,
+        wishes: Wishes,
+        deserialize: Any,
+        serialize: Any,
+    ) -> None:
+        super().__init__(sender, request, body, wishes, deserialize)
+        self._messages = body
+        self._serialize = serialize
+
+    async def write(self, request: Any) -> None:
+        """Sends one. Status; InvalidStateError: no more were to be written."""
+        if self._over.is_set():
+            if self._error is not None:
+                raise self._error
+            raise asyncio.InvalidStateError("RPC already finished.")
+        if self._messages.given or self._messages.done:
+            raise asyncio.InvalidStateError("The messages of this call are not written one by one any more.")
+        await self._messages.write(request if self._serialize is None else self._serialize(request))
+
+    async def done_writing(self) -> None:
+        """No more are written."""
+        if not self._messages.given:
+            self._messages.end()
+
+
+class StreamUnaryCall(_Writing, _Single, grpc.aio.StreamUnaryCall):  # type: ignore[misc]
+    """A stream of requests, one response."""
+
+    async def _answered(self, answer: Answer) -> None:
+        await super()._answered(answer)
+        body, last = answer.body, self._hands.last
+        assert isinstance(body, AsyncBody) and isinstance(last, AsyncStreamed)  # noqa: S101, PT018 - streams
+        try:
+            found = [one async for one in body]
+        except FlightFailed as error:
+            raise of_failure(error) from None
+        how = said(answer, last.ended or Ended(CANCELLED, _CANCELLED))
+        if how.code is OK and len(found) != 1:
+            raise Status(grpc.StatusCode.INTERNAL, details="The response has not one message.")
+        if how.code is OK:
+            self._response = deserialized(found[0], self._deserialize)
+        self._finish(how)
+
+
+class _Reading(_Call):
+    """With a stream of responses."""
+
+    async def read(self) -> Any:
+        """The next response; `grpc.aio.EOF`: there is none. Status."""
+        return await self._message()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        while (message := await self._message()) is not grpc.aio.EOF:
+            yield message
+
+
+class UnaryStreamCall(_Reading, grpc.aio.UnaryStreamCall):  # type: ignore[misc]
+    """One request, a stream of responses."""
+
+
+class StreamStreamCall(_Writing, _Reading, grpc.aio.StreamStreamCall):  # type: ignore[misc]
+    """Streams both ways."""
+
+
+def _metadata(found: Metadata) -> grpc.aio.Metadata:
+    return grpc.aio.Metadata.from_tuple(tuple(found))

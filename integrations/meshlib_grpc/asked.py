@@ -1,0 +1,122 @@
+"""What an application asks of gRPC's API, in core's words; and what it is answered, in gRPC's."""
+
+from typing import Any, NamedTuple
+
+import grpc
+
+from meshlib.core.actions import Facts
+from meshlib.core.request import Header, RequestHead
+from meshlib.dataplane.body import RequestBody
+from meshlib.dataplane.drive import Answer
+from meshlib.dataplane.exchange import Request
+from meshlib.dataplane.http.limits import NO_TIMEOUTS
+from meshlib_grpc.errors import FLAGS, Status
+from meshlib_grpc.metadata import Metadata, status_of, to_metadata, to_request
+from meshlib_grpc.outcome import CODES, OK, Ended
+
+Serialize = Any
+Deserialize = Any
+_UNKNOWN = 2
+_HTTP = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}
+"""What an HTTP status reads as (gRPC, "HTTP to gRPC Status Code Mapping")."""
+
+
+class Target(NamedTuple):
+    """Whom a channel calls."""
+
+    host: str
+    port: int
+    authority: str
+    name: str
+    """As a key of the view's tables."""
+
+    @classmethod
+    def parse(cls, text: str) -> "Target":
+        """Of `host:port`. ValueError: it is anything else."""
+        host, colon, port = text.rpartition(":")
+        if not host or not colon or not port.isdecimal() or "/" in text or not 0 < int(port) < 65536:
+            raise ValueError(f"{text!r} is no target of the mesh; one is host:port, such as reviews:9080")
+        return cls(host.removeprefix("[").removesuffix("]"), int(port), text, text.lower())
+
+    def request(self, path: str, body: RequestBody, metadata: Any, timeout: float | None) -> "Asked":
+        """A call of the method with that path."""
+        return Asked(self, path, to_request(metadata, timeout), body, timeout)
+
+
+class Asked(Request):
+    """A call. Its metadata has no Host, so there is nothing to look for in it."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, target: Target, path: str, headers: list[Header], body: RequestBody, timeout: float | None
+    ) -> None:
+        self.head = RequestHead("POST", "http", target.authority, path, headers)
+        self.name = target.name
+        self.original = (target.host, target.port)
+        self.body = body
+        self.own = NO_TIMEOUTS
+        self.patience = timeout
+        self.watched = None
+
+
+def serialized(message: Any, serialize: Serialize) -> bytes:
+    """A message's bytes. Status: it can't be made bytes, which gRPC tells in this way."""
+    if serialize is None:
+        return message  # type: ignore[no-any-return]
+    try:
+        return serialize(message)  # type: ignore[no-any-return]
+    except Exception as error:
+        raise Status(grpc.StatusCode.INTERNAL, details="Exception serializing request!") from error
+
+
+def deserialized(data: bytes, deserialize: Deserialize) -> Any:
+    """A message of bytes. Status: it is none."""
+    if deserialize is None:
+        return data
+    try:
+        return deserialize(data)
+    except Exception as error:
+        raise Status(grpc.StatusCode.INTERNAL, details="Exception deserializing response!") from error
+
+
+class Said(NamedTuple):
+    """How a call ended, as the application is told."""
+
+    code: grpc.StatusCode
+    details: str
+    initial: Metadata
+    trailing: Metadata
+    facts: Facts
+
+    def status(self) -> Status:
+        """As an error."""
+        return Status(self.code, self.initial, self.trailing, self.details, self.facts)
+
+
+def said(answer: Answer, ended: Ended | None) -> Said:
+    """`ended`: of the call that was answered; None: the answer is the mesh's own."""
+    facts, headers = answer.facts, answer.headers
+    if ended is None:
+        number, words = status_of(headers)
+        if number is None:
+            number = _HTTP.get(answer.status, _UNKNOWN)
+        trailing = (*to_metadata(headers), (FLAGS, facts.flag))
+        code = CODES.get(number, grpc.StatusCode.UNKNOWN)
+        return Said(code, words or facts.detail, (), trailing, facts)
+    if ended.code is OK:
+        return Said(OK, "", to_metadata(headers), tuple(ended.trailing), facts)
+    if answer.status != 200:  # not gRPC's
+        return Said(ended.code, ended.details, to_metadata(headers), tuple(ended.trailing), facts)
+    return _alone(headers, ended, facts)
+
+
+def _alone(headers: tuple[Header, ...], ended: Ended, facts: Facts) -> Said:
+    """A status other than OK. Without a message before it its headers are head and end at once, and edits
+    hold for both.
+    """
+    number, _ = status_of(headers)
+    if number is None:  # it came after a head of its own
+        return Said(ended.code, ended.details, to_metadata(headers), tuple(ended.trailing), facts)
+    code = CODES.get(number, grpc.StatusCode.UNKNOWN)
+    return Said(code, ended.details, (), to_metadata(headers), facts)

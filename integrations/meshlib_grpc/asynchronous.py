@@ -1,0 +1,305 @@
+"""Attempts over gRPC's own channels, for tasks. One event loop."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any
+
+import grpc
+
+from meshlib.core.actions import Attempt
+from meshlib.core.request import Failed, ResponseHead
+from meshlib.core.view import View
+from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, OwnTimeouts
+from meshlib.dataplane.http.read import Need
+from meshlib.dataplane.http.secure import MakeContexts
+from meshlib_grpc.bodies import AsyncMessages, Message, messages
+from meshlib_grpc.channels import Channels, Wanted
+from meshlib_grpc.metadata import sendable
+from meshlib_grpc.options import Options, options_of, target_of
+from meshlib_grpc.outcome import CANCELLED, Ended, begun, failure, of_status, ok, timeout_of, too_late
+from meshlib_grpc.pin import look
+from meshlib_grpc.pool import Carrier, Pool
+from meshlib_grpc.unary import NO_WISHES, WELL, Unary, Wishes
+
+_UNSENT = "Internal error from Core"
+_MOMENT, _LOOK = 1.0, 0.002
+"""Seconds for which the status is waited for, and between two looks."""
+
+
+class AsyncStreamed:
+    """A try of a call that goes on for a while; decided upon as of `Streamed`."""
+
+    version = b"HTTP/2"
+    reason = b""
+    whole: bytes | None = None
+
+    def __init__(
+        self,
+        call: Any,
+        attempt: Attempt,
+        clock: Callable[[], float],
+        release: Callable[[bool], None],
+        *,
+        kept: bool,
+    ) -> None:
+        self.kept = kept
+        self.head = ResponseHead(200)
+        self.ended: Ended | None = None
+        self.told: Callable[[Ended], None] = lambda ended: None
+        self.call = call
+        self._attempt = attempt
+        self._clock = clock
+        self._release: Callable[[bool], None] | None = release
+        self._reading: asyncio.Future[Any] | None = None
+        self._noted: Ended | None = None
+        call.add_done_callback(self._note)
+
+    async def settle(self, wanted: asyncio.Event) -> "Failed | AsyncStreamed":
+        """Waits for the first message or the status; once it is `wanted`, the first metadata is enough."""
+        attempt = self._attempt
+        reading = self._reading = asyncio.ensure_future(self.call.read())
+        asking = asyncio.ensure_future(self._metadata(wanted))
+        left = None if attempt.try_deadline is None else max(0.0, attempt.try_deadline - self._clock())
+        try:
+            done, _ = await asyncio.wait({reading, asking}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self.close()
+            raise
+        finally:
+            asking.cancel()
+        if not done:
+            self.close()
+            return too_late(attempt, self._clock())
+        if reading not in done:
+            self.head = begun(asking.result())
+            return self
+        try:
+            message = reading.result()
+        except grpc.aio.AioRpcError as error:
+            ended = await self._why(error)
+            self._end(ended)
+            outcome = of_status(ended, error.initial_metadata() or (), attempt, self._clock)
+            if isinstance(outcome, Failed):
+                return outcome
+            self.head = outcome
+            return self
+        self.head = begun(await self.call.initial_metadata())
+        if message is grpc.aio.EOF:
+            await self._end_well()
+        return self
+
+    async def _metadata(self, wanted: asyncio.Event) -> Any:
+        await wanted.wait()
+        initial = await self.call.initial_metadata()
+        if not initial and self.call.done():
+            await asyncio.Event().wait()  # the status is about to come
+        return initial
+
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
+        """The messages. Broken: they broke off, or the time ran out."""
+        while self.ended is None:
+            reading, self._reading = self._reading, None
+            try:
+                message = await (self.call.read() if reading is None else reading)
+            except grpc.aio.AioRpcError as error:
+                ended = await self._why(error)
+                self._end(ended)
+                failed = failure(ended, self._attempt, self._clock, head=True)
+                if failed is not None:
+                    raise Broken(failed) from None
+                return
+            if message is grpc.aio.EOF:
+                await self._end_well()
+                return
+            yield message
+
+    def ready(self) -> bytes | Need:
+        """It can't be told without waiting."""
+        return Need.NOTHING if self.ended is not None else Need.DATA
+
+    async def more(self) -> None:
+        """Not asked for: gRPC's calls are iterated."""
+
+    def close(self) -> None:
+        """Ends it."""
+        if self.ended is None:
+            self.call.cancel()
+            if self._reading is not None:
+                self._reading.cancel()
+            self._end(Ended(CANCELLED, "Locally cancelled by application!"))
+
+    def _note(self, call: Any) -> None:
+        """The status is there. Another may take its place (see `_why`)."""
+        code, details = _at_once(call.code()), _at_once(call.details())
+        if code is not None and self._noted is None:
+            self._noted = Ended(code, details or "", tuple(_at_once(call.trailing_metadata()) or ()))
+
+    async def _why(self, error: grpc.aio.AioRpcError) -> Ended:
+        """How it ended. That a message can't be sent because the call has ended is a status of its own for
+        gRPC's library, before the call's or after it.
+        """
+        ended = ended_of(error)
+        if self._noted is not None and ended.details == _UNSENT:
+            ended = self._noted
+        until = self._clock() + _MOMENT
+        while ended.details == _UNSENT and self._clock() < until:
+            await asyncio.sleep(_LOOK)
+            details, trailing = await self.call.details(), await self.call.trailing_metadata()
+            ended = Ended(await self.call.code(), details or "", tuple(trailing or ()))
+        return ended
+
+    async def _end_well(self) -> None:
+        self._end(WELL._replace(trailing=tuple(await self.call.trailing_metadata() or ())))
+
+    def _end(self, ended: Ended) -> None:
+        self.ended = ended
+        self.told(ended)
+        release, self._release = self._release, None
+        if release is not None:
+            release(ended.details.startswith("failed to connect"))
+
+
+def _at_once(asking: Any) -> Any:
+    """What a coroutine gives that does not wait; None: it would."""
+    try:
+        asking.send(None)
+    except StopIteration as found:
+        return found.value
+    asking.close()
+    return None
+
+
+class Connections:
+    """The channels of a client for one event loop."""
+
+    def __init__(
+        self, clock: Callable[[], float], view: Callable[[], View], contexts: MakeContexts, options: Options
+    ) -> None:
+        """As of `blocking.Connections`."""
+        self.clock = clock
+        self._options = options
+        self._closing: set[asyncio.Task[None]] = set()
+        self._pool: Pool[grpc.aio.Channel] = Pool(clock, view, self._close)
+        self._channels = Channels(self._pool, clock, contexts)
+        self._loop = asyncio.get_running_loop()
+
+    def __repr__(self) -> str:
+        return f"<Connections {self._pool!r}>"
+
+    def _close(self, channel: grpc.aio.Channel) -> None:
+        if self._loop.is_closed():
+            return
+        task = self._loop.create_task(channel.close(None), name="meshlib-grpc-close")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def unary(self, attempt: Attempt, message: bytes, wishes: Wishes = NO_WISHES) -> Unary | Failed:
+        """One try of a call with one request and one response."""
+        carrier = await self._carrier(attempt)
+        if isinstance(carrier, Failed):
+            return carrier
+        broken = False
+        try:
+            head = attempt.head
+            left = timeout_of(attempt, self.clock())
+            credentials, compression = wishes
+            call = carrier.stub("unary_unary", head.path)(
+                message,
+                timeout=left,
+                metadata=tuple(sendable(head.headers)),
+                credentials=credentials,
+                compression=compression,
+            )
+            try:
+                whole = await call
+            except grpc.aio.AioRpcError as error:
+                ended = ended_of(error)
+                outcome = of_status(ended, error.initial_metadata() or (), attempt, self.clock)
+                if not isinstance(outcome, Failed):
+                    return Unary(outcome, b"", ended)
+                broken = not outcome.connected
+                if not (broken and carrier.kept):
+                    return outcome
+            else:
+                if left is not None and timeout_of(attempt, now := self.clock()) <= 0:  # type: ignore[operator]
+                    return too_late(attempt, now)
+                return Unary(ok(await call.initial_metadata()), whole, WELL, call)
+        finally:
+            self._pool.release(carrier, broken=broken)
+        return await self.unary(attempt, message, wishes)
+
+    async def begin(
+        self, attempt: Attempt, body: Message | AsyncMessages, wishes: Wishes = NO_WISHES
+    ) -> AsyncStreamed | Failed:
+        """Begins one try of any call."""
+        carrier = await self._carrier(attempt)
+        if isinstance(carrier, Failed):
+            return carrier
+        whole, now = attempt.deadline, self.clock()
+        left = None if whole is None else whole - now
+        metadata, path = tuple(sendable(attempt.head.headers)), attempt.head.path
+        credentials, compression = wishes
+        try:
+            wanted = {"timeout": left, "metadata": metadata, "credentials": credentials}
+            if isinstance(body, Message):
+                call = carrier.stub("unary_stream", path)(body.message, compression=compression, **wanted)
+            else:
+                call = carrier.stub("stream_stream", path)(body.each(), compression=compression, **wanted)
+        except BaseException:
+            self._pool.release(carrier)
+            raise
+        pool = self._pool
+        release = lambda broken: pool.release(carrier, broken=broken)  # noqa: E731 - once
+        return AsyncStreamed(call, attempt, self.clock, release, kept=carrier.kept)
+
+    async def _carrier(self, attempt: Attempt) -> Carrier[grpc.aio.Channel] | Failed:
+        found = self._channels.find(attempt)
+        if not isinstance(found, Wanted):
+            return found
+        target = target_of(attempt)
+        if attempt.tls is None:
+            made = grpc.aio.insecure_channel(target, options_of(attempt, None, self._options))
+        else:
+            seen = await asyncio.to_thread(look, attempt, attempt.tls, found.contexts, found.seconds)
+            if isinstance(seen, Failed):
+                return seen
+            made = grpc.aio.secure_channel(
+                target, seen.credentials(), options_of(attempt, seen, self._options)
+            )
+        return self._pool.add(attempt, made, found.secured)
+
+    async def send(
+        self, attempt: Attempt, body: bytes | AsyncGenerator[bytes, None], own: OwnTimeouts = NO_TIMEOUTS
+    ) -> Unary | Failed:
+        """A copy for a mirror: its response is read to the end and not looked at."""
+        assert isinstance(body, bytes)  # noqa: S101 - copies are sent when they are known whole
+        made = await self.begin(attempt, _copy(body))
+        if isinstance(made, Failed):
+            return made
+        settled = await made.settle(asyncio.Event())
+        if not isinstance(settled, Failed):
+            async for _ in settled:
+                pass
+        return Unary(ok(()), b"", WELL)
+
+    def close(self) -> None:
+        """Closes what is idle now, and the rest when its last call ends."""
+        self._channels.closed = True
+        self._pool.close()
+
+    async def closed(self) -> None:
+        """Waits until those are closed that are being closed."""
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+
+def ended_of(error: grpc.aio.AioRpcError) -> Ended:
+    """How a call ended that gRPC has an error for."""
+    return Ended(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
+
+
+def _copy(body: bytes) -> AsyncMessages:
+    async def each() -> AsyncIterator[bytes]:
+        for one in messages(body):
+            yield one
+
+    return AsyncMessages(each())

@@ -1,0 +1,158 @@
+"""Attempts over gRPC's own channels, for threads.
+
+A call with one request and one response is made in one go (`unary`), in the thread of who waits for it; any
+other is begun (`begin`) and waited for later.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import grpc
+
+from meshlib.core.actions import Attempt
+from meshlib.core.request import Failed, Failure, ResponseHead
+from meshlib.core.view import View
+from meshlib.dataplane.http.cut import Cut
+from meshlib.dataplane.http.limits import NO_TIMEOUTS, OwnTimeouts
+from meshlib.dataplane.http.secure import MakeContexts
+from meshlib_grpc.bodies import Message, Messages, messages
+from meshlib_grpc.channels import Channels, Wanted
+from meshlib_grpc.metadata import sendable
+from meshlib_grpc.options import Options, options_of, target_of
+from meshlib_grpc.outcome import NOTHING, Ended, of_status, ok, timeout_of, too_late
+from meshlib_grpc.pin import look
+from meshlib_grpc.pool import Carrier, Pool
+from meshlib_grpc.streamed import Streamed
+from meshlib_grpc.unary import NO_WISHES, WELL, Unary, Wishes
+
+
+class Connections:
+    """The channels of a client. Thread-safe."""
+
+    def __init__(
+        self, clock: Callable[[], float], view: Callable[[], View], contexts: MakeContexts, options: Options
+    ) -> None:
+        """`view` is what is known now; `contexts` gives those of the workload; `options` are the
+        application's own for gRPC's channels.
+        """
+        self.clock = clock
+        self._options = options
+        self._pool: Pool[grpc.Channel] = Pool(clock, view, lambda channel: channel.close())
+        self._channels = Channels(self._pool, clock, contexts)
+
+    def __repr__(self) -> str:
+        return f"<Connections {self._pool!r}>"
+
+    def unary(self, attempt: Attempt, message: bytes, wishes: Wishes = NO_WISHES) -> Unary | Failed:
+        """One try of a call with one request and one response."""
+        carrier = self._carrier(attempt)
+        if isinstance(carrier, Failed):
+            return carrier
+        broken = False
+        try:
+            head = attempt.head
+            stub = carrier.stub("unary_unary", head.path)
+            left = timeout_of(attempt, self.clock())
+            credentials, compression = wishes
+            try:
+                whole, call = stub.with_call(
+                    message, left, sendable(head.headers), credentials, None, compression
+                )
+            except grpc.RpcError as error:
+                outcome, ended = self.failed(error, attempt)
+                if not isinstance(outcome, Failed):
+                    return Unary(outcome, b"", ended)
+                broken = not outcome.connected
+                if not (broken and carrier.kept):
+                    return outcome
+            else:
+                if left is not None and timeout_of(attempt, now := self.clock()) <= 0:  # type: ignore[operator]
+                    return too_late(attempt, now)
+                initial = call.initial_metadata()
+                return Unary(ok(initial) if initial else NOTHING, whole, WELL, call)
+        finally:
+            self._pool.release(carrier, broken=broken)
+        return self.unary(attempt, message, wishes)
+
+    def begin(
+        self, attempt: Attempt, body: Message | Messages, wishes: Wishes = NO_WISHES
+    ) -> Streamed | Failed:
+        """Begins one try of any call."""
+        carrier = self._carrier(attempt)
+        if isinstance(carrier, Failed):
+            return carrier
+        whole, now = attempt.deadline, self.clock()
+        left = None if whole is None else whole - now
+        metadata, path = sendable(attempt.head.headers), attempt.head.path
+        credentials, compression = wishes
+        try:
+            if isinstance(body, Message):
+                call = carrier.stub("unary_stream", path)(
+                    body.message, left, metadata, credentials, None, compression
+                )
+            else:
+                stub = carrier.stub("stream_stream", path)
+                call = stub(body.each(), left, metadata, credentials, None, compression)
+        except BaseException:
+            self._pool.release(carrier)
+            raise
+        pool = self._pool
+        release = lambda broken: pool.release(carrier, broken=broken)  # noqa: E731 - once
+        return Streamed(call, attempt, self.clock, release, kept=carrier.kept)
+
+    def failed(self, error: Any, attempt: Attempt) -> tuple[ResponseHead | Failed, Ended]:
+        """What a call came to that ended with an error of gRPC's."""
+        initial = error.initial_metadata() or ()
+        ended = Ended(error.code(), error.details() or "", error.trailing_metadata() or ())
+        return of_status(ended, initial, attempt, self.clock), ended
+
+    def _carrier(self, attempt: Attempt) -> Carrier[grpc.Channel] | Failed:
+        """A channel for the attempt, which may be used."""
+        found = self._channels.find(attempt)
+        if not isinstance(found, Wanted):
+            return found
+        pinned = None
+        if attempt.tls is not None:
+            seen = look(attempt, attempt.tls, found.contexts, found.seconds)
+            if isinstance(seen, Failed):
+                return seen
+            pinned = seen
+        target, options = target_of(attempt), options_of(attempt, pinned, self._options)
+        if pinned is None:
+            channel = grpc.insecure_channel(target, options)
+        else:
+            channel = grpc.secure_channel(target, pinned.credentials(), options)
+        return self._pool.add(attempt, channel, found.secured)
+
+    def send(
+        self,
+        attempt: Attempt,
+        body: bytes | Iterable[bytes],
+        own: OwnTimeouts = NO_TIMEOUTS,
+        cut: Cut | None = None,
+    ) -> Unary | Failed:
+        """A copy for a mirror: its response is read to the end and not looked at."""
+        assert isinstance(body, bytes)  # noqa: S101 - copies are sent when they are known whole
+        carrier = self._carrier(attempt)
+        if isinstance(carrier, Failed):
+            return carrier
+        try:
+            stub = carrier.stub("stream_stream", attempt.head.path)
+            left = timeout_of(attempt, self.clock())
+            call = stub(messages(body), left, sendable(attempt.head.headers))
+            for _ in call:
+                pass
+        except grpc.RpcError as error:
+            return Failed(Failure.RESET, str(error.details()))
+        finally:
+            self._pool.release(carrier)
+        return Unary(NOTHING, b"", WELL)
+
+    def close(self) -> None:
+        """Closes what is idle now, and the rest when its last call ends."""
+        self._channels.closed = True
+        self._pool.close()
+
+    def abandon(self) -> None:
+        """In the child of a fork: gRPC knows itself what to do with its own."""
+        self._channels.closed = True

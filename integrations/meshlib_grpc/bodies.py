@@ -1,0 +1,246 @@
+"""The messages of a request, as a body that can be sent again.
+
+A body is framed as on the wire (gRPC over HTTP/2, Length-Prefixed-Message), so that a mirror's copy can be
+read back.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+
+from meshlib.dataplane.body import RequestBody
+
+_PREFIX = 5
+
+
+def framed(message: bytes) -> bytes:
+    """A message with its length before it."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def messages(body: bytes) -> Iterator[bytes]:
+    """The messages of a body."""
+    at = 0
+    while at < len(body):
+        end = at + _PREFIX + int.from_bytes(body[at + 1 : at + _PREFIX], "big")
+        yield body[at + _PREFIX : end]
+        at = end
+
+
+class Message(RequestBody):
+    """The only one of a request."""
+
+    __slots__ = ("message",)
+
+    def __init__(self, message: bytes) -> None:
+        self.message = message
+
+    def replayable(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return len(self.message) + _PREFIX
+
+    def when_known(self, tell: Callable[[bytes | None], None]) -> None:
+        """At once."""
+        tell(framed(self.message))
+
+
+class _Fed(RequestBody):
+    """Messages that come one by one, and are kept for as long as they are not too long."""
+
+    __slots__ = ("_base", "_bytes", "_done", "_error", "_kept_messages", "_taken")
+
+    def __init__(self) -> None:
+        super().__init__(b"")
+        self._kept_messages: list[bytes] = []
+        self._base = 0
+        """The number of the first that is kept."""
+        self._bytes = 0
+        self._taken = 0
+        """The number of the next that no try has taken."""
+        self._done = False
+        self._error: BaseException | None = None
+
+    def replayable(self) -> bool:
+        """Whether all are kept that there were."""
+        return self._base == 0 and self._error is None
+
+    @property
+    def size(self) -> int:
+        """Bytes of those that came."""
+        return self._bytes
+
+    def when_known(self, tell: Callable[[bytes | None], None]) -> None:
+        """As of `RequestBody`."""
+        if self._base or self._error is not None:
+            tell(None)
+        elif self._done:
+            tell(b"".join(map(framed, self._kept_messages)))
+        else:
+            self._told.append(tell)
+
+    def _add(self, message: bytes) -> None:
+        self._kept_messages.append(message)
+        self._bytes += len(message) + _PREFIX
+        if self._bytes > self.limit:
+            # What was taken goes; what was not is still to be sent for the first time.
+            gone = max(0, self._taken - self._base)
+            del self._kept_messages[:gone]
+            self._base += gone
+            if gone:
+                self._tell(None)
+
+    def _finish(self, error: BaseException | None) -> None:
+        self._done, self._error = True, error
+        whole = None if error is not None or self._base else b"".join(map(framed, self._kept_messages))
+        self._tell(whole)
+
+    def _get(self, number: int) -> bytes | None:
+        """The message of that number; None: it is not here yet."""
+        at = number - self._base
+        if at < 0:
+            raise RuntimeError("the messages can't be sent again")
+        if at >= len(self._kept_messages):
+            return None
+        self._taken = max(self._taken, number + 1)
+        return self._kept_messages[at]
+
+
+class Messages(_Fed):
+    """For threads. A try that was given up may still stand in the application's iterator when the next one
+    begins: what it is given then is for both.
+    """
+
+    __slots__ = ("_changed", "_feed", "_pulled")
+
+    def __init__(self, source: Iterable[bytes]) -> None:
+        super().__init__()
+        self._feed = iter(source)
+        self._changed = threading.Condition()
+        self._pulled = False
+        """Whether a thread stands in the iterator."""
+
+    def each(self) -> Iterator[bytes]:
+        """The messages from the first, for one try."""
+        number = 0
+        while True:
+            with self._changed:
+                while (message := self._get(number)) is None:
+                    if self._error is not None:
+                        raise self._error
+                    if self._done:
+                        return
+                    if not self._pulled:
+                        self._pulled = True
+                        break
+                    self._changed.wait()
+            if message is None:
+                self._pull()
+            else:
+                number += 1
+                yield message
+
+    def _pull(self) -> None:
+        message, error, done = b"", None, False
+        try:
+            message = next(self._feed)
+        except StopIteration:
+            done = True
+        except BaseException as raised:  # noqa: BLE001 - raised by `each`
+            done, error = True, raised
+        with self._changed:
+            self._pulled = False
+            if done:
+                self._finish(error)
+            else:
+                self._add(message)
+            self._changed.notify_all()
+
+
+class AsyncMessages(_Fed):
+    """For tasks: what an iterator gives, or what the application writes."""
+
+    __slots__ = ("_changed", "_pulling", "_source_of")
+
+    def __init__(self, source: AsyncIterable[bytes] | None) -> None:
+        """`source` None: they are written."""
+        super().__init__()
+        self._source_of: AsyncIterator[bytes] | None = None if source is None else aiter(source)
+        self._changed: asyncio.Future[None] | None = None
+        self._pulling: asyncio.Task[None] | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether an iterator gives them."""
+        return self._source_of is not None
+
+    @property
+    def done(self) -> bool:
+        """Whether no more come."""
+        return self._done
+
+    async def each(self) -> AsyncGenerator[bytes, None]:
+        """The messages from the first, for one try."""
+        number = 0
+        while True:
+            message = self._get(number)
+            if message is not None:
+                number += 1
+                self._notify()
+                yield message
+            elif self._error is not None:
+                raise self._error
+            elif self._done:
+                return
+            else:
+                if self._pulling is None and self._source_of is not None:
+                    # A task of its own: a try that is cancelled must not cancel the application's iterator.
+                    self._pulling = asyncio.create_task(
+                        self._pull(self._source_of), name="meshlib-grpc-messages"
+                    )
+                await self._change()
+
+    async def _pull(self, source: AsyncIterator[bytes]) -> None:
+        try:
+            message = await anext(source)
+        except StopAsyncIteration:
+            self._finish(None)
+        except BaseException as raised:
+            self._finish(raised)
+            if isinstance(raised, asyncio.CancelledError):
+                raise
+        else:
+            self._add(message)
+        finally:
+            self._pulling = None
+            self._notify()
+
+    async def write(self, message: bytes) -> None:
+        """Adds one, and waits until a try has taken it."""
+        number = self._base + len(self._kept_messages)
+        self._add(message)
+        self._notify()
+        while self._taken <= number and not self._done:
+            await self._change()
+
+    def end(self) -> None:
+        """No more are written, or wanted."""
+        if self._pulling is not None:
+            self._pulling.cancel()
+        if not self._done:
+            self._finish(None)
+        self._notify()
+
+    async def _change(self) -> None:
+        if self._changed is None:
+            self._changed = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._changed)
+
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, None
+        if changed is not None and not changed.done():
+            changed.set_result(None)

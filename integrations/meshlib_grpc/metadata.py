@@ -1,0 +1,110 @@
+"""gRPC's metadata as the headers that they are on the wire, and back.
+
+Rules (gRPC over HTTP/2):
+
+- The value of a name that ends in `-bin` is bytes, and base64 on the wire; any other is text.
+- What gRPC writes itself (`content-type`, `te`, `grpc-timeout`) is a header that rules can see, but is not
+  handed to gRPC as metadata.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import unquote
+
+from meshlib.core.request import Header
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+TYPE = (b"content-type", b"application/grpc")
+_ALWAYS = [(b"te", b"trailers"), TYPE]
+_GRPCS_OWN = frozenset(
+    (
+        b"content-type",
+        b"te",
+        b"grpc-timeout",
+        b"user-agent",
+        b"grpc-status",
+        b"grpc-message",
+        b"content-length",
+    )
+)
+_STATUS, _MESSAGE = b"grpc-status", b"grpc-message"
+_MOST_MILLISECONDS = 10**8 - 1
+
+
+def to_request(metadata: Iterable[Any] | None, timeout: float | None) -> list[Header]:
+    """The headers of a request with that metadata, whose caller waits for `timeout` seconds."""
+    headers = _ALWAYS.copy()
+    if metadata is not None:
+        for name, value in metadata:
+            headers.append(_header(name, value))
+    if timeout is not None:
+        headers.append((b"grpc-timeout", _timeout(timeout)))
+    return headers
+
+
+def to_headers(metadata: Iterable[Any] | None) -> list[Header]:
+    """Metadata of a response."""
+    return [_header(name, value) for name, value in metadata or ()]
+
+
+def sendable(headers: Iterable[Header]) -> list[tuple[str, str | bytes]]:
+    """The metadata of a request with these headers."""
+    return [
+        (name.decode("latin-1").lower(), _bytes_of(value) if name.endswith(b"-bin") else value)
+        for name, value in headers
+        if name not in _GRPCS_OWN
+    ]
+
+
+def to_metadata(headers: Iterable[Header]) -> Metadata:
+    """What an application is given of a response's headers."""
+    return tuple(
+        (
+            name.decode("latin-1").lower(),
+            _bytes_of(value) if name.endswith(b"-bin") else value.decode("latin-1"),
+        )
+        for name, value in headers
+        if name.lower() not in _GRPCS_OWN
+    )
+
+
+def status_of(headers: Iterable[Header]) -> tuple[int | None, str]:
+    """The status in the headers, and its words; None: they have none."""
+    number, words = None, ""
+    for name, value in headers:
+        if name == _STATUS:
+            number = int(value) if value.isdigit() else 2
+        elif name == _MESSAGE:
+            words = unquote(value.decode("latin-1"))
+    return number, words
+
+
+def status_headers(number: int) -> tuple[Header, ...]:
+    """A status as it stands in a response's headers."""
+    return ((_STATUS, b"%d" % number),)
+
+
+def _header(name: str | bytes, value: str | bytes) -> Header:
+    key = name.encode() if isinstance(name, str) else name
+    if key.endswith(b"-bin"):
+        raw = value.encode() if isinstance(value, str) else value
+        return key, base64.b64encode(raw).rstrip(b"=")
+    return key, value.encode() if isinstance(value, str) else value
+
+
+def _bytes_of(value: bytes) -> bytes:
+    """`value` is base64, with or without its padding; what is not stays as it is."""
+    try:
+        return base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
+    except binascii.Error:
+        return value
+
+
+def _timeout(seconds: float) -> bytes:
+    milliseconds = max(0, int(seconds * 1000))
+    if milliseconds <= _MOST_MILLISECONDS:
+        return b"%dm" % milliseconds
+    return b"%dS" % min(milliseconds // 1000, _MOST_MILLISECONDS)

@@ -1,0 +1,189 @@
+"""What a stub calls, of the four kinds, for threads.
+
+`wait_for_ready` has no meaning here: a call waits until its target is known, and a connection that can't be
+made is a try that failed, by the rules for those.
+"""
+
+from typing import Any
+
+import grpc
+
+from meshlib.dataplane.drive import FlightFailed
+from meshlib.errors import ControlError
+from meshlib_grpc.asked import Target, deserialized, said, serialized
+from meshlib_grpc.bodies import Message, Messages
+from meshlib_grpc.call import Call
+from meshlib_grpc.done import Done
+from meshlib_grpc.errors import of_control, of_failure
+from meshlib_grpc.sender import Sender, UnaryHands
+from meshlib_grpc.unary import NO_WISHES, Wishes
+
+
+class _Method:
+    """One method of a service."""
+
+    def __init__(self, sender: Sender, target: Target, path: str, serialize: Any, deserialize: Any) -> None:
+        self._sender = sender
+        self._target = target
+        self._path = path
+        self._serialize = serialize
+        self._deserialize = deserialize
+
+    def _begin(
+        self, body: Message | Messages, timeout: float | None, metadata: Any, wishes: Wishes, *, single: bool
+    ) -> Call:
+        asked = self._target.request(self._path, body, metadata, timeout)
+        return Call(self._sender, asked, body, wishes, self._deserialize, single=single)
+
+    def _messages(self, requests: Any) -> Messages:
+        serialize = self._serialize
+        return Messages(requests if serialize is None else map(serialize, requests))
+
+
+class UnaryUnary(_Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
+    """One request, one response."""
+
+    def __call__(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        """The response. Status and its kind, see `errors`."""
+        return self._call(request, timeout, metadata, credentials, compression, told=False)[0]
+
+    def with_call(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> tuple[Any, "Done"]:
+        """The response, and the call."""
+        response, done = self._call(request, timeout, metadata, credentials, compression, told=True)
+        assert done is not None  # noqa: S101 - it was asked for
+        return response, done
+
+    def _call(
+        self,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: Any,
+        compression: Any,
+        *,
+        told: bool,
+    ) -> tuple[Any, "Done | None"]:
+        message = serialized(request, self._serialize)
+        asked = self._target.request(self._path, Message(message), metadata, timeout)
+        wishes = NO_WISHES if credentials is compression is None else Wishes(credentials, compression)
+        hands = UnaryHands(self._sender, asked, message, wishes)
+        try:
+            answer = self._sender.send(asked, hands)
+        except FlightFailed as error:
+            raise of_failure(error) from None
+        except ControlError as error:
+            raise of_control(error) from error
+        last = hands.last
+        if answer.own or last is None:
+            raise said(answer, None).status()
+        if last.call is None:
+            raise said(answer, last.ended).status()
+        response = deserialized(last.whole or b"", self._deserialize)
+        return response, Done(said(answer, last.end()), response) if told else None
+
+    def future(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Call:
+        """The call, which a thread of its own waits for."""
+        body = Message(serialized(request, self._serialize))
+        return self._begin(body, timeout, metadata, Wishes(credentials, compression), single=True).start()
+
+
+class UnaryStream(_Method, grpc.UnaryStreamMultiCallable):  # type: ignore[misc]
+    """One request, a stream of responses."""
+
+    def __call__(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Call:
+        """The call, which is iterated."""
+        body = Message(serialized(request, self._serialize))
+        return self._begin(body, timeout, metadata, Wishes(credentials, compression), single=False)
+
+
+class StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[misc]
+    """A stream of requests, one response."""
+
+    def __call__(
+        self,
+        request_iterator: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        """The response. Status and its kind, see `errors`."""
+        return self.with_call(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)[
+            0
+        ]
+
+    def with_call(
+        self,
+        request_iterator: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> tuple[Any, Call]:
+        """The response, and the call."""
+        body, wishes = self._messages(request_iterator), Wishes(credentials, compression)
+        return self._begin(body, timeout, metadata, wishes, single=True).wait()
+
+    def future(
+        self,
+        request_iterator: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Call:
+        """The call, which a thread of its own waits for."""
+        body, wishes = self._messages(request_iterator), Wishes(credentials, compression)
+        return self._begin(body, timeout, metadata, wishes, single=True).start()
+
+
+class StreamStream(_Method, grpc.StreamStreamMultiCallable):  # type: ignore[misc]
+    """Streams both ways."""
+
+    def __call__(
+        self,
+        request_iterator: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Call:
+        """The call, which is iterated."""
+        body, wishes = self._messages(request_iterator), Wishes(credentials, compression)
+        return self._begin(body, timeout, metadata, wishes, single=False)

@@ -1,0 +1,213 @@
+"""gRPC's channels, one for each endpoint of each cluster: which is used, and when one is closed.
+
+Rules:
+
+- A channel is of one cluster, address, authority and way of TLS; gRPC multiplexes calls on it.
+- One that could not connect is left at once: gRPC would refuse calls for a while instead of trying again.
+- One whose endpoint is not in the view any more is left; so is one that is worn, has been idle for too long,
+  or was made with certificates that are not in force any more. What is left is closed when its last call has
+  ended.
+- No more than `MOST` are kept; the one used longest ago goes.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from meshlib.core.actions import Attempt
+from meshlib.core.balance.cluster import Resolution
+from meshlib.core.mtls import ClientTls
+from meshlib.core.view import View
+
+MOST = 1000
+SWEEP_SECONDS = 10.0
+_MOST_STUBS = 1000
+C = TypeVar("C")
+
+
+class Key(NamedTuple):
+    """What a channel is for."""
+
+    cluster: str
+    address: tuple[str, int]
+    authority: str
+    tls: ClientTls | None
+
+
+class Carrier(Generic[C]):
+    """A channel and what the pool knows of it."""
+
+    __slots__ = (
+        "active",
+        "channel",
+        "dies",
+        "idle_timeout",
+        "key",
+        "left",
+        "secured",
+        "stubs",
+        "until",
+        "uses",
+    )
+
+    def __init__(self, channel: C, attempt: Attempt, now: float, secured: object) -> None:
+        self.channel = channel
+        self.key = key_of(attempt)
+        self.active = 0
+        self.uses = 0
+        self.left = False
+        self.secured = secured
+        """By what TLS was made; None: plain text."""
+        self.stubs: dict[tuple[str, str], Any] = {}
+        """What calls a method on it, by kind and path."""
+        self.idle_timeout = attempt.upstream.idle_timeout
+        self.until = now + self.idle_timeout
+        self.dies = now + attempt.upstream.max_connection_duration
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is not new, and its peer was looked at: that may have another certificate by now, for
+        which gRPC does not take it. Who finds no connection then tries once more, on a new channel.
+        """
+        return self.uses > 1 and self.secured is not None
+
+    def stub(self, kind: str, path: str) -> Any:
+        """What calls that method, with messages as bytes."""
+        found = self.stubs.get((kind, path))
+        if found is None:
+            if len(self.stubs) >= _MOST_STUBS:
+                self.stubs.clear()
+            found = self.stubs[kind, path] = getattr(self.channel, kind)(path)
+        return found
+
+
+def key_of(attempt: Attempt) -> Key:
+    """What a channel for the attempt is for."""
+    return Key(attempt.cluster, attempt.address, attempt.head.authority, attempt.tls)
+
+
+class Pool(Generic[C]):
+    """Thread-safe."""
+
+    def __init__(
+        self, clock: Callable[[], float], view: Callable[[], View], close: Callable[[C], None]
+    ) -> None:
+        """`view` is what is known now; `close` closes a channel."""
+        self._clock = clock
+        self._view = view
+        self._close = close
+        self._open: dict[Key, Carrier[C]] = {}
+        self._lock = threading.Lock()
+        self._seen: View | None = None
+        self._sweep_at = clock() + SWEEP_SECONDS
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Pool: {len(self._open)} channels>"
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def find(self, attempt: Attempt, now: float, secured: object) -> Carrier[C] | None:
+        """The channel for the attempt, which counts as in use; None: there is none (any more)."""
+        key = key_of(attempt)
+        if now >= self._sweep_at or self._view() is not self._seen:
+            self._sweep(now)
+        with self._lock:
+            found = self._open.get(key)
+            if found is None:
+                return None
+            if (not found.active and now > found.until) or now >= found.dies or found.secured is not secured:
+                closing = self._leave(found)
+            else:
+                found.active += 1
+                found.uses += 1
+                if 0 < attempt.upstream.max_requests_per_connection <= found.uses:
+                    self._leave(found)
+                return found
+        if closing:
+            self._close(found.channel)
+        return None
+
+    def add(self, attempt: Attempt, channel: C, secured: object) -> Carrier[C]:
+        """A channel that was made for the attempt, or the one that somebody else made meanwhile. It counts as
+        in use.
+        """
+        made = Carrier(channel, attempt, self._clock(), secured)
+        closing: list[C] = []
+        with self._lock:
+            found = self._open.get(made.key)
+            if found is not None and found.secured is secured:
+                closing.append(channel)
+                made = found
+            else:
+                if found is not None and self._leave(found):
+                    closing.append(found.channel)
+                if self._closed:
+                    made.left = True
+                else:
+                    self._open[made.key] = made
+            made.active += 1
+            made.uses += 1
+            if 0 < attempt.upstream.max_requests_per_connection <= made.uses:
+                self._leave(made)
+            while len(self._open) > MOST:
+                oldest = min(self._open.values(), key=lambda one: (one.active > 0, one.until))
+                if self._leave(oldest):
+                    closing.append(oldest.channel)
+        for one in closing:
+            self._close(one)
+        return made
+
+    def release(self, carrier: Carrier[C], *, broken: bool = False) -> None:
+        """A call on it has ended; `broken`: there is no connection."""
+        with self._lock:
+            carrier.active -= 1
+            if broken:
+                self._leave(carrier)
+            closing = carrier.left and not carrier.active
+            if not carrier.active:
+                carrier.until = self._clock() + carrier.idle_timeout
+        if closing:
+            self._close(carrier.channel)
+
+    def _leave(self, carrier: Carrier[C]) -> bool:
+        """Under the lock. Whether it is to be closed now."""
+        if not carrier.left:
+            carrier.left = True
+            if self._open.get(carrier.key) is carrier:
+                del self._open[carrier.key]
+        return not carrier.active
+
+    def _sweep(self, now: float) -> None:
+        self._sweep_at, self._seen = now + SWEEP_SECONDS, self._view()
+        view = self._seen
+        gone: list[C] = []
+        with self._lock:
+            for carrier in list(self._open.values()):
+                old = not carrier.active and now > carrier.until
+                if (old or not _listed(view, carrier.key)) and self._leave(carrier):
+                    gone.append(carrier.channel)
+        for channel in gone:
+            self._close(channel)
+
+    def close(self) -> None:
+        """Closes what is idle now, and the rest when its last call ends."""
+        with self._lock:
+            self._closed = True
+            idle = [one.channel for one in list(self._open.values()) if self._leave(one)]
+        for channel in idle:
+            self._close(channel)
+
+
+def _listed(view: View, key: Key) -> bool:
+    """Whether the view has the endpoint of a channel."""
+    cluster = view.clusters.get(key.cluster.removeprefix("mirror|"))
+    if cluster is None:
+        return False
+    if cluster.resolution in (Resolution.ORIGINAL, Resolution.DYNAMIC):
+        return True
+    listed = cluster.inline or view.endpoints.get(cluster.name)
+    if listed is None:
+        return False
+    return any(one.address == key.address for group in listed.localities for one in group.endpoints)

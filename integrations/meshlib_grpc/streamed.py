@@ -1,0 +1,128 @@
+"""A try of a call that goes on for a while, for threads: begun now, waited for later.
+
+It is decided upon when its first message, its status or its first metadata is here, by whoever waits for it.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+
+from meshlib.core.actions import Attempt
+from meshlib.core.request import Failed, ResponseHead
+from meshlib.dataplane.http.limits import Broken
+from meshlib.dataplane.http.read import Need
+from meshlib_grpc.outcome import CANCELLED, OK, UNKNOWN, Ended, begun, failure, of_status, too_late
+
+_WELL = Ended(OK)
+
+
+class Streamed:
+    """Thread-safe as far as gRPC's own call is: one thread reads, any may cancel."""
+
+    version = b"HTTP/2"
+    reason = b""
+    whole: bytes | None = None
+
+    def __init__(
+        self,
+        call: Any,
+        attempt: Attempt,
+        clock: Callable[[], float],
+        release: Callable[[bool], None],
+        *,
+        kept: bool,
+    ) -> None:
+        """`release` is called once, at its end; True: there was no connection. `kept`: as in `pool`."""
+        self.kept = kept
+        self.head = ResponseHead(200)
+        self.ended: Ended | None = None
+        """How it ended; None: it goes on."""
+        self.told: Callable[[Ended], None] = lambda ended: None
+        """Is called when it ends."""
+        self.call = call
+        self._attempt = attempt
+        self._clock = clock
+        self._release: Callable[[bool], None] | None = release
+        self._first: bytes | None = None
+        self._timer: threading.Timer | None = None
+        one, whole = attempt.try_deadline, attempt.deadline
+        self._cut = False
+        """Whether the time of the try ran out."""
+        if one is not None and (whole is None or one < whole):
+            self._timer = threading.Timer(max(0.0, one - clock()), self._out_of_time)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _out_of_time(self) -> None:
+        self._cut = True
+        self.call.cancel()
+
+    def settle(self, *, metadata: bool = False) -> "Failed | Streamed":
+        """Waits for the first message or the status; `metadata`: the first metadata is enough."""
+        try:
+            if metadata:
+                initial = self.call.initial_metadata()
+                if initial or self.call.is_active():
+                    self.head = begun(initial)
+                    return self
+            self._first = next(self.call)
+        except StopIteration:
+            self._end(_ended(self.call))
+        except grpc.RpcError as error:
+            ended = _ended(error)
+            self._end(ended)
+            if self._cut:
+                return too_late(self._attempt, self._clock())
+            outcome = of_status(ended, self.call.initial_metadata() or (), self._attempt, self._clock)
+            if isinstance(outcome, Failed):
+                return outcome
+            self.head = outcome
+            return self
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+        self.head = begun(self.call.initial_metadata())
+        return self
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The messages. Broken: they broke off, or the time ran out."""
+        first, self._first = self._first, None
+        if first is not None:
+            yield first
+        if self.ended is not None:
+            return
+        try:
+            yield from self.call
+        except grpc.RpcError as error:
+            ended = _ended(error)
+            self._end(ended)
+            failed = failure(ended, self._attempt, self._clock, head=True)
+            if failed is not None:
+                raise Broken(failed) from None
+            return
+        self._end(_ended(self.call))
+
+    def ready(self) -> bytes | Need:
+        """It can't be told without waiting."""
+        return Need.NOTHING if self.ended is not None else Need.DATA
+
+    def close(self) -> None:
+        """Ends it."""
+        if self.ended is None:
+            self.call.cancel()
+            self._end(Ended(CANCELLED, "Locally cancelled by application!"))
+
+    def _end(self, ended: Ended) -> None:
+        self.ended = ended
+        self.told(ended)
+        release, self._release = self._release, None
+        if self._timer is not None:
+            self._timer.cancel()
+        if release is not None:
+            release(ended.details.startswith("failed to connect"))
+
+
+def _ended(call: Any) -> Ended:
+    return Ended(call.code() or UNKNOWN, call.details() or "", call.trailing_metadata() or ())

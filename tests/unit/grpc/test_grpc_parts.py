@@ -1,0 +1,323 @@
+"""gRPC's metadata, messages to be sent again, what statuses mean, the pool of channels: without I/O."""
+
+import asyncio
+import itertools
+import pickle
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.fake_mesh import fake_mesh
+
+import meshlib
+from meshlib.core.actions import Attempt, Facts
+from meshlib.core.balance.cluster import Upstream
+from meshlib.core.request import Failed, Failure, RequestHead, ResponseHead
+from meshlib.dataplane.drive import FlightFailed
+from meshlib_grpc.bodies import AsyncMessages, Message, Messages, framed, messages
+from meshlib_grpc.errors import FLAGS, of_failure
+from meshlib_grpc.metadata import sendable, status_of, to_metadata, to_request
+from meshlib_grpc.options import target_of
+from meshlib_grpc.outcome import Ended, failure, of_status
+from meshlib_grpc.pool import MOST, Pool
+
+HEAD = RequestHead("POST", "http", "reviews:9080", "/a.B/C")
+ATTEMPT = Attempt("c", ("127.0.0.1", 1), HEAD, Upstream(), None, None)
+
+
+@given(st.lists(st.binary(max_size=20), max_size=8))
+def test_messages_are_framed_and_read_back(found: list[bytes]) -> None:
+    assert list(messages(b"".join(map(framed, found)))) == found
+
+
+@given(st.binary())
+def test_bytes_of_metadata_survive(value: bytes) -> None:
+    headers = to_request((("key-bin", value),), None)
+    assert sendable(headers) == [("key-bin", value)]
+    assert to_metadata(headers) == (("key-bin", value),)
+
+
+def test_what_is_no_base64_stays_as_it_is() -> None:
+    assert to_metadata([(b"key-bin", b"%%%")]) == (("key-bin", b"%%%"),)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(1.5, b"1500m"), (0.0, b"0m"), (-1.0, b"0m"), (10**6, b"1000000S"), (1e12, b"99999999S")],
+)
+def test_time_is_said_in_grpcs_words(seconds: float, said: bytes) -> None:
+    assert dict(to_request(None, seconds))[b"grpc-timeout"] == said
+
+
+def test_what_grpc_writes_itself_is_not_sent_twice() -> None:
+    assert sendable(to_request((("x", "1"),), 3.0)) == [("x", b"1")]
+
+
+@pytest.mark.parametrize(("value", "number"), [(b"14", 14), (b"0", 0), (b"", 2), (b"abc", 2), (b"-1", 2)])
+def test_a_status_in_headers(value: bytes, number: int) -> None:
+    assert status_of([(b"grpc-status", value), (b"grpc-message", b"a%20b")]) == (number, "a b")
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "how"),
+    [
+        (
+            "UNAVAILABLE",
+            "failed to connect to all addresses; last error: UNKNOWN: x: refused",
+            Failure.CONNECT_FAILED,
+        ),
+        (
+            "UNAVAILABLE",
+            "failed to connect to all addresses; Trying to connect an http1.x server",
+            Failure.PROTOCOL,
+        ),
+        ("UNAVAILABLE", "Socket closed", Failure.RESET),
+        ("UNAVAILABLE", "GOAWAY received; Error code: 2", Failure.RESET),
+        ("UNAVAILABLE", "Received RST_STREAM with error code 7", Failure.REFUSED_STREAM),
+        ("INTERNAL", "Received RST_STREAM with error code 2", Failure.REMOTE_RESET),
+    ],
+)
+def test_what_happened_to_the_connection(code: str, words: str, how: Failure) -> None:
+    found = of_status(Ended(getattr(grpc.StatusCode, code), words), (), ATTEMPT, lambda: 0.0)
+    assert isinstance(found, Failed)
+    assert found.how is how
+    assert found.connected is (how is not Failure.CONNECT_FAILED)
+
+
+@pytest.mark.parametrize("code", [one for one in grpc.StatusCode if one is not grpc.StatusCode.OK])
+def test_a_servers_own_status_is_a_response(code: grpc.StatusCode) -> None:
+    found = of_status(Ended(code, "words", (("t", "1"),)), (("i", "2"),), ATTEMPT, lambda: 0.0)
+    number = b"%d" % code.value[0]
+    assert found == ResponseHead(200, ((b"i", b"2"), (b"t", b"1"), (b"grpc-status", number)))
+
+
+def test_a_response_that_is_not_grpcs_is_its_http_status() -> None:
+    ended = Ended(grpc.StatusCode.UNAVAILABLE, "Received http2 header with status: 503")
+    assert of_status(ended, (), ATTEMPT, lambda: 0.0) == ResponseHead(503)
+
+
+@pytest.mark.parametrize(
+    ("one", "whole", "now", "how"),
+    [
+        (1.0, 9.0, 1.0, Failure.TRY_TIMED_OUT),
+        (1.0, 9.0, 9.0, Failure.TIMED_OUT),
+        (None, 9.0, 9.0, Failure.TIMED_OUT),
+        (9.0, 9.0, 9.0, Failure.TIMED_OUT),
+        (1.0, 9.0, 0.5, None),
+        (None, None, 0.5, None),
+    ],
+)
+def test_time_that_ran_out_here(one: Any, whole: Any, now: float, how: Failure | None) -> None:
+    attempt = ATTEMPT._replace(try_deadline=one, deadline=whole)
+    found = failure(Ended(grpc.StatusCode.DEADLINE_EXCEEDED), attempt, lambda: now)
+    assert (None if found is None else found.how) is how
+
+
+def test_an_error_can_be_pickled() -> None:
+    failed, facts = Failed(Failure.TIMED_OUT, "late"), Facts("r", cluster="c", flag="UT")
+    again = pickle.loads(pickle.dumps(of_failure(FlightFailed(failed, facts))))
+    assert isinstance(again, meshlib.UpstreamTimedOut)
+    assert (again.code(), again.trailing_metadata()) == (grpc.StatusCode.DEADLINE_EXCEEDED, ((FLAGS, "UT"),))
+
+
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [
+        (("10.0.0.1", 80), "ipv4:10.0.0.1:80"),
+        (("::1", 80), "ipv6:[::1]:80"),
+        (("db.example", 80), "dns:///db.example:80"),
+        (("/run/x.sock", 0), "unix:/run/x.sock"),
+        (("@name", 0), "unix-abstract:name"),
+    ],
+)
+def test_where_a_channel_leads(address: tuple[str, int], target: str) -> None:
+    assert target_of(ATTEMPT._replace(address=address)) == target
+
+
+# Messages
+
+
+def test_messages_are_given_to_each_try() -> None:
+    body = Messages(iter([b"a", b"", b"c"]))
+    first = body.each()
+    assert next(first) == b"a"
+    assert body.replayable()
+    assert list(body.each()) == [b"a", b"", b"c"]
+    assert list(first) == [b"", b"c"]
+    known: list[bytes | None] = []
+    body.when_known(known.append)
+    assert list(messages(known[0] or b"")) == [b"a", b"", b"c"]
+
+
+def test_a_try_that_was_given_up_shares_what_it_waits_for() -> None:
+    inside, go = threading.Event(), threading.Event()
+
+    def slowly() -> Iterator[bytes]:
+        inside.set()
+        assert go.wait(60)
+        yield b"a"
+        yield b"b"
+
+    body = Messages(slowly())
+    old = threading.Thread(target=lambda: next(body.each()))
+    old.start()
+    assert inside.wait(60)
+    found: list[bytes] = []
+    new = threading.Thread(target=lambda: found.extend(body.each()))
+    new.start()
+    go.set()
+    old.join(60)
+    new.join(60)
+    assert found == [b"a", b"b"]
+
+
+def test_too_many_messages_are_not_kept() -> None:
+    body = Messages(itertools.repeat(b"x" * 1000, 3000))
+    known: list[bytes | None] = []
+    body.when_known(known.append)
+    each = body.each()
+    for _ in range(1500):
+        next(each)
+    assert not body.replayable()
+    assert known == [None]
+    assert len(body._kept_messages) < 3
+    assert sum(1 for _ in each) == 1500
+
+
+def test_an_iterator_that_raises_raises_in_each_try() -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"a"
+        raise KeyError("mine")
+
+    body = Messages(broken())
+    for each in (body.each(), body.each()):
+        assert next(each) == b"a"
+        with pytest.raises(KeyError, match="mine"):
+            next(each)
+    assert not body.replayable()
+
+
+async def test_a_try_that_is_cancelled_leaves_the_iterator_alone() -> None:
+    go = asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        await go.wait()
+        yield b"a"
+        yield b"b"
+
+    body = AsyncMessages(slowly())
+    old = asyncio.ensure_future(anext(body.each()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    old.cancel()
+    await asyncio.wait({old})
+    go.set()
+    assert [one async for one in body.each()] == [b"a", b"b"]
+
+
+async def test_who_writes_waits_until_a_try_has_taken_it() -> None:
+    body = AsyncMessages(None)
+    writing = asyncio.ensure_future(body.write(b"a"))
+    await asyncio.sleep(0)
+    assert not writing.done()
+    each = body.each()
+    assert await anext(each) == b"a"
+    await writing
+    body.end()
+    assert [one async for one in each] == []
+    assert [one async for one in body.each()] == [b"a"]
+
+
+def test_one_message() -> None:
+    body, known = Message(b"hello"), list[bytes | None]()
+    body.when_known(known.append)
+    assert (known, body.size, body.replayable()) == ([framed(b"hello")], 10, True)
+
+
+# The pool
+
+
+class Closing:
+    """A pool of names, whose end is noted."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.closed: list[str] = []
+        self.view = fake_mesh([1, 2]).view
+        self.pool: Pool[str] = Pool(lambda: self.now, lambda: self.view, self.closed.append)
+
+    def used(self, name: str, attempt: Attempt = ATTEMPT, secured: object = None) -> str:
+        found = self.pool.find(attempt, self.now, secured) or self.pool.add(attempt, name, secured)
+        self.pool.release(found)
+        return found.channel
+
+
+def test_a_channel_is_used_again() -> None:
+    one = Closing()
+    assert one.used("a") == one.used("b") == "a"
+    other = RequestHead("POST", "http", "other:1", "/")
+    assert one.used("b", ATTEMPT._replace(head=other)) == "b"
+    assert one.used("c", ATTEMPT._replace(address=("127.0.0.1", 2))) == "c"
+    assert (len(one.pool), one.closed) == (3, [])
+    one.pool.close()
+    assert sorted(one.closed) == ["a", "b", "c"]
+
+
+def test_a_channel_that_is_in_use_is_closed_after_its_last_call() -> None:
+    one = Closing()
+    found = one.pool.add(ATTEMPT, "a", None)
+    again = one.pool.find(ATTEMPT, 0.0, None)
+    assert again is found
+    one.pool.release(found, broken=True)
+    assert (len(one.pool), one.closed) == (0, [])
+    one.pool.release(found)
+    assert one.closed == ["a"]
+
+
+def test_what_ends_a_channel() -> None:
+    one = Closing()
+    limited = ATTEMPT._replace(upstream=Upstream(max_requests_per_connection=2))
+    assert [one.used(name, limited) for name in "abcd"] == ["a", "a", "c", "c"]
+    assert one.closed == ["a", "c"]
+    short = ATTEMPT._replace(upstream=Upstream(idle_timeout=5.0))
+    one = Closing()
+    one.used("a", short)
+    one.now = 6.0
+    assert one.used("b", short) == "b"
+    old = ATTEMPT._replace(upstream=Upstream(max_connection_duration=5.0))
+    one = Closing()
+    one.used("a", old)
+    one.now = 5.0
+    assert one.used("b", old) == "b"
+    one = Closing()
+    one.used("a", secured="first")
+    assert one.used("b", secured="second") == "b"
+    assert one.closed == ["a"]
+
+
+def test_a_channel_goes_with_its_endpoint() -> None:
+    one = Closing()
+    one.used("a")
+    one.view = replace(one.view, version="2")
+    assert one.used("b") == "a"
+    one.view = fake_mesh([2]).view
+    one.used("c", ATTEMPT._replace(address=("127.0.0.1", 2)))
+    assert one.closed == ["a"]
+    one.view = fake_mesh([]).view
+    one.view.clusters.pop("c")  # type: ignore[attr-defined]
+    one.pool.find(ATTEMPT, 0.0, None)
+    assert one.closed == ["a", "c"]
+
+
+def test_channels_are_bounded() -> None:
+    one = Closing()
+    for number in range(MOST + 5):
+        one.now = number / 1e6
+        one.used(str(number), ATTEMPT._replace(head=RequestHead("POST", "http", f"h{number}:1", "/")))
+    assert len(one.pool) == MOST
+    assert one.closed == ["0", "1", "2", "3", "4"]
