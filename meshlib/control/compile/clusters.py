@@ -15,7 +15,7 @@ from meshlib.control.compile import dns
 from meshlib.control.compile.balance import balance
 from meshlib.control.compile.breaker import HTTP_OPTIONS, breakers, connection, http_options
 from meshlib.control.compile.endpoints import load_assignment, usable
-from meshlib.control.compile.locality import Group, distributes, groups_of, setting_of
+from meshlib.control.compile.locality import Group, groups_of, weighted
 from meshlib.control.compile.mtls import Secured, apply, secured
 from meshlib.control.compile.outlier import outlier
 from meshlib.control.compile.policy import Policy, policy_of
@@ -116,8 +116,7 @@ def cluster(found: Found, scope: Scope, client: Client, security: Secured | None
     else:
         _discovery(made, found, scope, client)
         balance(made, found.policy.load_balancer, flavour)
-        setting = setting_of(found.policy, mesh)
-        if client.locality.region and distributes(setting, client) and flavour is not Flavour.GRPC:
+        if weighted(found.policy, mesh) and flavour is not Flavour.GRPC:
             made.common_lb_config.locality_weighted_lb_config.SetInParent()
     breakers(made, found.policy.connection_pool, found.policy.retry_budget, flavour)
     outlier(made, found.policy.outlier_detection, flavour)

@@ -3,11 +3,13 @@
 Rules (Istio):
 
 - `distribute` shares the requests of the client's locality out by weight; endpoints in localities that
-  it does not name get none. `*` and `region/*` stand for many.
+  it does not name get none. `*` and `region/*` stand for many. Where it stands there is no failover, also
+  for clients elsewhere.
 - Failover acts only with outlier detection: own sub-zone first, then zone, then region, then the rest;
   `failover` names the region that comes before the rest, `failoverPriority` compares labels instead.
 - `failover` beside `failoverPriority` decides among those that the labels make equal.
-- zoneAwareLbSetting does the same by region alone: within the own region all zones are equal. (Which of them
+- Localities have weights beside `distribute`, and where `failover` or `failoverPriority` is said and acts.
+- zoneAwareLbSetting does the same by region alone, also without outlier detection: within the own region all zones are equal. (Which of them
   a proxy prefers there, it knows by self-discovery only, which Istio leaves off.)
 - A DestinationRule's settings stand in place of the mesh's, which are on unless said otherwise. Of the mesh's
   two kinds zoneAwareLbSetting counts.
@@ -30,6 +32,7 @@ _LABELS = {
 }
 
 
+_NETWORK = "topology.istio.io/network"
 _DISTANCES = 5
 """How many `_by_distance` tells apart."""
 
@@ -57,37 +60,49 @@ def setting_of(policy: Policy, mesh: MeshConfig) -> Setting | None:
     return None if setting.enabled is False else setting
 
 
-def distributes(setting: Setting | None, client: Client) -> bool:
-    """Whether the client's requests are shared out by locality."""
-    return setting is not None and _shares(setting, client) is not None
+def weighted(policy: Policy, mesh: MeshConfig) -> bool:
+    """Whether requests are shared out among localities by their weights, before an endpoint is picked."""
+    setting = setting_of(policy, mesh)
+    if setting is None or isinstance(setting, ZoneAwareLoadBalancerSetting):
+        return False
+    fails_over = policy.outlier_detection is not None and bool(setting.failover or setting.failover_priority)
+    return fails_over or bool(setting.distribute)
 
 
 def groups_of(
     endpoints: Sequence[Endpoint], policy: Policy, mesh: MeshConfig, client: Client
 ) -> tuple[Group, ...]:
     """The endpoints by locality and priority, sorted."""
-    setting = setting_of(policy, mesh)
-    known = bool(client.locality.region)
-    shares = _shares(setting, client) if setting and known else None
+    setting, here = setting_of(policy, mesh), client.locality
+    shares = _shares(setting, client) if setting and here.region else None
     if shares is not None:
-        return _distributed(endpoints, shares, client.locality)
+        made = _distributed(endpoints, shares)
+    else:
+        made = _preferred(endpoints, setting if _fails_over(setting, policy) else None, client)
+    # In the order that Envoy puts them in, on which the points of a ring depend.
+    return tuple(
+        sorted(made, key=lambda group: (group.priority, group.locality != here, _parts(group.locality)))
+    )
+
+
+def _fails_over(setting: Setting | None, policy: Policy) -> bool:
+    if setting is None or isinstance(setting, ZoneAwareLoadBalancerSetting):
+        return setting is not None
+    return policy.outlier_detection is not None and not setting.distribute
+
+
+def _preferred(endpoints: Sequence[Endpoint], setting: Setting | None, client: Client) -> list[Group]:
+    """By priority; without a setting there is one."""
     by: dict[tuple[int, Locality], list[Endpoint]] = {}
-    acts = setting is not None and policy.outlier_detection is not None
     for endpoint in endpoints:
-        priority = 0
-        if acts and setting is not None:
-            if setting.failover_priority:
-                priority = _by_labels(setting.failover_priority, endpoint, client) * _DISTANCES
-            if known and (setting.failover or not setting.failover_priority):
-                priority += _by_distance(setting, endpoint.locality, client.locality)
+        priority = 0 if setting is None else _priority(setting, endpoint, client)
         by.setdefault((priority, endpoint.locality), []).append(endpoint)
     # Priorities must count up without a gap.
     dense = {old: new for new, old in enumerate(sorted({priority for priority, _ in by}))}
-    made = [
+    return [
         Group(where, dense[priority], sum(e.weight for e in found), tuple(found))
         for (priority, where), found in by.items()
     ]
-    return tuple(sorted(made, key=lambda group: (group.priority, str(group.locality))))
 
 
 def _shares(setting: Setting, client: Client) -> dict[str, int] | None:
@@ -110,7 +125,7 @@ def _within(locality: Locality, pattern: str) -> bool:
     return True
 
 
-def _distributed(endpoints: Sequence[Endpoint], shares: dict[str, int], here: Locality) -> tuple[Group, ...]:
+def _distributed(endpoints: Sequence[Endpoint], shares: dict[str, int]) -> list[Group]:
     made: list[Group] = []
     taken: set[Locality] = set()
     by: dict[Locality, list[Endpoint]] = {}
@@ -122,14 +137,20 @@ def _distributed(endpoints: Sequence[Endpoint], shares: dict[str, int], here: Lo
         total = sum(endpoint.weight for where in found for endpoint in by[where])
         for where in found:
             own = sum(endpoint.weight for endpoint in by[where])
-            part = math.ceil(weight * own / total) if weight else 0
-            made.append(Group(where, 0, part, tuple(by[where])))
-    # In the order that Envoy puts them in, on which the points of a ring depend.
-    return tuple(sorted(made, key=lambda group: (group.locality != here, *_parts(group.locality))))
+            made.append(Group(where, 0, math.ceil(weight * own / total), tuple(by[where])))
+    return made
 
 
 def _parts(locality: Locality) -> tuple[str, str, str]:
     return locality.region, locality.zone, locality.subzone
+
+
+def _priority(setting: Setting, endpoint: Endpoint, client: Client) -> int:
+    """How far an endpoint stands behind others: the less the better."""
+    labels, here = setting.failover_priority, client.locality
+    far = _by_labels(labels, endpoint, client) * _DISTANCES if labels else 0
+    by_labels = labels and not setting.failover and not isinstance(setting, ZoneAwareLoadBalancerSetting)
+    return far if by_labels or not here.region else far + _by_distance(setting, endpoint.locality, here)
 
 
 def _by_distance(setting: Setting, there: Locality, here: Locality) -> int:
@@ -145,12 +166,18 @@ def _by_distance(setting: Setting, there: Locality, here: Locality) -> int:
 
 def _by_labels(names: tuple[str, ...], endpoint: Endpoint, client: Client) -> int:
     own, others = client.label_map, dict(endpoint.labels)
+    elsewhere = 0
     for number, name in enumerate(names):
         key, given, value = name.partition("=")
         wanted = value if given else _label(own, client.locality, key)
-        if _label(others, endpoint.locality, key) != wanted:
-            return len(names) - number
-    return 0
+        if _label(others, endpoint.locality, key) == wanted:
+            continue
+        if number == 0 and name == _NETWORK:
+            # Behind all of the own network, and compared further (Istio).
+            elsewhere = len(names)
+            continue
+        return elsewhere + len(names) - number
+    return elsewhere
 
 
 def _label(labels: Mapping[str, str], locality: Locality, key: str) -> str:
