@@ -1,4 +1,7 @@
-"""What is validated and kept, but not acted on by in-process clients of this version. One table."""
+"""What is validated and kept, but not acted on by in-process clients of this version. One table.
+
+A law test compares it with docs/reference/istio-support.md.
+"""
 
 from collections.abc import Iterator
 
@@ -12,6 +15,7 @@ LATER = "in-process clients do not apply it yet; an Envoy that this control serv
 
 NOT_YET: dict[str, tuple[tuple[str, ...], ...]] = {
     "Telemetry": (("metrics",),),
+    "VirtualService": (("http", "match", "stat_prefix"),),
     "DestinationRule": tuple(
         (*where, name, *rest)
         for where in (
@@ -28,10 +32,7 @@ NOT_YET: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 """Fields, as attributes below `spec`; lists on the way are gone through item by item."""
 
-WHOLE_KINDS = (
-    "Gateway",
-    "ProxyConfig",
-)
+WHOLE_KINDS = ("Gateway", "ProxyConfig", "WorkloadGroup")
 
 
 def analyze(world: World) -> Iterator[Problem]:

@@ -47,14 +47,13 @@ def _for_grpc(cluster: Any, simple: SimpleLB) -> None:
 def _hashed(cluster: Any, said: ConsistentHashLB, flavour: Flavour) -> None:
     table = said.maglev.table_size if said.maglev else None
     ring = said.ring_hash.minimum_ring_size if said.ring_hash else said.minimum_ring_size
-    size = RING_SIZE if ring is None else ring
     if said.maglev is not None and flavour is not Flavour.GRPC:
         cluster.lb_policy = "MAGLEV"
         if table:
             cluster.maglev_lb_config.table_size.value = table
     else:
         cluster.lb_policy = "RING_HASH"
-        cluster.ring_hash_lb_config.minimum_ring_size.value = size
+        cluster.ring_hash_lb_config.minimum_ring_size.value = ring or RING_SIZE
 
 
 def _policy(holder: Any, kind: str, **fields: Any) -> None:

@@ -97,6 +97,8 @@ def spoken(said: ConnectionPoolSettings | None, protocol: Protocol, mesh: MeshCo
 
 
 def _upgraded(said: ConnectionPoolSettings | None, protocol: Protocol, mesh: MeshConfig) -> bool:
+    # A port without a protocol's name keeps what its caller speaks, also if a rule says UPGRADE: Istio's
+    # setH2Options puts nothing in the place of useDownstreamProtocol.
     if protocol is not Protocol.HTTP:
         return False
     own = said.http.h2_upgrade_policy if said and said.http else H2UpgradePolicy.DEFAULT

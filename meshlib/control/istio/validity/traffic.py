@@ -1,5 +1,7 @@
 """DestinationRule and its traffic policies, as Istio's webhook checks them."""
 
+import math
+
 from meshlib.control.istio.destinationrule import (
     ClientTLSMode,
     ClientTLSSettings,
@@ -16,6 +18,8 @@ from meshlib.control.istio.fields import camel
 from meshlib.control.istio.validity import hosts, locality
 from meshlib.control.istio.validity.report import Report
 
+MAX_RING = 8 * 1024 * 1024
+"""Points of the largest ring that an Envoy builds."""
 _BLOCKS = tuple(name for name in PortTrafficPolicy.model_fields if name != "port")
 _FILES = ("client_certificate", "private_key", "ca_certificates")
 
@@ -90,9 +94,7 @@ def _balancer(balancer: LoadBalancerSettings, ejects: bool, to: Report) -> None:
     if balancer.simple is SimpleLB.LEAST_CONN:
         to.at("simple").old("LEAST_CONN is deprecated; LEAST_REQUEST here and in today's Istio")
     if balancer.warmup_duration_secs is not None:
-        to.at("warmup_duration_secs").old(
-            "deprecated; the same as warmup.duration in today's Istio, no effect here"
-        )
+        to.at("warmup_duration_secs").old("deprecated; the same as warmup.duration here and in today's Istio")
         hosts.duration(balancer.warmup_duration_secs, to.at("warmup_duration_secs"))
     if balancer.warmup:
         if balancer.warmup.duration is None:
@@ -100,8 +102,9 @@ def _balancer(balancer: LoadBalancerSettings, ejects: bool, to: Report) -> None:
         hosts.duration(balancer.warmup.duration, to.at("warmup", "duration"))
         if balancer.warmup.minimum_percent is not None:
             hosts.percent(balancer.warmup.minimum_percent, to.at("warmup", "minimum_percent"))
-        if balancer.warmup.aggression is not None and balancer.warmup.aggression < 1:
-            to.at("warmup", "aggression").error("too small", balancer.warmup.aggression, "1 or more")
+        aggression = balancer.warmup.aggression
+        if aggression is not None and not 0 < aggression < math.inf:
+            to.at("warmup", "aggression").error("not a pace", aggression, "more than 0")
     if balancer.consistent_hash:
         _hash(balancer.consistent_hash, to.at("consistent_hash"))
     if balancer.locality_lb_setting:
@@ -127,11 +130,16 @@ def _hash(given: ConsistentHashLB, to: Report) -> None:
         names.add(attribute.name)
     if given.minimum_ring_size is not None:
         to.at("minimum_ring_size").old(
-            "deprecated; today's Istio takes it as ringHash.minimumRingSize; "
-            "consistent hashing is not applied here yet"
+            "deprecated; the same as ringHash.minimumRingSize here and in today's Istio"
         )
         if given.ring_hash or given.maglev:
             to.at("minimum_ring_size").error("stands with ringHash or maglev", "", "one of them")
+    sizes = [(given.minimum_ring_size, to.at("minimum_ring_size"))]
+    if given.ring_hash:
+        sizes.append((given.ring_hash.minimum_ring_size, to.at("ring_hash", "minimum_ring_size")))
+    for size, at in sizes:
+        if size is not None and size > MAX_RING:
+            at.error("more points than Envoy takes", size, f"at most {MAX_RING}")
     if given.maglev and not _is_prime(size := given.maglev.table_size or 0):
         to.at("maglev", "table_size").error("not a table size", size, "a prime below 5000011")
 

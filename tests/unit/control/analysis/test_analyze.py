@@ -220,3 +220,7 @@ def test_what_is_not_given_is_not_told_to_be_without_effect() -> None:
         assert codes(RULE % f"trafficPolicy: {{tls: {{mode: {mode}}}}}") == []
     simple = RULE % "trafficPolicy: {tls: {mode: SIMPLE, credentialName: x}}"
     assert ("MESH0001", "spec.trafficPolicy.tls.credentialName") in codes(simple)
+    hashed = "loadBalancer: {consistentHash: {useSourceIp: true, ringHash: {minimumRingSize: 64}}}"
+    warming = "loadBalancer: {simple: ROUND_ROBIN, warmup: {duration: 1s}}"
+    for policy in (hashed, warming):
+        assert codes(RULE % f"trafficPolicy: {{{policy}}}") == []

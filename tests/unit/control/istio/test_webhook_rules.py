@@ -120,6 +120,22 @@ DESTINATION_RULE = [
     ),
     (LB % "warmup: {}", "trafficPolicy.loadBalancer.warmup", "no duration"),
     (
+        LB % "warmup: {duration: 1s, aggression: 0}",
+        "trafficPolicy.loadBalancer.warmup.aggression",
+        "not a pace, found 0.0; allowed: more than 0",
+    ),
+    (LB % "warmup: {duration: 1s, aggression: .inf}", "trafficPolicy.loadBalancer.warmup.aggression", ""),
+    (
+        LB % "consistentHash: {useSourceIp: true, ringHash: {minimumRingSize: 8388609}}",
+        "trafficPolicy.loadBalancer.consistentHash.ringHash.minimumRingSize",
+        "more points than Envoy takes, found 8388609; allowed: at most 8388608",
+    ),
+    (
+        LB % "consistentHash: {useSourceIp: true, minimumRingSize: 9000000}",
+        "trafficPolicy.loadBalancer.consistentHash.minimumRingSize",
+        "more points than Envoy takes",
+    ),
+    (
         LB % "consistentHash: {useSourceIp: true, maglev: {tableSize: 4}}",
         "trafficPolicy.loadBalancer.consistentHash.maglev.tableSize",
         "a prime",
@@ -398,6 +414,8 @@ def test_it_is_taken_with_a_warning(kind: str, spec: str, field: str, says: str)
         ("DestinationRule", DR % "connectionPool: {tcp: {idleTimeout: 0s}}"),
         ("DestinationRule", SHARES % "{from: a/b/*, to: {c/*: 70, d/e/*: 30}}, {from: a/c, to: {c: 100}}"),
         ("DestinationRule", SHARES % "{from: a/b/c, to: {c: 100}}, {from: a/*, to: {c: 100}}"),
+        ("DestinationRule", LB % "warmup: {duration: 1s, aggression: 0.5}"),
+        ("DestinationRule", LB % "consistentHash: {useSourceIp: true, ringHash: {minimumRingSize: 8388608}}"),
         ("Sidecar", "egress: [{hosts: ['~/*', './*', 'a/*.b.c']}]"),
         ("ServiceEntry", SE % "exportTo: ['~'], resolution: DNS"),
     ],
