@@ -218,7 +218,10 @@ class _Compiling:
 
     def _domains(self, host: str, service: Service | None, context: Context) -> Iterator[str]:
         if service is None:
-            yield from spellings(host, self._namespace_of(host), self.scope.namespace, self.scope.domain)
+            if namespace := self._namespace_of(host):
+                yield from spellings(host, namespace, self.scope.namespace, self.scope.domain)
+            else:
+                yield host
             return
         found = spellings(host, service.namespace, self.scope.namespace, self.scope.domain)
         every = list(dict.fromkeys((*found, *map(_bracketed, service.addresses))))

@@ -6,9 +6,11 @@ Rules (Istio):
   dot stay as they are.
 - `*` at the start stands for one character or more; the closest host is the exact one, else the
   longest wildcard.
-- A client may call a service by its full name or, as Kubernetes' resolver allows it, by a shorter one.
+- A client may call a service by its full name or, as Kubernetes' resolver allows it, by a shorter one;
+  the full name may end with a dot, a shorter one may not.
 """
 
+import ipaddress
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -51,9 +53,11 @@ def closeness(host: str) -> tuple[bool, int, str]:
 
 
 def full_names(host: str, namespace: str, domain: str = DOMAIN) -> Iterator[str]:
-    """What a client in `namespace` may mean by `host`, the likeliest first."""
+    """What a client in `namespace` may mean by `host`, the likeliest first. A dot at the end: it is full."""
     lower = host.lower().removesuffix(".")
     yield lower
+    if host.endswith("."):
+        return
     dots = lower.count(".")
     if dots == 0:
         yield f"{lower}.{namespace}.svc.{domain}"
@@ -68,15 +72,24 @@ def spellings(
 ) -> Iterator[str]:
     """Every spelling of a service's host that a client in `client_namespace` may use, the full one first."""
     yield host
+    if not _is_address(host):
+        yield f"{host}."
     end = f".svc.{domain}"
     if is_wildcard(host) or not host.endswith(end):
         return
-    yield f"{host}."
     short = host.removesuffix(end)
     if service_namespace == client_namespace:
         yield short.removesuffix(f".{service_namespace}")
     yield f"{short}.svc"
     yield short
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 class HostIndex(Generic[T]):

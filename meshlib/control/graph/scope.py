@@ -106,14 +106,14 @@ class Scope:
             # A request has a name, by which it is known.
             if found is not None and (of := found.port(port)) is not None and not of.protocol.routed:
                 yield Called(name, found, self.virtual(name))
-        if port == HTTP_PORT:
+        # A host that a VirtualService alone knows is meant by just that name (Istio).
+        dotted = host.endswith(".")
+        if port == HTTP_PORT and (not dotted or names[0].endswith(f".svc.{self.domain}")):
             for name in names:
                 virtual = self._virtual.exact(name)
                 if virtual is not None and self._sees_virtual(virtual, name) and not self.service(name):
                     yield Called(name, None, virtual)
-        if host.endswith("."):  # in Envoy's domains only a full name is spelled with its dot
-            return
-        wide = [*self._endpoint_of(names[0], port), *self._covering(names[0], port)]
+        wide = [*self._endpoint_of(names[0], port), *self._covering(names[0], port, services_only=dotted)]
         for _, called in sorted(wide, key=lambda entry: closeness(entry[0])):
             yield called
 
@@ -128,12 +128,12 @@ class Scope:
         found = self.service(host, port)
         return found if found is not None and found.port(port) is not None else None
 
-    def _covering(self, host: str, port: int) -> Iterator[tuple[str, Called]]:
+    def _covering(self, host: str, port: int, *, services_only: bool) -> Iterator[tuple[str, Called]]:
         """Wildcard hosts that cover `host`, and what they mean."""
         for pattern in self.graph.wildcard_services.matching(host):
             if found := self._serving(pattern, port):
                 yield pattern, Called(pattern, found, self.virtual(pattern))
-        if port != HTTP_PORT:
+        if port != HTTP_PORT or services_only:
             return
         for pattern, virtual in self._virtual.covering(host):
             seen = is_wildcard(pattern) and self._sees_virtual(virtual, pattern)

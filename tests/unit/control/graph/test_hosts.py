@@ -48,10 +48,15 @@ def test_the_closest_host_is_exact_or_the_longest_wildcard() -> None:
 def test_what_a_client_may_say() -> None:
     assert list(full_names("reviews", "shop")) == ["reviews", "reviews.shop.svc.cluster.local"]
     assert list(full_names("reviews.prod", "shop")) == ["reviews.prod", "reviews.prod.svc.cluster.local"]
-    assert list(full_names("reviews.prod.svc.", "shop")) == [
+    assert list(full_names("reviews.prod.svc", "shop")) == [
         "reviews.prod.svc",
         "reviews.prod.svc.cluster.local",
     ]
+
+
+@pytest.mark.parametrize("host", ["reviews", "reviews.prod", "reviews.prod.svc", "www.example.com"])
+def test_with_a_dot_at_its_end_a_name_is_full(host: str) -> None:
+    assert list(full_names(f"{host}.", "shop")) == [host]
 
 
 def test_spellings_of_a_service() -> None:
@@ -59,5 +64,7 @@ def test_spellings_of_a_service() -> None:
     others = [host, f"{host}.", "reviews.prod.svc", "reviews.prod"]
     assert list(spellings(host, "prod", "shop")) == others
     assert list(spellings(host, "prod", "prod")) == [*others[:2], "reviews", *others[2:]]
-    assert list(spellings("www.example.com", "prod", "prod")) == ["www.example.com"]
-    assert list(spellings("*.svc.cluster.local", "", "prod")) == ["*.svc.cluster.local"]
+    assert list(spellings("www.example.com", "prod", "prod")) == ["www.example.com", "www.example.com."]
+    assert list(spellings("*.example.com", "prod", "prod")) == ["*.example.com", "*.example.com."]
+    assert list(spellings("10.0.0.1", "prod", "prod")) == ["10.0.0.1"]
+    assert list(spellings("fd00::1", "prod", "prod")) == ["fd00::1"]
