@@ -12,6 +12,9 @@ Rules:
   number; or, if server and service have one port each, at that one.
 - Two processes may serve one address and port (a new one beside the old, with its socket): that is one
   endpoint, which drains when both do.
+- ServiceEntries of one host and namespace are one service, with the ports of all, if what `unlike` compares
+  is the same; otherwise the oldest is it. Endpoints of a host and namespace are one set, whoever lists them:
+  a port takes those of its name (Istio).
 - A Service with `publishNotReadyAddresses` lists what is not ready too.
 - A workload takes mutual TLS if its label `security.istio.io/tlsMode` is `istio` (or, of one that is
   written down without the label, if it has a service account), unless PeerAuthentication says DISABLE.
@@ -19,12 +22,13 @@ Rules:
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from meshlib.control.istio.document import AnyDocument
+from meshlib.control.istio.document import AnyDocument, FieldPath
 from meshlib.control.istio.kubernetes import Service as KubernetesService
 from meshlib.control.istio.serviceentry import Location, Resolution, ServiceEntry
+from meshlib.control.istio.validity.hosts import is_ip
 from meshlib.control.istio.workloadentry import WorkloadEntry
 from meshlib.control.registration import Registration
 from meshlib.xds.names import MUTUAL, TLS_MODE_LABEL
@@ -198,11 +202,19 @@ class Service:
     """The endpoints that the ServiceEntry lists itself."""
     subject_alt_names: tuple[str, ...] = ()
     not_ready: bool = False
+    beside: tuple["Service", ...] = ()
+    """All of its host and namespace, as they were written, itself too; empty: it is alone."""
 
     @property
-    def fingerprint(self) -> tuple[str, str]:
+    def fingerprint(self) -> tuple[str, ...]:
         """Equal for services of equal content."""
-        return self.host, self.document.fingerprint
+        return self.host, self.document.fingerprint, *(each.document.fingerprint for each in self.beside)
+
+    def source(self, number: int) -> AnyDocument:
+        """The document that the port of that number comes from."""
+        if self.document.kind != "ServiceEntry" or any(p.number == number for p in self.document.spec.ports):
+            return self.document
+        return next((each.document for each in self.beside if each.port(number)), self.document)
 
     def port(self, number: int) -> Port | None:
         """The port of that number."""
@@ -345,7 +357,7 @@ class Registry:
         self._written = written
         self._listed = listed
         self._pool = _Pool.of(_registered(r) for r in registrations)
-        self._endpoints: dict[tuple[str, str, int], tuple[Endpoint, ...]] = {}
+        self._endpoints: dict[tuple[object, ...], tuple[Endpoint, ...]] = {}
 
     def with_registrations(self, registrations: tuple[Registration, ...]) -> "Registry":
         """The same documents with other registered servers."""
@@ -353,11 +365,11 @@ class Registry:
 
     def endpoints(self, service: Service, port: Port) -> tuple[Endpoint, ...]:
         """The endpoints behind a port, sorted, each address once."""
-        key = (service.namespace, service.host, port.number)
+        key = (service.namespace, service.host, service.resolution, port.number, port.name)
         found = self._endpoints.get(key)
         if found is None:
             # Two processes may serve one socket; of them the one that stays speaks for it.
-            known = sorted(self._find(service, port), key=lambda e: not e.draining)
+            known = sorted(self._of_all(service, port), key=lambda e: not e.draining)
             unique = {(e.address, e.port): e for e in known}
             ordered = sorted(unique.values(), key=lambda e: (e.address, e.port))
             found = self._endpoints[key] = tuple(ordered)
@@ -367,6 +379,11 @@ class Registry:
         """The numbers of a service's ports that lead to port `number` of a workload of its namespace with
         these labels: by their target's number, or as such a workload registered.
         """
+        return frozenset().union(
+            *(self._leading(each, labels, number) for each in service.beside or (service,))
+        )
+
+    def _leading(self, service: Service, labels: Mapping[str, str], number: int) -> frozenset[int]:
         selector = service.selector
         if selector is None or any(labels.get(key) != value for key, value in selector.items()):
             return frozenset()
@@ -377,6 +394,18 @@ class Registry:
             for port in service.ports
             if port.target == number or any(one.number(port, only) == number for one in same)
         )
+
+    def _of_all(self, service: Service, port: Port) -> Iterable[Endpoint]:
+        """Those of the service, and of what else is of its host and namespace."""
+        if not service.beside:
+            yield from self._find(service, port)
+        listed = service.resolution is Resolution.STATIC
+        for each in service.beside:
+            for own in each.ports:
+                if own.name == port.name:
+                    # What is listed for the client is not looked up by it.
+                    by_name = listed and each.resolution is not Resolution.STATIC
+                    yield from (e for e in self._find(each, own) if not by_name or is_ip(e.address))
 
     def _find(self, service: Service, port: Port) -> Iterable[Endpoint]:
         workloads = [_written(entry, service.namespace) for entry in service.listed]
@@ -457,4 +486,39 @@ def build_registry(
 def _ordered(services: list[Service]) -> tuple[Service, ...]:
     if len(services) == 1:
         return (services[0],)
-    return tuple(sorted(services, key=lambda s: (not s.kubernetes, s.document.age)))
+    spaces: dict[str, list[Service]] = {}
+    for service in sorted(services, key=lambda s: (not s.kubernetes, s.document.age)):
+        spaces.setdefault(service.namespace, []).append(service)
+    merged = [each for found in spaces.values() for each in _merged(found)]
+    return tuple(sorted(merged, key=lambda s: (not s.kubernetes, s.document.age)))
+
+
+def _merged(services: Sequence[Service]) -> Iterable[Service]:
+    """The services of one host and namespace, best first: the first one takes the ports of the others."""
+    if len(services) == 1:
+        return services
+    first, others = services[0], services[1:]
+    ports = {port.number: port for port in first.ports}
+    apart: list[Service] = []
+    for other in others:
+        if first.kubernetes or unlike(first.document, other.document):
+            apart.append(other)
+            continue
+        for port in other.ports:
+            ports.setdefault(port.number, port)
+    beside = tuple(services)
+    return [
+        replace(first, ports=tuple(ports.values()), beside=beside),
+        *(replace(o, beside=beside) for o in apart),
+    ]
+
+
+def unlike(one: AnyDocument, other: AnyDocument) -> FieldPath:
+    """Where two ServiceEntries of one host differ, so that they are not merged; empty: nowhere."""
+    if one.spec.resolution is not other.spec.resolution:
+        return "spec", "resolution"
+    if one.labels != other.labels:
+        return "metadata", "labels"
+    if one.spec.workload_selector != other.spec.workload_selector:
+        return "spec", "workload_selector"
+    return ("spec", "export_to") if set(one.spec.export_to) != set(other.spec.export_to) else ()

@@ -8,6 +8,7 @@ from meshlib.control.istio.destinationrule import ClientTLSMode, TrafficPolicy
 from meshlib.control.istio.document import AnyDocument, FieldPath
 from meshlib.control.istio.problem import HIDDEN, Problem, Severity
 from meshlib.control.istio.validity.hosts import overlap
+from meshlib.control.registry import unlike
 
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
 
@@ -16,6 +17,7 @@ def analyze(world: World) -> Iterator[Problem]:
     """Every conflict."""
     yield from _mesh_hosts(world)
     yield from _rules(world)
+    yield from _entries(world)
     yield from _selectors(world, "Sidecar", ERROR, "IST0110", "IST0111")
     yield from _selectors(world, "Telemetry", ERROR, "IST0159", "IST0160")
     yield from _selectors(world, "PeerAuthentication", WARNING, HIDDEN, HIDDEN)
@@ -68,6 +70,30 @@ def _rules(world: World) -> Iterator[Problem]:
                     message = f"{where.title} ({where.source()}) has another subset of this name, and it wins"
                     at: FieldPath = ("spec", "subsets", index, "name")
                     yield problem(WARNING, HIDDEN, rule, at, message, repr(subset.name))
+
+
+def _entries(world: World) -> Iterator[Problem]:
+    """ServiceEntries of one namespace and host are merged if they are alike; else the oldest wins."""
+    owners: dict[tuple[str, str], AnyDocument] = {}
+    for entry in world.of_kind("ServiceEntry"):
+        for host in entry.spec.hosts:
+            first = owners.setdefault((entry.namespace, host.lower()), entry)
+            at = unlike(first, entry)
+            if at:
+                message = (
+                    f"not as {first.title} ({first.source()}) has it, which is the service of {host}: "
+                    "of this one only the endpoints count, at ports of the same name"
+                )
+                yield problem(WARNING, HIDDEN, entry, at, message)
+            names = {port.name: port.number for port in first.spec.ports}
+            for index, port in enumerate(entry.spec.ports):
+                if names.get(port.name, port.number) != port.number:
+                    message = (
+                        f"{first.title} ({first.source()}) has port {names[port.name]} of {host} under this "
+                        "name: endpoints belong to a port by its name, so both ports have those of both"
+                    )
+                    path: FieldPath = ("spec", "ports", index, "name")
+                    yield problem(WARNING, HIDDEN, entry, path, message, repr(port.name))
 
 
 def _labels(document: AnyDocument) -> tuple[str, dict[str, str]]:

@@ -39,8 +39,9 @@ class World:
                 host = f"{document.name}.{document.namespace}.svc.cluster.local"
                 ports[host] = tuple(port.port for port in spec.ports)
             elif isinstance(spec, ServiceEntry):
-                for name in spec.hosts:
-                    ports.setdefault(name.lower(), tuple(port.number for port in spec.ports))
+                for name in map(str.lower, spec.hosts):
+                    numbers = (port.number for port in spec.ports)
+                    ports[name] = tuple(dict.fromkeys((*ports.get(name, ()), *numbers)))
             elif isinstance(spec, MeshConfig):
                 root = spec.root_namespace
         return cls(held, ports, root)

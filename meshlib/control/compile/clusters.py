@@ -177,7 +177,7 @@ def _mark(made: Any, found: Found) -> None:
     if found.name.subset:
         said["subset"] = found.name.subset
     if rule is None:
-        mark_document(made, service.document, "spec", "spec")
+        mark_document(made, service.source(found.port.number), "spec", "spec")
     else:
         document = rule.policy_document or rule.documents[0]
         path: tuple[str | int, ...] = ("spec", "trafficPolicy")

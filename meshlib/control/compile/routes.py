@@ -48,7 +48,7 @@ def fill(host: Any, virtual: VirtualService | None, service: Service | None, con
     if not host.routes and service is not None:
         route = host.routes.add(name=DEFAULT, match={"prefix": "/"})
         to_cluster(route.route, cluster_name(context.port, "", service.host), context)
-        mark_document(route, service.document, DEFAULT)
+        mark_document(route, service.source(context.port), DEFAULT)
 
 
 def applies(virtual: VirtualService, context: Context) -> bool:

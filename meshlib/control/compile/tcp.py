@@ -139,7 +139,8 @@ class Chains:
         proxy = pb.TcpProxy(stat_prefix=cluster, cluster=cluster)
         self._settle(proxy, service.host)
         names = [service.host] if named and self._shared and service.host != "*" else ()
-        self._append(proxy, (), names, service.document, ("default", "spec"), name=cluster)
+        document = service.source(self._context.port)
+        self._append(proxy, (), names, document, ("default", "spec"), name=cluster)
 
     def _proxy(self, route: tuple[RouteDestination, ...], document: AnyDocument) -> Any:
         made = pb.TcpProxy()

@@ -274,3 +274,80 @@ spec:
     known = build_registry(read.documents)
     (service,) = known.services["far.example"]
     assert [one.address for one in known.endpoints(service, service.ports[0])] == ["10.0.0.1"]
+
+
+def entry(name: str, port: str, more: str = "resolution: STATIC", labels: str = "") -> str:
+    return (
+        "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\n"
+        f"metadata: {{name: {name}, labels: {{{labels}}}}}\n"
+        f"spec: {{hosts: [x.test], ports: [{{protocol: HTTP, {port}}}], {more}}}\n"
+    )
+
+
+def at(address: str, more: str = "resolution: STATIC") -> str:
+    return f"{more}, endpoints: [{{address: {address}}}]"
+
+
+def by_port(known: Registry, host: str = "x.test") -> list[dict[int, list[str]]]:
+    """Of each service of the host: its ports, and the addresses behind them."""
+    return [
+        {port.number: [e.address for e in known.endpoints(service, port)] for port in service.ports}
+        for service in known.services[host]
+    ]
+
+
+def test_entries_of_one_host_and_namespace_are_one_service() -> None:
+    known = registry(
+        entry("a", "number: 80, name: http", at("10.0.0.1"))
+        + entry("b", "number: 81, name: http-b", at("10.0.0.2"))
+        + entry("c", "number: 80, name: http", at("10.0.0.3"))
+    )
+    assert by_port(known) == [{80: ["10.0.0.1", "10.0.0.3"], 81: ["10.0.0.2"]}]
+    (service,) = known.services["x.test"]
+    assert [service.source(number).name for number in (80, 81, 82)] == ["a", "b", "a"]
+
+
+def test_endpoints_belong_to_ports_by_name() -> None:
+    known = registry(
+        entry("a", "number: 80, name: http", at("10.0.0.1"))
+        + entry("b", "number: 81, name: http", at("10.0.0.2"))
+    )
+    assert by_port(known) == [{80: ["10.0.0.1", "10.0.0.2"], 81: ["10.0.0.1", "10.0.0.2"]}]
+
+
+@pytest.mark.parametrize(
+    ("more", "labels"),
+    [
+        ("resolution: DNS", ""),
+        ("resolution: STATIC", "team: b"),
+        ("resolution: STATIC, exportTo: ['.']", ""),
+    ],
+)
+def test_entries_that_are_not_alike_stay_apart_but_for_their_endpoints(more: str, labels: str) -> None:
+    first, second = "number: 80, name: http", "number: 81, name: http"
+    known = registry(entry("a", first, at("10.0.0.1")) + entry("b", second, at("10.0.0.2", more), labels))
+    both = ["10.0.0.1", "10.0.0.2"]
+    assert by_port(known) == [{80: both}, {81: both}]
+
+
+def test_names_are_no_endpoints_of_a_service_with_addresses() -> None:
+    first, second = "number: 80, name: http", "number: 80, name: http"
+    known = registry(entry("a", first, at("10.0.0.1")) + entry("b", second, at("b.test", "resolution: DNS")))
+    assert by_port(known) == [{80: ["10.0.0.1"]}, {80: ["10.0.0.1", "b.test"]}]
+
+
+def test_entries_of_other_namespaces_are_other_services() -> None:
+    other = entry("b", "number: 81, name: http", at("10.0.0.2")).replace("name: b,", "name: b, namespace: b,")
+    known = registry(entry("a", "number: 80, name: http", at("10.0.0.1")) + other)
+    assert by_port(known) == [{80: ["10.0.0.1"]}, {81: ["10.0.0.2"]}]
+
+
+def test_an_entry_adds_endpoints_to_a_service_of_kubernetes() -> None:
+    host = "reviews.default.svc.cluster.local"
+    more = entry("a", "number: 81, name: http", at("10.0.0.2")).replace("x.test", host)
+    known = registry(REVIEWS % "8080" + more, server("10.0.0.1", {}))
+    assert by_port(known, host)[0] == {80: ["10.0.0.1", "10.0.0.2"]}
+    assert [e.port for e in known.endpoints(known.services[host][0], known.services[host][0].ports[0])] == [
+        8080,
+        81,
+    ]

@@ -224,3 +224,32 @@ def test_what_is_not_given_is_not_told_to_be_without_effect() -> None:
     warming = "loadBalancer: {simple: ROUND_ROBIN, warmup: {duration: 1s}}"
     for policy in (hashed, warming):
         assert codes(RULE % f"trafficPolicy: {{{policy}}}") == []
+
+
+ENTRY = """apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: e%s}
+spec: {hosts: [x.test], ports: [{number: %s, name: %s, protocol: HTTP}], %s}
+---
+"""
+STATIC = "resolution: STATIC, endpoints: [{address: 10.0.0.1}]"
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (("81", "http-b", STATIC), []),
+        (("80", "http", STATIC), []),
+        (("81", "http", STATIC), [("MESH0003", "spec.ports[0].name")]),
+        (("81", "http-b", "resolution: DNS"), [("MESH0003", "spec.resolution")]),
+        (("81", "http-b", STATIC + ", exportTo: ['.']"), [("MESH0003", "spec.exportTo")]),
+    ],
+)
+def test_two_entries_of_one_host(other: tuple[str, str, str], told: list[tuple[str, str]]) -> None:
+    assert codes(ENTRY % ("", "80", "http", STATIC) + ENTRY % (2, *other)) == told
+
+
+def test_the_ports_of_a_host_are_those_of_all_its_entries() -> None:
+    entries = ENTRY % ("", "80", "http", STATIC) + ENTRY % (2, "81", "http-b", STATIC)
+    rule = "{hosts: [x.test], http: [{route: [{destination: {host: x.test, port: {number: 81}}}]}]}"
+    assert codes(entries + virtual_service(rule)) == []
