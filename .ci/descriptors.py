@@ -57,6 +57,7 @@ MODULES = (
     "envoy.extensions.retry.host.previous_hosts.v3.previous_hosts",
     "envoy.extensions.retry.priority.previous_priorities.v3.previous_priorities_config",
     "envoy.extensions.transport_sockets.internal_upstream.v3.internal_upstream",
+    "envoy.extensions.transport_sockets.proxy_protocol.v3.upstream_proxy_protocol",
     "envoy.extensions.transport_sockets.raw_buffer.v3.raw_buffer",
     "envoy.extensions.transport_sockets.tls.v3.tls",
     "envoy.extensions.upstreams.http.v3.http_protocol_options",
@@ -82,8 +83,14 @@ def add(fd):
     for dep in fd.dependencies:
         add(dep)
     fd.CopyToProto(out.file.add())
-for name in sys.argv[1:]:
+for name in ("google.protobuf.duration", *sys.argv[1:]):
     add(importlib.import_module(name + "_pb2").DESCRIPTOR)
+# budget_interval, which Envoy 1.40 knows and this wheel does not.
+breaker = next(file for file in out.file if file.name == "envoy/config/cluster/v3/circuit_breaker.proto")
+budget = breaker.message_type[0].nested_type[0].nested_type[0]
+assert budget.name == "RetryBudget" and all(field.number != 3 for field in budget.field)
+breaker.dependency.append("google/protobuf/duration.proto")
+budget.field.add(name="budget_interval", number=3, type=11, label=1, type_name=".google.protobuf.Duration")
 # istio.v1.auth, which no wheel carries: field numbers are Istio's.
 ca = out.file.add(name="security/v1alpha1/ca.proto", package="istio.v1.auth", syntax="proto3")
 ca.dependency.append("google/protobuf/struct.proto")

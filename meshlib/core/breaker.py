@@ -6,10 +6,11 @@ Connections, and requests that have none yet, are limited by the pool, which is 
 attempt; and tells `Slots` who waits and who goes on.
 """
 
+from collections.abc import Callable
 from types import TracebackType
 
 from meshlib.core.balance.cluster import Limits
-from meshlib.core.budget import most_retries
+from meshlib.core.budget import count_try, most_retries, tries_of
 from meshlib.core.ledger import ClusterState, HostState
 
 
@@ -18,10 +19,11 @@ class Slots:
     given back once at the end of `with`.
     """
 
-    __slots__ = ("_cluster", "_host", "_retries", "_waiting")
+    __slots__ = ("_clock", "_cluster", "_host", "_retries", "_waiting")
 
-    def __init__(self, cluster: ClusterState) -> None:
+    def __init__(self, cluster: ClusterState, clock: Callable[[], float]) -> None:
         self._cluster = cluster
+        self._clock = clock
         self._host: HostState | None = None
         self._retries = False
         self._waiting = False
@@ -62,7 +64,12 @@ class Slots:
         """The try has a connection; False: too many others have one."""
         if self._waiting:
             self._end_waiting()
-        return self._cluster.active - self._cluster.waiting <= limits.max_requests
+        if self._cluster.active - self._cluster.waiting > limits.max_requests:
+            return False
+        budget = limits.budget
+        if budget is not None and budget.interval:
+            count_try(budget, self._cluster.tries, self._clock())
+        return True
 
     def _end_waiting(self) -> None:
         self._waiting = False
@@ -72,13 +79,18 @@ class Slots:
         """Takes the retry slot if there is one; the one held from before is given back first."""
         if self._retries:
             self._end_retries()
-        budget = limits.budget
-        most = limits.max_retries if budget is None else most_retries(budget, self._cluster.active)
-        if self._cluster.retries >= most:
+        if self._cluster.retries >= self._most_retries(limits):
             return False
         self._cluster.retries += 1
         self._retries = True
         return True
+
+    def _most_retries(self, limits: Limits) -> int:
+        budget, state = limits.budget, self._cluster
+        if budget is None:
+            return limits.max_retries
+        counted = tries_of(budget, state.tries, self._clock()) if budget.interval else state.active
+        return most_retries(budget, counted)
 
     def _end_retries(self) -> None:
         self._retries = False

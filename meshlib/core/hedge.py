@@ -91,7 +91,7 @@ class Hedge:
         """When the next try begins; None: none is to."""
         self._left = 0 if self._policy is None else self._policy.retries
         self._flag = "-"
-        self._retries = Slots(state)
+        self._retries = Slots(state, request.clock)
 
     def run(self) -> Flow:
         """The tries until one is good, or none is left."""
@@ -146,7 +146,7 @@ class Hedge:
         if request.attempts > 1:
             left = None if deadline is None else deadline - now
             self._sent = timeout.told(request.action, self._sent, 0.0, left)
-        host, slots = self._state.host(found.key), Slots(self._state)
+        host, slots = self._state.host(found.key), Slots(self._state, request.clock)
         slots.begin(host)
         head = request.numbered(self._sent)
         self._tries[request.attempts] = _Try(head, found.key, host, slots, now + self._per_try)

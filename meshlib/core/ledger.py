@@ -57,7 +57,7 @@ class ClusterState:
 
     __slots__ = (
         *("active", "began", "connections", "ejected", "hosts", "marked", "outlier", "plan", "ready"),
-        *("retries", "sweeps", "waiting", "wake"),
+        *("retries", "sweeps", "tries", "waiting", "wake"),
     )
 
     def __init__(self) -> None:
@@ -65,6 +65,8 @@ class ClusterState:
         self.connections = 0
         """Those that applications hold themselves (TCP); a pool of HTTP counts its own."""
         self.retries = 0
+        self.tries: dict[int, int] = {}
+        """Of the interval of the retry budget, where it has one."""
         self.waiting = 0
         """Of the active, those that have no connection yet."""
         self.hosts: dict[str, HostState] = {}

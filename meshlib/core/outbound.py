@@ -184,7 +184,7 @@ class OutboundRequest:
         if limits.per_try and self.hedged(wishes):
             yield from hedge.Hedge(self, cluster, state, policy, limits.per_try, deadline, sent, key).run()
             return
-        with Slots(state) as slots:
+        with Slots(state, self.clock) as slots:
             while True:
                 found = self.pick(cluster, state, now, policy, key)
                 if found is None:

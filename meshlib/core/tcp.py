@@ -188,7 +188,7 @@ class _Connection:
             yield Refuse(None, self.facts("NC", f"cluster {self.cluster} is unknown"))
             return
         state = self.ledger.cluster(cluster.name)
-        with Slots(state) as slots, Room(state) as room:
+        with Slots(state, self.clock) as slots, Room(state) as room:
             if not room.take(cluster.upstream.limits.max_connections):
                 detail = f"cluster {cluster.name} has {state.connections} connections"
                 yield Refuse(None, self.facts("UO", detail))

@@ -181,7 +181,7 @@ class _Call:
         found = pick(cluster, endpoints, state, now, mesh.dice)
         if found is None:
             raise MeshError(f"cluster {cluster.name} has no healthy endpoint")
-        self._slots, self._host = Slots(state), state.host(found.key)
+        self._slots, self._host = Slots(state, mesh.clock), state.host(found.key)
         self.attempt = Attempt(
             cluster.name,
             found.address,

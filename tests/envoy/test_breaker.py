@@ -52,7 +52,25 @@ def retries() -> list[Case]:
     return made
 
 
-@pytest.mark.parametrize("make", [requests, pending, retries])
+def intervals() -> list[Case]:
+    """Retries in flight as a share of the tries of a while."""
+    made = []
+    after = ["503,hold"] * 14
+    for percent, least, before in ((10, 0, 20), (10, 3, 20), (0, 0, 20), (50, 0, 3), (100, 0, 0)):
+        budget = {"budget_percent": {"value": percent}, "min_retry_concurrency": least}
+        for interval, seconds in (("60s", 0.0), ("0s", 0.0), ("0.0009s", 0.0), ("1s", 0.4), ("1s", 1.2)):
+            for word in ("200", "404", "hold", "503"):
+                script = [*[word] * before, f"wait {seconds}", *after]
+                name = f"{percent}-{least}-{interval}-{seconds}-{word}"
+                made.append(Case(name, {"retry_budget": {**budget, "budget_interval": interval}}, script))
+    # What waits for a connection is no try yet.
+    waiting = {"budget_percent": {"value": 20}, "min_retry_concurrency": 0, "budget_interval": "60s"}
+    few = {"retry_budget": waiting, "max_connections": 9}
+    made.append(Case("waiting", few, [*["hold"] * 6, *["503,hold"] * 9]))
+    return made
+
+
+@pytest.mark.parametrize("make", [requests, pending, retries, intervals])
 async def test_the_same_are_turned_away(make: Callable[[], list[Case]], tmp_path: Path) -> None:
     # On a busy machine a request may come to rest late: a difference counts if it comes every time.
     cases = make()

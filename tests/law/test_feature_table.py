@@ -116,4 +116,5 @@ def test_what_has_no_effect_is_told_and_nothing_else(kind: str) -> None:
     }
     if kind == "Telemetry":  # the rest is told, with its reason, by analysis/telemetry.py
         without &= told(kind)
-    assert told(kind) == without
+    nothing = {row.removesuffix(".*") for row, cells in rows(kind).items() if cells[0] == "n/a"}
+    assert without <= told(kind) <= without | nothing

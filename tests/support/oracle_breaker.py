@@ -2,8 +2,8 @@
 
 Each case is a cluster with thresholds and a script: a word for each request, which begins when the one
 before has come to rest (it is held by the endpoint, was answered, or waits for a connection). `hold` is
-answered when all have begun; `503,hold` is answered 503 at first, and its retry is held. What becomes of each
-is told by its status.
+answered when all have begun; `503,hold` is answered 503 at first, and its retry is held. `wait 0.5` is no
+request, but that many seconds. What becomes of each is told by its status.
 """
 
 import asyncio
@@ -86,6 +86,9 @@ async def play(case: Case, run: str, endpoint: Endpoint, ask: Ask) -> list[int]:
     """The statuses of a case's requests."""
     tasks: list[asyncio.Task[int]] = []
     for number, script in enumerate(case.requests):
+        if script.startswith("wait "):
+            await asyncio.sleep(float(script.removeprefix("wait ")))
+            continue
         name = f"{run}-{number}"
         headers = {"x-script": script, "x-id": name, "x-run": run}
         task = asyncio.ensure_future(ask(case.name, headers))

@@ -24,10 +24,7 @@ NOT_YET: dict[str, tuple[tuple[str, ...], ...]] = {
             ("traffic_policy", "port_level_settings"),
             ("subsets", "traffic_policy", "port_level_settings"),
         )
-        for name, *rest in (
-            ("tls", "credential_name"),
-            ("retry_budget", "budget_interval"),
-        )
+        for name, *rest in (("tls", "credential_name"),)
     ),
 }
 """Fields, as attributes below `spec`; lists on the way are gone through item by item."""

@@ -37,6 +37,8 @@ def breakers(
     if budget is not None and flavour is not Flavour.GRPC:
         made.retry_budget.budget_percent.value = 20.0 if budget.percent is None else budget.percent
         made.retry_budget.min_retry_concurrency.value = budget.min_retry_concurrency or 3
+        if budget.budget_interval is not None:
+            made.retry_budget.budget_interval.CopyFrom(pb.duration(budget.budget_interval))
 
 
 def connection(cluster: Any, said: ConnectionPoolSettings | None, mesh: MeshConfig) -> None:

@@ -9,8 +9,9 @@ Rules (Istio):
   `failover` names the region that comes before the rest, `failoverPriority` compares labels instead.
 - `failover` beside `failoverPriority` decides among those that the labels make equal.
 - Localities have weights beside `distribute`, and where `failover` or `failoverPriority` is said and acts.
-- zoneAwareLbSetting does the same by region alone, also without outlier detection: within the own region all zones are equal. (Which of them
-  a proxy prefers there, it knows by self-discovery only, which Istio leaves off.)
+- zoneAwareLbSetting does the same by region alone, also without outlier detection: within the own region all
+  zones are equal. (Which of them a proxy prefers there, it knows by self-discovery only, which Istio leaves
+  off.)
 - A DestinationRule's settings stand in place of the mesh's, which are on unless said otherwise. Of the mesh's
   two kinds zoneAwareLbSetting counts.
 """

@@ -244,7 +244,7 @@ class ProxyProtocol(Spec):
 
 
 class RetryBudget(Spec):
-    """Retries as a share of the requests in flight."""
+    """Retries as a share of the requests in flight, or of those of an interval."""
 
     percent: Number | None = None
     min_retry_concurrency: UInt32 = 0

@@ -9,6 +9,7 @@ from typing import Any
 from meshlib.core.balance.cluster import Limits
 from meshlib.core.budget import RetryBudget
 from meshlib.dataplane.decode.errors import Refused
+from meshlib.dataplane.decode.text import decode_seconds
 
 DEFAULT_LIMIT = 1024
 DEFAULT_RETRIES = 3
@@ -37,7 +38,12 @@ def _budget(message: Any, path: str) -> RetryBudget | None:
     percent = said.budget_percent.value if said.HasField("budget_percent") else 20.0
     if not 0 <= percent <= 100:  # which NaN is not either
         raise Refused(f"{path}.budget_percent.value", f"{percent} is no percentage")
-    return RetryBudget(percent, _value(said, "min_retry_concurrency", 3))
+    try:
+        interval = decode_seconds(said, "budget_interval", 0.0)
+    except Refused as refused:
+        raise refused.within(path) from None
+    # Envoy counts in whole milliseconds.
+    return RetryBudget(percent, _value(said, "min_retry_concurrency", 3), int(interval * 1000) / 1000)
 
 
 def _value(message: Any, name: str, default: int) -> int:

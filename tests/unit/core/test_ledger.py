@@ -38,12 +38,12 @@ def test_prune_forgets_what_a_view_no_longer_names() -> None:
 def test_slots_are_counted_while_held() -> None:
     state = ClusterState()
     limits = Limits(max_requests=2, max_retries=1)
-    with Slots(state) as one, Slots(state) as other:
+    with Slots(state, lambda: 0.0) as one, Slots(state, lambda: 0.0) as other:
         one.begin(state.host("a"))
         other.begin(state.host("b"))
         assert (state.active, state.host("a").active) == (2, 1)
         assert one.goes_on(limits)
-        with Slots(state) as third:
+        with Slots(state, lambda: 0.0) as third:
             third.begin(state.host("b"))
             assert not third.goes_on(limits)
             third.waits()
@@ -57,7 +57,7 @@ def test_slots_are_counted_while_held() -> None:
         other.begin(state.host("a"))
         assert (state.active, state.host("a").active) == (2, 2)
     assert (state.active, state.host("a").active, state.host("b").active) == (0, 0, 0)
-    with Slots(state) as one, Slots(state) as other:
+    with Slots(state, lambda: 0.0) as one, Slots(state, lambda: 0.0) as other:
         assert one.take_retry(limits)
         assert not other.take_retry(limits)
         assert one.take_retry(limits)
@@ -71,7 +71,7 @@ def test_threads_lose_no_count() -> None:
     def work() -> None:
         host = state.host("a")
         for _ in range(rounds):
-            with Slots(state) as slots:
+            with Slots(state, lambda: 0.0) as slots:
                 slots.begin(host)
 
     before = sys.getswitchinterval()

@@ -69,8 +69,10 @@ def _policy(policy: TrafficPolicy, to: Report) -> None:
         if not level.model_fields_set - {"port"}:
             at.error("an empty policy", "", ", ".join(map(camel, _BLOCKS)))
         _blocks(level, at)
-    if policy.retry_budget and policy.retry_budget.percent is not None:
-        hosts.percent(policy.retry_budget.percent, to.at("retry_budget", "percent"))
+    if budget := policy.retry_budget:
+        if budget.percent is not None:
+            hosts.percent(budget.percent, to.at("retry_budget", "percent"))
+        hosts.duration(budget.budget_interval, to.at("retry_budget", "budget_interval"), zero=True)
     if tunnel := policy.tunnel:
         at = to.at("tunnel")
         if tunnel.protocol not in ("", "CONNECT", "POST"):

@@ -37,6 +37,17 @@ def test_retry_budgets() -> None:
     assert limits({"retry_budget": {}}).budget == RetryBudget(20.0, 3)
     said = {"budget_percent": {"value": 0}, "min_retry_concurrency": 0}
     assert limits({"retry_budget": said}).budget == RetryBudget(0.0, 0)
+    assert limits({"retry_budget": {"budget_interval": "1.5s"}}).budget == RetryBudget(20.0, 3, 1.5)
+    assert limits({"retry_budget": {"budget_interval": "0.0015s"}}).budget == RetryBudget(20.0, 3, 0.001)
+    assert limits({"retry_budget": {"budget_interval": "0.0009s"}}).budget == RetryBudget(20.0, 3)
+
+
+def test_a_budgets_interval_is_no_less_than_nothing() -> None:
+    made = pb.CircuitBreakers()
+    made.thresholds.add().retry_budget.budget_interval.seconds = -1
+    with pytest.raises(Refused) as refused:
+        decode_limits(made)
+    assert refused.value.path == "thresholds[0].retry_budget.budget_interval"
 
 
 @pytest.mark.parametrize("value", [-1.0, 100.5, float("nan")])
