@@ -2,7 +2,8 @@
 
 Rules:
 * Everything is keyed by name (cluster, then endpoint), so it outlives views; `prune` drops what a
-  view no longer names, so memory is bounded by the configuration.
+  view no longer names, so memory is bounded by the configuration; of a cluster that lists no endpoints,
+  idle ones are forgotten when there are many.
 * A request holds the `ClusterState` that it began with: giving a slot back never needs a look-up,
   and what is pruned meanwhile simply goes with its last request.
 * For threads there are no locks. Each change is one attribute increment, one dict operation or one
@@ -88,6 +89,12 @@ class ClusterState:
         """The state of an endpoint by its key."""
         found = self.hosts.get(key)
         return found if found is not None else self.hosts.setdefault(key, HostState())
+
+    def forget_idle(self) -> None:
+        """Forgets endpoints of which little is known: where none are listed, there may be any number."""
+        for key, host in list(self.hosts.items()):
+            if not host.active and key not in self.marked:
+                self.hosts.pop(key, None)
 
     def __repr__(self) -> str:
         return f"<{self.active} active, {self.retries} retries, {len(self.ejected)} ejected>"

@@ -28,7 +28,7 @@ from meshlib.core.balance.cluster import Cluster, Resolution
 from meshlib.core.balance.dns import named_address
 from meshlib.core.balance.endpoints import Endpoint
 from meshlib.core.balance.hashing import key_of
-from meshlib.core.balance.pick import Retry, pick
+from meshlib.core.balance.pick import Retry, pick, unlisted
 from meshlib.core.breaker import Slots
 from meshlib.core.faulted import Faulted
 from meshlib.core.ledger import ClusterState, HostState, Ledger
@@ -324,7 +324,7 @@ class OutboundRequest:
 
         def size() -> int:
             listed = cluster.inline or self.view.endpoints.get(cluster.name)
-            return listed.size if listed else 1
+            return listed.size if listed else len(state.hosts)
 
         key, clock, dice = self.endpoint, self.clock, self.dice
         learn(policy, state, key, host, outcome, size, clock, dice, grpc=grpc, late=late)
@@ -345,21 +345,23 @@ class OutboundRequest:
         """An endpoint of the cluster, if possible not one that was tried."""
         endpoints = cluster.inline or self.view.endpoints.get(cluster.name)
         if endpoints is None:
-            return self.unlisted(cluster)
+            return self.unlisted(cluster, state, now)
         if policy is None or not self.tried:
             return pick(cluster, endpoints, state, now, self.dice, key=key)
         more = policy.host_selection_attempts if policy.avoid_previous_hosts else 0
         again = Retry(self.tried, more, policy.leave_priorities_after)
         return pick(cluster, endpoints, state, now, self.dice, again, key)
 
-    def unlisted(self, cluster: Cluster) -> Endpoint | None:
+    def unlisted(self, cluster: Cluster, state: ClusterState, now: float) -> Endpoint | None:
         """The endpoint of a cluster that lists none."""
         match cluster.resolution:
             case Resolution.ORIGINAL:
-                return Endpoint(*self.original)
+                named = Endpoint(*self.original)
             case Resolution.DYNAMIC:
-                return Endpoint(*named_address(self.head.authority, cluster.tls is not None))
-        return None
+                named = Endpoint(*named_address(self.head.authority, cluster.tls is not None))
+            case _:
+                return None
+        return unlisted(cluster, named, state, now, self.dice)
 
     def find(self, name: str) -> tuple[Cluster, Endpoint] | None:
         """A cluster by name and one of its endpoints, for a mirror."""

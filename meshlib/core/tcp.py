@@ -27,7 +27,7 @@ from meshlib.core.actions import Facts
 from meshlib.core.balance.cluster import Cluster, Resolution, Upstream
 from meshlib.core.balance.endpoints import Endpoint
 from meshlib.core.balance.hashing import key_of_source
-from meshlib.core.balance.pick import pick
+from meshlib.core.balance.pick import pick, unlisted
 from meshlib.core.breaker import Slots
 from meshlib.core.ledger import ClusterState, Ledger
 from meshlib.core.mtls import ClientTls, secure
@@ -229,10 +229,10 @@ class _Connection:
 
     def pick(self, cluster: Cluster, state: ClusterState) -> Endpoint | None:
         """An endpoint of the cluster."""
-        if cluster.resolution is Resolution.ORIGINAL:
-            return Endpoint(self.called.host, self.called.port)
-        if cluster.resolution is Resolution.DYNAMIC:
-            return Endpoint(self.called.name or self.called.host, self.called.port)
+        if cluster.resolution in (Resolution.ORIGINAL, Resolution.DYNAMIC):
+            host = self.called.name if cluster.resolution is Resolution.DYNAMIC else ""
+            named = Endpoint(host or self.called.host, self.called.port)
+            return unlisted(cluster, named, state, self.clock(), self.dice)
         endpoints = cluster.inline or self.view.endpoints.get(cluster.name)
         if endpoints is None:
             return None
@@ -253,7 +253,7 @@ class _Connection:
 
         def size() -> int:
             listed = cluster.inline or self.view.endpoints.get(cluster.name)
-            return listed.size if listed else 1
+            return listed.size if listed else len(state.hosts)
 
         key = endpoint.key
         host, clock, dice = state.host(key), self.clock, self.dice

@@ -9,13 +9,16 @@ Rules (Envoy):
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from meshlib.core.balance.cluster import Cluster
+from meshlib.core.balance.cluster import Cluster, Resolution
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet
 from meshlib.core.balance.plan import Plan, draw
 from meshlib.core.balance.remote import loads_after
 from meshlib.core.ledger import ClusterState
 from meshlib.core.outlier import sweep, watch
 from meshlib.core.request import Dice
+
+MOST_UNLISTED = 1024
+"""Endpoints that requests named themselves, at each multiple of which idle ones are forgotten."""
 
 
 class Retry(NamedTuple):
@@ -50,6 +53,24 @@ def pick(
     if retry is not None:
         return _again(plan, dice, now, retry)
     return plan.pick(dice, now) if plan.only is None else plan.only(dice, now)
+
+
+def unlisted(
+    cluster: Cluster, endpoint: Endpoint, state: ClusterState, now: float, dice: Dice
+) -> Endpoint | None:
+    """The endpoint that a request names itself, of a cluster that lists none; None: it is ejected.
+
+    An Envoy that passes through (ORIGINAL_DST) does not look at ejections, a dynamic forward proxy does.
+    """
+    if state.hosts and not len(state.hosts) % MOST_UNLISTED:
+        state.forget_idle()
+    if cluster.resolution is not Resolution.DYNAMIC:
+        return endpoint
+    if cluster.outlier is not state.outlier:
+        watch(cluster.outlier, state, now)
+    if now >= state.wake:
+        sweep(state, len(state.hosts), now, dice)
+    return None if endpoint.key in state.ejected else endpoint
 
 
 def prepare(cluster: Cluster, endpoints: EndpointSet, state: ClusterState, now: float, dice: Dice) -> None:

@@ -9,9 +9,11 @@ from meshlib.core.actions import Attempt, BodyEnded, Deliver, Discard, Flow, Mir
 from meshlib.core.balance.cluster import Cluster, HashTable, Limits, Policy, Resolution, Upstream
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
 from meshlib.core.balance.hashing import HashCookie
+from meshlib.core.balance.pick import MOST_UNLISTED, unlisted
 from meshlib.core.headers import EMPTY
 from meshlib.core.ledger import Ledger
 from meshlib.core.outbound import flow
+from meshlib.core.outlier_policy import InARow, OutlierPolicy
 from meshlib.core.request import Failed, Failure, RequestHead, ResponseHead
 from meshlib.core.retry import RetryOn, RetryPolicy
 from meshlib.core.route.match import PathKind, PathMatch, RouteMatch
@@ -240,6 +242,54 @@ def test_a_cluster_may_pass_through_to_the_address_that_was_named() -> None:
     attempt = next(begin(View("7", view.tables, {"c": passing}, {}), Ledger()))
     assert isinstance(attempt, Attempt)
     assert attempt.address == ("9.9.9.9", 80)
+
+
+def ejecting(resolution: Resolution) -> View:
+    view = view_of(forward())
+    made = replace(
+        view.clusters["c"],
+        resolution=resolution,
+        outlier=OutlierPolicy(consecutive_5xx=InARow(1), max_ejection_percent=100, interval=10.0),
+    )
+    return replace(view, clusters={"c": made}, endpoints={})
+
+
+def outcome(view: View, ledger: Ledger) -> object:
+    """What becomes of a request whose try is answered 500."""
+    steps = begin(view, ledger)
+    action = next(steps)
+    if isinstance(action, Attempt):
+        action = steps.send(ResponseHead(500))
+        steps.close()
+    return action
+
+
+def test_a_host_that_a_request_names_is_ejected_for_itself() -> None:
+    view, ledger = ejecting(Resolution.DYNAMIC), Ledger()
+    assert isinstance(outcome(view, ledger), Deliver)
+    turned_away = outcome(view, ledger)
+    assert isinstance(turned_away, Reply)
+    assert (turned_away.status, turned_away.facts.flag) == (503, "UH")
+    assert set(ledger.cluster("c").ejected) == {"a:80"}
+
+
+def test_the_address_of_a_request_that_passes_through_is_not() -> None:
+    view, ledger = ejecting(Resolution.ORIGINAL), Ledger()
+    for _ in range(3):
+        assert isinstance(outcome(view, ledger), Deliver)
+
+
+def test_hosts_that_requests_name_are_forgotten_when_they_are_many() -> None:
+    cluster = Cluster("c", "c", resolution=Resolution.DYNAMIC)
+    state = Ledger().cluster("c")
+    busy = state.host("busy:80")
+    busy.active = 1
+    for number in range(3 * MOST_UNLISTED):
+        endpoint = Endpoint(f"h{number}", 80)
+        assert unlisted(cluster, endpoint, state, 1.0, HALF) is endpoint
+        state.host(endpoint.key)
+        assert len(state.hosts) <= MOST_UNLISTED
+    assert state.hosts["busy:80"] is busy
 
 
 def test_a_retry_may_leave_the_priority_that_was_tried() -> None:
