@@ -226,6 +226,12 @@ class _Connection:
         self.answer(stream, 200, b"limited")
 
     def do_close(self, stream: int) -> None:
+        """An end, no reset: what the peer still says is read."""
+        self.flush()
+        self.socket.shutdown(socket.SHUT_WR)
+        self.socket.settimeout(5)
+        while self.socket.recv(65536):
+            pass
         self.done = True
 
     def do_raw(self, stream: int, name: str) -> None:

@@ -4,6 +4,7 @@ import socket
 import threading
 
 import pytest
+from support.commands import wait_until
 
 from meshlib.dataplane.tcp.relay import relayed
 from meshlib.dataplane.tcp.tunnel import Posted
@@ -43,7 +44,7 @@ def test_an_end_goes_on() -> None:
         there.sendall(b"and mine")
         there.close()
         assert near.makefile("rb").read() == b"and mine"
-    assert far.fileno() == -1
+    wait_until(lambda: far.fileno() == -1, 5, "the end of the relay")
 
 
 def test_a_close_is_an_end() -> None:
