@@ -8,6 +8,7 @@ import requests
 import meshlib
 from meshlib.dataplane.mesh import Mesh
 from meshlib_requests.adapter import Adapter
+from meshlib_requests.prepare import prepared
 
 _PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 
@@ -26,6 +27,10 @@ class Session(requests.Session):
         adapter = Adapter(mesh or self._own_mesh)
         self.mount("http://", adapter)
         self.mount("https://", adapter)
+
+    def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
+        """As requests', in a fraction of its time."""
+        return prepared(request, self)
 
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
         """As requests', which looks for a proxy and a CA bundle, and takes longer for that than the mesh."""

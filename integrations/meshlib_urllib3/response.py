@@ -18,14 +18,40 @@ Translate = Callable[[FlightFailed | TooSlow], Exception]
 
 
 class Received(urllib3.HTTPResponse):
-    """A urllib3.HTTPResponse with the mesh's `facts`."""
+    """A urllib3.HTTPResponse with the mesh's `facts`.
+
+    What HTTPResponse has beside its methods is made when the first of it is asked for: who wants a whole body
+    and no more (`take_whole`) does without.
+    """
 
     def __init__(self, answer: Answer, translate: Translate | None = None, **arguments: Any) -> None:
         """`translate` None: errors of the body go up as the mesh's, until one is set. Further arguments are
         HTTPResponse's.
         """
+        self.answer = answer
         self.facts = answer.facts
         self.translate = translate
+        self._unmade: dict[str, Any] | None = arguments
+        self._taken = False
+        # Cookie jars look there, and nobody else.
+        self._original_response = None
+        if any(name.lower() == b"set-cookie" for name, _ in answer.headers):
+            self._make()
+
+    def __getattr__(self, name: str) -> Any:
+        if self.__dict__.get("_unmade") is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self._make()
+        return getattr(self, name)
+
+    def __del__(self) -> None:
+        if self.__dict__.get("_unmade") is None:
+            super().__del__()
+
+    def _make(self) -> None:
+        answer, arguments = self.answer, self._unmade or {}
+        self._unmade = None
+        said = dict(self.__dict__)
         headers = HTTPHeaderDict()
         cookies = False
         for name, value in answer.wire_headers():
@@ -39,14 +65,31 @@ class Received(urllib3.HTTPResponse):
             version_string=answer.version.decode("latin-1"),
             reason=answer.reason.decode("latin-1"),
             preload_content=False,
-            # Cookie jars look there, and nobody else.
-            original_response=_Original(headers) if cookies else None,  # type: ignore[arg-type]
             **arguments,
         )
+        # What the application set before it asked for anything stays.
+        self.__dict__.update(said)
+        if cookies:
+            self._original_response = _Original(headers)  # type: ignore[assignment]
+        if self._taken and self._fp is not None:
+            self._fp.close()
+            self._fp_bytes_read = len(answer.body) if isinstance(answer.body, bytes) else 0
+            self.length_remaining = 0
+
+    def take_whole(self) -> bytes | None:
+        """The body, if all of it is here as it is and nothing was asked for yet; None: read it."""
+        body = self.answer.body
+        if self._unmade is None or self._taken or not isinstance(body, bytes):
+            return None
+        if any(name.lower() == b"content-encoding" for name, _ in self.answer.headers):
+            return None
+        self._taken = True
+        return body
 
     def preload(self, decode_content: bool) -> None:
         """Reads all of it, as `preload_content` does."""
-        self._body = self.read(decode_content=decode_content)
+        whole = self.take_whole()
+        self._body = self.read(decode_content=decode_content) if whole is None else whole
 
     def _raw_read(self, amt: int | None = None, *, read1: bool = False) -> bytes:
         try:
