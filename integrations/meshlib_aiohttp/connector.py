@@ -13,6 +13,7 @@ Rules:
 """
 
 import asyncio
+import contextlib
 import math
 from typing import Any
 from urllib.request import getproxies
@@ -28,11 +29,12 @@ import meshlib
 from meshlib.bootstrap import SETTINGS
 from meshlib.dataplane.drive import FlightFailed
 from meshlib.dataplane.exchange import AsyncSender
+from meshlib.dataplane.http.limits import NO_TIMEOUTS
 from meshlib.dataplane.mesh import Mesh
 from meshlib.dataplane.tcp.dial import adial, ais_ruled
 from meshlib.errors import ConnectFailed, ControlError
 from meshlib_aiohttp.errors import of_connection, of_control, of_failure
-from meshlib_aiohttp.exchange import Exchange, asked
+from meshlib_aiohttp.exchange import Exchange, asked, own_timeouts
 
 _ROUTED = frozenset(("http",))
 
@@ -56,9 +58,10 @@ class Connector(aiohttp.TCPConnector):
         )
         most = arguments.get("limit")
         self._places = asyncio.Semaphore(most) if most else None
-        self._failed: WeakKeyDictionary[asyncio.Task[Any], tuple[list[Trace], Exception]] = (
-            WeakKeyDictionary()
-        )
+        self._timeouts = NO_TIMEOUTS
+        self._timeouts_of: aiohttp.ClientTimeout | None = None
+        """What `_timeouts` was made of: mostly it is the session's own, each time."""
+        self._failed: WeakKeyDictionary[asyncio.Task[Any], tuple[list[Trace], Exception]] | None = None
 
     async def connect(
         self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
@@ -84,16 +87,15 @@ class Connector(aiohttp.TCPConnector):
     async def _begin(
         self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Exchange:
-        if self._failed:
+        if self._failed is not None:
             self._tell_again(traces)
-        exchange = Exchange(self, req, traces, timeout)
+        if timeout is not self._timeouts_of:
+            self._timeouts, self._timeouts_of = own_timeouts(timeout), timeout
+        exchange = Exchange(self, req, traces, self._timeouts)
         if self._places is not None:
-            if self._places.locked():
-                async with asyncio.timeout(timeout.connect):
-                    await self._places.acquire()
-            else:
+            async with asyncio.timeout(timeout.connect if self._places.locked() else None):
                 await self._places.acquire()
-            exchange.add_callback(self._places.release)
+            exchange.add_callback(_Place(self._places, req.loop).leave)
         # aiohttp would write it to a connection.
         req.send = exchange.send  # type: ignore[method-assign, assignment]
         return exchange
@@ -137,11 +139,13 @@ class Connector(aiohttp.TCPConnector):
         """Remembers what a request came to; aiohttp makes one such list for each call of the application."""
         task = asyncio.current_task()
         if task is not None:
+            if self._failed is None:
+                self._failed = WeakKeyDictionary()
             self._failed[task] = traces, error
 
     def _tell_again(self, traces: list[Trace]) -> None:
         task = asyncio.current_task()
-        failed = None if task is None else self._failed.pop(task, None)
+        failed = None if task is None or self._failed is None else self._failed.pop(task, None)
         if failed is not None and failed[0] is traces:
             raise failed[1]
 
@@ -153,6 +157,28 @@ class Connector(aiohttp.TCPConnector):
         finally:
             if self._own_mesh is not None:
                 await self._own_mesh.aclose()
+
+
+class _Place:
+    """One of so many requests at once (`limit`)."""
+
+    __slots__ = ("_loop", "_places")
+
+    def __init__(self, places: asyncio.Semaphore, loop: asyncio.AbstractEventLoop) -> None:
+        self._places: asyncio.Semaphore | None = places
+        self._loop = loop
+
+    def leave(self) -> None:
+        """Another may have it."""
+        places, self._places = self._places, None
+        if places is not None:
+            places.release()
+
+    def __del__(self) -> None:
+        # A response dropped without being read or closed, on any thread; its connection is noticed by itself.
+        if self._places is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._places.release)
 
 
 def ClientSession(  # noqa: N802 - it is one: aiohttp does not want its class inherited from

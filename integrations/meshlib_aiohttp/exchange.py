@@ -7,7 +7,6 @@ is fed into `response.content`, and who waits there waits for the mesh's connect
 costs nothing.
 """
 
-import contextlib
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -33,6 +32,8 @@ from meshlib_aiohttp.errors import of_control, of_failure, of_own
 from meshlib_aiohttp.upload import Upload, source_of
 
 _VERSIONS = {b"HTTP/1.0": HttpVersion(1, 0), b"HTTP/1.1": HttpVersion(1, 1), b"HTTP/2": HttpVersion(2, 0)}
+_HTTP11 = HttpVersion(1, 1)
+_NO_FACTS = Facts()
 _CODINGS = frozenset(("gzip", "deflate", "br", "zstd"))
 _SCHEMES = {"ws": "http", "wss": "https"}
 
@@ -64,28 +65,38 @@ class Holder(Protocol):
 class Exchange:
     """aiohttp's `Connection`, its `ResponseHandler` and its `StreamWriter`, as far as they are asked here."""
 
+    __slots__ = (
+        *(
+            "_body",
+            "_buffer",
+            "_callbacks",
+            "_content",
+            "_decompress",
+            "_holder",
+            "_own",
+            "_request",
+            "_sink",
+        ),
+        *("_traces", "_unpacking", "_upload", "facts"),
+    )
     transport = None
     upgraded = False
     connected = True
     closed = False
     output_size = 0
 
-    def __init__(
-        self, holder: Holder, request: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
-    ) -> None:
+    def __init__(self, holder: Holder, request: ClientRequest, traces: list[Trace], own: OwnTimeouts) -> None:
         self._holder = holder
         self._request = request
         self._traces = traces
-        self._own = _own_timeouts(timeout)
-        self._callbacks: list[Callable[[], None]] = []
+        self._own = own
+        self._callbacks: tuple[Callable[[], None], ...] = ()
         self._body: AsyncBody | None = None
         self._upload: Upload | None = None
-        self._decompress = True
-        self._buffer = 0
         self._content: StreamReader | None = None
         self._sink: StreamReader | DeflateBuffer | None = None
         self._unpacking = False
-        self.facts = Facts()
+        self.facts = _NO_FACTS
 
     # as a connection
 
@@ -96,7 +107,7 @@ class Exchange:
 
     def add_callback(self, callback: Callable[[], None]) -> None:
         """Calls it when the exchange ends."""
-        self._callbacks.append(callback)
+        self._callbacks += (callback,)
 
     def release(self) -> None:
         """The response is not wanted any more. If all of it has come, its connection is used again."""
@@ -112,16 +123,10 @@ class Exchange:
             body.close()
         if self._upload is not None:
             self._upload.close()
-        callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback()
-
-    def __del__(self) -> None:
-        # A response dropped without being read or closed, on any thread; its connection is noticed by itself.
-        loop = self._request.loop
-        for callback in self._callbacks:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(callback)
+        if self._callbacks:
+            callbacks, self._callbacks = self._callbacks, ()
+            for callback in callbacks:
+                callback()
 
     # as a protocol
 
@@ -142,11 +147,10 @@ class Exchange:
         """In the place of the request's own: makes the response, which then asks `read`."""
         request = self._request
         headers = request.headers
-        skipped = request._skip_auto_headers or ()  # noqa: SLF001
         if (
             request.method in request.POST_METHODS
             and hdrs.CONTENT_TYPE not in headers
-            and hdrs.CONTENT_TYPE not in skipped
+            and hdrs.CONTENT_TYPE not in (request._skip_auto_headers or ())  # noqa: SLF001
         ):
             headers[hdrs.CONTENT_TYPE] = "application/octet-stream"
         if self._holder.force_close and hdrs.CONNECTION not in headers:
@@ -171,9 +175,11 @@ class Exchange:
         """The response's head, and its body as far as it has come."""
         request = self._request
         try:
-            source = await source_of(request, self._traces)
-            if isinstance(source, Upload):
-                self._upload = source
+            source: Source = b""
+            if request._body is not None:  # noqa: SLF001 - `body` is b"" for none and for an empty one
+                source = await source_of(request, self._traces)
+                if isinstance(source, Upload):
+                    self._upload = source
             answer = await self._holder.sender.send(asked(request, source, self._own))
         except FlightFailed as error:
             raise self._noted(of_failure(error, request)) from None
@@ -190,19 +196,23 @@ class Exchange:
         return error
 
     def _answered(self, answer: Answer) -> tuple[Message, StreamReader]:
-        raw = tuple(answer.wire_headers())
+        raw = tuple(answer.wire_headers()) if answer.own else answer.headers
         headers = CIMultiDict(
             [(n.decode("utf-8", "surrogateescape"), v.decode("utf-8", "surrogateescape")) for n, v in raw]
         )
-        request, self.facts = self._request, answer.facts
-        version = _VERSIONS.get(answer.version, HttpVersion(1, 1))
+        request, body, self.facts = self._request, answer.body, answer.facts
+        version = _VERSIONS.get(answer.version, _HTTP11)
         reason = answer.reason.decode("utf-8", "surrogateescape")
         message = Message(version, answer.status, reason, CIMultiDictProxy(headers), raw)
-        content = self._content = self._sink = _Content(self, self._buffer, request)
-        body = answer.body
-        coding = headers.get(hdrs.CONTENT_ENCODING, "").lower()
-        if coding in _CODINGS and self._decompress and not answer.own and request.method != hdrs.METH_HEAD:
-            self._sink = DeflateBuffer(content, coding)
+        content = _Content(self, self._buffer, timer=request._timer, loop=request.loop)  # type: ignore[arg-type]  # noqa: SLF001
+        coding = headers.get(hdrs.CONTENT_ENCODING)
+        if coding is None and isinstance(body, bytes):
+            content.feed_whole(body)
+            return message, content
+        self._content = self._sink = content
+        unpacks = self._decompress and not answer.own and request.method != hdrs.METH_HEAD
+        if coding is not None and coding.lower() in _CODINGS and unpacks:
+            self._sink = DeflateBuffer(content, coding.lower())
         if isinstance(body, AsyncBody):
             self._body = body
         elif isinstance(body, bytes) and body:
@@ -280,16 +290,27 @@ class Exchange:
 class _Content(StreamReader):
     """aiohttp's, which waits for the mesh where it would wait for a protocol."""
 
-    __slots__ = ("_exchange",)
+    __slots__ = ()
+    _protocol: Exchange  # type: ignore[assignment]
 
-    def __init__(self, exchange: Exchange, limit: int, request: ClientRequest) -> None:
-        super().__init__(exchange, limit, timer=request._timer, loop=request.loop)  # type: ignore[arg-type]  # noqa: SLF001
-        self._exchange = exchange
+    def feed_whole(self, body: bytes) -> None:
+        """All there is, at once."""
+        if body:
+            self._buffer.append(body)
+            self._size = self.total_bytes = len(body)
+        self._eof = True
+
+    async def read(self, n: int = -1) -> bytes:
+        """As aiohttp's, at once if all there is is one piece."""
+        if n < 0 and self._eof and len(self._buffer) == 1 and self._exception is None:
+            self._timer.assert_timeout()
+            return self._read_nowait_chunk(-1)
+        return await super().read(n)
 
     async def _wait(self, func_name: str) -> None:
         try:
             with self._timer:
-                await self._exchange.more()
+                await self._protocol.more()
         except aiohttp.ClientError as error:
             self.set_exception(error)
         # What came before the error is read first.
@@ -313,7 +334,7 @@ def asked(request: ClientRequest, source: Source, own: OwnTimeouts = NO_TIMEOUTS
     )
 
 
-def _own_timeouts(timeout: aiohttp.ClientTimeout) -> OwnTimeouts:
+def own_timeouts(timeout: aiohttp.ClientTimeout) -> OwnTimeouts:
     """aiohttp's `connect` is for a place and a connection together."""
     both, one = timeout.connect, timeout.sock_connect
     connect = one if both is None else both if one is None else min(both, one)

@@ -14,10 +14,9 @@ from aiohttp.tracing import Trace
 
 
 async def source_of(request: ClientRequest, traces: list[Trace]) -> "bytes | Upload":
-    """What is sent as the request's body."""
-    payload = request._body  # noqa: SLF001 - `body` is b"" for none and for an empty one
-    if payload is None:
-        return b""
+    """What is sent as the body of a request that has one."""
+    payload = request._body  # noqa: SLF001
+    assert payload is not None  # noqa: S101 - else there is nothing to send
     if type(payload).write is BytesPayload.write and not request.compress:
         whole = bytes(await payload.as_bytes())
         for trace in traces:
