@@ -185,7 +185,9 @@ def _mesh_requests(url: str, settings: dict[str, Any], **_: Any) -> Calls:
     import meshlib_requests
 
     _count()
-    return _OfHttpx(meshlib_requests.Session(**settings), url)
+    session = meshlib_requests.Session(**settings)
+    session.trust_env = False  # as of the bare one: neither looks for a netrc
+    return _OfHttpx(session, url)
 
 
 def _mesh_aiohttp(url: str, settings: dict[str, Any], **_: Any) -> Asks:
