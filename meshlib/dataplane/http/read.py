@@ -14,8 +14,6 @@ The peer may be hostile. Rules:
 
 import math
 from enum import Enum, auto
-from itertools import compress
-from operator import itemgetter
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -29,9 +27,6 @@ LARGEST_HEAD = 100 * 1024
 MOST_HEADERS = 1000
 MOST_INFORMED = 100
 """Informational responses before the response."""
-_FRAMING = frozenset((b"connection", b"content-length", b"keep-alive", b"transfer-encoding"))
-"""The headers that say where a response ends, and what becomes of its connection."""
-_NAME, _VALUE = itemgetter(0), itemgetter(1)
 _START = b"HTTP/1."
 _VERSIONS = (b"HTTP/1.1 ", b"HTTP/1.0 ")
 
@@ -201,10 +196,8 @@ class Reader:
     def _begin(self, head: ResponseHead) -> None:
         """Decides where the response ends, and whether the connection may be used after it."""
         length, chunked, close = None, False, self.version == b"HTTP/1.0"
-        names, values = map(_NAME, head.headers), map(_VALUE, head.headers)
-        lower = list(map(bytes.lower, names))
-        for name, value in compress(zip(lower, values, strict=True), map(_FRAMING.__contains__, lower)):
-            match name:
+        for name, value in head.headers:
+            match name.lower():
                 case b"content-length":
                     if length is not None or not value.isdigit() or len(value) > MOST_DIGITS:
                         raise Malformed("illegal or more than one Content-Length")

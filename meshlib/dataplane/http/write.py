@@ -10,13 +10,9 @@ Rules:
 - A body does not wait for a `100 Continue`.
 """
 
-from itertools import compress
-from operator import itemgetter
-
 from meshlib.core.request import RequestHead
 from meshlib.dataplane.http.syntax import MOST_DIGITS, TEXT, TOKEN, VISIBLE, Unsendable, says_close
 
-_NAME, _VALUE = itemgetter(0), itemgetter(1)
 _MEANING = frozenset((b"connection", b"content-length", b"host", b"transfer-encoding", b"upgrade"))
 
 
@@ -42,21 +38,22 @@ class Writer:
     def head(self, head: RequestHead) -> bytes:
         """Begins a request. Unsendable."""
         self._begin()
-        headers = head.headers
-        names, values = list(map(_NAME, headers)), list(map(_VALUE, headers))
-        if not all(names) or values != list(map(bytes.strip, values)):
-            name, value = next(one for one in headers if not one[0] or one[1] != one[1].strip())
-            raise Unsendable(f"illegal header: {name!r}: {value!r}")
-        lower = list(map(bytes.lower, names))
-        for name, value in compress(zip(lower, values, strict=True), map(_MEANING.__contains__, lower)):
-            self._heed(name, value)
-        written = b"\r\n".join((_start(head), *map(b": ".join, headers), b"", b""))
-        # One more for the line that begins it, one for Host, and one that ends it.
-        illegal = written.translate(None, TEXT) != b"\r\n" * (len(headers) + 3)
-        if illegal or b"".join(names).translate(None, TOKEN):
+        parts = [_start(head)]
+        for name, value in head.headers:
+            if not name or value != value.strip():
+                raise Unsendable(f"illegal header: {name!r}: {value!r}")
+            lower = name.lower()
+            if lower in _MEANING:
+                self._heed(lower, value)
+            parts += (name, b": ", value, b"\r\n")
+        parts.append(b"\r\n")
+        written = b"".join(parts)
+        names = b"".join(parts[1:-1:4])
+        # Two more for what begins and one for what ends it.
+        if names.translate(None, TOKEN) or written.translate(None, TEXT) != b"\r\n" * (len(head.headers) + 3):
             raise Unsendable("illegal characters in a header")
         if self._chunked and self._left is not None:
-            headers = [header for header in headers if header[0].lower() != b"content-length"]
+            headers = [header for header in head.headers if header[0].lower() != b"content-length"]
             return self.head(RequestHead(head.method, head.scheme, head.authority, head.path, headers))
         return written
 
@@ -114,4 +111,4 @@ def _start(head: RequestHead) -> bytes:
         raise Unsendable(f"illegal target: {head.path!r}")
     if host != host.strip():
         raise Unsendable(f"illegal host: {head.authority!r}")
-    return b"%b %b HTTP/1.1\r\nHost: %b" % (method, target, host)
+    return b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method, target, host)
