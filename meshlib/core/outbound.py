@@ -114,6 +114,8 @@ def flow(
         request = OutboundRequest(
             head, body, view, ledger, clock, dice, original, version, host, route, action, chosen
         )
+        if caller_timeout is not None and caller_timeout <= 0:
+            return _raised(Raise(_NOBODY_WAITS, request.facts("UT", _NOBODY_WAITS.detail)))
         fault = chosen.fault
         if fault is None or not fault.concerns(head, chosen.name):
             return request.run(caller_timeout)
@@ -131,6 +133,10 @@ def flow(
 
 def _answer(reply: Reply) -> Flow:
     yield reply
+
+
+def _raised(failed: Raise) -> Flow:
+    yield failed
 
 
 class OutboundRequest:
@@ -177,11 +183,7 @@ class OutboundRequest:
         wishes = not _CONSUMED.isdisjoint(head.index)
         if wishes or caller_timeout is not None:
             limits = timeout.effective(action, head, caller_timeout)
-            if caller_timeout is not None:
-                if caller_timeout <= 0:
-                    yield Raise(_NOBODY_WAITS, self.facts("UT", _NOBODY_WAITS.detail))
-                    return
-                self.hurried = limits.whole == caller_timeout
+            self.hurried = limits.whole == caller_timeout
         else:
             limits = timeouts(action, head) if self.grpc else action.times
         policy = retry.effective(action.retry, head) if wishes else action.retry

@@ -92,6 +92,13 @@ class Source(Protocol):
         """Keeps what is known; whatever runs is started at the next `want`, under this Node message."""
 
 
+class Listener(Protocol):
+    """Who wants to know of changes: connections."""
+
+    def endpoints_changed(self, view: View, clusters: Iterable[str]) -> None:
+        """These clusters are not as they were."""
+
+
 class User(Protocol):
     """Who found a mesh by itself, and would find another one."""
 
@@ -160,6 +167,7 @@ class Mesh:
         self._address = ""
         self._on_close: list[Callable[[], None]] = []
         self._users: weakref.WeakSet[User] = weakref.WeakSet()
+        self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
         self._closed = False
         self._told_of_disk = False
         self._certs = identity(self.bootstrap)
@@ -401,6 +409,10 @@ class Mesh:
         self.telemetry.take(view.telling)
         if self._ledger is not None:
             self._ledger.prune(view, clusters)
+        with self._guard:
+            listeners = list(self._listeners)
+        for one in listeners:
+            one.endpoints_changed(view, clusters)
 
     def _make_tables(self, view: View, names: Iterable[str]) -> None:
         """Those in which clusters look keys up, here, where no request waits for it."""
@@ -427,6 +439,11 @@ class Mesh:
     def used_by(self, user: User) -> None:
         """`user` is told when the mesh closes, if it still lives then."""
         self._users.add(user)
+
+    def told_to(self, listener: Listener) -> None:
+        """`listener` is told of changes for as long as it lives."""
+        with self._guard:
+            self._listeners.add(listener)
 
     def close(self) -> None:
         """Ends the stream and its thread; later calls raise Closed. A second close does nothing."""
