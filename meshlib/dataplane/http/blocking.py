@@ -342,19 +342,24 @@ class Connections:
 
     def close(self) -> None:
         """Closes idle connections now, the others when their exchange ends; who waits fails."""
+        self._end()
+        caretaker.forget(self)
+        if self._streams is not None:
+            self._streams.close()
+
+    def _end(self) -> None:
         with self._lock:
             self._closed = True
             closing = self._bury()
             for pool in self._pools.values():
                 closing += pool.clear()
-        caretaker.forget(self)
         for connection in closing:
             connection.close()
-        if self._streams is not None:
-            self._streams.close()
 
     def abandon(self) -> None:
-        """In the child of a fork: closes the copies of the sockets. Nobody holds the lock or waits here."""
+        """In the child of a fork: closes the copies of the sockets. Nobody holds the lock or waits here, and
+        the caretaker, whose lock may still be held, forgets by itself.
+        """
         self._lock = threading.Lock()
         for pool in self._pools.values():
             pool.abandon()
@@ -362,7 +367,7 @@ class Connections:
             connection.close()
         if self._streams is not None:
             self._streams.abandon()
-        self.close()
+        self._end()
 
 
 def freed(free: threading.Event, limits: Limits) -> None:

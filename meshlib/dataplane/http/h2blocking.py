@@ -318,7 +318,6 @@ class Streams:
         """In the child of a fork: closes the copies of the sockets. Nobody holds a lock or waits here."""
         self._closed = True
         self._lock = threading.Lock()
-        caretaker.forget(self)
         for connection in list(self._all):
             connection.lock = threading.Lock()
             connection.close()
