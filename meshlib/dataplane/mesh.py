@@ -167,7 +167,10 @@ class Mesh:
         self._address = ""
         self._on_close: list[Callable[[], None]] = []
         self._users: weakref.WeakSet[User] = weakref.WeakSet()
-        self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
+        self._listeners: tuple[weakref.ref[Listener], ...] = ()
+        """Replaced, never changed: who publishes holds the source's lock, and may wait for none that is held
+        around a fork, which takes that one last.
+        """
         self._closed = False
         self._told_of_disk = False
         self._certs = identity(self.bootstrap)
@@ -409,10 +412,10 @@ class Mesh:
         self.telemetry.take(view.telling)
         if self._ledger is not None:
             self._ledger.prune(view, clusters)
-        with self._guard:
-            listeners = list(self._listeners)
-        for one in listeners:
-            one.endpoints_changed(view, clusters)
+        for listener in self._listeners:
+            one = listener()
+            if one is not None:
+                one.endpoints_changed(view, clusters)
 
     def _make_tables(self, view: View, names: Iterable[str]) -> None:
         """Those in which clusters look keys up, here, where no request waits for it."""
@@ -443,7 +446,8 @@ class Mesh:
     def told_to(self, listener: Listener) -> None:
         """`listener` is told of changes for as long as it lives."""
         with self._guard:
-            self._listeners.add(listener)
+            alive = [one for one in self._listeners if one() is not None]
+            self._listeners = (*alive, weakref.ref(listener))
 
     def close(self) -> None:
         """Ends the stream and its thread; later calls raise Closed. A second close does nothing."""
@@ -500,6 +504,7 @@ class Mesh:
         """What is known stays; new locks, dice and ledger; the stream starts at the first call."""
         self._guard = threading.RLock()
         self._waiters = {}
+        self._listeners = ()  # connections of the parent's, under whatever lock
         self._ledger = None
         self.dice.seed()
         self._live = self._asked = False
