@@ -60,6 +60,8 @@ class Bootstrap:
     """Seconds after which a target that nothing called is forgotten."""
     max_targets: int = 1000
     """How many targets are held; the one unused for longest that nobody waits for makes room."""
+    idle_connections: int = 256
+    """How many connections of a client, and of one protocol, stay unused where another is made."""
     request_headers_timeout: float = 5.0
     """Seconds of a server for a caller's handshake, and again for the whole head of each request."""
     drain: float = 0.5
@@ -118,10 +120,10 @@ def bootstrap(environ: Mapping[str, str] | None = None, **arguments: Any) -> Boo
 
     Arguments: `control`, `namespace`, `service`, `service_account`, `labels` (mapping or `a=b,c=d`),
     `locality`, `state_dir` (a path; empty: keep nothing), `first_call_timeout`, `idle_targets`,
-    `request_headers_timeout`, `drain` (seconds), `max_targets`, `address`, `ports` (mapping or
-    `http=9080`), `weight`, `ca_fingerprint`, `ca_file`, `token`, `token_file`, `forward_headers` (names, or
-    `a,b`), `allow_plaintext`, `access_log` (a path, or `none`), `access_log_encoding`, `access_log_dir`,
-    `tag_variables` (names, or `A,B`).
+    `request_headers_timeout`, `drain` (seconds), `max_targets`, `idle_connections`, `address`, `ports`
+    (mapping or `http=9080`), `weight`, `ca_fingerprint`, `ca_file`, `token`, `token_file`, `forward_headers`
+    (names, or `a,b`), `allow_plaintext`, `access_log` (a path, or `none`), `access_log_encoding`,
+    `access_log_dir`, `tag_variables` (names, or `A,B`).
     ConfigError: one can't be used. TypeError: no such argument.
     """
     found = os.environ if environ is None else environ
@@ -366,6 +368,7 @@ _SETTINGS = {
     "first_call_timeout": _Setting(_seconds(0.0), _SECONDS),
     "idle_targets": _Setting(_seconds(1.0), "a number of seconds, 1 or more"),
     "max_targets": _Setting(_whole(1, 20_000), "a whole number from 1 to 20000"),
+    "idle_connections": _Setting(_whole(0, 1_000_000), "a whole number from 0 to 1000000"),
     "request_headers_timeout": _Setting(_seconds(0.1), "a number of seconds, 0.1 or more"),
     "drain": _Setting(_seconds(0.0), _SECONDS),
     "address": _Setting(_address, "the IP address at which others reach this process"),

@@ -18,7 +18,7 @@ from meshlib.dataplane.gate import Gate, Gates
 from meshlib.dataplane.telemetry.inbound import Inbound
 from meshlib_asgi.body import Body
 from meshlib_asgi.peers import Application, Receive, Scope, Send, peer_of
-from meshlib_asgi.watching import receiving, sending, watch
+from meshlib_asgi.watching import receiving, sending, until_sent, watch
 
 _SCHEMES = {"ws": "http", "wss": "https"}
 CALLER = "meshlib.caller"
@@ -70,11 +70,17 @@ class MeshMiddleware:
             send = _adding(verdict.response_headers, send)
         if body.begun:
             receive = body.receive
-        with context.entered(gate.handed(verdict, watched)):
-            if watched is None:
-                await self.app(scope, receive, send)
-            else:
-                await self._watched(scope, receive, send, watched)
+        handed = gate.handed(verdict, watched)
+        if handed.wait is not None:
+            send = until_sent(send, handed.wait)
+        try:
+            with context.entered(handed):
+                if watched is None:
+                    await self.app(scope, receive, send)
+                else:
+                    await self._watched(scope, receive, send, watched)
+        finally:
+            handed.served()
 
     async def _watched(self, scope: Scope, receive: Receive, send: Send, watched: Inbound) -> None:
         try:

@@ -1,9 +1,10 @@
-"""What an ASGI application receives and sends, counted for telemetry on its way."""
+"""What an ASGI application receives and sends: counted for telemetry, and looked at for its end."""
 
 from collections.abc import MutableMapping
 from typing import Any
 
 from meshlib.core.request import Peer, RequestHead
+from meshlib.dataplane.context import Wait
 from meshlib.dataplane.telemetry.inbound import Inbound
 from meshlib.dataplane.telemetry.watch import Telemetry
 from meshlib_asgi.peers import Receive, Scope, Send
@@ -51,3 +52,17 @@ def sending(send: Send, watched: Inbound) -> Send:
             watched.end()
 
     return counted
+
+
+def until_sent(send: Send, wait: Wait) -> Send:
+    """`send`, and with the response's last piece the caller's wait ends, or when a WebSocket is accepted."""
+
+    async def sent(message: MutableMapping[str, Any]) -> None:
+        await send(message)
+        kind = message["type"]
+        if kind == "websocket.accept" or (
+            kind == "http.response.body" and not message.get("more_body", False)
+        ):
+            wait.end()
+
+    return sent

@@ -72,6 +72,7 @@ class MeshMiddleware:
             with context.entered(handed):
                 response = _response(self._next(request))
         except BaseException:
+            handed.served()
             if watched is not None:
                 watched.broken()
             raise
@@ -101,6 +102,7 @@ class MeshMiddleware:
             with context.entered(handed):
                 response = _response(await self._next(request))
         except BaseException:
+            handed.served()
             if watched is not None:
                 watched.broken()
             raise
@@ -208,6 +210,8 @@ def _finish(
         response.streaming_content = (
             _astream(chunks, handed, watched) if response.is_async else _stream(chunks, handed, watched)
         )
+    else:
+        handed.served()
     return response
 
 
@@ -240,7 +244,7 @@ def _answered(response: HttpResponseBase, watched: Inbound) -> None:
 def _stream(chunks: Iterable[bytes], handed: Handed, watched: Inbound | None) -> Iterator[bytes]:
     """A body whose code runs as part of the request."""
     steps = iter(chunks)
-    with _ending(watched), contextlib.suppress(StopIteration):
+    with _ending(handed, watched), contextlib.suppress(StopIteration):
         while True:
             with context.entered(handed):
                 chunk = next(steps)
@@ -251,7 +255,7 @@ def _stream(chunks: Iterable[bytes], handed: Handed, watched: Inbound | None) ->
 
 async def _astream(chunks: Any, handed: Handed, watched: Inbound | None) -> AsyncIterator[bytes]:
     steps = aiter(chunks)
-    with _ending(watched), contextlib.suppress(StopAsyncIteration):
+    with _ending(handed, watched), contextlib.suppress(StopAsyncIteration):
         while True:
             with context.entered(handed):
                 chunk = await anext(steps)
@@ -261,7 +265,7 @@ async def _astream(chunks: Any, handed: Handed, watched: Inbound | None) -> Asyn
 
 
 @contextlib.contextmanager
-def _ending(watched: Inbound | None) -> Iterator[None]:
+def _ending(handed: Handed, watched: Inbound | None) -> Iterator[None]:
     """The end of a body is the end of the request, for who watches it, too."""
     try:
         yield
@@ -273,5 +277,7 @@ def _ending(watched: Inbound | None) -> Iterator[None]:
         if watched is not None:
             watched.broken()
         raise
+    finally:
+        handed.served()
     if watched is not None:
         watched.end()

@@ -74,11 +74,13 @@ class MeshMiddleware:
             with context.entered(handed):
                 body = self.app(environ, start_response)
         except BaseException:
+            handed.served()
             if watched is not None:
                 watched.broken()
             raise
         # No code of the application runs while these are read; and servers send their files by themselves.
         if isinstance(body, (list, tuple, environ.get("wsgi.file_wrapper") or ())):
+            handed.served()
             if watched is not None:
                 whole(body, watched)
             return body
@@ -105,10 +107,12 @@ class _Body:
                     self._chunks = iter(self._body)
                 chunk = next(self._chunks)
         except StopIteration:
+            self._handed.served()
             if watched is not None:
                 watched.end()
             raise
         except BaseException:
+            self._handed.served()
             if watched is not None:
                 watched.broken()
             raise
@@ -118,6 +122,7 @@ class _Body:
 
     def close(self) -> None:
         """The response is over."""
+        self._handed.served()
         close = getattr(self._body, "close", None)
         if close is not None:
             with context.entered(self._handed):

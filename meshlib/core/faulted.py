@@ -66,7 +66,7 @@ class Faulted(NamedTuple):
             if seconds and active.take(fault.max_active):
                 flag = DELAYED
                 if caller_timeout is not None and seconds >= caller_timeout:
-                    yield Sleep(caller_timeout)
+                    yield Sleep(max(0.0, caller_timeout))
                     failed = Failed(Failure.TIMED_OUT, "the caller's time ran out during an injected delay")
                     yield Raise(failed, self.told(f"{flag},UT", failed.detail))
                     return

@@ -50,6 +50,10 @@ _FIRST = ((_ATTEMPTS, b"1"),)
 _HTTP = (b"x-forwarded-proto", b"http")
 _OVERLOADED = ((b"x-envoy-overloaded", b"true"),)
 _OVERFLOW = b"upstream connect error or disconnect/reset before headers. reset reason: overflow"
+_HURRIED = "the caller waited for less than the route allows"
+_NOBODY_WAITS = Failed(
+    Failure.TIMED_OUT, "the caller waits no longer, so that nothing was sent", connected=False
+)
 _FLAGS = {
     Failure.CONNECT_FAILED: "UF",
     Failure.CONNECT_TIMED_OUT: "UF",
@@ -91,8 +95,8 @@ def flow(
     """The request `head` to `name` (`host:port`, a key of the view's tables).
 
     `head` is the flow's from now on. `original` is the address the application named, for clusters that
-    pass through; `caller_timeout` (seconds) bounds the route's time, None: no bound. `clock` gives seconds,
-    never backwards.
+    pass through; `caller_timeout` (seconds) bounds the route's time, None: no bound, 0 or less: nobody waits
+    any more, and nothing is sent. `clock` gives seconds, never backwards.
     """
     table = view.tables.get(name)
     host = None if table is None else table.find_host(head.authority)
@@ -110,6 +114,8 @@ def flow(
         request = OutboundRequest(
             head, body, view, ledger, clock, dice, original, version, host, route, action, chosen
         )
+        if caller_timeout is not None and caller_timeout <= 0:
+            return _raised(Raise(_NOBODY_WAITS, request.facts("UT", _NOBODY_WAITS.detail)))
         fault = chosen.fault
         if fault is None or not fault.concerns(head, chosen.name):
             return request.run(caller_timeout)
@@ -129,12 +135,16 @@ def _answer(reply: Reply) -> Flow:
     yield reply
 
 
+def _raised(failed: Raise) -> Flow:
+    yield failed
+
+
 class OutboundRequest:
     """A request on its way to a cluster: what all its tries share."""
 
     __slots__ = (
         *("action", "attempts", "body", "chosen", "clock", "cookies", "dice", "endpoint", "grpc", "head"),
-        *("host", "ledger", "original", "route", "tried", "version", "view"),
+        *("host", "hurried", "ledger", "original", "route", "tried", "version", "view"),
     )
 
     def __init__(
@@ -158,6 +168,8 @@ class OutboundRequest:
         self.grpc = is_grpc(head)
         self.attempts = 0
         self.endpoint = ""
+        self.hurried = False
+        """Whether its time is the caller's, who waits for less than the route allows."""
         self.tried: list[str] = []
         self.cookies: tuple[Header, ...] = ()
 
@@ -171,6 +183,7 @@ class OutboundRequest:
         wishes = not _CONSUMED.isdisjoint(head.index)
         if wishes or caller_timeout is not None:
             limits = timeout.effective(action, head, caller_timeout)
+            self.hurried = limits.whole == caller_timeout
         else:
             limits = timeouts(action, head) if self.grpc else action.times
         policy = retry.effective(action.retry, head) if wishes else action.retry
@@ -283,6 +296,8 @@ class OutboundRequest:
             if outcome.how is Failure.OVERFLOW:
                 return self.reply(self.facts("UO", outcome.detail), _OVERFLOW, _OVERLOADED, self.attempts)
             own = _FLAGS[outcome.how]
+            if self.hurried and outcome.how is Failure.TIMED_OUT:
+                outcome = Failed(outcome.how, _HURRIED, outcome.connected)
             return Raise(outcome, self.facts(own if flag == "-" else f"{own},{flag}", outcome.detail))
         assert isinstance(outcome, ResponseHead)  # noqa: S101 - what an Attempt is answered with
         came = outcome.headers + self.cookies if self.cookies else outcome.headers
@@ -313,13 +328,17 @@ class OutboundRequest:
         outcome: Event,
         late: bool = False,
     ) -> None:
-        """Tells outlier detection of the endpoint tried last; `late`: a second time."""
+        """Tells outlier detection of the endpoint tried last; `late`: a second time. That the caller's time
+        ran out, whoever it is, says nothing of an endpoint that is as fast as its route allows.
+        """
         grpc = self.grpc
         if isinstance(outcome, ResponseHead):
             if policy.plain and not grpc and outcome.status < 500:
                 end_row(host)
                 return
         elif not isinstance(outcome, Failed):
+            return
+        if self.hurried and isinstance(outcome, Failed) and outcome.how is Failure.TIMED_OUT:
             return
 
         def size() -> int:

@@ -3,7 +3,7 @@
 Rules (Envoy, OutlierDetection):
 * A response counts as its status, or as its gRPC status if the request was gRPC. No connection and a reset
   count as 503, no response in time as 504; a time that ran out before there was a connection, or in the
-  middle of a body, does not count.
+  middle of a body, does not count, nor does one that was only the caller's (`outbound`).
 * If failures are split, those that the process sees itself are counted apart: a connection made is a
   success there, as is a good response; no connection, a reset and a timeout are failures.
 * In a row: any 5xx; gateway errors 502, 503, 504. Any other status sets them back. What an endpoint does

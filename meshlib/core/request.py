@@ -161,7 +161,7 @@ class ResponseHead(NamedTuple):
 class Failure(Enum):
     """How an attempt ended without a response."""
 
-    CONNECT_FAILED = "connection refused or unreachable"
+    CONNECT_FAILED = "no connection"
     CONNECT_TIMED_OUT = "no connection within the connect timeout"
     RESET_BEFORE_REQUEST = "connection lost before the request was on its way"
     RESET = "connection lost before response headers"

@@ -194,6 +194,10 @@ class _Connection:
                 yield Refuse(None, self.facts("UO", detail))
                 return
             while True:
+                if self.out_of_time():
+                    out = Failed(Failure.TIMED_OUT, _OUT_OF_TIME)
+                    yield Refuse(out, self.facts("UT", _OUT_OF_TIME))
+                    return
                 found = self.pick(cluster, state)
                 if found is None:
                     yield Refuse(None, self.facts("UH", f"cluster {cluster.name} has no healthy endpoint"))
@@ -208,11 +212,7 @@ class _Connection:
                     return
                 self.learn(cluster, state, found, failed)
                 slots.end()
-                if self.out_of_time():
-                    out = Failed(Failure.TIMED_OUT, _OUT_OF_TIME)
-                    yield Refuse(out, self.facts("UT", _OUT_OF_TIME))
-                    return
-                if self.attempts >= self.chain.attempts:
+                if self.attempts >= self.chain.attempts and not self.out_of_time():
                     yield Refuse(failed, self.facts("UF,URX", failed.detail))
                     return
 

@@ -44,7 +44,7 @@ from meshlib.dataplane.http.secure import check as check_server
 from meshlib.dataplane.http.secure import context_for, server_name
 from meshlib.dataplane.http.syntax import Unsendable
 from meshlib.dataplane.mesh import Mesh
-from meshlib.dataplane.network import SOCKETS
+from meshlib.dataplane.network import aconnections_of, connections_of
 from meshlib.errors import MeshError
 from meshlib.xds import pb
 from meshlib.xds.names import ClusterName
@@ -61,7 +61,7 @@ class Checks:
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
         self._own = _PerOwner[int](
-            lambda: (mesh.network or SOCKETS).connections(mesh.clock, lambda: mesh.contexts, math.inf),
+            lambda: connections_of(mesh, lambda: mesh.contexts, math.inf),
             _is_another_process,
         )
         mesh.on_close(self._own.close)
@@ -96,7 +96,7 @@ class AsyncChecks:
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
         self._own = _PerOwner[asyncio.AbstractEventLoop](
-            lambda: (mesh.network or SOCKETS).aconnections(mesh.clock, lambda: mesh.contexts, math.inf),
+            lambda: aconnections_of(mesh, lambda: mesh.contexts, math.inf),
             lambda loop: loop.is_closed(),
         )
         mesh.on_close(self._own.close)

@@ -6,7 +6,8 @@ Rules:
 - Handed on are the headers by which traces are joined (W3C, B3, Jaeger's, Datadog's, and x-request-id),
   baggage, and those that the setting `forward_headers` names. A header that the application sets itself stays
   as it set it; what it adds to a call's baggage or trace state is its own business.
-- The time that the caller still waits bounds the calls: a callee need not work for who has gone.
+- The time that the caller still waits bounds the calls: a callee need not work for who has gone. It holds
+  until the request is served: nobody waits for what goes on after that (a task, the messages of a WebSocket).
 - A host outside of the mesh (one that it does not know) is told nothing but what joins traces.
 - If the call has a span of its own, that says where it belongs, and not what came in.
 """
@@ -52,15 +53,37 @@ class Attachable(Protocol):
         ...
 
 
+class Wait:
+    """How long a caller waits. Copies of a context share it, so that its end is known to all of them."""
+
+    __slots__ = ("until",)
+
+    def __init__(self, until: float) -> None:
+        self.until: float | None = until
+        """When it stops waiting, on the monotonic clock; None: it has its answer."""
+
+    def __repr__(self) -> str:
+        return f"<Wait until {self.until}>"
+
+    def end(self) -> None:
+        """The request is served."""
+        self.until = None
+
+
 class Handed(NamedTuple):
     """What one inbound request hands on."""
 
     headers: tuple[Header, ...] = ()
-    deadline: float | None = None
-    """When its caller stops waiting, on the monotonic clock."""
+    wait: Wait | None = None
+    """None: its caller did not say how long it waits."""
     caller: Caller | None = None
     within: Attachable | None = None
     """The request's span; None: it has none."""
+
+    def served(self) -> None:
+        """The response was sent, or the handler has ended: nobody waits for what still goes on."""
+        if self.wait is not None:
+            self.wait.end()
 
 
 _current: ContextVar[Handed | None] = ContextVar("meshlib_handed", default=None)
@@ -86,7 +109,7 @@ def handed(
                     break
                 found.append((lower, value))
     left = _time_left(head)
-    return Handed(tuple(found), None if left is None else clock() + left, caller, within)
+    return Handed(tuple(found), None if left is None else Wait(clock() + left), caller, within)
 
 
 class entered:  # noqa: N801 - as contextlib's are, half of whose time a generator takes
@@ -132,11 +155,10 @@ def hand_on(head: RequestHead, inside: bool, *, traced: bool = False) -> None:
 
 
 def time_left(clock: Callable[[], float] = time.monotonic) -> float | None:
-    """Seconds that the caller still waits, at least a millisecond; None: it did not say."""
+    """Seconds that the caller waits yet, 0 or less: it has gone; None: it did not say, or has its answer."""
     what = _current.get()
-    if what is None or what.deadline is None:
-        return None
-    return max(0.001, what.deadline - clock())
+    until = None if what is None or what.wait is None else what.wait.until
+    return None if until is None else until - clock()
 
 
 def _joined(headers: Iterable[Header], index: dict[bytes, bytes]) -> list[Header]:

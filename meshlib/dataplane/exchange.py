@@ -38,6 +38,8 @@ from meshlib.dataplane.network import (
     Connections,
     Response,
     Several,
+    aconnections_of,
+    connections_of,
 )
 from meshlib.dataplane.telemetry.outbound import Outbound, introduced, watch
 from meshlib.dataplane.tls import Contexts
@@ -228,8 +230,7 @@ class Sender(_Asking):
             connections.close()
 
     def _connect(self) -> Connections:
-        mesh = self.mesh
-        made = (mesh.network or SOCKETS).connections(mesh.clock, self._contexts, self._longest_idle)
+        made = connections_of(self.mesh, self._contexts, self._longest_idle)
         if self._closed:
             made.close()
         return made
@@ -338,8 +339,7 @@ class AsyncSender(_Asking):
         return self._connections
 
     def _connect(self) -> AsyncConnections:
-        mesh = self.mesh
-        return (mesh.network or SOCKETS).aconnections(mesh.clock, self._contexts, self._longest_idle)
+        return aconnections_of(self.mesh, self._contexts, self._longest_idle)
 
     def mirror(self, mirror: Mirror, request: Request) -> None:
         """Sends a copy in the background."""

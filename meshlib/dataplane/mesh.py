@@ -92,6 +92,13 @@ class Source(Protocol):
         """Keeps what is known; whatever runs is started at the next `want`, under this Node message."""
 
 
+class Listener(Protocol):
+    """Who wants to know of changes: connections."""
+
+    def endpoints_changed(self, view: View, clusters: Iterable[str]) -> None:
+        """These clusters are not as they were."""
+
+
 class User(Protocol):
     """Who found a mesh by itself, and would find another one."""
 
@@ -160,6 +167,10 @@ class Mesh:
         self._address = ""
         self._on_close: list[Callable[[], None]] = []
         self._users: weakref.WeakSet[User] = weakref.WeakSet()
+        self._listeners: tuple[weakref.ref[Listener], ...] = ()
+        """Replaced, never changed: who publishes holds the source's lock, and may wait for none that is held
+        around a fork, which takes that one last.
+        """
         self._closed = False
         self._told_of_disk = False
         self._certs = identity(self.bootstrap)
@@ -401,6 +412,10 @@ class Mesh:
         self.telemetry.take(view.telling)
         if self._ledger is not None:
             self._ledger.prune(view, clusters)
+        for listener in self._listeners:
+            one = listener()
+            if one is not None:
+                one.endpoints_changed(view, clusters)
 
     def _make_tables(self, view: View, names: Iterable[str]) -> None:
         """Those in which clusters look keys up, here, where no request waits for it."""
@@ -427,6 +442,12 @@ class Mesh:
     def used_by(self, user: User) -> None:
         """`user` is told when the mesh closes, if it still lives then."""
         self._users.add(user)
+
+    def told_to(self, listener: Listener) -> None:
+        """`listener` is told of changes for as long as it lives."""
+        with self._guard:
+            alive = [one for one in self._listeners if one() is not None]
+            self._listeners = (*alive, weakref.ref(listener))
 
     def close(self) -> None:
         """Ends the stream and its thread; later calls raise Closed. A second close does nothing."""
@@ -483,6 +504,7 @@ class Mesh:
         """What is known stays; new locks, dice and ledger; the stream starts at the first call."""
         self._guard = threading.RLock()
         self._waiters = {}
+        self._listeners = ()  # connections of the parent's, under whatever lock
         self._ledger = None
         self.dice.seed()
         self._live = self._asked = False

@@ -5,7 +5,7 @@
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from meshlib.core.actions import Attempt, Await, Begin, Ended, Mirror
 from meshlib.core.request import Failed, ResponseHead
@@ -14,8 +14,13 @@ from meshlib.dataplane.dns import LookUp
 from meshlib.dataplane.http import blocking
 from meshlib.dataplane.http.cut import Cut
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, OwnTimeouts
+from meshlib.dataplane.http.pools import MOST_IDLE
 from meshlib.dataplane.http.read import Need
 from meshlib.dataplane.http.secure import MakeContexts
+
+if TYPE_CHECKING:
+    from meshlib.dataplane.http import asynchronous
+    from meshlib.dataplane.mesh import Mesh
 
 
 class Received(Protocol):
@@ -110,12 +115,13 @@ class AsyncConnections(Protocol):
 Clock = Callable[[], float]
 
 
-def _for_tasks(clock: Clock, contexts: MakeContexts, longest_idle: float) -> AsyncConnections:
-    from meshlib.dataplane.http import (
-        asynchronous,
-    )  # with asyncio: an application without tasks needs neither
+def _for_tasks(
+    clock: Clock, contexts: MakeContexts, longest_idle: float, most_idle: int = MOST_IDLE
+) -> "asynchronous.Connections":
+    # With asyncio: an application without tasks needs neither.
+    from meshlib.dataplane.http import asynchronous
 
-    return asynchronous.Connections(clock, contexts, longest_idle)
+    return asynchronous.Connections(clock, contexts, longest_idle, most_idle)
 
 
 async def _asleep(seconds: float) -> None:
@@ -144,3 +150,22 @@ class Network(NamedTuple):
 
 
 SOCKETS = Network()
+
+
+def connections_of(mesh: "Mesh", contexts: MakeContexts, longest_idle: float) -> Connections:
+    """Connections for threads. Sockets are told of what changes in the mesh."""
+    if mesh.network is not None:
+        return mesh.network.connections(mesh.clock, contexts, longest_idle)
+    most_idle = mesh.bootstrap.idle_connections
+    made = blocking.Connections(mesh.clock, contexts, longest_idle, most_idle)
+    mesh.told_to(made)
+    return made
+
+
+def aconnections_of(mesh: "Mesh", contexts: MakeContexts, longest_idle: float) -> AsyncConnections:
+    """The same for tasks of the running loop."""
+    if mesh.network is not None:
+        return mesh.network.aconnections(mesh.clock, contexts, longest_idle)
+    made = _for_tasks(mesh.clock, contexts, longest_idle, mesh.bootstrap.idle_connections)
+    mesh.told_to(made)
+    return made

@@ -74,6 +74,10 @@ class NotTrusted(OSError):
     """The peer's certificate is good, but not of one that was asked for."""
 
 
+class BadFile(OSError):
+    """A file that a policy names can't be used; says which, by Istio's field and its path."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Vouched:
     """A chain that was good."""
@@ -189,8 +193,7 @@ class Contexts:
             if last is None:
                 raise
             if last.failed != stamps:
-                files = ", ".join(_files(policy))
-                log.warning("%s can't be used, what was read before stays: %s", files, words(error))
+                log.warning("what was read before stays: %s", words(error))
             made = replace(last, looked=now, held=held, failed=stamps)
         if len(self._filed) >= _MOST_CONTEXTS:
             self._filed = {}
@@ -264,7 +267,8 @@ def _client(policy: ClientTls, held: Held | None) -> ssl.SSLContext:
         case Trust.SYSTEM:
             made.load_default_certs(ssl.Purpose.SERVER_AUTH)
         case Trust.FILE:
-            made.load_verify_locations(cafile=policy.ca_file)
+            with _named(f"caCertificates {policy.ca_file}"):
+                made.load_verify_locations(cafile=policy.ca_file)
         case Trust.MESH:
             made.load_verify_locations(cadata=_own(held).roots_pem)
     if policy.trust is not Trust.NOBODY:
@@ -275,8 +279,27 @@ def _client(policy: ClientTls, held: Held | None) -> ssl.SSLContext:
     if policy.mesh_identity:
         _show(made, _own(held))
     elif policy.certificate_file:
-        made.load_cert_chain(policy.certificate_file, policy.key_file or None)
+        _check_readable("clientCertificate", policy.certificate_file)
+        _check_readable("privateKey", policy.key_file)
+        with _named(f"clientCertificate {policy.certificate_file} with privateKey {policy.key_file}"):
+            made.load_cert_chain(policy.certificate_file, policy.key_file or None)
     return made
+
+
+@contextlib.contextmanager
+def _named(what: str) -> Iterator[None]:
+    """BadFile: it could not be used, whatever OpenSSL says."""
+    try:
+        yield
+    except OSError as error:
+        raise BadFile(f"{what} can't be used: {words(error)}") from None
+
+
+def _check_readable(field: str, path: str) -> None:
+    """OpenSSL does not say which of two files it could not read."""
+    if path:
+        with _named(f"{field} {path}"), Path(path).open("rb"):
+            pass
 
 
 def _server(policy: ServerTls, held: Held | None) -> ssl.SSLContext:

@@ -27,6 +27,7 @@ class FakeMesh:
     def __init__(self, view: View) -> None:
         self.view = view
         self.ledger = Ledger()
+        self.bootstrap = Bootstrap()
         self.network = None
         self.clock = time.monotonic
         self.dice = random.Random(1)
@@ -37,6 +38,9 @@ class FakeMesh:
 
     def used_by(self, sender: object) -> None:
         """It is never closed, so there is nobody to tell."""
+
+    def told_to(self, listener: object) -> None:
+        """Nothing changes of which it could be told."""
 
     def prepare(self, name: str) -> View:
         if self.failure is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import field
 from functools import lru_cache
+from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
 from meshlib.core.balance.hashing import HashPolicy
@@ -77,7 +78,8 @@ def expected(per_try: float, left: float | None) -> bytes | None:
     `left` is what is left of the whole, None: that has no limit.
     """
     shortest = min(per_try or left, left) if left is not None else per_try
-    return b"%d" % max(1, int(shortest * 1000 + 1e-6)) if left is not None or per_try else None
+    # Rounded up, as by Envoy, which takes off whole milliseconds: who is told gives up no earlier.
+    return b"%d" % max(1, ceil(shortest * 1000 - 1e-6)) if left is not None or per_try else None
 
 
 @dataclass(frozen=True, slots=True)

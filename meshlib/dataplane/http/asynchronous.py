@@ -4,14 +4,14 @@ import asyncio
 import contextlib
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from meshlib.core.actions import Attempt
-from meshlib.core.balance.cluster import Keepalive
 from meshlib.core.request import Failed, ResponseHead
-from meshlib.dataplane.http import local
+from meshlib.core.view import View
+from meshlib.dataplane.http.alarm import Alarm
 from meshlib.dataplane.http.connection import Connection
 from meshlib.dataplane.http.failures import (
     broken_off,
@@ -23,8 +23,9 @@ from meshlib.dataplane.http.failures import (
 )
 from meshlib.dataplane.http.lease import Lease
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, OwnTimeouts, TooSlow
-from meshlib.dataplane.http.options import set_options
-from meshlib.dataplane.http.pool import SWEEP_SECONDS, Found, Kept, Pool
+from meshlib.dataplane.http.pool import Found, Kept, Pool
+from meshlib.dataplane.http.pools import MOST_IDLE, Addresses, Pools, listed
+from meshlib.dataplane.http.reach import reach
 from meshlib.dataplane.http.response import LeasedResponse
 from meshlib.dataplane.http.secure import MakeContexts, address_of, check, context_for, no_contexts
 from meshlib.dataplane.http.syntax import SWITCHING, Malformed
@@ -90,16 +91,17 @@ class Connections:
         clock: Callable[[], float],
         contexts: MakeContexts = no_contexts,
         longest_idle: float = math.inf,
+        most_idle: int = MOST_IDLE,
     ) -> None:
         """`contexts` gives those of the workload, for endpoints that ask for TLS; `longest_idle`, in seconds,
-        bounds the idle time-outs of all clusters.
+        bounds the idle time-outs of all clusters; `most_idle`: how many stay idle where another is made.
         """
         self._clock = clock
         self._longest_idle = longest_idle
         self._contexts = contexts
-        self._pools: dict[str, Pool[Connection]] = {}
+        self._pools: Pools[Pool[Connection], Connection] = Pools(Pool, most_idle)
         self._closed = False
-        self._sweep_at = clock() + SWEEP_SECONDS
+        self._alarm = Alarm(self._look)
         self._busy: set[Connection] = set()
         """Held here too, that a dropped exchange is noticed before its socket is collected."""
         self._lost: deque[tuple[Pool[Connection], Connection]] = deque()
@@ -115,7 +117,9 @@ class Connections:
         if self._streams is None:
             from meshlib.dataplane.http.h2asynchronous import Streams
 
-            self._streams = Streams(self._clock, self._connect, self._longest_idle, self._closed)
+            self._streams = Streams(
+                self._clock, self._connect, self._longest_idle, self._pools.most_idle, self._closed
+            )
         return self._streams
 
     async def send(
@@ -208,6 +212,8 @@ class Connections:
         return lease
 
     async def _made(self, pool: Pool[Connection], attempt: Attempt, limits: Limits) -> Kept[Connection]:
+        for old in self._pools.spare():
+            old.close()
         try:
             made = await self._open(attempt, limits)
         except BaseException:
@@ -238,12 +244,12 @@ class Connections:
     ) -> None:
         _, tls, name = address_of(attempt)
         if tls is None:
-            await _reach(loop, connection, attempt)
+            await reach(loop, connection, attempt, self._halve)
             return
         contexts = self._contexts()
         session = Session(context_for(tls, contexts), name=name)
         secured = Secured(session, connection, gathers=False)
-        await _reach(loop, secured, attempt)
+        await reach(loop, secured, attempt, self._halve)
         await shaken(secured)
         check(tls, contexts, session.tls)
 
@@ -251,18 +257,35 @@ class Connections:
         if self._closed:
             raise Broken(closed())
         self._bury()
-        now = self._clock()
-        if now >= self._sweep_at:
-            self._sweep_at = now + SWEEP_SECONDS
-            for name, pool in list(self._pools.items()):
-                for old in pool.sweep(now):
-                    old.close()
-                if not pool.opened and not pool.waiting:
-                    del self._pools[name]
-        found = self._pools.get(cluster)
-        if found is None:
-            found = self._pools[cluster] = Pool()
-        return found
+        return self._pools[cluster]
+
+    def _halve(self) -> bool:
+        """There is no descriptor left: whether some of idle connections are about to be free."""
+        closing = self._pools.halve()
+        for old in closing:
+            old.close()
+        return bool(closing) or (self._streams is not None and self._streams.halve())
+
+    def _look(self) -> None:
+        """Closes what is of no use any more, and looks again when more is."""
+        old, seconds = self._pools.look(self._clock())
+        for connection in old:
+            connection.close()
+        if seconds is not None and not self._closed:
+            self._alarm.set(seconds)
+
+    def endpoints_changed(self, view: View, clusters: Iterable[str]) -> None:
+        """On any thread: closes connections to endpoints of these clusters that are not listed any more."""
+        changed = listed(view, [name for name in clusters if name in self._pools])
+        if changed and self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._keep_to, changed)
+        if self._streams is not None:
+            self._streams.endpoints_changed(view, clusters)
+
+    def _keep_to(self, changed: dict[str, Addresses | None]) -> None:
+        for old in self._pools.keep_to(changed):
+            old.close()
 
     def _bury(self) -> None:
         while self._lost:
@@ -276,8 +299,10 @@ class Connections:
         self._busy.discard(lease.kept.connection)
         now = self._clock()
         idle = min(lease.idle_timeout, self._longest_idle)
-        if reusable and idle > 0 and not self._closed and now < lease.kept.dies:
+        if reusable and idle > 0 and not self._closed and lease.pool.wants(lease.kept, now):
             lease.pool.give_back(lease.kept, now, idle)
+            if lease.kept.until < self._pools.looks_at:
+                self._alarm.set(self._pools.sooner(lease.kept.until, now))
         else:
             lease.kept.connection.close()
             lease.pool.gone()
@@ -292,6 +317,7 @@ class Connections:
     def close(self) -> None:
         """Closes idle connections now, the others when their exchange ends; who waits fails."""
         self._closed = True
+        self._alarm.cancel()
         self._bury()
         for pool in self._pools.values():
             for connection in pool.clear():
@@ -309,42 +335,6 @@ async def freed(free: asyncio.Event, limits: Limits) -> None:
     except TimeoutError:
         raise limits.passed("pool", own) from None
     free.clear()
-
-
-class _Headed(asyncio.Protocol):
-    """Sends the header on a new connection, which is another protocol's from then on."""
-
-    def __init__(self, version: int, then: asyncio.BaseProtocol) -> None:
-        self._version = version
-        self._then = then
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        from meshlib.dataplane.proxy_protocol import proxy_header
-
-        made = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        made.write(proxy_header(self._version, made.get_extra_info("socket")))
-        made.set_protocol(self._then)
-        self._then.connection_made(made)
-
-
-async def _reach(loop: asyncio.AbstractEventLoop, protocol: asyncio.BaseProtocol, attempt: Attempt) -> None:
-    if attempt.upstream.proxy_protocol:
-        protocol = _Headed(attempt.upstream.proxy_protocol, protocol)
-    address = attempt.at or attempt.address
-    path = local.path_of(address)
-    if path is None:
-        transport, _ = await loop.create_connection(lambda: protocol, *address)
-        _set_options(transport, attempt.upstream.keepalive)
-    else:
-        await loop.create_unix_connection(lambda: protocol, path)
-
-
-def _set_options(transport: asyncio.Transport, keepalive: Keepalive | None) -> None:
-    try:
-        set_options(transport.get_extra_info("socket"), keepalive)
-    except OSError:
-        transport.abort()
-        raise
 
 
 async def _send_all(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from meshlib.core.actions import Attempt
 from meshlib.core.request import Failed, ResponseHead
+from meshlib.core.view import View
 from meshlib.dataplane.http import local
 from meshlib.dataplane.http.connection_blocking import Connection
 from meshlib.dataplane.http.cut import Cut
@@ -25,7 +26,8 @@ from meshlib.dataplane.http.failures import (
 from meshlib.dataplane.http.lease import Lease
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, OwnTimeouts
 from meshlib.dataplane.http.options import set_options
-from meshlib.dataplane.http.pool import SWEEP_SECONDS, Found, Kept, Pool
+from meshlib.dataplane.http.pool import Found, Kept, Pool
+from meshlib.dataplane.http.pools import MOST_IDLE, NO_DESCRIPTOR, Pools, listed
 from meshlib.dataplane.http.response import LeasedResponse
 from meshlib.dataplane.http.secure import (
     MakeContexts,
@@ -36,6 +38,7 @@ from meshlib.dataplane.http.secure import (
     shake_hands,
 )
 from meshlib.dataplane.http.syntax import SWITCHING, Malformed
+from meshlib.dataplane.http.upkeep import caretaker
 from meshlib.dataplane.tls_session import Session
 
 if TYPE_CHECKING:
@@ -74,17 +77,17 @@ class Connections:
         clock: Callable[[], float],
         contexts: MakeContexts = no_contexts,
         longest_idle: float = math.inf,
+        most_idle: int = MOST_IDLE,
     ) -> None:
         """`contexts` gives those of the workload, for endpoints that ask for TLS; `longest_idle`, in seconds,
-        bounds the idle time-outs of all clusters.
+        bounds the idle time-outs of all clusters; `most_idle`: how many stay idle where another is made.
         """
         self._clock = clock
         self._longest_idle = longest_idle
         self._contexts = contexts
-        self._pools: dict[str, Pool[Connection]] = {}
+        self._pools: Pools[Pool[Connection], Connection] = Pools(Pool, most_idle)
         self._lock = threading.Lock()
         self._closed = False
-        self._sweep_at = clock() + SWEEP_SECONDS
         self._busy: set[Connection] = set()
         """Held here too, that a dropped exchange is noticed before its socket is collected."""
         self._lost: deque[tuple[Pool[Connection], Connection]] = deque()
@@ -101,7 +104,9 @@ class Connections:
 
             with self._lock:
                 if self._streams is None:
-                    self._streams = Streams(self._clock, self._connect, self._longest_idle, self._closed)
+                    self._streams = Streams(
+                        self._clock, self._connect, self._longest_idle, self._pools.most_idle, self._closed
+                    )
         return self._streams
 
     def send(
@@ -210,6 +215,7 @@ class Connections:
         return lease
 
     def _made(self, pool: Pool[Connection], attempt: Attempt, limits: Limits) -> Kept[Connection]:
+        self._spare()
         try:
             made = self._open(attempt, limits)
         except BaseException:
@@ -251,6 +257,8 @@ class Connections:
                 made.close()
                 raise
         except (OSError, UnicodeError, ValueError) as error:
+            if getattr(error, "errno", None) in NO_DESCRIPTOR and self._halve():
+                return self._connect(attempt, limits)
             raise Broken(not_connected(error, limits, seconds)) from None
         return made, session
 
@@ -268,18 +276,41 @@ class Connections:
         """The pool of a cluster, and connections that came to nothing, to be closed. Under the lock."""
         if self._closed:
             raise Broken(closed())
-        closing = self._bury()
-        now = self._clock()
-        if now >= self._sweep_at:
-            self._sweep_at = now + SWEEP_SECONDS
-            for name, pool in list(self._pools.items()):
-                closing += pool.sweep(now)
-                if not pool.opened and not pool.waiting:
-                    del self._pools[name]
-        found = self._pools.get(cluster)
-        if found is None:
-            found = self._pools[cluster] = Pool()
-        return found, closing
+        return self._pools[cluster], self._bury()
+
+    def _spare(self) -> None:
+        """Another connection is to be made: too many idle ones are closed."""
+        with self._lock:
+            closing = self._pools.spare()
+        for old in closing:
+            old.close()
+
+    def _halve(self) -> bool:
+        """There is no descriptor left: whether some of idle connections are free now."""
+        with self._lock:
+            closing = self._pools.halve()
+        for old in closing:
+            old.close()
+        streams = self._streams
+        return bool(closing) or (streams is not None and streams.halve())
+
+    def look(self) -> float | None:
+        """Closes what is of no use any more; gives the seconds after which to look again, if it is so."""
+        with self._lock:
+            closing = self._bury()
+            old, seconds = self._pools.look(self._clock())
+        for connection in closing + old:
+            connection.close()
+        return None if self._closed else seconds
+
+    def endpoints_changed(self, view: View, clusters: Iterable[str]) -> None:
+        """On any thread: closes connections to endpoints of these clusters that are not listed any more."""
+        with self._lock:
+            closing = self._pools.keep_to(listed(view, [name for name in clusters if name in self._pools]))
+        for old in closing:
+            old.close()
+        if self._streams is not None:
+            self._streams.endpoints_changed(view, clusters)
 
     def _bury(self) -> list[Connection]:
         """Those of dropped exchanges, to be closed. Under the lock."""
@@ -297,18 +328,26 @@ class Connections:
         with self._lock:
             now = self._clock()
             idle = min(lease.idle_timeout, self._longest_idle)
-            if reusable and idle > 0 and not self._closed and now < lease.kept.dies:
+            if reusable and idle > 0 and not self._closed and lease.pool.wants(lease.kept, now):
                 lease.pool.give_back(lease.kept, now, idle)
+                if lease.kept.until < self._pools.looks_at:
+                    caretaker.expect(self, self._pools.sooner(lease.kept.until, now))
                 return
             lease.pool.gone()
         lease.kept.connection.close()
 
     def note_lost(self, pool: Pool[Connection], connection: Connection) -> None:
-        """An exchange was dropped; its connection is closed with the next request."""
+        """An exchange was dropped; its connection is closed with the next request, or look."""
         self._lost.append((pool, connection))
 
     def close(self) -> None:
         """Closes idle connections now, the others when their exchange ends; who waits fails."""
+        self._end()
+        caretaker.forget(self)
+        if self._streams is not None:
+            self._streams.close()
+
+    def _end(self) -> None:
         with self._lock:
             self._closed = True
             closing = self._bury()
@@ -316,11 +355,11 @@ class Connections:
                 closing += pool.clear()
         for connection in closing:
             connection.close()
-        if self._streams is not None:
-            self._streams.close()
 
     def abandon(self) -> None:
-        """In the child of a fork: closes the copies of the sockets. Nobody holds the lock or waits here."""
+        """In the child of a fork: closes the copies of the sockets. Nobody holds the lock or waits here, and
+        the caretaker, whose lock may still be held, forgets by itself.
+        """
         self._lock = threading.Lock()
         for pool in self._pools.values():
             pool.abandon()
@@ -328,7 +367,7 @@ class Connections:
             connection.close()
         if self._streams is not None:
             self._streams.abandon()
-        self.close()
+        self._end()
 
 
 def freed(free: threading.Event, limits: Limits) -> None:

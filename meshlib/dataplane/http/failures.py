@@ -5,7 +5,7 @@ import ssl
 from meshlib.core.request import Failed, Failure, RequestHead
 from meshlib.dataplane.http.limits import Broken, Limits
 from meshlib.dataplane.http.syntax import Malformed
-from meshlib.dataplane.tls import NotTrusted, words
+from meshlib.dataplane.tls import BadFile, NotTrusted, words
 
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 """RFC 9110, 9.2.2."""
@@ -20,7 +20,7 @@ def not_connected(error: Exception, limits: Limits, seconds: float) -> Failed:
         if isinstance(passed, Broken):
             return passed.failed
         return Failed(Failure.CONNECT_TIMED_OUT, f"no connection within {seconds:g} s")
-    if isinstance(error, ssl.SSLError | NotTrusted):
+    if isinstance(error, ssl.SSLError | NotTrusted | BadFile):
         return Failed(Failure.CONNECT_FAILED, f"TLS: {words(error)}")
     return Failed(Failure.CONNECT_FAILED, str(error))
 

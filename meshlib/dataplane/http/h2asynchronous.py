@@ -3,21 +3,23 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import TypeAlias
 
 from meshlib.core.actions import Attempt
 from meshlib.core.http2 import Http2
 from meshlib.core.request import Failed, Failure, ResponseHead
+from meshlib.core.view import View
 from meshlib.dataplane.http import asynchronous
+from meshlib.dataplane.http.alarm import Alarm
 from meshlib.dataplane.http.failures import closed, not_connected, overflowing
 from meshlib.dataplane.http.h2codec import Reset, Stream
 from meshlib.dataplane.http.h2connection import Connection
 from meshlib.dataplane.http.h2pool import Overflow, Place, Shared, SharedPool, Terms, terms_of
 from meshlib.dataplane.http.limits import Broken, Limits, TooSlow
 from meshlib.dataplane.http.loan import Lent, Loan
-from meshlib.dataplane.http.pool import SWEEP_SECONDS
+from meshlib.dataplane.http.pools import Addresses, Pools, listed
 from meshlib.dataplane.http.read import Need
 from meshlib.dataplane.http.secure import address_of
 
@@ -172,13 +174,18 @@ class Streams:
     """The pools of shared connections of a client, by cluster, for one event loop."""
 
     def __init__(
-        self, clock: Callable[[], float], connect: Connect, longest_idle: float, is_closed: bool
+        self,
+        clock: Callable[[], float],
+        connect: Connect,
+        longest_idle: float,
+        most_idle: int,
+        is_closed: bool,
     ) -> None:
         self._clock = clock
         self._connect = connect
         self._longest_idle = longest_idle
-        self._pools: dict[str, SharedPool[Connection]] = {}
-        self._sweep_at = clock() + SWEEP_SECONDS
+        self._pools: Pools[SharedPool[Connection], Connection] = Pools(SharedPool, most_idle)
+        self._alarm = Alarm(self._look)
         self._closed = is_closed
         self._lost: deque[Lent[Connection]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -255,6 +262,8 @@ class Streams:
     ) -> Loan[Connection]:
         address = address_of(attempt)
         failed: Failed | None = None
+        for old in self._pools.spare():
+            old.close()
         try:
             seconds = limits.to_connect(attempt.upstream.connect_timeout)
             self._loop = asyncio.get_running_loop()
@@ -289,18 +298,33 @@ class Streams:
         if self._closed:
             raise Broken(closed())
         self._bury()
-        now = self._clock()
-        if now >= self._sweep_at:
-            self._sweep_at = now + SWEEP_SECONDS
-            for name, pool in list(self._pools.items()):
-                for old in pool.sweep(now):
-                    old.close()
-                if pool.empty:
-                    del self._pools[name]
-        found = self._pools.get(cluster)
-        if found is None:
-            found = self._pools[cluster] = SharedPool()
-        return found
+        return self._pools[cluster]
+
+    def halve(self) -> bool:
+        """There is no descriptor left: whether some of idle connections are about to be free."""
+        closing = self._pools.halve()
+        for old in closing:
+            old.close()
+        return bool(closing)
+
+    def _look(self) -> None:
+        """Closes what is of no use any more, and looks again when more is."""
+        closing, seconds = self._pools.look(self._clock())
+        for old in closing:
+            old.close()
+        if seconds is not None and not self._closed:
+            self._alarm.set(seconds)
+
+    def endpoints_changed(self, view: View, clusters: Iterable[str]) -> None:
+        """As of `asynchronous.Connections`."""
+        changed = listed(view, [name for name in clusters if name in self._pools])
+        if changed and self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._keep_to, changed)
+
+    def _keep_to(self, changed: dict[str, Addresses | None]) -> None:
+        for old in self._pools.keep_to(changed):
+            old.close()
 
     def _bury(self) -> None:
         while self._lost:
@@ -314,8 +338,11 @@ class Streams:
             connection.codec.release(stream)
             connection.flush()
         idle = min(idle_timeout, self._longest_idle)
-        if pool.release(shared, self._clock(), idle, worn=self._closed):
+        now = self._clock()
+        if pool.release(shared, now, idle, worn=self._closed):
             connection.close()
+        elif not shared.active and shared.until < self._pools.looks_at:
+            self._alarm.set(self._pools.sooner(shared.until, now))
 
     def note_lost(self, lent: Lent[Connection]) -> None:
         """An exchange was dropped; it is ended when the loop comes to it."""
@@ -327,6 +354,7 @@ class Streams:
     def close(self) -> None:
         """Closes idle connections now, the others when their last exchange ends; who waits fails."""
         self._closed = True
+        self._alarm.cancel()
         self._bury()
         for pool in self._pools.values():
             for connection in pool.clear():

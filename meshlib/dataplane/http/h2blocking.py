@@ -13,6 +13,7 @@ from dataclasses import replace
 from meshlib.core.actions import Attempt
 from meshlib.core.http2 import Http2
 from meshlib.core.request import Failed, Failure, ResponseHead
+from meshlib.core.view import View
 from meshlib.dataplane.http import blocking
 from meshlib.dataplane.http.failures import closed, overflowing
 from meshlib.dataplane.http.h2codec import Reset
@@ -20,9 +21,10 @@ from meshlib.dataplane.http.h2connection_blocking import Connection
 from meshlib.dataplane.http.h2pool import Found, Overflow, Place, Shared, SharedPool, Terms, terms_of
 from meshlib.dataplane.http.limits import Broken, Limits
 from meshlib.dataplane.http.loan import Lent, Loan
-from meshlib.dataplane.http.pool import SWEEP_SECONDS
+from meshlib.dataplane.http.pools import Pools, listed
 from meshlib.dataplane.http.read import Need
 from meshlib.dataplane.http.secure import address_of
+from meshlib.dataplane.http.upkeep import caretaker
 from meshlib.dataplane.tls_session import Session
 
 Open = Callable[[Attempt, Limits], tuple[socket.socket, Session | None]]
@@ -128,15 +130,19 @@ class Streams:
     """The pools of shared connections of a client, by cluster. Thread-safe."""
 
     def __init__(
-        self, clock: Callable[[], float], open_socket: Open, longest_idle: float, is_closed: bool
+        self,
+        clock: Callable[[], float],
+        open_socket: Open,
+        longest_idle: float,
+        most_idle: int,
+        is_closed: bool,
     ) -> None:
         self._clock = clock
         self._open_socket = open_socket
         self._longest_idle = longest_idle
-        self._pools: dict[str, SharedPool[Connection]] = {}
+        self._pools: Pools[SharedPool[Connection], Connection] = Pools(SharedPool, most_idle)
         self._lock = threading.Lock()
         self._closed = is_closed
-        self._sweep_at = clock() + SWEEP_SECONDS
         self._lost: deque[Lent[Connection]] = deque()
         self._all: set[Connection] = set()
 
@@ -182,14 +188,16 @@ class Streams:
         try:
             while True:
                 with self._lock:
-                    pool, closing = self._pool(attempt.cluster)
+                    if self._closed:
+                        raise Broken(closed())
+                    pool = self._pools[attempt.cluster]
                     found: Found[Connection] = pool.seek(address, terms, self._clock(), place)
                     served = found.shared is not None or found.room
                     turned = found.overflow or not (served or attempt.upstream.waits)
                     if free is None and not served and not turned:
                         free = threading.Event()
                         place = pool.join(address, terms.max_pending, free.set)
-                self._close([*closing, *found.closing])
+                self._close(found.closing)
                 if found.shared is not None:
                     return Loan(self, pool, found.shared, attempt)
                 if turned:
@@ -214,6 +222,9 @@ class Streams:
     ) -> Loan[Connection]:
         address = address_of(attempt)
         failed: Failed | None = None
+        with self._lock:
+            closing = self._pools.spare()
+        self._close(closing)
         try:
             longest = attempt.upstream.connect_timeout
             short = limits.to_connect(longest) < longest
@@ -236,22 +247,26 @@ class Streams:
             pool.made(shared, terms)
         return Loan(self, pool, shared, attempt, fresh=True)
 
-    def _pool(self, cluster: str) -> tuple[SharedPool[Connection], list[Connection]]:
-        """The pool of a cluster, and connections that are of no use, to be closed. Under the lock."""
-        if self._closed:
-            raise Broken(closed())
-        closing: list[Connection] = []
-        now = self._clock()
-        if now >= self._sweep_at:
-            self._sweep_at = now + SWEEP_SECONDS
-            for name, pool in list(self._pools.items()):
-                closing += pool.sweep(now)
-                if pool.empty:
-                    del self._pools[name]
-        found = self._pools.get(cluster)
-        if found is None:
-            found = self._pools[cluster] = SharedPool()
-        return found, closing
+    def halve(self) -> bool:
+        """There is no descriptor left: whether some of idle connections are free now."""
+        with self._lock:
+            closing = self._pools.halve()
+        self._close(closing)
+        return bool(closing)
+
+    def look(self) -> float | None:
+        """Closes what is of no use any more; gives the seconds after which to look again, if it is so."""
+        self._bury()
+        with self._lock:
+            closing, seconds = self._pools.look(self._clock())
+        self._close(closing)
+        return None if self._closed else seconds
+
+    def endpoints_changed(self, view: View, clusters: Iterable[str]) -> None:
+        """As of `blocking.Connections`."""
+        with self._lock:
+            closing = self._pools.keep_to(listed(view, [name for name in clusters if name in self._pools]))
+        self._close(closing)
 
     def _close(self, closing: list[Connection]) -> None:
         for old in closing:
@@ -274,7 +289,10 @@ class Streams:
                 connection.flush()
         idle = min(idle_timeout, self._longest_idle)
         with self._lock:
-            done = pool.release(shared, self._clock(), idle, worn=self._closed)
+            now = self._clock()
+            done = pool.release(shared, now, idle, worn=self._closed)
+            if not done and not shared.active and shared.until < self._pools.looks_at:
+                caretaker.expect(self, self._pools.sooner(shared.until, now))
         if done:
             self._close([connection])
 
@@ -291,6 +309,7 @@ class Streams:
         """Closes idle connections now, the others when their last exchange ends; who waits fails."""
         self._closed = True
         self._bury()
+        caretaker.forget(self)
         with self._lock:
             closing = [connection for pool in self._pools.values() for connection in pool.clear()]
         self._close(closing)

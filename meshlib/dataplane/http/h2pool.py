@@ -16,8 +16,9 @@ As Envoy's pool for HTTP/2, rules:
 - A connection that takes no more requests, for whatever reason, is left, and closed with its last request.
 """
 
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -58,6 +59,8 @@ class Shared(Generic[C]):
     active: int = 0
     """Requests that it carries."""
     uses: int = 0
+    since: float = 0.0
+    """When it carried one last."""
     until: float = 0.0
     """When it has been idle for too long; counts while it carries none."""
     dies: float = float("inf")
@@ -133,7 +136,7 @@ class _Line(Generic[C]):
 class SharedPool(Generic[C]):
     """The connections of one cluster. The caller locks."""
 
-    __slots__ = ("_lines", "_making", "_pending", "opened")
+    __slots__ = ("_lines", "_making", "_pending", "listed", "opened")
 
     def __init__(self) -> None:
         self._lines: dict[Address, _Line[C]] = {}
@@ -141,6 +144,8 @@ class SharedPool(Generic[C]):
         self._making = 0
         self.opened = 0
         """Connections that exist or are being made."""
+        self.listed: frozenset[tuple[str, int]] | None = None
+        """Where connections may lead that are kept; None: anywhere."""
 
     def __repr__(self) -> str:
         return f"<SharedPool: {self.opened} open, {self.active} requests, {self._pending} waiting>"
@@ -226,10 +231,10 @@ class SharedPool(Generic[C]):
         """A request has ended; `worn`: the connection takes no more. Whether it is to be closed."""
         shared.active -= 1
         line = self._lines[shared.address]
-        if worn or now >= shared.dies or not shared.connection.usable():
+        if worn or now >= shared.dies or not self._is_listed(shared) or not shared.connection.usable():
             self._leave_it(line, shared)
         if shared.active == 0:
-            shared.until = now + idle_timeout
+            shared.since, shared.until = now, min(now + idle_timeout, shared.dies)
             if shared.left:
                 self._closed(line)
                 return True
@@ -265,6 +270,45 @@ class SharedPool(Generic[C]):
             if not line.opened and not line.waiting:
                 self._lines.pop(address, None)
         return closing
+
+    def due(self) -> float:
+        """When the next idle connection is of no use any more; never: infinity."""
+        return min((shared.until for _, shared in self._resting()), default=math.inf)
+
+    def ages(self) -> list[float]:
+        """Since when each idle connection is."""
+        return [shared.since for _, shared in self._resting()]
+
+    def evict(self, since: float) -> list[C]:
+        """Forgets the connections that are idle since then or longer; gives them, to be closed."""
+        closing: list[C] = []
+        for line, shared in list(self._resting()):
+            if shared.since <= since:
+                self._forget(line, shared, closing)
+        return closing
+
+    def keep_to(self, listed: frozenset[tuple[str, int]] | None) -> list[C]:
+        """Connections elsewhere are not kept any more, None: all are; gives the idle ones, to be closed."""
+        self.listed = listed
+        closing: list[C] = []
+        for line in self._lines.values():
+            for shared in list(line.offered):
+                if self._is_listed(shared):
+                    continue
+                if shared.active:
+                    self._leave_it(line, shared)
+                else:
+                    self._forget(line, shared, closing)
+        return closing
+
+    def _resting(self) -> Iterator[tuple[_Line[C], Shared[C]]]:
+        for line in self._lines.values():
+            for shared in line.offered:
+                if not shared.active:
+                    yield line, shared
+
+    def _is_listed(self, shared: Shared[C]) -> bool:
+        return self.listed is None or shared.address[0] in self.listed
 
     def clear(self) -> list[C]:
         """Forgets the idle connections, gives them to be closed, leaves the others. Wakes all who wait."""

@@ -13,6 +13,7 @@
 - What a request costs here does not grow with connections or with who waits.
 """
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,8 +26,6 @@ from meshlib.dataplane.http.habits import Habits
 
 Address = tuple[tuple[str, int], ClientTls | None, str]
 """Where a connection leads, how it is secured, and the server name that it asked for."""
-SWEEP_SECONDS = 10.0
-"""How often idle connections that are of no use are looked for."""
 
 
 class Reusable(Protocol):
@@ -88,7 +87,7 @@ class Found(Generic[C]):
 class Pool(Generic[C]):
     """The connections of one cluster. The caller locks."""
 
-    __slots__ = ("_asleep", "_idle", "_numbers", "habits", "opened", "opening", "waiting")
+    __slots__ = ("_asleep", "_idle", "_numbers", "habits", "listed", "opened", "opening", "waiting")
 
     def __init__(self) -> None:
         self.habits: Habits[Address] = Habits()
@@ -102,6 +101,8 @@ class Pool(Generic[C]):
         self._asleep: OrderedDict[int, Place] = OrderedDict()
         """Those of them that are not woken, longest waiting first."""
         self._numbers = count()
+        self.listed: frozenset[tuple[str, int]] | None = None
+        """Where connections may lead that are kept; None: anywhere."""
 
     def __repr__(self) -> str:
         return f"<Pool: {self.opened} open, {self.idle} idle, {len(self.waiting)} waiting>"
@@ -110,6 +111,15 @@ class Pool(Generic[C]):
     def idle(self) -> int:
         """How many connections are idle."""
         return sum(len(kept) for kept in list(self._idle.values()))
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing, and nobody waits."""
+        return not self.opened and not self.waiting
+
+    def wants(self, kept: Kept[C], now: float) -> bool:
+        """Whether a connection may be used once more."""
+        return now < kept.dies and (self.listed is None or kept.address[0] in self.listed)
 
     def seek(
         self,
@@ -188,11 +198,15 @@ class Pool(Generic[C]):
 
     def sweep(self, now: float) -> list[C]:
         """Forgets the idle connections that are of no use any more; gives them, to be closed."""
+        return self._part(lambda kept: self._good(kept, now))
+
+    def _part(self, stays: Callable[[Kept[C]], bool]) -> list[C]:
+        """Forgets the other idle connections; gives them, to be closed."""
         closing: list[C] = []
         for address, idle in list(self._idle.items()):
             stay: deque[Kept[C]] = deque()
             for kept in idle:
-                if self._good(kept, now):
+                if stays(kept):
                     stay.append(kept)
                 else:
                     closing.append(kept.connection)
@@ -204,6 +218,23 @@ class Pool(Generic[C]):
         for _ in closing:
             self._wake()
         return closing
+
+    def due(self) -> float:
+        """When the next idle connection is of no use any more; never: infinity."""
+        return min((kept.until for idle in self._idle.values() for kept in idle), default=math.inf)
+
+    def ages(self) -> list[float]:
+        """Since when each idle connection is."""
+        return [kept.since for idle in self._idle.values() for kept in idle]
+
+    def evict(self, since: float) -> list[C]:
+        """Forgets the connections that are idle since then or longer; gives them, to be closed."""
+        return self._part(lambda kept: kept.since > since)
+
+    def keep_to(self, listed: frozenset[tuple[str, int]] | None) -> list[C]:
+        """Connections elsewhere are not kept any more, None: all are; gives the idle ones, to be closed."""
+        self.listed = listed
+        return [] if listed is None else self._part(lambda kept: kept.address[0] in listed)
 
     def clear(self) -> list[C]:
         """Forgets all idle connections, gives them, to be closed, and wakes all who wait."""

@@ -12,7 +12,7 @@ from meshlib.core.request import Dice, Failed, Failure
 from meshlib.core.view import View
 from meshlib.dataplane import context
 from meshlib.dataplane.tcp.link import Watched, bury
-from meshlib.dataplane.tls import Contexts, NotTrusted, words
+from meshlib.dataplane.tls import BadFile, Contexts, NotTrusted, words
 from meshlib.errors import ConfigError
 from meshlib.values import dataclass
 
@@ -111,7 +111,7 @@ def failed(error: Exception, seconds: float) -> Failed:
     """What the error of a try in that time means."""
     if isinstance(error, TimeoutError):
         return Failed(Failure.CONNECT_TIMED_OUT, f"no connection within {seconds:g} s")
-    if isinstance(error, ssl.SSLError | NotTrusted):
+    if isinstance(error, ssl.SSLError | NotTrusted | BadFile):
         return Failed(Failure.CONNECT_FAILED, f"TLS: {words(error)}")
     return Failed(Failure.CONNECT_FAILED, str(error))
 

@@ -2,15 +2,19 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
+import socket
 import threading
 import time
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -120,13 +124,88 @@ def test_requests_of_a_connection_are_limited(server: RawServer) -> None:
     assert server.connections == 3
 
 
-async def test_idle_connections_grow_old(server: RawServer) -> None:
+async def test_idle_connections_are_closed_though_nothing_is_sent(server: RawServer) -> None:
     with client(fake_mesh([server.port], idle_timeout=0.01)) as c:
         for _ in range(2):
             c.get("/echo")
-            time.sleep(0.02)
-        assert counts(c) == (1, 1, 0)
+            await until(lambda: counts(c) == (0, 0, 0) and not server.open)
     assert server.connections == 2
+    async with async_client(fake_mesh([server.port], idle_timeout=0.01)) as a:
+        for _ in range(2):
+            await a.get("/echo")
+            await until(lambda: counts(a) == (0, 0, 0) and not server.open)
+    assert server.connections == 4
+
+
+async def test_connections_that_have_lived_are_closed_though_nothing_is_sent(server: RawServer) -> None:
+    with client(fake_mesh([server.port], max_connection_duration=0.05)) as c:
+        c.get("/echo")
+        await until(lambda: counts(c) == (0, 0, 0) and not server.open)
+    async with async_client(fake_mesh([server.port], max_connection_duration=0.05)) as a:
+        await a.get("/echo")
+        await until(lambda: counts(a) == (0, 0, 0) and not server.open)
+
+
+async def test_connections_to_what_left_the_configuration_are_closed(server: RawServer) -> None:
+    mesh = fake_mesh([server.port])
+    empty = replace(mesh.view, endpoints={})
+    with client(mesh) as c:
+        c.get("/echo")
+        with c.stream("GET", "/big/5242880") as response:
+            c.get("/echo")
+            assert counts(c) == (2, 1, 0)
+            c._transport._sender._connections.endpoints_changed(empty, ["c"])  # type: ignore[attr-defined]
+            assert counts(c) == (1, 0, 0)
+            response.read()
+        assert counts(c) == (0, 0, 0)
+    async with async_client(mesh) as a:
+        async with a.stream("GET", "/big/5242880") as response:
+            await a.get("/echo")
+            a._transport._sender._connections.endpoints_changed(empty, ["c"])  # type: ignore[attr-defined]
+            await until(lambda: counts(a) == (1, 0, 0))
+            await response.aread()
+        assert counts(a) == (0, 0, 0)
+    await until(lambda: not server.open)
+
+
+def test_where_there_is_no_descriptor_idle_connections_make_room(
+    server: RawServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = socket.create_connection
+
+    def create(*given: Any, **more: Any) -> socket.socket:
+        if counts(c)[1]:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(*given, **more)
+
+    with raw_server() as other, client(fake_mesh([server.port, other.port])) as c:
+        monkeypatch.setattr(socket, "create_connection", create)
+        for _ in range(4):
+            assert c.get("/echo").status_code == 200
+            assert counts(c) == (1, 1, 0)
+        assert min(server.connections, other.connections) > 0
+
+
+def test_a_process_that_has_none_says_so(server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def create(*_: Any, **__: Any) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with client(fake_mesh([server.port])) as c:
+        monkeypatch.setattr(socket, "create_connection", create)
+        with pytest.raises(meshlib.ConnectFailed, match="Too many open files"):
+            c.get("/echo")
+
+
+def test_no_more_than_the_settings_say_stay_idle_where_another_is_made(server: RawServer) -> None:
+    mesh = fake_mesh([server.port])
+    mesh.bootstrap = replace(mesh.bootstrap, idle_connections=2)
+    with raw_server() as b, raw_server() as c, raw_server() as d:
+        mesh.view = fake_mesh([server.port, b.port, c.port, d.port]).view
+        with client(mesh) as made:
+            for _ in range(30):
+                made.get("/echo")
+                assert counts(made)[1] <= 3
+        assert all(one.connections for one in (server, b, c, d))
 
 
 # Bodies

@@ -210,3 +210,13 @@ def test_the_time_of_whoever_waits_ends_the_tries() -> None:
     assert (last.failed.how, last.facts.flag) == (Failure.TIMED_OUT, "UT")
     assert not case.state.ejected  # the endpoint had not its whole time
     assert case.held == (0, 0, 0)
+
+
+def test_nobody_is_connected_to_for_who_waits_no_longer() -> None:
+    case = Case(FilterChain((Share("c", 1, 1),), attempts=5))
+    only, *more = case.flow(timeout=-1.0)
+    assert isinstance(only, Refuse)
+    assert not more
+    assert only.failed is not None
+    assert (only.failed.how, only.facts.flag, only.facts.attempts) == (Failure.TIMED_OUT, "UT", 0)
+    assert case.held == (0, 0, 0)

@@ -81,13 +81,32 @@ def test_it_is_bounded() -> None:
 )
 def test_the_time_that_the_caller_waits(name: bytes, value: bytes, seconds: float | None) -> None:
     what = handed(head((name, value)), None, clock=lambda: 100.0)
-    assert what.deadline == (None if seconds is None else 100.0 + seconds)
+    assert (None if what.wait is None else what.wait.until) == (None if seconds is None else 100.0 + seconds)
 
 
-def test_time_runs_and_does_not_run_out_below_a_millisecond() -> None:
+def test_time_runs_and_runs_out() -> None:
     with entered(handed(head((b"grpc-timeout", b"2S")), None, clock=lambda: 100.0)):
         assert time_left(lambda: 100.5) == 1.5
-        assert time_left(lambda: 200.0) == 0.001
+        assert time_left(lambda: 102.0) == 0.0
+        assert time_left(lambda: 200.0) == -98.0
+
+
+def test_nobody_waits_for_what_goes_on_after_the_response() -> None:
+    what = handed(head((b"grpc-timeout", b"2S"), (b"x-request-id", b"7")), None, clock=lambda: 100.0)
+    with entered(what):
+        copied = contextvars.copy_context()
+        assert copied.run(time_left, lambda: 100.5) == 1.5
+        what.served()
+        assert time_left(lambda: 100.5) is None
+    assert copied.run(time_left, lambda: 200.0) is None
+    assert copied.run(out) == {b"x-request-id": b"7"}
+
+
+def test_who_did_not_say_how_long_it_waits_is_served_too() -> None:
+    what = handed(head(), None)
+    what.served()
+    with entered(what):
+        assert time_left() is None
 
 
 def test_a_request_within_a_request_gives_back_the_outer_one() -> None:
@@ -193,8 +212,3 @@ def test_the_shortest_time_counts(headers: list[Header], left: float | None) -> 
     with entered(handed(head(*headers), None, clock=lambda: 100.0)):
         found = time_left(lambda: 100.0)
         assert found == pytest.approx(left) if left is not None else found is None
-
-
-def test_a_caller_that_waits_no_more_leaves_a_millisecond() -> None:
-    with entered(handed(head((b"grpc-timeout", b"1S")), None, clock=lambda: 100.0)):
-        assert time_left(lambda: 200.0) == 0.001

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from support.resources import DECODERS, routed, served_by, target
 
 import meshlib
 from meshlib.bootstrap import Bootstrap, bootstrap
+from meshlib.core.view import View
 from meshlib.dataplane.mesh import Changed, Mesh
 from meshlib.dataplane.views import Views
 from meshlib.errors import Closed, ControlUnavailable, RefusedResource
@@ -293,6 +294,44 @@ def test_tables_of_keys_are_made_when_they_arrive_and_this_process_has_an_addres
         mesh.before_fork()
         mesh.after_fork_in_child()
         assert mesh.ledger.address == "10.1.2.3"
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.told: list[set[str]] = []
+        self.heard = threading.Event()
+
+    def endpoints_changed(self, view: View, clusters: Iterable[str]) -> None:
+        self.told.append({name for name in clusters if name in view.clusters})
+        if "two" in view.clusters:
+            self.heard.set()
+
+
+def test_who_lives_is_told_of_clusters_that_changed_also_while_a_fork_holds_its_locks(mesh: Mesh) -> None:
+    listener, gone = Listener(), Listener()
+    mesh.told_to(gone)
+    mesh.told_to(listener)
+    del gone
+    source = source_of(mesh)
+    source.answers["a:80"] = target("a:80", "one")
+    mesh.prepare("a:80")
+    assert listener.told[-1] == {"one"}
+    source.views.want(("b:80",))
+    publishing = threading.Thread(target=source.answer, args=("b:80", target("b:80", "two")), daemon=True)
+    with mesh._guard:  # which a fork takes before the source's lock, that is held here in truth
+        publishing.start()
+        assert listener.heard.wait(5)
+    publishing.join(5)
+    assert listener.told[-1] == {"two"}
+
+
+def test_a_child_tells_nobody_of_its_parents(mesh: Mesh) -> None:
+    listener = Listener()
+    mesh.told_to(listener)
+    mesh.after_fork_in_child()
+    source_of(mesh).answers["a:80"] = target("a:80", "one")
+    mesh.prepare("a:80")
+    assert listener.told == []
 
 
 def test_a_child_keeps_what_is_known_and_nothing_learned(mesh: Mesh) -> None:

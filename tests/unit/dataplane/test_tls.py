@@ -9,8 +9,19 @@ import pytest
 from support.small_ca import SmallCa
 
 from meshlib.core.mtls import ClientTls, InboundMode, SanMatch, ServerTls, Trust
+from meshlib.core.request import Failure
 from meshlib.dataplane import tls
-from meshlib.dataplane.tls import Contexts, Held, NotTrusted, asked_name, control_context, stranger_context
+from meshlib.dataplane.http.failures import not_connected
+from meshlib.dataplane.http.limits import NO_TIMEOUTS, Limits
+from meshlib.dataplane.tls import (
+    BadFile,
+    Contexts,
+    Held,
+    NotTrusted,
+    asked_name,
+    control_context,
+    stranger_context,
+)
 
 REVIEWS = "spiffe://cluster.local/ns/default/sa/reviews"
 PAGE = "spiffe://cluster.local/ns/default/sa/productpage"
@@ -255,6 +266,30 @@ def test_files_of_a_policy_are_read_anew_when_they_change(ca: SmallCa, mutual: M
     assert mutual.seen(new) == PAGE
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("roots", None, "^caCertificates {} can't be used: No such file or directory$"),
+        ("roots", "nonsense", "^caCertificates {} can't be used: no certificate or crl found$"),
+        ("chain", None, "^clientCertificate {} can't be used: No such file or directory$"),
+        ("key", None, "^privateKey {} can't be used: No such file or directory$"),
+        ("key", "nonsense", "^clientCertificate .* with privateKey {} can't be used: "),
+    ],
+)
+def test_a_file_that_can_not_be_used_is_named(
+    ca: SmallCa, mutual: Mutual, name: str, text: str | None, said: str
+) -> None:
+    mutual.show(ca, PAGE)
+    path: Path = getattr(mutual, name)
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(BadFile, match=said.format(path)) as found:
+        mutual.contexts.client(mutual.policy)
+    failed = not_connected(found.value, Limits(lambda: 0.0, NO_TIMEOUTS, None, None), 1.0)
+    assert (failed.how, failed.detail) == (Failure.CONNECT_FAILED, f"TLS: {found.value}")
+
+
 def test_files_are_looked_at_once_a_second_at_most(
     ca: SmallCa, mutual: Mutual, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,11 +320,12 @@ def test_a_broken_file_leaves_the_last_good_one(
     mutual.held = ca.held(REVIEWS)  # the workload's own is renewed meanwhile
     assert mutual.seen(ca) == PAGE
     (record,) = caplog.records
-    assert (record.levelname, "can't be used, what was read before stays: " in record.getMessage()) == (
+    assert (record.levelname, "what was read before stays: " in record.getMessage()) == (
         "WARNING",
         True,
     )
-    assert str(mutual.chain) in record.getMessage()
+    spoilt: Path = mutual.chain if spoil == "gone" else getattr(mutual, spoil)
+    assert str(spoilt) in record.getMessage()
     other = "spiffe://cluster.local/ns/default/sa/other"
     mutual.show(ca, other)
     mutual.now = 4.0
@@ -298,7 +334,7 @@ def test_a_broken_file_leaves_the_last_good_one(
 
 
 def test_files_that_were_never_good_are_an_error_until_they_are(ca: SmallCa, mutual: Mutual) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(BadFile):
         mutual.contexts.client(mutual.policy)
     mutual.show(ca, PAGE)
     assert mutual.seen(ca) == PAGE
