@@ -24,6 +24,7 @@ from meshlib.dataplane.body import RequestBody
 from meshlib.dataplane.hedge import AsyncTries
 from meshlib.dataplane.hedge_blocking import Came
 from meshlib.dataplane.http.cut import Cut
+from meshlib.dataplane.http.dropped import undertaker
 from meshlib.dataplane.http.failures import overflowing
 from meshlib.dataplane.http.lease import Lease
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, Limits, OwnTimeouts
@@ -114,6 +115,7 @@ class Exchange:
         self._pools: defaultdict[str, Pool[_Connection]] = defaultdict(Pool)
         self._lock = threading.Lock()
         self._lost: deque[Pool[_Connection]] = deque()
+        self._undertaker = undertaker
 
     def run(self, attempt: Attempt, content: bytes, own: OwnTimeouts) -> Steps:
         """One attempt; UnexpectedCall, TooSlow, and what a function of the script raises."""
@@ -152,8 +154,7 @@ class Exchange:
             if place is not None:
                 limits.left_since(begun, "pool", limits.own.pool)
             with self._lock:
-                while self._lost:
-                    self._lost.popleft().gone()
+                self._bury()
                 found = pool.seek(address, most.max_connections, self._stage.clock(), place, most.max_pending)
                 return found.kept is not None or found.room
 
@@ -164,6 +165,7 @@ class Exchange:
                 place = pool.join(self._stage.clock.changed)
             if attempt.queue is not None:
                 attempt.queue.waits()
+            self._undertaker.expect()
             head = attempt.head
             what = f"{head.method} {head.scheme}://{head.authority}{head.path}"
             try:
@@ -193,6 +195,16 @@ class Exchange:
     def note_lost(self, pool: Pool[_Connection], connection: _Connection) -> None:
         """Nobody ended the exchange."""
         self._lost.append(pool)
+        self._undertaker.note(self._end_dropped)
+
+    def _bury(self) -> None:
+        """Ends the dropped exchanges. Under the lock."""
+        while self._lost:
+            self._lost.popleft().gone()
+
+    def _end_dropped(self) -> None:
+        with self._lock:
+            self._bury()
 
     def _answered(
         self, attempt: Attempt, content: bytes, limits: Limits

@@ -15,6 +15,7 @@ from meshlib.core.view import View
 from meshlib.dataplane.http import local
 from meshlib.dataplane.http.connection_blocking import Connection
 from meshlib.dataplane.http.cut import Cut
+from meshlib.dataplane.http.dropped import undertaker
 from meshlib.dataplane.http.failures import (
     broken_off,
     closed,
@@ -91,6 +92,7 @@ class Connections:
         self._busy: set[Connection] = set()
         """Held here too, that a dropped exchange is noticed before its socket is collected."""
         self._lost: deque[tuple[Pool[Connection], Connection]] = deque()
+        self._undertaker = undertaker
         self._streams: Streams | None = None
 
     def __repr__(self) -> str:
@@ -162,11 +164,7 @@ class Connections:
                 raise
             break
         limits.try_deadline = None
-        if head.status == SWITCHING:
-            from meshlib.dataplane.http.upgrade import Upgraded
-
-            return Upgraded(head, lease)
-        return Response(head, lease)
+        return _response(head, lease)
 
     def _lease(self, attempt: Attempt, limits: Limits, anew: bool) -> Lease[Connection]:
         place = free = None
@@ -322,6 +320,12 @@ class Connections:
             closing.append(connection)
         return closing
 
+    def _end_dropped(self) -> None:
+        with self._lock:
+            closing = self._bury()
+        for connection in closing:
+            connection.close()
+
     def take_back(self, lease: Lease[Connection], reusable: bool) -> None:
         """An exchange has ended."""
         self._busy.discard(lease.kept.connection)
@@ -337,8 +341,9 @@ class Connections:
         lease.kept.connection.close()
 
     def note_lost(self, pool: Pool[Connection], connection: Connection) -> None:
-        """An exchange was dropped; its connection is closed with the next request, or look."""
+        """An exchange was dropped; its connection is closed soon, or with the next request."""
         self._lost.append((pool, connection))
+        self._undertaker.note(self._end_dropped)
 
     def close(self) -> None:
         """Closes idle connections now, the others when their exchange ends; who waits fails."""
@@ -368,6 +373,20 @@ class Connections:
         if self._streams is not None:
             self._streams.abandon()
         self._end()
+
+
+def _response(head: ResponseHead, lease: Lease[Connection]) -> Response:
+    response: Response
+    if head.status == SWITCHING:
+        from meshlib.dataplane.http.upgrade import Upgraded
+
+        response = Upgraded(head, lease)
+    else:
+        response = Response(head, lease)
+        if response.whole is not None:
+            return response
+    undertaker.expect()
+    return response
 
 
 def freed(free: threading.Event, limits: Limits) -> None:

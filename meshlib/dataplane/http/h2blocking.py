@@ -15,6 +15,7 @@ from meshlib.core.http2 import Http2
 from meshlib.core.request import Failed, Failure, ResponseHead
 from meshlib.core.view import View
 from meshlib.dataplane.http import blocking
+from meshlib.dataplane.http.dropped import undertaker
 from meshlib.dataplane.http.failures import closed, overflowing
 from meshlib.dataplane.http.h2codec import Reset
 from meshlib.dataplane.http.h2connection_blocking import Connection
@@ -144,6 +145,7 @@ class Streams:
         self._lock = threading.Lock()
         self._closed = is_closed
         self._lost: deque[Lent[Connection]] = deque()
+        self._undertaker = undertaker
         self._all: set[Connection] = set()
 
     def __repr__(self) -> str:
@@ -178,6 +180,7 @@ class Streams:
             loan.end()
             return Failed(Failure.PROTOCOL, "the stream ended without a response")
         limits.try_deadline = None
+        undertaker.expect()
         return StreamResponse(head, loan, limits)
 
     def _borrow(self, attempt: Attempt, how: Http2, limits: Limits) -> Loan[Connection]:
@@ -302,8 +305,9 @@ class Streams:
         self._close(closing)
 
     def note_lost(self, lent: Lent[Connection]) -> None:
-        """An exchange was dropped; it is ended with the next request."""
+        """An exchange was dropped; it is ended soon, or with the next request."""
         self._lost.append(lent)
+        self._undertaker.note(self._bury)
 
     def close(self) -> None:
         """Closes idle connections now, the others when their last exchange ends; who waits fails."""

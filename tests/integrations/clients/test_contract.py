@@ -205,7 +205,7 @@ async def test_a_dropped_response_leaves_nothing(kind: str, mesh: FakeMesh) -> N
         assert await caller.part(response)
         del response
         # A thread may have it still for a moment.
-        await until(lambda: gc.collect() >= 0 and mesh.in_flight() == 0)
+        await until(lambda: gc.collect() >= 0 and mesh.in_flight() == 0 and opened(caller) == 0)
         assert (await caller.call("/echo")).status == 200
         assert opened(caller) == 1
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.commands import wait_until
 from support.fake_mesh import FakeMesh, fake_mesh
 from support.ports import free_port
 from support.raw_server import RawServer, raw_server
@@ -226,12 +227,23 @@ async def test_a_response_dropped_without_a_word_is_noticed(server: RawServer) -
         c.send(c.build_request("GET", "/big/9999999"), stream=True)
         gc.collect()
         assert mesh.in_flight() == 0
-        c.get("/echo")
-        assert counts(c) == (1, 1, 0)
+        await until(lambda: counts(c) == (0, 0, 0))
     async with async_client(mesh) as a:
         await a.send(a.build_request("GET", "/big/9999999"), stream=True)
         gc.collect()
         await until(lambda: counts(a) == (0, 0, 0))
+
+
+def test_a_dropped_response_wakes_a_thread_that_waits_for_its_connection(server: RawServer) -> None:
+    with client(fake_mesh([server.port], limits=Limits(max_connections=1))) as c:
+        dropped = [c.send(c.build_request("GET", "/big/9999999"), stream=True)]
+        with ThreadPoolExecutor(1) as thread:
+            waits = thread.submit(c.get, "/echo", timeout=None)
+            wait_until(lambda: bool(pool_of(c).waiting), 10, "a place in the queue")
+            dropped.clear()
+            gc.collect()
+            assert waits.result(10).status_code == 200
+        assert counts(c) == (1, 1, 0)
 
 
 async def test_uploads_wait_for_a_slow_server_and_downloads_for_a_slow_reader(server: RawServer) -> None:

@@ -445,11 +445,24 @@ async def test_a_dropped_response_gives_its_stream_back(server: H2Server, client
 
         await drop()
         gc.collect()
-        await asyncio.sleep(0)
-        assert (await c.get("/echo")).status_code == 200
         await until(lambda: server.resets == [8])
         assert c.counts == (1, 0, 0)
+        assert (await c.get("/echo")).status_code == 200
     assert server.connections == 1
+
+
+async def test_a_dropped_response_wakes_who_waits_for_its_stream(server: H2Server, client: Make) -> None:
+    limits, one = Limits(max_connections=1), Http2(max_concurrent_streams=1)
+    async with client(fake_mesh([server.port], http2=one, limits=limits)) as c:
+        answer = c.made.send(c.made.build_request("GET", "/big/5242880"), stream=True)
+        if isinstance(answer, Awaitable):
+            answer = await answer
+        waits = asyncio.ensure_future(c.get("/echo", timeout=None))
+        await until(lambda: c.counts == (1, 0, 1))
+        del answer
+        gc.collect()
+        assert (await asyncio.wait_for(waits, 10)).status_code == 200
+        assert c.counts == (1, 0, 0)
 
 
 async def test_all_who_wait_for_a_connection_that_fails_hear_of_it(client: Make) -> None:

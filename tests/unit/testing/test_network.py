@@ -1,9 +1,11 @@
 """What happens to a request whose upstream is scripted: retries, limits, ejections, copies; in no time."""
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -334,3 +336,18 @@ async def test_hedged_tries_take_the_time_that_they_would(
             assert (answer.content, answer.extensions["meshlib"].attempts) == (content, attempts)
             assert seconds <= mesh.clock() - begun < seconds + 0.1
     assert threading.active_count() == before
+
+
+def test_a_response_that_is_dropped_wakes_who_waits_for_its_connection(
+    mesh: ScriptedMesh, client: meshlib.Client
+) -> None:
+    mesh.apply(destination("{connectionPool: {tcp: {maxConnections: 1}}}"))
+    mesh.serve("ratings", text="0123456789")
+    dropped = [client.send(client.build_request("GET", URL), stream=True)]
+    with ThreadPoolExecutor(1) as thread:
+        waits = thread.submit(client.get, URL)
+        while not mesh.clock._wakes:
+            time.sleep(0.001)
+        dropped.clear()
+        gc.collect()
+        assert waits.result(10).status_code == 200
