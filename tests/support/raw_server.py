@@ -250,6 +250,22 @@ class _Exchange:
         self.accepted.shutdown(socket.SHUT_RDWR)
         return False
 
+    def do_early(self) -> bool:
+        """`/early/413`: answers before it reads the body, and then reads nothing."""
+        self.answer(b"no more", f"{self.words[1]} Early")
+        self.server.closing.wait(10)
+        return False
+
+    def do_duplex(self) -> bool:
+        """Begins a good answer before it reads the body, and tells its size at the end."""
+        self.say(
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n0-\r\n"
+        )
+        time.sleep(0.05)
+        size = str(len(self.body())).encode()
+        self.say(b"%x\r\n%s\r\n0\r\n\r\n" % (len(size), size))
+        return True
+
     def do_deaf(self) -> bool:
         self.server.closing.wait(10)
         return False

@@ -346,12 +346,15 @@ async def _send_all(
         return
     async with contextlib.aclosing(body):
         # The head goes first: what a stream gives may depend on what the peer does.
-        await connection.write(codec.request(attempt.head))
+        wanted = await connection.write(codec.request(attempt.head))
         since = 0
         async for chunk in body:
+            if not wanted:
+                return
             since += len(chunk) + CHUNK_COST
             if since >= TURN:
                 since = 0
                 await connection.turn()
-            await connection.write(codec.data(chunk))
-        await connection.write(codec.end())
+            wanted = await connection.write(codec.data(chunk))
+        if wanted:
+            await connection.write(codec.end())

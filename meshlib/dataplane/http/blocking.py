@@ -407,7 +407,10 @@ def _send_all(connection: Connection, attempt: Attempt, body: bytes | Iterable[b
         connection.write(codec.whole(attempt.head, body))
         return
     # The head goes first: what a stream gives may depend on what the peer does.
-    connection.write(codec.request(attempt.head))
+    wanted = connection.write(codec.request(attempt.head))
     for chunk in body:
-        connection.write(codec.data(chunk))
-    connection.write(codec.end())
+        if not wanted:
+            return
+        wanted = connection.write_on(codec.data(chunk))
+    if wanted:
+        connection.write(codec.end())

@@ -55,6 +55,20 @@ class Codec:
         """The bytes that end the request. Unsendable: the body is shorter than the Content-Length says."""
         return self._writer.end()
 
+    def answered(self) -> bool:
+        """While the request is being sent: whether nobody wants the rest of it any more. Then the connection
+        serves no other. Malformed.
+        """
+        if not self.reader.answered():
+            return False
+        self._writer.done = False
+        return True
+
+    @property
+    def held(self) -> int:
+        """Bytes from the peer that were not looked at."""
+        return self.reader.held
+
     def receive(self, data: bytes) -> None:
         """Takes bytes from the peer; none at all: it closed."""
         self.reader.receive(data)

@@ -56,6 +56,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
         self._received += data
+        if self._clogged:
+            wake(self._writer)
         if len(self._received) > HIGH_WATER and not self._paused_reading and self._transport:
             self._paused_reading = True
             self._transport.pause_reading()
@@ -98,10 +100,14 @@ class Connection(asyncio.Protocol):
         # What the loop has not had time to read counts too.
         return alive and not self._ended and not self._received and self._quiet()
 
-    async def write(self, data: bytes) -> None:
-        """Sends all of it. Broken, TooSlow, OSError."""
+    async def write(self, data: bytes, *, listening: bool = True) -> bool:
+        """Sends all of it; False: or less, for the peer, if it is listened to, wants no more. Broken,
+        TooSlow, OSError, Malformed.
+        """
         if not data or self._transport is None:
-            return
+            return True
+        if listening and self._received and not self._listen():
+            return False
         if self._ended or self._transport.is_closing():
             raise ConnectionResetError("the peer closed the connection")
         self._transport.write(data)
@@ -111,6 +117,23 @@ class Connection(asyncio.Protocol):
         while self._clogged and not self._ended:
             self._writer = self._loop.create_future()
             await self._wait(self._writer, "write", self.limits.own.write)
+            if listening and self._received and not self._listen():
+                return False
+        return True
+
+    def _listen(self) -> bool:
+        """Takes what the peer says while it is sent to; False: it wants no more. Malformed."""
+        if self.codec.held < HIGH_WATER:
+            self.codec.receive(self._take())
+        return not self.codec.answered()
+
+    def _take(self) -> bytes:
+        data = bytes(self._received)
+        self._received.clear()
+        if self._paused_reading and self._transport is not None:
+            self._paused_reading = False
+            self._transport.resume_reading()
+        return data
 
     async def turn(self) -> None:
         """Lets the event loop do its other work. Broken: a limit has passed."""
@@ -122,14 +145,9 @@ class Connection(asyncio.Protocol):
         while not self._received and not self._ended:
             self._reader = self._loop.create_future()
             await self._wait(self._reader, "read", self.limits.own.read)
-        data = bytes(self._received)
-        self._received.clear()
-        if not data and self._error is not None:
+        if not self._received and self._error is not None:
             raise ConnectionResetError(str(self._error))
-        if self._paused_reading and self._transport is not None:
-            self._paused_reading = False
-            self._transport.resume_reading()
-        return data
+        return self._take()
 
     async def next(self) -> ResponseHead | bytes | Need:
         """The next part of the response, waited for."""

@@ -1,4 +1,7 @@
-"""One connection, for a thread: a blocking socket."""
+"""One connection, for a thread: a blocking socket.
+
+While a request is sent the peer is listened to: it may answer before it has read all, and read no further.
+"""
 
 import contextlib
 import socket
@@ -7,17 +10,19 @@ from meshlib.core.request import ResponseHead
 from meshlib.dataplane.http.codec import Codec
 from meshlib.dataplane.http.limits import Limits
 from meshlib.dataplane.http.patience import Patience
-from meshlib.dataplane.http.quiet import watch
+from meshlib.dataplane.http.quiet import wait, watch
 from meshlib.dataplane.http.read import Need
 from meshlib.dataplane.tls_session import Session
 
 CHUNK = 64 * 1024
+HIGH_WATER = 256 * 1024
+"""Bytes of an early answer that are kept; the peer waits with more until the request is sent."""
 
 
 class Connection:
     """One connection to an endpoint."""
 
-    __slots__ = ("_quiet", "_reading", "_writing", "codec", "limits", "session", "socket", "written")
+    __slots__ = ("_quiet", "_reading", "codec", "limits", "session", "socket", "written")
 
     def __init__(self, made: socket.socket, limits: Limits, session: Session | None = None) -> None:
         """`session`: how it is secured, after the handshake; None: plain text."""
@@ -30,7 +35,6 @@ class Connection:
         self.session = session
         made.settimeout(None)
         self._reading = Patience(made, socket.SO_RCVTIMEO, "read")
-        self._writing = Patience(made, socket.SO_SNDTIMEO, "write")
 
     @property
     def keeps(self) -> float:
@@ -41,20 +45,29 @@ class Connection:
         """Whether the peer has kept it open and quiet while it was idle."""
         return (self.session is None or self.session.quiet) and self._quiet()
 
-    def write(self, data: bytes) -> None:
-        """Sends all of it. Broken, TooSlow, OSError."""
+    def write(self, data: bytes) -> bool:
+        """Sends all of it; False: or less, the peer wants no more. Broken, TooSlow, OSError, Malformed."""
         session = self.session
         if session is None or not data:
-            self._send(data)
-        elif len(data) <= CHUNK:
-            self._send(session.seal(data))
-        else:
-            self._send_sealed(session, data)
+            return self._send(data)
+        if len(data) <= CHUNK:
+            return self._send(session.seal(data))
+        return self._send_sealed(session, data)
 
-    def _send_sealed(self, session: Session, data: bytes) -> None:
+    def write_on(self, data: bytes) -> bool:
+        """As `write`, after a part that was sent before: the peer may have answered since."""
+        self.limits.left(None)
+        if not self._quiet() and self.codec.held < HIGH_WATER and not self._listen():
+            return False
+        return self.write(data)
+
+    def _send_sealed(self, session: Session, data: bytes) -> bool:
         """A piece at a time: what is long is not held twice."""
         for start in range(0, len(data), CHUNK):
-            self._send(session.seal(data[start : start + CHUNK]))
+            self.limits.left(None)
+            if not self._send(session.seal(data[start : start + CHUNK])):
+                return False
+        return True
 
     def read(self) -> bytes:
         """What the peer sent; nothing: it closed. Broken, TooSlow, OSError."""
@@ -69,16 +82,42 @@ class Connection:
             session.receive(received)
         return data
 
-    def _send(self, data: bytes) -> None:
-        limits, own = self.limits, self.limits.own.write
-        rest, left = memoryview(data), own
+    def _send(self, data: bytes) -> bool:
+        try:
+            sent = self.socket.send(data, socket.MSG_DONTWAIT) if data else 0
+            self.written = self.written or bool(sent)
+        except BlockingIOError:
+            sent = 0
+        return sent == len(data) or self._send_slowly(memoryview(data)[sent:])
+
+    def _send_slowly(self, rest: memoryview) -> bool:
+        """As much as the peer takes whenever it does."""
+        limits = self.limits
+        begun = limits.clock()
         while rest:
-            self._writing.allow(limits.left(left), own)
-            try:
-                rest, left = rest[self.socket.send(rest) :], own
+            left = limits.left_since(begun, "write", limits.own.write)
+            wait(self.socket, left, writing=True, reading=self.codec.held < HIGH_WATER)
+            if self.codec.held < HIGH_WATER and not self._quiet() and not self._listen():
+                return False
+            with contextlib.suppress(BlockingIOError):
+                rest = rest[self.socket.send(rest, socket.MSG_DONTWAIT) :]
                 self.written = True
-            except BlockingIOError:
-                left = self._writing.rest(limits, own, left)
+                begun = limits.clock()
+        return True
+
+    def _listen(self) -> bool:
+        """Takes what the peer says while it is sent to; False: it wants no more. OSError, Malformed."""
+        codec, session = self.codec, self.session
+        data = self.socket.recv(CHUNK, socket.MSG_DONTWAIT)
+        if session is None or not data:
+            codec.receive(data)
+        else:
+            session.receive(data)
+            while opened := session.next():
+                codec.receive(opened)
+            if opened is not None:
+                codec.receive(opened)
+        return not (codec.answered() or codec.ended)
 
     def _receive(self) -> bytes:
         limits, own = self.limits, self.limits.own.read

@@ -1,4 +1,4 @@
-"""How long the kernel waits in one call on a blocking socket: SO_RCVTIMEO and SO_SNDTIMEO.
+"""How long the kernel waits in one call on a blocking socket: SO_RCVTIMEO.
 
 Python's own time-out of a socket makes two system calls of one, and gives up the interpreter's lock at each.
 To set the kernel's is a call too, so what is set stays as long as it is about what is left; who has waited in

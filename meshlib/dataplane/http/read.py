@@ -10,6 +10,10 @@ The peer may be hostile. Rules:
 - llhttp is not asked where a message ends (its Python layer can't be told of a HEAD, and it understands some
   headers otherwise): it gets a head to its last byte and not one more, and `chunks` has one of its own.
 - Informational responses are passed over, 101 excepted, and that only if it was asked for.
+- A response may come before its request was sent (`answered`). RFC 9112, 9.5: "If the client sees a
+  response that indicates the server does not wish to receive the message body and is closing the connection,
+  the client SHOULD immediately cease transmitting". That is who refuses, redirects, or has answered wholly;
+  who has begun a good answer may want to read on.
 """
 
 import math
@@ -46,10 +50,11 @@ class _At(Enum):
     CHUNKED = auto()
     UNCOUNTED = auto()
     END = auto()
+    EARLY = auto()
 
 
 # Every response asks for them several times, and Python 3.11 takes long to find a member of an Enum.
-_HEAD, _COUNTED, _CHUNKED, _UNCOUNTED, _END = _At
+_HEAD, _COUNTED, _CHUNKED, _UNCOUNTED, _END, _EARLY = _At
 _DATA, _NOTHING = Need
 
 
@@ -69,7 +74,8 @@ class Reader:
     """The responses of one connection, one after the other."""
 
     __slots__ = (
-        *("_again", "_at", "_chunks", "_data", "_informed", "_left", "_method", "_searched", "_upgrade"),
+        *("_again", "_at", "_chunks", "_data", "_early", "_informed", "_left", "_method", "_searched"),
+        *("_then", "_upgrade"),
         *("ended", "keeps", "reason", "version"),
     )
 
@@ -113,7 +119,38 @@ class Reader:
             return self._counted()
         if at is _CHUNKED:
             return self._chunked()
+        if at is _EARLY:
+            self._at = self._then
+            return self._early
         return _NOTHING if at is _END else self._uncounted()
+
+    def answered(self) -> bool:
+        """While the request is being sent: whether nobody wants the rest of it any more. Malformed."""
+        if self._at is _HEAD:
+            head = self._head()
+            if not isinstance(head, ResponseHead):
+                return False
+            self._early, self._then, self._at = head, self._at, _EARLY
+        return self._at is not _EARLY or self._early.status >= 300 or self._all_here()
+
+    @property
+    def held(self) -> int:
+        """Bytes that were received and not looked at."""
+        return len(self._data)
+
+    def _all_here(self) -> bool:
+        """Whether a response of whose body nothing was taken has come to its end."""
+        match self._then:
+            case _At.COUNTED:
+                return len(self._data) >= self._left
+            case _At.CHUNKED:
+                probe = Chunks()
+                probe.feed(self._data)
+                return probe.whole
+            case _At.UNCOUNTED:
+                return self.ended
+            case _:
+                return True
 
     def rest(self) -> bytes | None:
         """The body, if nothing more is to come and it can be had in one piece; None: ask `next` for it."""

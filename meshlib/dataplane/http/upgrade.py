@@ -178,7 +178,7 @@ class AsyncUpgraded(asynchronous.Response):
         """Sends all of it. TimeoutError; OSError."""
         async with asyncio.timeout(timeout), self._writing:
             self._open()
-            await self._connection.write(data)
+            await self._connection.write(data, listening=False)
         self.sent += len(data)
 
     def hand_over(self, protocol: asyncio.Protocol) -> None:

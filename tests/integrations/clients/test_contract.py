@@ -211,6 +211,28 @@ async def test_a_dropped_response_leaves_nothing(kind: str, mesh: FakeMesh) -> N
 
 
 @kinds
+@pytest.mark.filterwarnings("ignore:Sending a large body directly")
+@pytest.mark.parametrize("status", [200, 413])
+@pytest.mark.parametrize("body", [bytes(20 << 20), [bytes(1 << 20)] * 20], ids=["bytes", "stream"])
+async def test_who_answers_and_reads_no_further_is_heard(
+    kind: str, mesh: FakeMesh, status: int, body: bytes | list[bytes]
+) -> None:
+    async with calling(kind, mesh) as caller:
+        answer = await caller.call(f"/early/{status}", "POST", body=body, seconds=5)
+        assert (answer.status, answer.body) == (status, b"no more")
+        assert opened(caller) == 0
+
+
+@kinds
+async def test_who_answers_and_reads_on_is_sent_all(kind: str, mesh: FakeMesh) -> None:
+    async with calling(kind, mesh) as caller:
+        for _ in range(2):
+            answer = await caller.call("/duplex", "POST", body=[bytes(1 << 20)] * 5)
+            assert (answer.status, answer.body) == (200, b"0-%d" % FIVE_MB)
+        assert opened(caller) == 1
+
+
+@kinds
 async def test_an_error_of_the_applications_body_comes_back(kind: str, mesh: FakeMesh) -> None:
     async with calling(kind, mesh) as caller:
         with pytest.raises(caller.errors.upload) as raised:
@@ -380,6 +402,10 @@ async def test_mutual_tls(kind: str) -> None:
                 pass
             await caller.end(response)
         assert server.callers == [PAGE]
+        async with calling(kind, mesh) as caller:
+            for path, answered in (("/early/413", b"no more"), ("/duplex", b"0-%d" % FIVE_MB)):
+                answer = await caller.call(path, "POST", body=[bytes(1 << 20)] * 5, seconds=10)
+                assert answer.body == answered
         impostor = fake_mesh([server.port], tls=ClientTls(sans=((SanMatch.EXACT, PAGE),), sni="x"))
         impostor.contexts = mesh.contexts
         async with calling(kind, impostor) as caller:

@@ -563,3 +563,53 @@ def test_how_long_the_peer_waits(lines: list[bytes], seconds: float) -> None:
     assert reader.keeps == seconds
     reader.expect("GET", False)
     assert reader.keeps == math.inf
+
+
+# Answers that come before their request was sent
+
+
+@pytest.mark.parametrize(
+    ("pieces", "answered"),
+    [
+        ([b"HTTP/1.1 4"], [False]),
+        ([CONTINUE], [False]),
+        ([CONTINUE + TWO], [False]),
+        ([TWO, b"o", b"k"], [False, False, True]),
+        ([TWO + b"ok and more"], [True]),
+        ([CHUNKED, b"2\r\nok\r\n", b"0\r\n", b"\r\n"], [False, False, False, True]),
+        ([CHUNKED + b"5\r\n\r\n0\r\n", b"\r\n", b"0\r\n\r\n"], [False, False, True]),
+        ([OK + b"\r\nto the end", b"", b""], [False, True, True]),
+        ([b"HTTP/1.1 204 No Content\r\n\r\n"], [True]),
+        ([b"HTTP/1.1 302 Found\r\nContent-Length: 9\r\n\r\n"], [True]),
+        ([b"HTTP/1.1 413 Too Large\r\nTransfer-Encoding: chunked\r\n\r\n"], [True]),
+    ],
+)
+def test_an_early_answer(pieces: list[bytes], answered: list[bool]) -> None:
+    reader = Reader()
+    reader.expect("POST", False)
+    found = []
+    for piece in pieces:
+        reader.receive(piece)
+        found.append(reader.answered())
+    assert found == answered
+    # It is read as any other, whether it was looked at or not.
+    late = Reader()
+    late.expect("POST", False)
+    late.receive(b"".join(pieces))
+    if not pieces[-1]:
+        late.receive(b"")
+    while True:
+        part = late.next()
+        assert reader.next() == part
+        if isinstance(part, Need):
+            break
+    assert reader.clean == late.clean
+
+
+@pytest.mark.parametrize("data", [b"HTTP/1.1 200\nOK", CHUNKED + b"nonsense\r\n", b"nonsense\r\n\r\n"])
+def test_an_early_answer_that_is_not_http(data: bytes) -> None:
+    reader = Reader()
+    reader.expect("POST", False)
+    reader.receive(data)
+    with pytest.raises(Malformed):
+        reader.answered()
