@@ -165,7 +165,7 @@ class Exchange:
                 place = pool.join(self._stage.clock.changed)
             if attempt.queue is not None:
                 attempt.queue.waits()
-            self._undertaker.expect()
+            self._undertaker.expect(self)
             head = attempt.head
             what = f"{head.method} {head.scheme}://{head.authority}{head.path}"
             try:
@@ -196,6 +196,10 @@ class Exchange:
         """Nobody ended the exchange."""
         self._lost.append(pool)
         self._undertaker.note(self._end_dropped)
+
+    def close(self) -> None:
+        """Nobody waits for a connection any more."""
+        self._undertaker.forget(self)
 
     def _bury(self) -> None:
         """Ends the dropped exchanges. Under the lock."""
@@ -288,7 +292,8 @@ class Connections:
                 raised = error
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Nobody waits for a connection any more."""
+        self.exchange.close()
 
     def abandon(self) -> None:
         """There is nothing to let go."""
@@ -325,7 +330,8 @@ class AsyncConnections:
                 raised = error
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Nobody waits for a connection any more."""
+        self._exchange.close()
 
 
 class Several:

@@ -38,8 +38,8 @@ MAY_LOSE = (
     *("apache-http1", "apache-http2", "caddy-http1", "caddy-http2", "envoy-http1", "envoy-http2"),
     *("gunicorn-http1", "hypercorn-http2", "nginx-http1", "nginx-http2"),
 )
-"""They close while the request is sent, or answer for a server behind them that did, and a next request on the
-same connection may be lost.
+"""They close while the request is sent, or answer for a server behind them that did, and a next request on
+the same connection may be lost.
 """
 HIDES = ("haproxy-http2", "caddy-http1", "caddy-http2")
 """They end what another server tore as if it were whole; where there is a length, that is found out."""

@@ -154,9 +154,11 @@ class Connections:
                 return error.failed
             except (Malformed, OSError) as error:
                 lease.end(False)
-                if stale(attempt.head, body, connection.codec.silent, connection.written, lease.fresh):
-                    anew = True
+                silent = connection.codec.silent
+                if silent and not lease.fresh:
                     lease.pool.note_stale(lease.kept, self._clock())
+                if stale(attempt.head, body, silent, connection.written, lease.fresh):
+                    anew = True
                     continue
                 return without_head(error, connection.written, connection.codec.ended, lease.fresh)
             except BaseException:

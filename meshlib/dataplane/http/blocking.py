@@ -153,10 +153,12 @@ class Connections:
                 return error.failed
             except (Malformed, OSError) as error:
                 lease.end(False)
-                if stale(attempt.head, body, connection.codec.silent, connection.written, lease.fresh):
-                    anew = True
+                silent = connection.codec.silent
+                if silent and not lease.fresh:
                     with self._lock:
                         lease.pool.note_stale(lease.kept, self._clock())
+                if stale(attempt.head, body, silent, connection.written, lease.fresh):
+                    anew = True
                     continue
                 return without_head(error, connection.written, connection.codec.ended, lease.fresh)
             except BaseException:
@@ -164,7 +166,20 @@ class Connections:
                 raise
             break
         limits.try_deadline = None
-        return _response(head, lease)
+        return self._response(head, lease)
+
+    def _response(self, head: ResponseHead, lease: Lease[Connection]) -> Response:
+        response: Response
+        if head.status == SWITCHING:
+            from meshlib.dataplane.http.upgrade import Upgraded
+
+            response = Upgraded(head, lease)
+        else:
+            response = Response(head, lease)
+            if response.whole is not None:
+                return response
+        self._undertaker.expect(self)
+        return response
 
     def _lease(self, attempt: Attempt, limits: Limits, anew: bool) -> Lease[Connection]:
         place = free = None
@@ -349,6 +364,8 @@ class Connections:
         """Closes idle connections now, the others when their exchange ends; who waits fails."""
         self._end()
         caretaker.forget(self)
+        if not self._busy:
+            self._undertaker.forget(self)
         if self._streams is not None:
             self._streams.close()
 
@@ -373,20 +390,6 @@ class Connections:
         if self._streams is not None:
             self._streams.abandon()
         self._end()
-
-
-def _response(head: ResponseHead, lease: Lease[Connection]) -> Response:
-    response: Response
-    if head.status == SWITCHING:
-        from meshlib.dataplane.http.upgrade import Upgraded
-
-        response = Upgraded(head, lease)
-    else:
-        response = Response(head, lease)
-        if response.whole is not None:
-            return response
-    undertaker.expect()
-    return response
 
 
 def freed(free: threading.Event, limits: Limits) -> None:

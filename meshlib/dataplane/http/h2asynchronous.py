@@ -212,6 +212,8 @@ class Streams:
                 head = await exchange.next()
                 limits.left(None)  # a head that has come too late is no answer
             except (Broken, Reset) as error:
+                if loan.stale(error.failed):
+                    loan.pool.note_stale(loan.shared, self._clock())
                 loan.end()
                 if isinstance(error, Reset) and loan.unseen(error.failed, attempt.head, body, before):
                     before += 1
@@ -225,6 +227,7 @@ class Streams:
             loan.end()
             return Failed(Failure.PROTOCOL, "the stream ended without a response")
         limits.try_deadline = None
+        loan.shared.rested = 0.0
         return StreamResponse(head, exchange)
 
     async def _borrow(self, attempt: Attempt, how: Http2, limits: Limits) -> Loan[Connection]:
@@ -291,7 +294,7 @@ class Streams:
         return Loan(self, pool, shared, attempt, fresh=True)
 
     def _changed(self, pool: SharedPool[Connection], shared: Shared[Connection]) -> None:
-        for old in pool.changed(shared):
+        for old in pool.changed(shared, self._clock()):
             old.close()
 
     def _pool(self, cluster: str) -> SharedPool[Connection]:

@@ -167,6 +167,9 @@ class Streams:
             try:
                 head = _exchange(loan, attempt, body, limits)
             except (Broken, Reset) as error:
+                if loan.stale(error.failed):
+                    with self._lock:
+                        loan.pool.note_stale(loan.shared, self._clock())
                 loan.end()
                 if isinstance(error, Reset) and loan.unseen(error.failed, attempt.head, body, before):
                     before += 1
@@ -180,7 +183,8 @@ class Streams:
             loan.end()
             return Failed(Failure.PROTOCOL, "the stream ended without a response")
         limits.try_deadline = None
-        undertaker.expect()
+        loan.shared.rested = 0.0
+        self._undertaker.expect(self)
         return StreamResponse(head, loan, limits)
 
     def _borrow(self, attempt: Attempt, how: Http2, limits: Limits) -> Loan[Connection]:
@@ -301,7 +305,7 @@ class Streams:
 
     def _changed(self, pool: SharedPool[Connection], shared: Shared[Connection]) -> None:
         with self._lock:
-            closing = pool.changed(shared)
+            closing = pool.changed(shared, self._clock())
         self._close(closing)
 
     def note_lost(self, lent: Lent[Connection]) -> None:
@@ -317,6 +321,8 @@ class Streams:
         with self._lock:
             closing = [connection for pool in self._pools.values() for connection in pool.clear()]
         self._close(closing)
+        if not self._all:
+            self._undertaker.forget(self)
 
     def abandon(self) -> None:
         """In the child of a fork: closes the copies of the sockets. Nobody holds a lock or waits here."""

@@ -15,7 +15,7 @@ The peer may be hostile. Rules:
 Not thread-safe: whoever holds the connection locks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 
 import h2.config
 import h2.connection
@@ -37,6 +37,8 @@ PIECE = 16 * 1024
 """Bytes of a request's body in a frame."""
 AT_ONCE = 64 * 1024
 """Bytes of it that are written without looking whether the peer reads."""
+LEAST_UNCOUNTED = 16
+"""Requests."""
 TABLE = 4096
 """Bytes of the table by which headers are packed, however much the peer offers to remember."""
 LAST_ID = 2**30
@@ -129,6 +131,27 @@ class Tolerance:
         return self._left >= 0
 
 
+class _Http(h2.connection.H2Connection):
+    """`h2` counts the open streams one by one with each request, and forgets the closed ones by the way."""
+
+    def __init__(self, config: h2.config.H2Configuration, held: Sized) -> None:
+        super().__init__(config)
+        self._held = held
+        """The streams that are not released: those that are open, and some that have ended."""
+        self._uncounted = 0
+
+    @property
+    def open_outbound_streams(self) -> int:
+        """It is counted where it matters, and after about as many requests as there are streams."""
+        held, most = len(self._held), self.remote_settings.max_concurrent_streams
+        self._uncounted += 1
+        if held < most and self._uncounted < max(held, LEAST_UNCOUNTED):
+            return held
+        self._uncounted = 0
+        found: int = super().open_outbound_streams
+        return found
+
+
 class Codec:
     """The state of one connection. What is to be sent is `outgoing`, after every call."""
 
@@ -141,7 +164,8 @@ class Codec:
             validate_inbound_headers=False,
             normalize_inbound_headers=False,
         )
-        http = self._http = h2.connection.H2Connection(config)
+        self._streams: dict[int, Stream] = {}
+        http = self._http = _Http(config, self._streams)
         http.local_settings = h2.settings.Settings(
             client=True,
             initial_values={
@@ -155,7 +179,6 @@ class Codec:
         http.decoder.max_header_list_size = LARGEST_HEAD
         http.initiate_connection()
         http.increment_flow_control_window(CONNECTION_WINDOW - http.inbound_flow_control_window)
-        self._streams: dict[int, Stream] = {}
         self._rest = b""
         self._greeted = False
         self._block = 0

@@ -14,17 +14,21 @@ As Envoy's pool for HTTP/2, rules:
 - A connection that has lived for its `max_connection_duration` takes no more requests.
 - A connection that can't be made fails all who wait for that endpoint; one whose maker gave up fails nobody.
 - A connection that takes no more requests, for whatever reason, is left, and closed with its last request.
+- For how long a peer keeps an idle connection is learned, as with HTTP/1.1 (`habits`).
+- What a request costs here does not grow with endpoints or with who waits.
 """
 
 import math
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from meshlib.core.actions import Attempt
 from meshlib.core.http2 import Http2
 from meshlib.core.request import Failed
+from meshlib.dataplane.http.habits import Habits
 from meshlib.dataplane.http.pool import Address
 
 
@@ -61,6 +65,8 @@ class Shared(Generic[C]):
     uses: int = 0
     since: float = 0.0
     """When it carried one last."""
+    rested: float = 0.0
+    """For how long it was idle before what it carries, until its peer has answered to some of that."""
     until: float = 0.0
     """When it has been idle for too long; counts while it carries none."""
     dies: float = float("inf")
@@ -79,6 +85,8 @@ class Place:
 
     address: Address
     wake: Callable[[], None]
+    number: int = 0
+    """Lower ones came before."""
     woken: bool = False
     """Whether it was woken and has not sought since."""
     failed: Failed | None = None
@@ -130,16 +138,26 @@ class _Line(Generic[C]):
     """Connections that are being made, or whose peer has not said how many requests it takes."""
     allowed: int = ASSUMED_STREAMS
     """What the peer said last of that."""
-    waiting: deque[Place] = field(default_factory=deque)
+    waiting: OrderedDict[int, Place] = field(default_factory=OrderedDict)
+    """By number; at most the first is woken."""
 
 
 class SharedPool(Generic[C]):
     """The connections of one cluster. The caller locks."""
 
-    __slots__ = ("_lines", "_making", "_pending", "listed", "opened")
+    __slots__ = (
+        *("_idle", "_lines", "_making", "_numbers", "_pending", "_waited"),
+        *("habits", "listed", "opened"),
+    )
 
     def __init__(self) -> None:
+        self.habits: Habits[Address] = Habits()
         self._lines: dict[Address, _Line[C]] = {}
+        self._idle: OrderedDict[Shared[C], None] = OrderedDict()
+        """Those that are offered and carry nothing, longest idle first."""
+        self._waited: OrderedDict[Address, None] = OrderedDict()
+        """The endpoints for which somebody waits."""
+        self._numbers = count()
         self._pending = 0
         self._making = 0
         self.opened = 0
@@ -173,7 +191,7 @@ class SharedPool(Generic[C]):
             line = self._lines[address] = _Line()
         if place is not None:
             place.woken = False
-        elif line.waiting and line.waiting[0].woken:
+        elif line.waiting and next(iter(line.waiting.values())).woken:
             return found  # who waits is about to seek
         found.shared = self._take(line, terms, now, found.closing)
         if found.shared is None:
@@ -191,15 +209,16 @@ class SharedPool(Generic[C]):
         """A place in the queue; `wake` is called when it is worth seeking again. Overflow: too many wait."""
         if self._pending + self._making >= max_pending:
             raise Overflow
-        place = Place(address, wake)
-        self._lines[address].waiting.append(place)
+        place, line = Place(address, wake, next(self._numbers)), self._lines[address]
+        line.waiting[place.number] = place
+        self._waited[address] = None
         self._pending += 1
         return place
 
     def leave(self, place: Place) -> None:
         """That request waits no more. Nothing happens if it was served."""
         line = self._lines.get(place.address)
-        if line is not None and place in line.waiting:
+        if line is not None and place.number in line.waiting:
             self._drop(line, place)
             if place.woken:
                 self._wake(line)
@@ -221,7 +240,7 @@ class SharedPool(Generic[C]):
         self._making -= 1
         line.unsettled -= 1
         if failed is not None:
-            for place in list(line.waiting):
+            for place in list(line.waiting.values()):
                 place.failed = failed
                 self._drop(line, place)
                 place.wake()
@@ -234,16 +253,26 @@ class SharedPool(Generic[C]):
         if worn or now >= shared.dies or not self._is_listed(shared) or not shared.connection.usable():
             self._leave_it(line, shared)
         if shared.active == 0:
+            if self.habits.known:
+                idle_timeout = min(idle_timeout, self.habits.longest(shared.address, now))
             shared.since, shared.until = now, min(now + idle_timeout, shared.dies)
             if shared.left:
                 self._closed(line)
                 return True
+            if shared.listed:
+                self._idle[shared] = None
         if not shared.left and self._settle(line, shared):
             self._offer(line, shared)
         self._wake(line)
         return False
 
-    def changed(self, shared: Shared[C]) -> list[C]:
+    def note_stale(self, shared: Shared[C], now: float) -> None:
+        """It was lost before its peer said anything about what it carried."""
+        if shared.rested:
+            self.habits.closed(shared.address, shared.rested, 0, now)
+            shared.rested = 0.0
+
+    def changed(self, shared: Shared[C], now: float) -> list[C]:
         """Its peer allows more, or it takes no more requests; gives it if it is to be closed."""
         closing: list[C] = []
         if shared.left:
@@ -255,7 +284,7 @@ class SharedPool(Generic[C]):
         elif shared.active:
             self._leave_it(line, shared)
         else:
-            self._forget(line, shared, closing)
+            self._given_up(line, shared, now, closing)
         self._wake(line)
         return closing
 
@@ -264,9 +293,12 @@ class SharedPool(Generic[C]):
         closing: list[C] = []
         for address, line in list(self._lines.items()):
             for shared in list(line.offered):
-                old = now > shared.until or now >= shared.dies
-                if not shared.active and (old or not shared.connection.usable()):
+                if shared.active:
+                    continue
+                if now > shared.until or now >= shared.dies:
                     self._forget(line, shared, closing)
+                elif not shared.connection.usable():
+                    self._given_up(line, shared, now, closing)
             if not line.opened and not line.waiting:
                 self._lines.pop(address, None)
         return closing
@@ -319,7 +351,7 @@ class SharedPool(Generic[C]):
                     self._leave_it(line, shared)
                 else:
                     self._forget(line, shared, closing)
-            for place in line.waiting:
+            for place in line.waiting.values():
                 if not place.woken:
                     place.woken = True
                     place.wake()
@@ -334,13 +366,18 @@ class SharedPool(Generic[C]):
             if not usable or (not shared.active and (now > shared.until or room <= 0)):
                 if shared.active:
                     self._leave_it(line, shared)
-                else:
+                elif usable or now > shared.until or now >= shared.dies:
                     self._forget(line, shared, closing)
+                else:
+                    self._given_up(line, shared, now, closing)
                 continue
             if room <= 1:
                 line.offered.pop()
                 shared.listed = False
             if room > 0:
+                if not shared.active:
+                    self._idle.pop(shared, None)
+                    shared.rested = now - shared.since
                 shared.active += 1
                 shared.uses += 1
                 if 0 < terms.most_uses <= shared.uses:
@@ -368,12 +405,11 @@ class SharedPool(Generic[C]):
         return min(most, terms.most_uses) if terms.most_uses else most
 
     def _make_room(self, address: Address, closing: list[C]) -> bool:
-        for other, line in self._lines.items():
-            idle = next((shared for shared in line.offered if not shared.active), None)
-            if other != address and idle is not None:
-                self._forget(line, idle, closing)
-                return True
-        return False
+        idle = next((shared for shared in self._idle if shared.address != address), None)
+        if idle is None:
+            return False
+        self._forget(self._lines[idle.address], idle, closing)
+        return True
 
     def _settle(self, line: _Line[C], shared: Shared[C]) -> bool:
         """Whether it is known how many it takes at a time, or that it takes none any more."""
@@ -389,10 +425,13 @@ class SharedPool(Generic[C]):
         if not shared.listed:
             shared.listed = True
             line.offered.append(shared)
+            if not shared.active:
+                self._idle[shared] = None
 
     def _leave_it(self, line: _Line[C], shared: Shared[C]) -> None:
         shared.left = True
         self._settle(line, shared)
+        self._idle.pop(shared, None)
         if shared.listed:
             shared.listed = False
             line.offered.remove(shared)
@@ -402,24 +441,27 @@ class SharedPool(Generic[C]):
         closing.append(shared.connection)
         self._closed(line)
 
+    def _given_up(self, line: _Line[C], shared: Shared[C], now: float, closing: list[C]) -> None:
+        """Its peer takes no more requests on it, and it was idle."""
+        self.habits.closed(shared.address, now - shared.since, 0, now)
+        self._forget(line, shared, closing)
+
     def _closed(self, line: _Line[C]) -> None:
         self.opened -= 1
         line.opened -= 1
         self._wake(line)
-        if line.waiting:
-            return
-        for other in self._lines.values():
-            if other.waiting:
-                self._wake(other)
-                return
+        if not line.waiting and self._waited:
+            self._wake(self._lines[next(iter(self._waited))])
 
     def _drop(self, line: _Line[C], place: Place) -> None:
-        line.waiting.remove(place)
+        del line.waiting[place.number]
+        if not line.waiting:
+            del self._waited[place.address]
         self._pending -= 1
 
     def _wake(self, line: _Line[C]) -> None:
         """The first who waits, if nobody is about to seek already."""
-        for place in line.waiting:
+        for place in line.waiting.values():
             if not place.woken:
                 place.woken = True
                 place.wake()

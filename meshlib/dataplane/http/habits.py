@@ -5,8 +5,10 @@ Rules:
 
 - A peer that says so (`Keep-Alive: timeout=5`) is believed, and left first.
 - An idle connection that its peer closed was idle for too long: `SHARE` of the shortest such time is the
-  longest from now on, for `MEMORY` seconds. Less than `SHORTEST` teaches nothing: who restarts closes all.
+  longest from now on. Less than `SHORTEST` teaches nothing: who restarts closes all.
 - A peer that closed `STRIKES` connections in a row, each after its first use, does not keep any.
+- That is remembered for `MEMORY` seconds, or `TIMES` as long as the connection was idle; each time that it
+  turns out true again after it was forgotten, for twice as long, up to `LONGEST_MEMORY`.
 """
 
 import math
@@ -15,6 +17,8 @@ from typing import Generic, TypeVar
 
 SHARE = 0.75
 MEMORY = 60.0
+LONGEST_MEMORY = 3600.0
+TIMES = 10
 SHORTEST = 0.25
 STRIKES = 3
 MOST = 1024
@@ -39,6 +43,7 @@ class _Habit:
     """When it is forgotten."""
     longest: float = math.inf
     strikes: int = 0
+    memory: float = MEMORY
 
 
 class Habits(Generic[A]):
@@ -53,13 +58,15 @@ class Habits(Generic[A]):
     def closed(self, address: A, idle: float, uses: int, now: float) -> None:
         """The peer closed a connection that was idle for so many seconds, after so many uses."""
         habit = self.known.get(address)
-        if habit is None or habit.until <= now:
+        if habit is None:
             habit = _Habit(now)
+        elif habit.until <= now:
+            habit = _Habit(now, memory=min(2 * habit.memory, LONGEST_MEMORY))
         if idle >= SHORTEST:
             habit.longest = min(habit.longest, idle * SHARE)
         elif uses == 1:
             habit.strikes += 1
-        habit.until = now + MEMORY
+        habit.until = now + max(habit.memory, TIMES * idle)
         self.known.pop(address, None)
         self.known[address] = habit
         if len(self.known) > MOST:
@@ -74,9 +81,6 @@ class Habits(Generic[A]):
     def longest(self, address: A, now: float) -> float:
         """Seconds for which a connection may be idle."""
         habit = self.known.get(address)
-        if habit is None:
-            return math.inf
-        if habit.until <= now:
-            del self.known[address]
+        if habit is None or habit.until <= now:
             return math.inf
         return 0.0 if habit.strikes >= STRIKES else habit.longest

@@ -7,7 +7,7 @@ lock: then only a note is made.
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from meshlib.core.actions import Attempt
-from meshlib.core.request import Failed, RequestHead
+from meshlib.core.request import Failed, Failure, RequestHead
 from meshlib.dataplane.http.failures import unseen
 from meshlib.dataplane.http.h2codec import Stream
 from meshlib.dataplane.http.h2pool import Carrier, Shared, SharedPool
@@ -62,6 +62,12 @@ class Loan(Generic[C]):
     def open(self) -> bool:
         """Whether the exchange goes on."""
         return self._open
+
+    def stale(self, failed: Failed) -> bool:
+        """Whether its connection was lost, and that may be because it had been idle."""
+        if self.fresh or failed.how not in (Failure.RESET, Failure.RESET_BEFORE_REQUEST):
+            return False
+        return not self.shared.connection.usable()
 
     def unseen(self, failed: Failed, head: RequestHead, body: object, before: int) -> bool:
         """Whether what came to nothing is done once more; `before`: how often it was already."""

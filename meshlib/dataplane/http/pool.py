@@ -53,6 +53,8 @@ class Kept(Generic[C]):
     uses: int = 0
     since: float = 0.0
     """When it was idle last."""
+    rested: float = 0.0
+    """For how long it was idle before this use."""
     until: float = 0.0
     """When it has been idle for too long."""
     dies: float = float("inf")
@@ -189,7 +191,7 @@ class Pool(Generic[C]):
 
     def note_stale(self, kept: Kept[C], now: float) -> None:
         """A connection turned out to be closed as it was used again."""
-        self.habits.closed(kept.address, max(0.0, now - kept.since), kept.uses - 1, now)
+        self.habits.closed(kept.address, kept.rested, kept.uses - 1, now)
 
     def gone(self) -> None:
         """A connection that was not idle is closed, or could not be made."""
@@ -257,6 +259,7 @@ class Pool(Generic[C]):
             newest = idle.pop()
             if self._good(newest, now):
                 taken = newest
+                newest.rested = now - newest.since
             else:
                 self.opened -= 1
                 closing.append(newest.connection)

@@ -234,6 +234,43 @@ async def test_a_response_dropped_without_a_word_is_noticed(server: RawServer) -
         await until(lambda: counts(a) == (0, 0, 0))
 
 
+class Later:
+    """A clock on which time can be let pass."""
+
+    def __init__(self) -> None:
+        self.more = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.more
+
+
+@pytest.mark.parametrize("tasks", [False, True])
+async def test_a_post_that_was_lost_on_an_idle_connection_is_the_last(server: RawServer, tasks: bool) -> None:
+    """Something on the way has forgotten the connection, and says so when it is used again."""
+    mesh = fake_mesh([server.port])
+    mesh.clock = later = Later()
+
+    async def ask(client: httpx.Client | httpx.AsyncClient, method: str, path: str) -> int:
+        if isinstance(client, httpx.Client):
+            return (await asyncio.to_thread(client.request, method, path)).status_code
+        return (await client.request(method, path)).status_code
+
+    async with contextlib.AsyncExitStack() as stack:
+        client_of = async_client(mesh) if tasks else contextlib.nullcontext(stack.enter_context(client(mesh)))
+        c = await stack.enter_async_context(client_of)
+        await ask(c, "GET", "/echo")
+        later.more += 20
+        with pytest.raises(meshlib.UpstreamReset):
+            await ask(c, "POST", "/reset")
+        assert await ask(c, "POST", "/echo") == 200
+        later.more += 14
+        assert await ask(c, "POST", "/echo") == 200
+        assert server.connections == 2
+        later.more += 16
+        assert await ask(c, "POST", "/echo") == 200
+        assert server.connections == 3
+
+
 def test_a_dropped_response_wakes_a_thread_that_waits_for_its_connection(server: RawServer) -> None:
     with client(fake_mesh([server.port], limits=Limits(max_connections=1))) as c:
         dropped = [c.send(c.build_request("GET", "/big/9999999"), stream=True)]

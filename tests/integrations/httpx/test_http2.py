@@ -451,6 +451,24 @@ async def test_a_dropped_response_gives_its_stream_back(server: H2Server, client
     assert server.connections == 1
 
 
+async def test_a_post_that_was_lost_on_an_idle_connection_is_the_last(server: H2Server, client: Make) -> None:
+    mesh = fake_mesh([server.port], http2=H2)
+    more = 0.0
+    mesh.clock = lambda: time.monotonic() + more
+    async with client(mesh) as c:
+        await c.get("/echo")
+        more += 20
+        with pytest.raises(meshlib.UpstreamReset):
+            await c.request("POST", "/close")
+        assert (await c.request("POST", "/echo")).status_code == 200
+        more += 14
+        assert (await c.request("POST", "/echo")).status_code == 200
+        assert server.connections == 2
+        more += 16
+        assert (await c.request("POST", "/echo")).status_code == 200
+        assert server.connections == 3
+
+
 async def test_a_dropped_response_wakes_who_waits_for_its_stream(server: H2Server, client: Make) -> None:
     limits, one = Limits(max_connections=1), Http2(max_concurrent_streams=1)
     async with client(fake_mesh([server.port], http2=one, limits=limits)) as c:

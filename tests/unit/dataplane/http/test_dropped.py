@@ -1,5 +1,6 @@
 """Dropped exchanges are ended on a thread, whoever noticed them and under whatever lock."""
 
+import gc
 import threading
 from queue import SimpleQueue
 
@@ -8,19 +9,23 @@ import pytest
 from meshlib.dataplane.http.dropped import Undertaker
 
 
+class Client:
+    """Hands out responses."""
+
+
 def test_what_is_noted_before_the_thread_is_there_is_done_when_it_is() -> None:
-    undertaker, done = Undertaker(), SimpleQueue[str]()
+    undertaker, done, client = Undertaker(), SimpleQueue[str](), Client()
     undertaker.note(lambda: done.put(threading.current_thread().name))
     assert "not started" in repr(undertaker)
     for _ in range(2):
-        undertaker.expect()
+        undertaker.expect(client)
     assert done.get(timeout=10) == "meshlib-dropped"
-    assert "at work" in repr(undertaker)
+    assert "of 1, at work" in repr(undertaker)
 
 
 def test_one_that_fails_is_told_and_the_next_is_ended(caplog: pytest.LogCaptureFixture) -> None:
-    undertaker, done = Undertaker(), SimpleQueue[int]()
-    undertaker.expect()
+    undertaker, done, client = Undertaker(), SimpleQueue[int](), Client()
+    undertaker.expect(client)
 
     def fail() -> None:
         raise KeyError("no such pool")
@@ -31,11 +36,37 @@ def test_one_that_fails_is_told_and_the_next_is_ended(caplog: pytest.LogCaptureF
     assert "could not be ended" in caplog.text
 
 
+def test_it_ends_with_the_last_client_and_starts_again() -> None:
+    undertaker, first, second = Undertaker(), Client(), Client()
+    for _ in range(2):
+        undertaker.expect(first)
+        undertaker.expect(second)
+        thread = undertaker._thread
+        assert thread is not None
+        undertaker.forget(first)
+        undertaker.forget(first)
+        assert thread.is_alive()
+        undertaker.forget(second)
+        assert not thread.is_alive()
+        assert "of 0, not started" in repr(undertaker)
+
+
+def test_a_client_that_is_forgotten_is_not_kept_alive() -> None:
+    undertaker, client = Undertaker(), Client()
+    undertaker.expect(client)
+    thread = undertaker._thread
+    assert thread is not None
+    del client
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 def test_the_child_of_a_fork_starts_anew() -> None:
-    undertaker, done = Undertaker(), SimpleQueue[int]()
+    undertaker, done, client = Undertaker(), SimpleQueue[int](), Client()
     undertaker.note(lambda: done.put(1))
     undertaker.before_fork()
     undertaker.after_fork_in_child()
-    undertaker.expect()
+    undertaker.expect(client)
     undertaker.note(lambda: done.put(2))
     assert done.get(timeout=10) == 2

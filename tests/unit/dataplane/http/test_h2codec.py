@@ -701,3 +701,33 @@ def test_what_is_sent_is_what_is_received(
     peer.talk()
     assert peer.codec.next(stream) == ResponseHead(200, tuple(answered))
     assert read(peer.codec, stream) == body
+
+
+def test_open_streams_are_not_counted_for_each_request_and_closed_ones_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    peer = Peer({Codes.MAX_CONCURRENT_STREAMS: 600})
+    peer.talk()
+    held = [peer.codec.open(GET, whole=True) for _ in range(500)]
+    counted = 0
+    count = h2.connection.H2Connection._open_streams
+
+    def counting(self: h2.connection.H2Connection, remainder: int) -> int:
+        nonlocal counted
+        counted += 1
+        found: int = count(self, remainder)
+        return found
+
+    monkeypatch.setattr(h2.connection.H2Connection, "_open_streams", counting)
+    for _ in range(1000):
+        peer.codec.release(peer.codec.open(GET, whole=True))
+    peer.codec.outgoing()
+    assert counted <= 3
+    assert len(peer.codec._http.streams) <= 2 * len(held) + 1
+    # Where there may be too many, they are counted.
+    more = [peer.codec.open(GET, whole=True) for _ in range(100)]
+    with pytest.raises(Reset) as raised:
+        peer.codec.open(GET, whole=True)
+    assert raised.value.failed.how is Failure.REFUSED_STREAM
+    peer.codec.release(more.pop())
+    assert peer.codec.open(GET, whole=True).id

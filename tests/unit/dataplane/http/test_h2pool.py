@@ -68,7 +68,7 @@ def test_until_a_peer_has_said_its_limit_others_wait() -> None:
     places = [pool.join(A, 9, lambda n=n: woken.append(n)) for n in range(3)]  # type: ignore[misc]
     assert pool.seek(A, FREE, 0.0) == Found()
     shared.connection.allowed = 2
-    pool.changed(shared)
+    pool.changed(shared, 0.0)
     assert woken == [0]
     assert pool.seek(A, FREE, 0.0, places[0]).shared is shared
     assert woken == [0, 1]
@@ -215,7 +215,7 @@ def test_a_peer_that_takes_none_is_left_when_it_is_idle() -> None:
     pool: Pool = SharedPool()
     shared = opened(pool)
     shared.connection.allowed = 0
-    pool.changed(shared)
+    pool.changed(shared, 0.0)
     assert pool.seek(A, FREE, 0.0).room
     pool.release(shared, 0.0, 10.0, worn=False)
     assert pool.seek(A, FREE, 0.0).closing == [shared.connection]
@@ -226,8 +226,8 @@ def test_a_peer_that_goes_away_while_idle_is_given_to_be_closed() -> None:
     shared = opened(pool)
     pool.release(shared, 0.0, 10.0, worn=False)
     shared.connection.alive = False
-    assert pool.changed(shared) == [shared.connection]
-    assert pool.changed(shared) == []
+    assert pool.changed(shared, 0.0) == [shared.connection]
+    assert pool.changed(shared, 0.0) == []
     assert pool.empty
 
 
@@ -243,6 +243,46 @@ def test_clearing_gives_the_idle_and_wakes_all() -> None:
     assert woken == [0, 1]
     assert busy.left
     assert pool.release(busy, 0.0, 10.0, worn=False) is False
+
+
+def test_what_a_peer_does_with_idle_connections_is_learned() -> None:
+    pool: Pool = SharedPool()
+    lost = opened(pool)
+    pool.release(lost, 0.0, 600.0, worn=False)
+    assert pool.seek(A, FREE, 40.0).shared is lost
+    lost.connection.alive = False
+    pool.note_stale(lost, 41.0)
+    assert pool.release(lost, 41.0, 600.0, worn=False)
+    kept = opened(pool)
+    pool.release(kept, 50.0, 600.0, worn=False)
+    assert pool.seek(A, FREE, 80.0).shared is kept
+    pool.release(kept, 80.0, 600.0, worn=False)
+    found = pool.seek(A, FREE, 110.5)
+    assert (found.shared, found.room, found.closing) == (None, True, [kept.connection])
+
+
+def test_who_has_answered_has_not_forgotten_the_connection() -> None:
+    pool: Pool = SharedPool()
+    busy = opened(pool)
+    pool.release(busy, 0.0, 600.0, worn=False)
+    assert pool.seek(A, FREE, 40.0).shared is busy
+    busy.rested = 0.0
+    pool.note_stale(busy, 41.0)
+    assert not pool.habits.known
+
+
+@pytest.mark.parametrize("how", ["seek", "changed", "sweep"])
+def test_a_peer_that_closes_an_idle_connection_teaches_too(how: str) -> None:
+    pool: Pool = SharedPool()
+    left = opened(pool)
+    pool.release(left, 10.0, 600.0, worn=False)
+    left.connection.alive = False
+    if how == "seek":
+        assert pool.seek(A, FREE, 18.0).closing == [left.connection]
+    else:
+        closing = pool.changed(left, 18.0) if how == "changed" else pool.sweep(18.0)
+        assert closing == [left.connection]
+    assert pool.habits.longest(A, 18.0) == 6.0
 
 
 class Machine(RuleBasedStateMachine):
@@ -318,14 +358,14 @@ class Machine(RuleBasedStateMachine):
         if self.wires:
             shared = self.wires[which % len(self.wires)]
             shared.connection.allowed = allowed
-            self.pool.changed(shared)
+            self.pool.changed(shared, self.now)
 
     @rule(which=st.integers(0, 9))
     def dies(self, which: int) -> None:
         if self.wires:
             shared = self.wires.pop(which % len(self.wires))
             shared.connection.alive = False
-            self.pool.changed(shared)
+            self.pool.changed(shared, self.now)
 
     @rule(seconds=st.sampled_from([1.0, 4.0, 6.0]))
     def pass_time(self, seconds: float) -> None:
@@ -342,6 +382,8 @@ class Machine(RuleBasedStateMachine):
         used = {id(shared): shared for shared in self.running}
         idle = [s for line in self.pool._lines.values() for s in line.offered if not s.active]
         assert self.pool.opened == len(self.making) + len(used) + len(idle)
+        assert set(self.pool._idle) == set(idle)
+        assert set(self.pool._waited) == {place.address for place in places}
         for shared in used.values():
             assert shared.active == self.running.count(shared) <= 3
         for address, line in self.pool._lines.items():
@@ -352,7 +394,7 @@ class Machine(RuleBasedStateMachine):
     def nobody_waits_for_nothing(self) -> None:
         """Who waits is woken, or something at its endpoint is under way that will wake it."""
         for address, line in self.pool._lines.items():
-            if line.waiting and not line.waiting[0].woken:
+            if line.waiting and not next(iter(line.waiting.values())).woken:
                 assert line.opened
                 assert self.making.count(address) or any(s.address == address for s in self.running)
 

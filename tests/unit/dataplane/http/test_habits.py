@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from meshlib.dataplane.http.habits import MEMORY, MOST, STRIKES, Habits, kept_for
+from meshlib.dataplane.http.habits import LONGEST_MEMORY, MEMORY, MOST, STRIKES, Habits, kept_for
 
 
 @pytest.mark.parametrize(
@@ -35,11 +35,24 @@ def test_what_a_peer_does_is_remembered_for_a_while() -> None:
     habits.closed("a", 8.0, 1, 12.0)
     assert habits.longest("a", 13.0) == 3.0
     assert habits.longest("b", 13.0) == math.inf
-    assert habits.longest("a", 12.0 + MEMORY) == math.inf
-    assert len(habits.known) == 0
-    habits.closed("a", 8.0, 1, 100.0)
-    habits.closed("a", 9.0, 1, 101.0 + MEMORY)  # what was forgotten does not count
-    assert habits.longest("a", 101.0 + MEMORY) == 6.75
+    assert habits.longest("a", 12.0 + 79.0) == 3.0
+    assert habits.longest("a", 12.0 + 80.0) == math.inf
+    habits.closed("a", 9.0, 1, 100.0)  # what was forgotten does not count
+    assert habits.longest("a", 101.0) == 6.75
+
+
+def test_what_is_true_again_is_remembered_for_longer() -> None:
+    habits: Habits[str] = Habits()
+    now = 0.0
+    for memory in (MEMORY, 2 * MEMORY, 4 * MEMORY, *[LONGEST_MEMORY] * 20):
+        habits.closed("a", 0.5, 3, now)
+        if memory < LONGEST_MEMORY:
+            assert habits.longest("a", now + memory - 1) == 0.375
+        now += max(memory, LONGEST_MEMORY)
+        assert habits.longest("a", now) == math.inf
+    habits.closed("b", 600.0, 3, now)
+    assert habits.longest("b", now + 5999) == 450.0
+    assert habits.longest("b", now + 6000) == math.inf
 
 
 def test_who_restarts_teaches_nothing() -> None:
