@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support.installs import missing
+
 PAGE = Path(__file__).parents[2] / "docs/how-to/test-with-faults.md"
 
 
@@ -25,6 +27,9 @@ def test_every_example_of_the_how_to_passes(tmp_path: Path) -> None:
         *("mesh/ratings.yaml", "shop.py", "test_stars.py", "test_failures.py", "test_faults.py"),
         *("test_breaking.py", "test_page.py"),
     ]
+    project = {name.removesuffix(".py") for name, _ in blocks}
+    code = [text for name, text in blocks if name.endswith(".py")]
+    assert missing(PAGE.read_text(), code) == project & {"shop"}
     for name, text in blocks:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
