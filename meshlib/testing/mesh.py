@@ -14,6 +14,7 @@ from meshlib.bootstrap import bootstrap
 from meshlib.core.ledger import Ledger
 from meshlib.core.request import Dice as AnyDice
 from meshlib.core.request import Peer
+from meshlib.core.view import View
 from meshlib.dataplane.mesh import Mesh
 from meshlib.local import LocalSource
 from meshlib.testing.answers import checked
@@ -100,6 +101,11 @@ class ScriptedMesh(Mesh):
         for hold in self._stage.holds:
             hold.release()
         super().close()
+
+    def prepare(self, name: str) -> View:
+        """The view, once it says what to do with requests to the target."""
+        with self.clock.calling():
+            return super().prepare(name)
 
     # What happens
 

@@ -274,7 +274,11 @@ class Connections:
         cut: Cut | None = None,
     ) -> Played | Failed:
         """One try. `cut` ends nothing: what a script says is done."""
-        steps = self.exchange.run(attempt, body if isinstance(body, bytes) else b"".join(body), own)
+        content = body if isinstance(body, bytes) else b"".join(body)
+        with self._clock.calling():
+            return self._play(self.exchange.run(attempt, content, own))
+
+    def _play(self, steps: Steps) -> Played | Failed:
         raised: BaseException | None = None
         while True:
             try:

@@ -58,6 +58,71 @@ async def test_time_that_is_advanced_wakes_those_that_are_due() -> None:
     assert time() == 10.0
 
 
+def test_threads_wait_side_by_side() -> None:
+    time, woken, all_here = Clock(), [], threading.Barrier(4)
+
+    def wait(seconds: float) -> None:
+        with time.calling():
+            all_here.wait()
+            time.sleep(seconds)
+            woken.append((seconds, time()))
+            time.sleep(seconds)
+            woken.append((seconds, time()))
+
+    threads = [threading.Thread(target=wait, args=(seconds,)) for seconds in (5.0, 1.0, 3.0)]
+    for thread in threads:
+        thread.start()
+    all_here.wait()
+    for thread in threads:
+        thread.join(10)
+    assert woken == [(1.0, 1.0), (1.0, 2.0), (3.0, 3.0), (5.0, 5.0), (3.0, 6.0), (5.0, 10.0)]
+
+
+def test_no_time_passes_while_a_thread_is_in_the_middle_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "LAG", 60.0)
+    time, slept = Clock(), threading.Event()
+
+    def wait() -> None:
+        time.sleep(3.0)
+        slept.set()
+
+    thread = threading.Thread(target=wait)
+    with time.calling(), time.calling():
+        thread.start()
+        assert not slept.wait(0.05)
+        assert time() == 0.0
+        time.sleep(2.0)
+        assert time() == 2.0
+        assert not slept.is_set()
+    thread.join(10)
+    assert time() == 3.0
+
+
+def test_a_call_that_does_not_end_holds_nobody_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "LAG", 0.01)
+    time = Clock()
+    with time.calling():
+        thread = threading.Thread(target=time.sleep, args=(3.0,))
+        thread.start()
+        thread.join(10)
+        assert time() == 3.0
+
+
+def test_a_thread_that_waits_for_somebody_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "LAG", 60.0)
+    time = Clock()
+
+    def wait() -> None:
+        with time.calling():
+            time.wait(lambda: time() >= 3.0, "three o'clock")
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    time.sleep(3.0)
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 def test_who_waits_for_somebody_is_woken_by_every_step() -> None:
     time, seen = Clock(), []
     thread = threading.Thread(target=lambda: (time.wait(lambda: time() >= 2, "x"), seen.append(time())))

@@ -351,3 +351,19 @@ def test_a_response_that_is_dropped_wakes_who_waits_for_its_connection(
         dropped.clear()
         gc.collect()
         assert waits.result(10).status_code == 200
+
+
+def test_threads_wait_for_their_upstreams_side_by_side(mesh: ScriptedMesh, client: meshlib.Client) -> None:
+    mesh.apply(virtual("timeout: 2s"))
+    mesh.serve("ratings", delay="1s")
+    mesh.serve("slow", delay="10s")
+    begin = threading.Barrier(2)
+
+    def get(url: str) -> int:
+        with mesh.clock.calling():
+            begin.wait()
+            return client.get(url).status_code
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(get, (URL, "http://slow:9080/"))) == [200, 200]
+    assert mesh.clock() == 10
