@@ -244,6 +244,7 @@ class _Compiler:
         known = [service.host for document in documents for service in services_of(document, _DOMAIN)]
         hosts, ports = _named(documents)
         hosts |= dict.fromkeys(upstreams.hosts())
+        hosts |= dict.fromkeys(upstreams.full(fault.service) for fault in self._rules.faults)
         ports |= {split_authority(n, _HTTP_PORT)[1] for n in listeners if inbound_port(n) is None}
         for host in hosts:
             if (

@@ -9,7 +9,7 @@ import pytest
 import meshlib
 from meshlib.core.request import Peer
 from meshlib.errors import Closed, ConfigError, UpstreamReset
-from meshlib.testing import Failure, ScriptedMesh
+from meshlib.testing import Failure, ScriptedMesh, UnexpectedCall
 
 SUBSETS = """
 apiVersion: networking.istio.io/v1
@@ -211,3 +211,15 @@ def test_every_public_name_is_there() -> None:
     with pytest.raises(AttributeError, match="'Nothing'"):
         _ = meshlib.testing.Nothing
     assert Failure.RESET.value
+
+
+@pytest.mark.parametrize("name", ["nobody", "nobody.shop.svc", "nobody.example"])
+def test_what_is_aborted_needs_nobody_who_serves(
+    mesh: ScriptedMesh, client: meshlib.Client, name: str
+) -> None:
+    mesh.dice.load(0.1, 0.9)
+    with mesh.fault(name, abort=418, percent=50):
+        assert client.get(f"http://{name}/").status_code == 418
+        with pytest.raises(UnexpectedCall, match=f'mesh.serve\\("{name.removesuffix(".svc")}", 200\\)'):
+            client.get(f"http://{name}/")
+    mesh.unexpected.clear()
