@@ -50,6 +50,9 @@ class H2Server(Threaded):
 
     def serve(self, accepted: socket.socket, number: int) -> None:
         """Streams, as long as both want more."""
+        if accepted.family != socket.AF_UNIX:
+            # What is said before a reset must not wait for the peer's acknowledgement: the reset drops it.
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with contextlib.suppress(OSError), accepted:
             made = accepted if self.tls is None else self.tls.wrap_socket(accepted, server_side=True)
             self.open.add(made)
