@@ -331,7 +331,8 @@ class UnaryUnaryCall(_Single, grpc.aio.UnaryUnaryCall):  # type: ignore[misc]
         if last.call is None:
             self._finish(said(answer, last.ended))
             return
-        self._response = deserialized(last.whole or b"", self._deserialize)
+        whole = last.whole
+        self._response = deserialized(b"" if whole is None else whole, self._deserialize)
         self._tell()
 
     async def trailing_metadata(self) -> Any:
@@ -358,6 +359,11 @@ class _Writing(_Call):
         super().__init__(sender, request, body, wishes, deserialize)
         self._messages = body
         self._serialize = serialize
+
+    @property
+    def _done_writing_flag(self) -> bool:
+        """gRPC looks at it where an interceptor gives this call."""
+        return self._messages.done
 
     async def write(self, request: Any) -> None:
         """Sends one. Status; InvalidStateError: no more were to be written."""
