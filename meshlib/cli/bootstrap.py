@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from meshlib.bootstrap import Bootstrap
     from meshlib.dataplane.certfolder import CertFolder
     from meshlib.dataplane.certs import Certs
+    from meshlib.dataplane.tls import Held
 
 log = logging.getLogger(__name__)
 
@@ -106,10 +107,11 @@ def grpc(
     certs.use()
     try:
         with CertFolder(where) as folder:
+            held = certs.ensure()
             if keep:
-                asyncio.run(_kept(settings, name, certs, folder, written=out is not None))
+                asyncio.run(_kept(settings, name, certs, held, folder, written=out is not None))
             else:
-                _once(settings, name, certs, folder, written=out is not None)
+                _once(settings, name, held, folder, written=out is not None)
     finally:
         certs.leave()
 
@@ -132,10 +134,9 @@ def _plain(settings: "Bootstrap", name: str, out: Path | None, keep: bool) -> No
             _tell(made, folder)
 
 
-def _once(settings: "Bootstrap", name: str, certs: "Certs", folder: "CertFolder", *, written: bool) -> None:
+def _once(settings: "Bootstrap", name: str, held: "Held", folder: "CertFolder", *, written: bool) -> None:
     from meshlib.dataplane.grpc_bootstrap import check_name, grpc_bootstrap
 
-    held = certs.ensure()
     try:
         check_name(settings, held)
     except OSError as error:
@@ -145,7 +146,7 @@ def _once(settings: "Bootstrap", name: str, certs: "Certs", folder: "CertFolder"
 
 
 async def _kept(
-    settings: "Bootstrap", name: str, certs: "Certs", folder: "CertFolder", *, written: bool
+    settings: "Bootstrap", name: str, certs: "Certs", kept: "Held", folder: "CertFolder", *, written: bool
 ) -> None:
     from meshlib.dataplane.control_socket import leading_to
     from meshlib.dataplane.grpc_bootstrap import grpc_bootstrap
@@ -153,7 +154,6 @@ async def _kept(
     told, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, told.set)
-    kept = await asyncio.to_thread(certs.ensure)
     folder.write(kept)
     path = folder.path / SOCKET
     async with leading_to(settings.control, path, certs.secure):
