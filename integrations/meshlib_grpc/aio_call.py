@@ -37,7 +37,7 @@ class AsyncSender(exchange.AsyncSender):
 
     def channels(self) -> Connections:
         """Those of the running loop."""
-        return cast(Connections, self.connections())  # as made below
+        return self.connections()  # type: ignore[return-value]  # as made below
 
     def _connect(self) -> network.AsyncConnections:
         mesh = self.mesh
@@ -130,7 +130,9 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
         self._error: Status | None = None
         self._response: Any = None
         self._cancelled = False
-        self._over = asyncio.Event()
+        self._is_over = False
+        self._over: asyncio.Event | None = None
+        """Is set at the end; None: nobody waits for that."""
         self._until: float | None = None
         if request.patience is not None:
             self._until = asyncio.get_running_loop().time() + request.patience
@@ -140,7 +142,7 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
         return True
 
     def __del__(self) -> None:
-        if hasattr(self, "_task") and not self._over.is_set():
+        if hasattr(self, "_task") and not self._is_over:
             self.cancel()
 
     async def _run(self) -> None:
@@ -189,11 +191,18 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
     def _tell(self) -> None:
         if isinstance(self._body, AsyncMessages):
             self._body.end()
-        if not self._over.is_set():
-            self._over.set()
+        if not self._is_over:
+            self._is_over = True
+            if self._over is not None:
+                self._over.set()
             callbacks, self._callbacks = self._callbacks, []
             for call in callbacks:
                 call(self)
+
+    async def _ended(self) -> None:
+        if not self._is_over:
+            self._over = self._over or asyncio.Event()
+            await self._over.wait()
 
     async def _message(self) -> Any:
         """The next message; EOF: the call went well. Status; CancelledError."""
@@ -243,24 +252,24 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
 
     async def trailing_metadata(self) -> Any:
         """Waits for the end."""
-        await self._over.wait()
+        await self._ended()
         if self._error is not None:
             return self._error.trailing_metadata()
         return _metadata(() if self._how is None else self._how.trailing)
 
     async def code(self) -> grpc.StatusCode:
         """Waits for the end."""
-        await self._over.wait()
+        await self._ended()
         return OK if self._error is None else self._error.code()
 
     async def details(self) -> str | None:
         """Waits for the end."""
-        await self._over.wait()
+        await self._ended()
         return "" if self._error is None else self._error.details()
 
     async def debug_error_string(self) -> str | None:
         """Waits for the end."""
-        await self._over.wait()
+        await self._ended()
         return "" if self._error is None else self._error.debug_error_string()
 
     async def wait_for_connection(self) -> None:
@@ -275,7 +284,7 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
 
     def done(self) -> bool:
         """Whether it has ended."""
-        return self._over.is_set()
+        return self._is_over
 
     def time_remaining(self) -> float | None:
         """Seconds for which the application waits; None: for ever."""
@@ -283,7 +292,7 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
 
     def cancel(self) -> bool:
         """Ends it."""
-        if self._over.is_set():
+        if self._is_over:
             return False
         self._cancelled = True
         self._task.cancel()
@@ -294,7 +303,7 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
 
     def add_done_callback(self, callback: Any) -> None:
         """Calls it with the call at its end, or now."""
-        if self._over.is_set():
+        if self._is_over:
             callback(self)
         else:
             self._callbacks.append(callback)
@@ -331,12 +340,13 @@ class UnaryUnaryCall(_Single, grpc.aio.UnaryUnaryCall):  # type: ignore[misc]
         if last.call is None:
             self._finish(said(answer, last.ended))
             return
-        self._response = deserialized(last.whole or b"", self._deserialize)
+        whole = last.whole
+        self._response = deserialized(b"" if whole is None else whole, self._deserialize)
         self._tell()
 
     async def trailing_metadata(self) -> Any:
         """Waits for the end."""
-        await self._over.wait()
+        await self._ended()
         last = self._hands.last
         if self._error is None and isinstance(last, Unary) and last.call is not None:
             return await last.call.trailing_metadata()
@@ -359,9 +369,14 @@ class _Writing(_Call):
         self._messages = body
         self._serialize = serialize
 
+    @property
+    def _done_writing_flag(self) -> bool:
+        """gRPC looks at it where an interceptor gives this call."""
+        return self._messages.done
+
     async def write(self, request: Any) -> None:
         """Sends one. Status; InvalidStateError: no more were to be written."""
-        if self._over.is_set():
+        if self._is_over:
             if self._error is not None:
                 raise self._error
             raise asyncio.InvalidStateError("RPC already finished.")

@@ -59,13 +59,14 @@ class _Method:
         credentials: Any,
         compression: Any,
     ) -> Any:
-        body = AsyncMessages(None if requests is None else _each(requests, self._serialize))
+        body = AsyncMessages(None if requests is None else each_of(requests, self._serialize))
         asked = self._target.request(self._path, body, metadata, timeout)
         wishes = Wishes(credentials, compression)
         return kind(self._sender, asked, body, wishes, self._deserialize, self._serialize)
 
 
-async def _each(requests: Any, serialize: Any) -> AsyncIterator[bytes]:
+async def each_of(requests: Any, serialize: Any) -> AsyncIterator[bytes]:
+    """The messages of an iterator of either kind."""
     if isinstance(requests, AsyncIterable):
         async for one in requests:
             yield one if serialize is None else serialize(one)

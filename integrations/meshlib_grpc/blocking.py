@@ -59,7 +59,7 @@ class Connections:
                     message, left, sendable(head.headers), credentials, None, compression
                 )
             except grpc.RpcError as error:
-                outcome, ended = self.failed(error, attempt)
+                outcome, ended = failed(error, attempt, self.clock)
                 if not isinstance(outcome, Failed):
                     return Unary(outcome, b"", ended)
                 broken = not outcome.connected
@@ -99,12 +99,6 @@ class Connections:
         pool = self._pool
         release = lambda broken: pool.release(carrier, broken=broken)  # noqa: E731 - once
         return Streamed(call, attempt, self.clock, release, kept=carrier.kept)
-
-    def failed(self, error: Any, attempt: Attempt) -> tuple[ResponseHead | Failed, Ended]:
-        """What a call came to that ended with an error of gRPC's."""
-        initial = error.initial_metadata() or ()
-        ended = Ended(error.code(), error.details() or "", error.trailing_metadata() or ())
-        return of_status(ended, initial, attempt, self.clock), ended
 
     def _carrier(self, attempt: Attempt) -> Carrier[grpc.Channel] | Failed:
         """A channel for the attempt, which may be used."""
@@ -156,3 +150,10 @@ class Connections:
     def abandon(self) -> None:
         """In the child of a fork: gRPC knows itself what to do with its own."""
         self._channels.closed = True
+
+
+def failed(error: Any, attempt: Attempt, clock: Callable[[], float]) -> tuple[ResponseHead | Failed, Ended]:
+    """What a call came to that ended with an error of gRPC's."""
+    initial = error.initial_metadata() or ()
+    ended = Ended(error.code(), error.details() or "", error.trailing_metadata() or ())
+    return of_status(ended, initial, attempt, clock), ended

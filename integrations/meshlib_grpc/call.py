@@ -249,6 +249,11 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
         threading.Thread(target=self._complete, name="meshlib-grpc-call", daemon=True).start()
         return self
 
+    def completed(self) -> "Call":
+        """Waits for the one response."""
+        self._complete()
+        return self
+
     def wait(self) -> tuple[Any, "Call"]:
         """The one response, and the call. Status."""
         self._complete()

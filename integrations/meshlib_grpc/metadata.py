@@ -32,6 +32,9 @@ _GRPCS_OWN = frozenset(
 )
 _STATUS, _MESSAGE = b"grpc-status", b"grpc-message"
 _MOST_MILLISECONDS = 10**8 - 1
+_KEYS: dict[bytes, str] = {}
+"""What was found out of names: each call has much the same ones."""
+_MOST_KEYS = 1000
 
 
 def to_request(metadata: Iterable[Any] | None, timeout: float | None) -> list[Header]:
@@ -52,11 +55,21 @@ def to_headers(metadata: Iterable[Any] | None) -> list[Header]:
 
 def sendable(headers: Iterable[Header]) -> list[tuple[str, str | bytes]]:
     """The metadata of a request with these headers."""
-    return [
-        (name.decode("latin-1").lower(), _bytes_of(value) if name.endswith(b"-bin") else value)
-        for name, value in headers
-        if name not in _GRPCS_OWN
-    ]
+    found: list[tuple[str, str | bytes]] = []
+    for name, value in headers:
+        key = _KEYS.get(name)
+        if key is None:
+            key = _KEYS[name] = _key_of(name)
+            if len(_KEYS) > _MOST_KEYS:
+                _KEYS.clear()
+        if key:
+            found.append((key, _bytes_of(value) if key[-4:] == "-bin" else value))
+    return found
+
+
+def _key_of(name: bytes) -> str:
+    """The name in metadata; empty: it is none for gRPC's library."""
+    return "" if name in _GRPCS_OWN else name.decode("latin-1").lower()
 
 
 def to_metadata(headers: Iterable[Header]) -> Metadata:

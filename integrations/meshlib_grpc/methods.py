@@ -19,6 +19,10 @@ from meshlib_grpc.sender import Sender, UnaryHands
 from meshlib_grpc.unary import NO_WISHES, Wishes
 
 
+def _wishes(credentials: Any, compression: Any) -> Wishes:
+    return NO_WISHES if credentials is compression is None else Wishes(credentials, compression)
+
+
 class _Method:
     """One method of a service."""
 
@@ -29,13 +33,15 @@ class _Method:
         self._serialize = serialize
         self._deserialize = deserialize
 
-    def _begin(
+    def begin(
         self, body: Message | Messages, timeout: float | None, metadata: Any, wishes: Wishes, *, single: bool
     ) -> Call:
+        """The call, which begins."""
         asked = self._target.request(self._path, body, metadata, timeout)
         return Call(self._sender, asked, body, wishes, self._deserialize, single=single)
 
-    def _messages(self, requests: Any) -> Messages:
+    def messages(self, requests: Any) -> Messages:
+        """The messages of a request."""
         serialize = self._serialize
         return Messages(requests if serialize is None else map(serialize, requests))
 
@@ -53,7 +59,7 @@ class UnaryUnary(_Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
         compression: grpc.Compression | None = None,
     ) -> Any:
         """The response. Status and its kind, see `errors`."""
-        return self._call(request, timeout, metadata, credentials, compression, told=False)[0]
+        return self.call(request, timeout, metadata, _wishes(credentials, compression), told=False)[0]
 
     def with_call(
         self,
@@ -65,23 +71,17 @@ class UnaryUnary(_Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
         compression: grpc.Compression | None = None,
     ) -> tuple[Any, "Done"]:
         """The response, and the call."""
-        response, done = self._call(request, timeout, metadata, credentials, compression, told=True)
+        wishes = _wishes(credentials, compression)
+        response, done = self.call(request, timeout, metadata, wishes, told=True)
         assert done is not None  # noqa: S101 - it was asked for
         return response, done
 
-    def _call(
-        self,
-        request: Any,
-        timeout: float | None,
-        metadata: Any,
-        credentials: Any,
-        compression: Any,
-        *,
-        told: bool,
+    def call(
+        self, request: Any, timeout: float | None, metadata: Any, wishes: Wishes, *, told: bool
     ) -> tuple[Any, "Done | None"]:
+        """The response and, to be `told`, the call. Status."""
         message = serialized(request, self._serialize)
         asked = self._target.request(self._path, Message(message), metadata, timeout)
-        wishes = NO_WISHES if credentials is compression is None else Wishes(credentials, compression)
         hands = UnaryHands(self._sender, asked, message, wishes)
         try:
             answer = self._sender.send(asked, hands)
@@ -94,7 +94,8 @@ class UnaryUnary(_Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
             raise said(answer, None).status()
         if last.call is None:
             raise said(answer, last.ended).status()
-        response = deserialized(last.whole or b"", self._deserialize)
+        whole = last.whole
+        response = deserialized(b"" if whole is None else whole, self._deserialize)
         return response, Done(said(answer, last.end()), response) if told else None
 
     def future(
@@ -108,7 +109,7 @@ class UnaryUnary(_Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
     ) -> Call:
         """The call, which a thread of its own waits for."""
         body = Message(serialized(request, self._serialize))
-        return self._begin(body, timeout, metadata, Wishes(credentials, compression), single=True).start()
+        return self.begin(body, timeout, metadata, Wishes(credentials, compression), single=True).start()
 
 
 class UnaryStream(_Method, grpc.UnaryStreamMultiCallable):  # type: ignore[misc]
@@ -125,7 +126,7 @@ class UnaryStream(_Method, grpc.UnaryStreamMultiCallable):  # type: ignore[misc]
     ) -> Call:
         """The call, which is iterated."""
         body = Message(serialized(request, self._serialize))
-        return self._begin(body, timeout, metadata, Wishes(credentials, compression), single=False)
+        return self.begin(body, timeout, metadata, Wishes(credentials, compression), single=False)
 
 
 class StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[misc]
@@ -155,8 +156,8 @@ class StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[misc]
         compression: grpc.Compression | None = None,
     ) -> tuple[Any, Call]:
         """The response, and the call."""
-        body, wishes = self._messages(request_iterator), Wishes(credentials, compression)
-        return self._begin(body, timeout, metadata, wishes, single=True).wait()
+        body, wishes = self.messages(request_iterator), Wishes(credentials, compression)
+        return self.begin(body, timeout, metadata, wishes, single=True).wait()
 
     def future(
         self,
@@ -168,8 +169,8 @@ class StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[misc]
         compression: grpc.Compression | None = None,
     ) -> Call:
         """The call, which a thread of its own waits for."""
-        body, wishes = self._messages(request_iterator), Wishes(credentials, compression)
-        return self._begin(body, timeout, metadata, wishes, single=True).start()
+        body, wishes = self.messages(request_iterator), Wishes(credentials, compression)
+        return self.begin(body, timeout, metadata, wishes, single=True).start()
 
 
 class StreamStream(_Method, grpc.StreamStreamMultiCallable):  # type: ignore[misc]
@@ -185,5 +186,5 @@ class StreamStream(_Method, grpc.StreamStreamMultiCallable):  # type: ignore[mis
         compression: grpc.Compression | None = None,
     ) -> Call:
         """The call, which is iterated."""
-        body, wishes = self._messages(request_iterator), Wishes(credentials, compression)
-        return self._begin(body, timeout, metadata, wishes, single=False)
+        body, wishes = self.messages(request_iterator), Wishes(credentials, compression)
+        return self.begin(body, timeout, metadata, wishes, single=False)

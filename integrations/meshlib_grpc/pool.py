@@ -110,7 +110,8 @@ class Pool(Generic[C]):
 
     def find(self, attempt: Attempt, now: float, secured: object) -> Carrier[C] | None:
         """The channel for the attempt, which counts as in use; None: there is none (any more)."""
-        key = key_of(attempt)
+        # As `Key`, which takes longer to make, and is equal to it.
+        key: Any = (attempt.cluster, attempt.address, attempt.head.authority, attempt.tls)
         if now >= self._sweep_at or self._view() is not self._seen:
             self._sweep(now)
         with self._lock:

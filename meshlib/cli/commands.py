@@ -37,6 +37,10 @@ COMMANDS = {
         "meshlib.cli.status:status",
         "Who is connected, what each holds or refused, how far behind it is, and when its certificate ends.",
     ),
+    "bootstrap": (
+        "meshlib.cli.bootstrap:app",
+        "What a program needs that speaks xDS by itself: gRPC's own bootstrap, and certificates.",
+    ),
     "ca": (
         "meshlib.cli.ca:app",
         "The certificate authority of the mesh: its roots, and how one is replaced.",

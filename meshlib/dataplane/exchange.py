@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from meshlib.core import outbound
 from meshlib.core.actions import Attempt, Facts, Flow, Mirror
+from meshlib.core.ledger import Ledger
 from meshlib.core.request import Failed, Failure, Header, RequestHead
 from meshlib.core.view import View
 from meshlib.dataplane import context, fork, proxies
@@ -91,8 +92,9 @@ class Request:
         host = None if table is None else table.find_host(self.head.authority)
         return host is not None and host.name != ALLOW_ANY
 
-    def flow(self, mesh: Mesh, view: View) -> Flow:
-        """The decisions about it. It is made for the request that is being served here, if one is.
+    def flow(self, mesh: Mesh, view: View, ledger: Ledger | None = None) -> Flow:
+        """The decisions about it. It is made for the request that is being served here, if one is. `ledger`
+        None: the mesh's.
         Unsendable: it asks for a tunnel, which Envoy refuses too where no route says otherwise.
         """
         if self.head.method == "CONNECT":
@@ -111,7 +113,7 @@ class Request:
             self.body,
             view,
             self.name,
-            mesh.ledger,
+            mesh.ledger if ledger is None else ledger,
             mesh.clock,
             mesh.dice,
             self.original,

@@ -1,20 +1,13 @@
 """gRPC's own xDS clients, in Python and in Node.js, take their routes from `meshlib control`."""
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.commands import control, wait_until
 from support.greeter import greeter
 from support.node_modules import install
-
-HERE = Path(__file__).parent
+from support.xds_clients import client, command
 
 SERVICE = """
 apiVersion: v1
@@ -72,40 +65,6 @@ spec:
 """
 
 
-Ask = Callable[..., dict[str, Any]]
-
-
-@contextmanager
-def client(command: list[str], bootstrap: Path) -> Iterator[Ask]:
-    env = os.environ | {"GRPC_XDS_BOOTSTRAP": str(bootstrap)}
-    process = subprocess.Popen(
-        command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-
-    def ask(fails: str = "", **what: Any) -> dict[str, Any]:
-        """Makes calls; each succeeds, or fails in a way that begins with `fails`."""
-        print(json.dumps(what), file=process.stdin, flush=True)
-        line = process.stdout.readline()
-        assert line, process.stderr.read() if process.stderr else ""
-        told = dict(json.loads(line))
-        assert {error.partition(" ")[0] for error in told["errors"]} == ({fails} if fails else set())
-        return dict(told["answers"])
-
-    try:
-        yield ask
-    finally:
-        process.stdin.close()
-        try:
-            process.wait(10)
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-            process.stderr.close()  # type: ignore[union-attr]
-
-
 def write_bootstrap(path: Path, address: str) -> Path:
     path.write_text(
         json.dumps(
@@ -129,12 +88,6 @@ def node_modules() -> None:
     install()
 
 
-def commands(kind: str, target: str) -> list[str]:
-    if kind == "python":
-        return [sys.executable, str(HERE.parent / "support/grpcio_client.py"), target]
-    return ["node", str(HERE / "grpcjs/client.js"), target]
-
-
 @pytest.mark.parametrize("kind", ["python", "node"])
 def test_grpc_client_follows_a_split_and_its_change(kind: str, tmp_path: Path, node_modules: None) -> None:
     rules = tmp_path / "mesh"
@@ -149,7 +102,7 @@ def test_grpc_client_follows_a_split_and_its_change(kind: str, tmp_path: Path, n
         with (
             control(rules) as served,
             client(
-                commands(kind, "xds:///greeter:7000"), write_bootstrap(tmp_path / "b.json", served.address)
+                command(kind, "xds:///greeter:7000"), write_bootstrap(tmp_path / "b.json", served.address)
             ) as ask,
         ):
             assert ask(calls=20) == {"v2": 20}
@@ -188,7 +141,7 @@ def test_an_endpoint_that_comes_is_used_and_one_that_goes_is_not(
         with (
             control(rules) as served,
             client(
-                commands(kind, "xds:///greeter.shop.svc.cluster.local:7000"),
+                command(kind, "xds:///greeter.shop.svc.cluster.local:7000"),
                 write_bootstrap(tmp_path / "b.json", served.address),
             ) as ask,
         ):

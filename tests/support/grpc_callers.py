@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+import grpc
 from support.grpc_server import PATH
 
 import meshlib_grpc
@@ -140,13 +141,47 @@ class Tasks:
         self.runner.close()
 
 
+class InterceptedBlocking(Blocking):
+    """Threads, over a channel of the application's own."""
+
+    def __init__(self, mesh: Any) -> None:
+        self.own = grpc.insecure_channel(f"127.0.0.1:{_port(mesh)}", NOTHING_SHARED)
+        self.channel = grpc.intercept_channel(self.own, *meshlib_grpc.interceptors("reviews:9080", mesh))
+
+    def close(self) -> None:
+        self.own.close()
+
+
+class InterceptedTasks(Tasks):
+    """Tasks, over a channel of the application's own."""
+
+    def __init__(self, mesh: Any) -> None:
+        self.runner = asyncio.Runner()
+
+        async def run() -> grpc.aio.Channel:
+            interceptors = meshlib_grpc.aio_interceptors("reviews:9080", mesh)
+            return grpc.aio.insecure_channel(
+                f"127.0.0.1:{_port(mesh)}", NOTHING_SHARED, interceptors=interceptors
+            )
+
+        self.channel = self.runner.run(run())
+
+
+NOTHING_SHARED = (("grpc.use_local_subchannel_pool", 1),)
 CALLERS = {"threads": Blocking, "tasks": Tasks}
+INTERCEPTED = {"threads-intercepted": InterceptedBlocking, "tasks-intercepted": InterceptedTasks}
+
+
+def _port(mesh: Any) -> int:
+    """Of the first endpoint; 1: there is none."""
+    listed = [e for found in mesh.view.endpoints.values() for g in found.localities for e in g.endpoints]
+    return int(listed[0].port) if listed else 1
 
 
 @contextlib.contextmanager
 def calling(kind: str, mesh: Any) -> Iterator[Blocking | Tasks]:
     """A caller. At the end no slot is taken."""
-    caller = CALLERS[kind](mesh)
+    caller = (CALLERS | INTERCEPTED)[kind](mesh)
     try:
         yield caller
     finally:
@@ -164,7 +199,8 @@ def _answered(messages: list[bytes], call: Any) -> Answered:
 
 async def _aanswered(messages: list[bytes], call: Any) -> Answered:
     initial, trailing = await call.initial_metadata(), await call.trailing_metadata()
-    return Answered(messages, dict(initial), dict(trailing), call.meshlib)
+    facts = call.meshlib if hasattr(call, "meshlib") else call._interceptors_task.result().meshlib
+    return Answered(messages, dict(initial), dict(trailing), facts)
 
 
 def until(true: Callable[[], object], seconds: float = 60.0) -> None:

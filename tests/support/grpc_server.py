@@ -102,12 +102,16 @@ class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
         context.abort(grpc.StatusCode.DATA_LOSS, "in the middle")
 
     def forever(self, asked: bytes, context: Any) -> Iterator[bytes]:
-        ended = threading.Event()
-        if not context.add_callback(ended.set):
+        ended, told = threading.Event(), self.seen.cancelled
+
+        def end() -> None:  # also of a call that ends before this is asked for more
             ended.set()
+            told.set()
+
+        if not context.add_callback(end):
+            end()
         yield b"0"
-        if ended.wait(60):
-            self.seen.cancelled.set()
+        ended.wait(60)
 
     def total(self, asked: Iterator[bytes], context: Any) -> bytes:
         return b",".join(asked)
