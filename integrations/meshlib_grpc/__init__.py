@@ -1,4 +1,4 @@
-"""gRPC in the mesh: channels that are gRPC's own to whoever uses them.
+"""gRPC in the mesh: channels and servers that are gRPC's own to whoever uses them.
 
 with meshlib_grpc.channel("reviews:9080") as channel:
     reviews_pb2_grpc.ReviewsStub(channel).Get(reviews_pb2.Request(id=1))
@@ -7,10 +7,18 @@ async with meshlib_grpc.aio_channel("reviews:9080") as channel:
     await reviews_pb2_grpc.ReviewsStub(channel).Get(reviews_pb2.Request(id=1))
 
 grpc.intercept_channel(channel, *meshlib_grpc.interceptors("reviews:9080"))     # over a channel of one's own
+
+server = meshlib_grpc.server(ThreadPoolExecutor(8))         # or aio_server()
+reviews_pb2_grpc.add_ReviewsServicer_to_server(Reviews(), server)
+server.add_port("0.0.0.0:9080")
+server.start()
+
+What is loaded is what is used: a client loads nothing of servers.
 """
 
-from collections.abc import Iterable
-from typing import Any
+import importlib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -19,6 +27,15 @@ from meshlib_grpc.aio_channel import AsyncChannel
 from meshlib_grpc.aio_intercept import interceptors_for
 from meshlib_grpc.channel import Channel
 from meshlib_grpc.intercept import Interceptor
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, ThreadPoolExecutor
+
+    from meshlib.core.caller import Caller
+    from meshlib_grpc.inbound.aio_interceptor import AsyncServerInterceptor
+    from meshlib_grpc.inbound.aio_server import AsyncServer
+    from meshlib_grpc.inbound.interceptor import ServerInterceptor
+    from meshlib_grpc.inbound.server import Server
 
 
 def channel(
@@ -47,4 +64,131 @@ def aio_interceptors(target: str, mesh: Mesh | None = None) -> list[grpc.aio.Cli
     return interceptors_for(target, mesh)
 
 
-__all__ = ["AsyncChannel", "Channel", "aio_channel", "aio_interceptors", "channel", "interceptors"]
+def server(
+    thread_pool: "ThreadPoolExecutor",
+    handlers: Sequence[Any] | None = None,
+    interceptors: Sequence[Any] | None = None,
+    options: Sequence[tuple[str, Any]] | None = None,
+    maximum_concurrent_rpcs: int | None = None,
+    compression: "grpc.Compression | None" = None,
+    *,
+    mesh: Mesh | None = None,
+    register: bool = True,
+    health: bool = False,
+) -> "Server":
+    """As `grpc.server`, in the mesh: `add_port("host:port")` in place of gRPC's two ways to add one.
+
+    `mesh` None: the process's own. `register`: whether it is an endpoint of the services that select its
+    labels, from `start` to `stop`. `health`: whether it serves grpc.health.v1, too. ConfigError: the extra
+    for that is missing.
+    """
+    from meshlib_grpc.inbound.server import Server
+
+    return Server(
+        thread_pool,
+        handlers,
+        interceptors,
+        options,
+        maximum_concurrent_rpcs,
+        compression,
+        mesh=mesh,
+        register=register,
+        health=health,
+    )
+
+
+def aio_server(
+    migration_thread_pool: "Executor | None" = None,
+    handlers: Sequence[Any] | None = None,
+    interceptors: Sequence[Any] | None = None,
+    options: Sequence[tuple[str, Any]] | None = None,
+    maximum_concurrent_rpcs: int | None = None,
+    compression: "grpc.Compression | None" = None,
+    *,
+    mesh: Mesh | None = None,
+    register: bool = True,
+    health: bool = False,
+) -> "AsyncServer":
+    """As `server`, for tasks; the first arguments are `grpc.aio.server`'s."""
+    from meshlib_grpc.inbound.aio_server import AsyncServer
+
+    return AsyncServer(
+        migration_thread_pool,
+        handlers,
+        interceptors,
+        options,
+        maximum_concurrent_rpcs,
+        compression,
+        mesh=mesh,
+        register=register,
+        health=health,
+    )
+
+
+def server_interceptor(mesh: Mesh | None = None, port: int | None = None) -> "ServerInterceptor":
+    """For a `grpc.server` whose ports are gRPC's own: the first of its interceptors. `port`: at which it
+    serves, whose policies hold; None: the one of the setting `ports`.
+    """
+    from meshlib_grpc.inbound.interceptor import ServerInterceptor
+
+    return ServerInterceptor(mesh, port)
+
+
+def aio_server_interceptor(mesh: Mesh | None = None, port: int | None = None) -> "AsyncServerInterceptor":
+    """As `server_interceptor`, for a `grpc.aio.server`."""
+    from meshlib_grpc.inbound.aio_interceptor import AsyncServerInterceptor
+
+    return AsyncServerInterceptor(mesh, port)
+
+
+def server_credentials(mesh: Mesh | None = None) -> "grpc.ServerCredentials":
+    """For one `add_secure_port` of such a server: mutual TLS by the workload's certificate, as it is at each
+    handshake.
+
+    Waits for the first one. ControlUnavailable: none can be had. ConfigError: this mesh has none.
+    """
+    from meshlib_grpc.inbound.credentials import server_credentials
+
+    return server_credentials(mesh)
+
+
+def caller() -> "Caller | None":
+    """Who sent the call that is being served here, as far as the mesh vouches for it; None: none is."""
+    from meshlib.dataplane import context
+
+    found = context.current()
+    return None if found is None else found.caller
+
+
+_LAZY = {
+    "AsyncServerInterceptor": "meshlib_grpc.inbound.aio_interceptor",
+    "AsyncServer": "meshlib_grpc.inbound.aio_server",
+    "ServerInterceptor": "meshlib_grpc.inbound.interceptor",
+    "Server": "meshlib_grpc.inbound.server",
+}
+
+__all__ = [
+    "AsyncChannel",
+    "AsyncServer",
+    "AsyncServerInterceptor",
+    "Channel",
+    "Server",
+    "ServerInterceptor",
+    "aio_channel",
+    "aio_interceptors",
+    "aio_server",
+    "aio_server_interceptor",
+    "caller",
+    "channel",
+    "interceptors",
+    "server",
+    "server_credentials",
+    "server_interceptor",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'meshlib_grpc' has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(_LAZY[name]), name)
+    return found

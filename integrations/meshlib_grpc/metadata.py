@@ -63,7 +63,7 @@ def sendable(headers: Iterable[Header]) -> list[tuple[str, str | bytes]]:
             if len(_KEYS) > _MOST_KEYS:
                 _KEYS.clear()
         if key:
-            found.append((key, _bytes_of(value) if key[-4:] == "-bin" else value))
+            found.append((key, bytes_of(value) if key[-4:] == "-bin" else value))
     return found
 
 
@@ -77,7 +77,7 @@ def to_metadata(headers: Iterable[Header]) -> Metadata:
     return tuple(
         (
             name.decode("latin-1").lower(),
-            _bytes_of(value) if name.endswith(b"-bin") else value.decode("latin-1"),
+            bytes_of(value) if name.endswith(b"-bin") else value.decode("latin-1"),
         )
         for name, value in headers
         if name.lower() not in _GRPCS_OWN
@@ -108,7 +108,7 @@ def _header(name: str | bytes, value: str | bytes) -> Header:
     return key, value.encode() if isinstance(value, str) else value
 
 
-def _bytes_of(value: bytes) -> bytes:
+def bytes_of(value: bytes) -> bytes:
     """`value` is base64, with or without its padding; what is not stays as it is."""
     try:
         return base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)

@@ -24,7 +24,7 @@ _PREFIXES = (b"x-envoy-", b"x-istio-")
 def told(head: RequestHead, peer: Peer, own: str) -> RequestHead:
     """The request without what its caller may not say; `own`: the `spiffe://…` of this workload."""
     known, index = bool(peer.principal), head.index
-    gone = {name for name in index if name[:1] == b"x" and _is_claim(name, known=known)}
+    gone = {name for name in index if name[:1] == b"x" and is_claim(name, known=known)}
     value = certified(peer, own) if known else b""
     if known and XFCC in index:
         gone.add(XFCC)
@@ -35,7 +35,7 @@ def told(head: RequestHead, peer: Peer, own: str) -> RequestHead:
     return head.plus([(XFCC, value)]) if known else head
 
 
-def _is_claim(name: bytes, *, known: bool) -> bool:
+def is_claim(name: bytes, *, known: bool) -> bool:
     """Of a name in lower case."""
     plain = name.replace(b"_", b"-")
     if plain == XFCC:

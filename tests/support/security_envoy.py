@@ -114,7 +114,7 @@ async def secured_envoy(
     TCP gives back what it gets. `clusters` are ports on loopback, and whether gRPC is spoken there.
     """
     ca = SmallCa()
-    server = ca.issue("spiffe://cluster.local/ns/foo/sa/httpbin", ips=["127.0.0.1"])
+    server = ca.issue("spiffe://cluster.local/ns/foo/sa/httpbin", ips=["127.0.0.1"], dns=["httpbin.foo.svc"])
     listeners = [_http(name, found, ca, server, echo=echo) for name, found in http.items()]
     listeners += [_tcp(name, found) for name, found in tcp.items()]
     made = [_cluster(name, port, grpc) for name, (port, grpc) in clusters.items()]
@@ -161,6 +161,7 @@ def _http(name: str, found: Security, ca: SmallCa, server: Any, *, echo: bool) -
                 }
             ],
             "validation_context": {"trusted_ca": {"inline_string": ca.pem}},
+            "alpn_protocols": ["h2", "http/1.1"],
         },
     }
     filters = [{"name": _MANAGER, "typed_config": manager}]

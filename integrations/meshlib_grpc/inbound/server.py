@@ -1,0 +1,194 @@
+"""`meshlib_grpc.server(…)`: a `grpc.Server` whose ports are the mesh's."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Coroutine, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
+
+import grpc
+
+from meshlib.dataplane.gate import Gate
+from meshlib.dataplane.mesh import Mesh
+from meshlib.dataplane.register import Registration
+from meshlib_grpc.inbound.door import Door, Passage
+from meshlib_grpc.inbound.health import Health
+from meshlib_grpc.inbound.interceptor import ServerInterceptor
+from meshlib_grpc.inbound.standing import (
+    FAREWELL,
+    bind,
+    mesh_of,
+    no_port_of_grpcs,
+    registration,
+    shares,
+)
+
+
+class Server(grpc.Server):  # type: ignore[misc]
+    """A server for threads. Its handlers are added as to any server; its ports by `add_port`."""
+
+    def __init__(
+        self,
+        thread_pool: ThreadPoolExecutor,
+        handlers: Sequence[Any] | None = None,
+        interceptors: Sequence[Any] | None = None,
+        options: Sequence[tuple[str, Any]] | None = None,
+        maximum_concurrent_rpcs: int | None = None,
+        compression: Any = None,
+        *,
+        mesh: Mesh | None = None,
+        register: bool = True,
+        health: bool = False,
+    ) -> None:
+        """All but the last three are `grpc.server`'s. See `meshlib_grpc.server`."""
+        self._mesh = mesh_of(mesh)
+        self._registers = register
+        self._shared = shares(options or ())
+        self._passage = Passage()
+        first = ServerInterceptor(self._mesh, met=self._passage.met)
+        self._server = grpc.server(
+            thread_pool,
+            handlers,
+            (first, *(interceptors or ())),
+            options,
+            maximum_concurrent_rpcs,
+            compression,
+        )
+        self._health = Health() if health else None
+        if self._health is not None:
+            self._health.add_to(self._server)
+        self._sockets: list[socket.socket] = []
+        self._doors: list[Door] = []
+        self._loop: _Loop | None = None
+        self._registration: Registration | None = None
+        self._lock = threading.RLock()  # `stop` may be called by a signal's handler, within itself
+        self._stopping: threading.Event | None = None
+        self._ended = threading.Event()
+
+    def __repr__(self) -> str:
+        ports = ", ".join(str(one.getsockname()[1]) for one in self._sockets if one.fileno() >= 0)
+        return f"<Server of ports {ports or 'none'}, {len(self._passage.met)} connections>"
+
+    def add_port(self, address: str) -> int:
+        """Serves at `host:port` (port 0: a free one) from `start` on, as the mesh says; the port.
+
+        ConfigError: nobody can serve there.
+        """
+        made = bind(address, self._shared)
+        self._sockets.append(made)
+        return int(made.getsockname()[1])
+
+    def add_insecure_port(self, address: str) -> NoReturn:
+        """ConfigError: `add_port`."""
+        no_port_of_grpcs()
+
+    def add_secure_port(self, address: str, server_credentials: Any) -> NoReturn:
+        """ConfigError: `add_port`."""
+        no_port_of_grpcs()
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[Any]) -> None:
+        """As gRPC's."""
+        self._server.add_generic_rpc_handlers(generic_rpc_handlers)
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Any) -> None:
+        """What generated code calls beside `add_generic_rpc_handlers`. Of calls that go this way gRPC does
+        not tell which host was asked for; so none does.
+        """
+
+    def start(self) -> None:
+        """Serves, once it is known who may call. ControlUnavailable: it is not known; ConfigError."""
+        gates = [Gate(self._mesh, one.getsockname()[1]) for one in self._sockets]
+        for gate in gates:
+            gate.prepare()
+        self._server.add_insecure_port(self._passage.open())
+        self._server.start()
+        self._loop = _Loop()
+        patience = self._mesh.bootstrap.request_headers_timeout
+        for listening, gate in zip(self._sockets, gates, strict=True):
+            listening.listen(1024)
+            self._doors.append(self._loop.run(self._open(listening, gate, patience)))
+        if self._registers:
+            self._registration = registration(self._mesh, self._sockets)
+        if self._health is not None:
+            self._health.serving()
+
+    async def _open(self, listening: socket.socket, gate: Gate, patience: float) -> Door:
+        return Door([listening], gate, self._passage, patience)
+
+    def stop(self, grace: float | None) -> threading.Event:
+        """Leaves the mesh, then stops; the event is set when all is done.
+
+        Callers are told first (the setting `drain`), and served meanwhile. Then no more calls are taken, and
+        those that run are cut off after `grace` seconds, at once if it is None. It does not block.
+        """
+        with self._lock:
+            if self._stopping is None:
+                self._stopping = threading.Event()
+                name = "meshlib-grpc-stop"
+                threading.Thread(target=self._stop, args=(grace,), name=name, daemon=True).start()
+            else:
+                self._stopping.set()  # a second one does not wait for callers to hear
+        return self._ended
+
+    def _stop(self, grace: float | None) -> None:
+        try:
+            if self._health is not None:
+                self._health.leaving()
+            if self._registration is not None:
+                self._drain(self._registration)
+            if self._loop is not None:
+                for door in self._doors:
+                    self._loop.run(_of(door.stop))
+            self._server.stop(grace).wait()
+            if self._loop is not None:
+                for door in self._doors:
+                    self._loop.run(door.close(FAREWELL))
+                self._loop.close()
+        finally:
+            for one in self._sockets:
+                one.close()
+            if self._registration is not None:
+                self._registration.close()
+            self._passage.close()
+            self._ended.set()
+
+    def _drain(self, place: Registration) -> None:
+        assert self._stopping is not None  # noqa: S101 - `stop` made it
+        drained = threading.Event()
+
+        def drain() -> None:
+            place.drain()
+            drained.set()
+            stopping.set()
+
+        stopping = self._stopping
+        threading.Thread(target=drain, name="meshlib-grpc-drain", daemon=True).start()
+        stopping.wait()
+
+    def wait_for_termination(self, timeout: float | None = None) -> bool:
+        """As gRPC's: blocks until it has stopped; True if the time was over before."""
+        return not self._ended.wait(timeout)
+
+
+async def _of(act: Any) -> None:
+    act()
+
+
+class _Loop:
+    """An event loop on a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="meshlib-grpc-ports", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Does it there, and waits."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

@@ -1,0 +1,90 @@
+"""A server's place in the mesh: its ports, its registration, and in which order it comes and goes.
+
+policies known ─► gRPC serves ─► ports open ─► registered, healthy ─► … stop ─► unhealthy, draining ─► drained
+─► no new connections, calls finish ─► all closed
+"""
+
+import logging
+import socket
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NoReturn
+
+import meshlib
+from meshlib.bootstrap import Bootstrap
+from meshlib.dataplane.mesh import Mesh
+from meshlib.dataplane.register import Registration
+from meshlib.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+ANYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+REUSE = "grpc.so_reuseport"
+FAREWELL = 3.0
+"""Seconds for the rest of an answer, once all calls have ended."""
+
+
+def bind(address: str, shared: bool = False) -> socket.socket:
+    """A socket at `host:port`; port 0 is a free one. `shared`: others may listen there, too. ConfigError."""
+    host, colon, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535 or "/" in host:
+        raise ConfigError(
+            f"address: found {address!r}; needed is host:port, such as 0.0.0.0:9080 or [::]:9080"
+        )
+    try:
+        family, _, _, _, where = socket.getaddrinfo(
+            host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        made = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConfigError(f"can't serve at {address}: {error.strerror or error}") from None
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:  # as gRPC: of every address, IPv4's too
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
+        made.bind(where)
+    except OSError as error:
+        made.close()
+        raise ConfigError(f"can't serve at {address}: {error.strerror or error}") from None
+    return made
+
+
+def shares(options: Sequence[tuple[str, object]]) -> bool:
+    """Whether gRPC's arguments let other servers listen at the same port. gRPC's own word is that they may;
+    here two servers at one port are a mistake unless it is said.
+    """
+    return any(name == REUSE and bool(value) for name, value in options)
+
+
+def registration(mesh: Mesh, sockets: Sequence[socket.socket]) -> Registration:
+    """Says that the server is there. What the settings do not say, address and port, is the sockets'."""
+    found = settings_of(mesh.bootstrap, sockets)
+    mutual = not found.local and not found.allow_plaintext
+    if not found.local:
+        return Registration(found, mutual_tls=mutual)
+    from meshlib.local import LocalRegistrar
+
+    return Registration(found, LocalRegistrar, mutual_tls=mutual)
+
+
+def settings_of(settings: Bootstrap, sockets: Sequence[socket.socket]) -> Bootstrap:
+    """With the ports `grpc`, `grpc-1`, … and the address of the sockets, where there are none."""
+    names = [one.getsockname()[:2] for one in sockets]
+    ports = settings.ports or tuple(
+        (f"grpc-{place}" if place else "grpc", port) for place, (_, port) in enumerate(names)
+    )
+    address = settings.address or next((host for host, _ in names if host not in ANYWHERE), "")
+    return replace(settings, ports=ports, address=address)
+
+
+def no_port_of_grpcs() -> NoReturn:
+    """gRPC's own ports would be outside of the mesh."""
+    raise ConfigError("add_port(address) opens a port of the mesh, which decides who may connect, and how")
+
+
+def mesh_of(mesh: Mesh | None) -> Mesh:
+    """The mesh that was given, or the process's own."""
+    return mesh or meshlib.default()
