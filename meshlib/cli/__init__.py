@@ -1,4 +1,4 @@
-"""The command line: `meshlib demo|control|check|explain|status|ca|version`, one file a command.
+"""The command line: `meshlib demo|control|gateway|check|explain|status|ca|version`, one file a command.
 
 Law: a mistake of the user is one sentence and an exit status, never a traceback. Exit 2 is for
 arguments and settings, 1 for what went wrong afterwards.

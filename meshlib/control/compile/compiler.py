@@ -6,6 +6,7 @@
 - Flavour envoy: for every port that speaks HTTP a listener on the loopback address with routes for all
   hosts, for every other port one with chains of connections, and clusters and endpoints of all services and
   subsets. Of several services at a port of TCP the first has it: nothing tells them apart there.
+- Flavour gateway: the listeners of its Gateways (`gateway.py`), and the clusters that their routes name.
 
 What an earlier compiler made from the same documents and endpoints is taken over as it is.
 """
@@ -17,6 +18,7 @@ from typing import Any
 from meshlib.control.compile import clusters, dns, listeners
 from meshlib.control.compile.context import Context
 from meshlib.control.compile.endpoints import load_assignment
+from meshlib.control.compile.gateway import Edge
 from meshlib.control.compile.inbound import inbound_listener
 from meshlib.control.compile.memo import Key, Memo
 from meshlib.control.compile.routes import applies, fill, fill_unknown, routes_for, virtual_host
@@ -66,7 +68,7 @@ class GraphCompiler:
         if client.flavour is Flavour.ENVOY:
             return (*compiling.whole(), *compiling.secrets())
         if client.flavour is Flavour.GATEWAY:
-            return tuple(compiling.secrets())
+            return (*compiling.edge(), *compiling.secrets())
         return (*compiling.closure(sorted(listeners)), *compiling.secrets())
 
 
@@ -320,6 +322,19 @@ class _Compiling:
                     chains.add(service)
                 listener = listeners.loopback_tcp_listener(number, chains)
                 yield Resource.of(Kind.LISTENER, listener.name, listener)
+
+    def edge(self) -> Iterator[Resource]:
+        """Everything that an Envoy at the edge needs."""
+        made = Edge(self.scope, self.client, self._told)
+        wanted = dict(made.clusters)
+        for routes in made.routes:
+            wanted.update(named_clusters(routes))
+        for name in wanted:
+            yield from self.cluster(name)
+        for listener in made.listeners:
+            yield Resource.of(Kind.LISTENER, listener.name, listener)
+        for routes in made.routes:
+            yield Resource.of(Kind.ROUTES, routes.name, routes)
 
     def _names(self, service: Service, port: int) -> Iterator[str]:
         yield cluster_name(port, "", service.host)
