@@ -26,11 +26,12 @@ from meshlib.control.compile.provenance import mark_document, mark_policies, mar
 from meshlib.control.compile.routes import routes_for, routes_of, virtual_host
 from meshlib.control.compile.secrets import put_socket
 from meshlib.control.compile.security import connection_filters, security_filters, sources_of
-from meshlib.control.compile.servertls import server_tls
+from meshlib.control.compile.servertls import asked, server_tls
 from meshlib.control.compile.tcp import Chains, clusters_in
 from meshlib.control.compile.telemetry import put_telemetry
 from meshlib.control.graph.delegates import Skipped
 from meshlib.control.graph.gateways import Opened, Served, Speaks
+from meshlib.control.graph.graph import Graph
 from meshlib.control.graph.scope import Scope
 from meshlib.control.graph.telemetries import Told
 from meshlib.control.graph.virtualservices import VirtualService
@@ -39,11 +40,28 @@ from meshlib.xds import pb
 from meshlib.xds.node import Client, Flavour
 
 ANYWHERE = "0.0.0.0"  # noqa: S104 - an edge is for everybody
+EVERYWHERE = "::"
+"""That of IPv6 takes IPv4, too."""
+UNIX = "unix://"
 HANDSHAKE_SECONDS = 15.0
 BUFFER_BYTES = 32 * 1024
 """Of a connection, as Envoy has it for edges."""
 _MANAGER = "envoy.filters.network.http_connection_manager"
 _INSPECTOR = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
+
+
+def inputs(graph: Graph) -> tuple[object, ...]:
+    """All of the graph that a gateway is made from; a server that joins is none of it."""
+    return (
+        graph.mesh,
+        graph.virtual_services,
+        graph.destination_rules,
+        graph.gateways,
+        graph.policies,
+        graph.telemetries,
+        graph.registry.services,
+        tuple(sorted((str(source), keys) for source, keys in graph.keys.items())),
+    )
 
 
 class Edge:
@@ -55,6 +73,8 @@ class Edge:
         self.routes: list[Any] = []
         self.clusters: dict[str, None] = {}
         """Those that connections and those who are asked need; of requests `routes` say it."""
+        self.secrets: dict[str, None] = {}
+        """Those of the control service that servers show, or check their callers by."""
         opened, skipped = scope.graph.gateways.opened(client.label_map)
         taken: set[tuple[str, int]] = set()
         for port in opened:
@@ -87,8 +107,12 @@ class Edge:
     def _listener(self, opened: Opened, address: str, port: int) -> Any:
         name = f"{address}_{opened.port}"
         made = pb.Listener(name=name, traffic_direction="OUTBOUND")
-        made.address.socket_address.address = address
-        made.address.socket_address.port_value = port
+        if address.startswith(UNIX):
+            made.address.pipe.path = address.removeprefix(UNIX)
+        else:
+            made.address.socket_address.address = address
+            made.address.socket_address.port_value = port
+            made.address.socket_address.ipv4_compat = address == EVERYWHERE
         made.per_connection_buffer_limit_bytes.value = BUFFER_BYTES
         first = opened.served[0]
         mark_document(made, first.document, f"spec.servers[{first.number}]", "spec", "servers", first.number)
@@ -123,7 +147,7 @@ class Edge:
         hosts: dict[str, Any] = {}
         skipped: dict[str, list[Skipped]] = {}
         for one in served:
-            context = Context(self._scope, self._client, port, gateway=one.key)
+            context = self._context(one)
             for virtual in self._bound(one):
                 reasons: list[Skipped] = []
                 routes = routes_of(virtual, context, reasons)
@@ -153,6 +177,9 @@ class Edge:
     def _of(self, served: Served, hosts: dict[str, Any]) -> list[str]:
         """Which of these hosts are the server's, whoever asks for them."""
         return [host for host in hosts if any(True for _ in served.shared([host], served.document.namespace))]
+
+    def _context(self, served: Served) -> Context:
+        return Context(self._scope, self._client, served.port, gateway=served.key)
 
     def _bound(self, served: Served) -> Iterator[VirtualService]:
         return self._scope.graph.virtual_services.bound(served.key, self._client.namespace)
@@ -195,6 +222,7 @@ class Edge:
         if "*" not in names:
             chain.filter_chain_match.server_names.extend(names)
         put_socket(chain.transport_socket, server_tls(said, requests=served.of_requests))
+        self.secrets.update(dict.fromkeys(asked(said)))
         place = ("spec", "servers", served.number)
         mark_document(chain, served.document, f"spec.servers[{served.number}]", *place)
 
@@ -204,7 +232,7 @@ class Edge:
         if tls is not None and tls.mode is ServerTLSMode.AUTO_PASSTHROUGH:
             return []
         graph, client = self._scope.graph, self._client
-        context = Context(self._scope, client, served.port, gateway=served.key)
+        context = self._context(served)
         security = connection_filters(graph, client.namespace, client.label_map)
         self.clusters.update(dict.fromkeys(security.clusters))
         chains = Chains(context, self._told, before=security.filters)

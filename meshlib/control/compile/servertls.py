@@ -83,6 +83,14 @@ def trusted(said: ServerTLSSettings) -> str:
     return KUBERNETES_SECRET + first.removesuffix(OF_CA) + OF_CA
 
 
+def asked(said: ServerTLSSettings) -> tuple[str, ...]:
+    """The secrets that the control service has for a server."""
+    if said.mode is ServerTLSMode.ISTIO_MUTUAL:
+        return ()
+    every = (*shown(said), *((trusted(said),) if said.mode in _ASKING else ()))
+    return tuple(name for name in every if name.startswith(KUBERNETES_SECRET))
+
+
 def _ask(config: Any, name: str) -> None:
     if name.startswith(KUBERNETES_SECRET):
         by_ads(config, name)

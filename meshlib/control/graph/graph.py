@@ -40,9 +40,10 @@ class Graph:
         peer_authentications: PeerAuthentications,
         policies: Policies,
         telemetries: Telemetries,
+        secrets: Mapping[tuple[str, str], AnyDocument],
         domain: str,
     ) -> None:
-        """`mesh_fingerprint` changes whenever the mesh's settings do."""
+        """`mesh_fingerprint` changes whenever the mesh's settings do; `secrets` by namespace and name."""
         self.mesh = mesh
         self.mesh_fingerprint = mesh_fingerprint
         self.registry = registry
@@ -53,6 +54,7 @@ class Graph:
         self.peer_authentications = peer_authentications
         self.policies = policies
         self.telemetries = telemetries
+        self.secrets = secrets
         self.keys: Mapping[KeySource, str] = {}
         """The key sets (JWKS) that could be fetched so far."""
         self.domain = domain
@@ -140,5 +142,6 @@ def build_graph(
         peers,
         Policies(kinds.get("AuthorizationPolicy", ()), kinds.get("RequestAuthentication", ()), root),
         Telemetries(kinds.get("Telemetry", ()), mesh, meshes[0] if meshes else None, root),
+        {(document.namespace, document.name): document for document in kinds.get("Secret", ())},
         domain,
     )
