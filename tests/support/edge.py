@@ -63,10 +63,12 @@ class Edge:
         """All that comes back for these bytes."""
         with socket.create_connection(("127.0.0.1", self.ports[port]), 10) as made:
             made.settimeout(20)
-            made.sendall(data)
-            with contextlib.suppress(ConnectionResetError):
-                return b"".join(iter(lambda: made.recv(65536), b""))
-        return b""
+            found = b""
+            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                made.sendall(data)
+                while more := made.recv(65536):
+                    found += more
+        return found
 
 
 @contextlib.contextmanager
