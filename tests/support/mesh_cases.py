@@ -58,7 +58,8 @@ def _examples() -> Iterator[MeshCase]:
         for app, port in ports.items()
         for number in (1, 2, 3)
     )
-    yield MeshCase("bookinfo", servers + text, Client(Flavour.MESHLIB))
+    labels = (("istio", "ingressgateway"),)  # for those of the clients that are a gateway
+    yield MeshCase("bookinfo", servers + text, Client(Flavour.MESHLIB, labels=labels))
 
 
 def _golden() -> Iterator[MeshCase]:

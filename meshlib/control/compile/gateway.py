@@ -75,18 +75,14 @@ class Edge:
         """Those that connections and those who are asked need; of requests `routes` say it."""
         self.secrets: dict[str, None] = {}
         """Those of the control service that servers show, or check their callers by."""
-        opened, skipped = scope.graph.gateways.opened(client.label_map)
         taken: set[tuple[str, int]] = set()
-        for port in opened:
+        for port in scope.graph.gateways.opened(client.label_map):
             place = (port.bind or client.bind or ANYWHERE, self._own_port(port.port))
-            if place in taken:
-                source = port.served[0].document.source("spec", "servers", port.served[0].number)
-                skipped = (*skipped, Skipped(source, f"it would listen at port {place[1]} as well"))
-                continue
-            listener = self._listener(port, *place)
-            if listener.filter_chains:
+            listener = self._listener(port, *place) if place not in taken else None
+            # Of two that would listen at one place the lower port of Gateways has it.
+            if listener is not None and listener.filter_chains:
                 taken.add(place)
-                mark_skipped(listener, skipped)
+                mark_skipped(listener, port.skipped)
                 self.listeners.append(listener)
 
     def _own_port(self, port: int) -> int:

@@ -50,6 +50,11 @@ class Served:
         return self.document.namespace, self.document.name
 
     @property
+    def source(self) -> str:
+        """`file:line`."""
+        return self.document.source("spec", "servers", self.number)
+
+    @property
     def port(self) -> int:
         """The port's number."""
         return self.server.port.number if self.server.port is not None else 0
@@ -107,6 +112,8 @@ class Opened:
     port: int
     speaks: Speaks
     served: list[Served] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    """Servers that are left out, and why."""
 
 
 class Gateways:
@@ -115,22 +122,18 @@ class Gateways:
     def __init__(self, documents: Iterable[AnyDocument]) -> None:
         self._documents = by_age(list(documents))
 
-    def opened(self, labels: Mapping[str, str]) -> tuple[tuple[Opened, ...], tuple[Skipped, ...]]:
-        """The ports of such a workload in order, and the servers that are left out."""
+    def opened(self, labels: Mapping[str, str]) -> tuple[Opened, ...]:
+        """The ports of such a workload, in order."""
         ports: dict[tuple[str, int], Opened] = {}
-        skipped: list[Skipped] = []
         for served in self._served(labels):
             place = (served.server.bind, served.port)
-            there = ports.get(place)
-            reason = _conflict(there, served) if there is not None else ""
+            there = ports.setdefault(place, Opened(*place, served.speaks))
+            reason = _conflict(there, served) if there.served else ""
             if reason:
-                source = served.document.source("spec", "servers", served.number)
-                skipped.append(Skipped(source, reason))
-                continue
-            if there is None:
-                there = ports[place] = Opened(*place, served.speaks)
-            there.served.append(served)
-        return tuple(ports[place] for place in sorted(ports)), tuple(skipped)
+                there.skipped.append(Skipped(served.source, reason))
+            else:
+                there.served.append(served)
+        return tuple(ports[place] for place in sorted(ports))
 
     def _served(self, labels: Mapping[str, str]) -> Iterator[Served]:
         for document in self._documents:

@@ -9,6 +9,7 @@ Rules (Istio):
 - One without hosts is a delegate and holds for nothing by itself.
 - Rules of requests (http) and of connections (tls, tcp) are looked for apart: one that has only the one kind
   leaves the other kind to the next.
+- A Gateway has those that name it for the whole document; a match may narrow that, not widen it.
 - Those for gateways alone hold for no client; what browsers may do at a server (CORS), they say nevertheless.
 """
 
@@ -117,10 +118,9 @@ class VirtualServices:
         if self._bound is None:
             self._bound = {}
             for virtual in self.every:
-                spec, place = virtual.document.spec, virtual.document.namespace
-                rules = (*(rule.route for rule in virtual.rules), *spec.tls, *spec.tcp)
-                names = {name for rule in rules for name in self._gateways(rule, virtual)} - {MESH}
-                for key in {gateway_key(name, place) for name in names}:
+                place = virtual.document.namespace
+                names = (name for name in virtual.gateways if name != MESH)
+                for key in dict.fromkeys(gateway_key(name, place) for name in names):
                     self._bound.setdefault(key, []).append(virtual)
         for virtual in self._bound.get(gateway, ()):
             if visible(self.exported(virtual.document), virtual.document.namespace, namespace):
