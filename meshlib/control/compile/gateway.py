@@ -82,7 +82,7 @@ class Edge:
             # Of two that would listen at one place the lower port of Gateways has it.
             if listener is not None and listener.filter_chains:
                 taken.add(place)
-                mark_skipped(listener, port.skipped)
+                mark_skipped(listener, [Skipped(one.source, reason) for one, reason in port.skipped])
                 self.listeners.append(listener)
 
     def _own_port(self, port: int) -> int:

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from meshlib.control.graph.delegates import Skipped
 from meshlib.control.graph.hosts import covers
 from meshlib.control.graph.visibility import by_age
 from meshlib.control.istio.document import AnyDocument
@@ -112,7 +111,7 @@ class Opened:
     port: int
     speaks: Speaks
     served: list[Served] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: list[tuple[Served, str]] = field(default_factory=list)
     """Servers that are left out, and why."""
 
 
@@ -130,7 +129,7 @@ class Gateways:
             there = ports.setdefault(place, Opened(*place, served.speaks))
             reason = _conflict(there, served) if there.served else ""
             if reason:
-                there.skipped.append(Skipped(served.source, reason))
+                there.skipped.append((served, reason))
             else:
                 there.served.append(served)
         return tuple(ports[place] for place in sorted(ports))
