@@ -1,4 +1,4 @@
-"""Envoy's admin interface on its Unix socket: is it ready, what does it listen on, what did it refuse."""
+"""Envoy's admin interface on its Unix socket: is it ready, what does it listen on."""
 
 import asyncio
 import json
@@ -46,16 +46,6 @@ class Admin:
             for one in said.get("listener_statuses", ())
         )
         return tuple(sorted(found, key=lambda one: one.name))
-
-    async def refused(self) -> dict[str, str]:
-        """Listeners that it could not take, and why. AdminUnreachable."""
-        said = await self._json("/config_dump?resource=dynamic_listeners&mask=name,error_state.details")
-        found = {}
-        for one in said.get("configs", ()):
-            details = one.get("error_state", {}).get("details", "")
-            if details:
-                found[str(one.get("name", ""))] = str(details)
-        return found
 
     async def count(self, statistic: str) -> int:
         """The sum of all counters and gauges whose names end so. AdminUnreachable."""

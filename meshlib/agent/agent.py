@@ -56,24 +56,15 @@ class Gateway:
         while not await self.admin.ready():  # noqa: ASYNC110 - another process says so
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def follow(
-        self,
-        listens: Callable[[Sequence[Listening]], None],
-        refuses: Callable[[str, str], None],
-    ) -> None:
-        """Tells of its listeners whenever they are others, and of each that it refuses; for ever."""
+    async def follow(self, listens: Callable[[Sequence[Listening]], None]) -> None:
+        """Tells of its listeners whenever they are others; for ever."""
         told: tuple[Listening, ...] | None = None
-        refused: dict[str, str] = {}
         while True:
             with contextlib.suppress(AdminUnreachable):
                 now = await self.admin.listening()
                 if now != told:
                     told = now
                     listens(now)
-                found = await self.admin.refused()
-                for name in found.keys() - refused.keys():
-                    refuses(name, found[name])
-                refused = found
             await asyncio.sleep(LOOK_SECONDS)
 
 

@@ -59,7 +59,8 @@ def gateway_bootstrap(settings: Bootstrap, edge: Edge, folder: Path) -> dict[str
     ports = {str(port): own for port, own in edge.ports.items()}
     node = pb.to_dict(to_node(client, extra={BIND: edge.bind, LISTEN_PORTS: ports}))
     node.pop("user_agent_name", None)
-    ads = {"ads": {}, "resource_api_version": "V3"}
+    # However long it takes: without its configuration it is not ready.
+    ads = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
     clusters = [_control(settings)]
     if not settings.allow_plaintext:
         clusters.append(_agent(folder))

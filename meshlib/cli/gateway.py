@@ -106,7 +106,7 @@ async def _tell(found: "Gateway", edge: "Edge", settings: "Bootstrap") -> None:
         await found.wait_ready()
         waiting.cancel()
         print(f"gateway {edge.name} is ready", flush=True)
-        group.create_task(found.follow(_listens, _refuses))
+        group.create_task(found.follow(_listens))
 
 
 async def _patience(settings: "Bootstrap") -> None:
@@ -119,16 +119,6 @@ def _listens(listeners: "Sequence[Listening]") -> None:
         print(f"listens at {one.address} for port {one.name.rpartition('_')[2]} of its Gateways", flush=True)
     if not listeners:
         print("listens nowhere: no Gateway selects its labels", flush=True)
-
-
-def _refuses(name: str, why: str) -> None:
-    from meshlib.printable import printable
-
-    port = name.rpartition("_")[2]
-    hint = f"; listen at another one with --port {port}=8080" if "ermission denied" in why else ""
-    print(
-        f"can't listen for port {port} of its Gateways: {printable(why)}{hint}", file=sys.stderr, flush=True
-    )
 
 
 def _address(text: str) -> str:

@@ -42,7 +42,8 @@ def mesh_config(spec: MeshConfig, to: Report) -> None:
 
 def _topology(spec: MeshConfig, to: Report) -> None:
     try:
-        GatewayTopology.of(spec)
+        if GatewayTopology.of(spec).proxy_protocol is not None:
+            to.at("proxyProtocol").info("gateways do not read PROXY headers")
     except ValidationError as invalid:
         for error in invalid.errors(include_url=False):
             place = ".".join(map(str, error["loc"])) or "gatewayTopology"
