@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import hashlib
 import socket
 import ssl
 import threading
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from support.commands import wait_until
 from support.edge import Edge, edge
 from support.secure_mesh import SecureMesh, secure_mesh
@@ -63,6 +66,33 @@ spec:
   - port: {number: 443, name: ended, protocol: TLS}
     hosts: [ended.example.com]
     tls: {mode: SIMPLE, credentialName: simple}
+  - port: {number: 443, name: names, protocol: HTTPS}
+    hosts: [names.example.com]
+    tls: {mode: MUTUAL, credentialName: mutual, subjectAltNames: [known.example]}
+  - port: {number: 443, name: hash, protocol: HTTPS}
+    hosts: [hash.example.com]
+    tls: {mode: MUTUAL, credentialName: mutual, verifyCertificateHash: ["HASH"]}
+  - port: {number: 443, name: spki, protocol: HTTPS}
+    hosts: [spki.example.com]
+    tls: {mode: MUTUAL, credentialName: mutual, verifyCertificateSpki: ["SPKI"]}
+  - port: {number: 443, name: crl, protocol: HTTPS}
+    hosts: [crl.example.com]
+    tls:
+      mode: MUTUAL
+      tlsCertificates:
+      - {serverCertificate: FOLDER/rsa.pem, privateKey: FOLDER/rsa.key}
+      - {serverCertificate: FOLDER/ecdsa.pem, privateKey: FOLDER/ecdsa.key}
+      caCertificates: FOLDER/callers.pem
+      caCrl: FOLDER/crl.pem
+  - port: {number: 443, name: any, protocol: HTTPS}
+    hosts: [any.example.com]
+    tls: {mode: MUTUAL, credentialName: mutual, insecureSkipVerify: true}
+  - port: {number: 443, name: other-ca, protocol: HTTPS}
+    hosts: [other-ca.example.com]
+    tls: {mode: MUTUAL, credentialName: all, caCertCredentialName: callers}
+  - port: {number: 443, name: both, protocol: HTTPS}
+    hosts: [both.example.com]
+    tls: {mode: SIMPLE, credentialNames: [rsa, all], ecdhCurves: [P-384]}
   - port: {number: 9000, name: tcp, protocol: TCP}
     hosts: ["*"]
 """
@@ -121,6 +151,12 @@ def secret(name: str, issued: Issued, ca: SmallCa | None = None) -> str:
     )
 
 
+def put(folder: Path, name: str, issued: Issued) -> None:
+    """As files."""
+    (folder / f"{name}.pem").write_text(issued.pem)
+    (folder / f"{name}.key").write_bytes(issued.key_pem)
+
+
 class Greeter:
     """Says hello to whoever connects; with `context` over TLS."""
 
@@ -155,6 +191,9 @@ class Play:
     callers: SmallCa
     folder: Path
     documents: tuple[str, ...]
+    known: Issued
+    """A caller that some servers know."""
+    revoked: Issued
     secrets: dict[str, str]
 
     def client(self, shown: Issued | None = None, ca: SmallCa | None = None) -> ssl.SSLContext:
@@ -171,8 +210,7 @@ class Play:
 
     def issue_files(self) -> Issued:
         issued = self.ca.issue(dns=["files.example.com"])
-        (self.folder / "files.pem").write_text(issued.pem)
-        (self.folder / "files.key").write_bytes(issued.key_pem)
+        put(self.folder, "files", issued)
         return issued
 
     def shown(self, host: str) -> bytes | None:
@@ -193,7 +231,17 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
     ca, callers = SmallCa("public"), SmallCa("callers")
     own = Greeter(b"own", server_context(folder, ca.issue(dns=["through.example.com"])))
     plain = Greeter(b"plain")
-    documents = [STRICT, GATEWAY.replace("FOLDER", str(folder)), ROUTES]
+    known, revoked = (callers.issue(dns=[f"{name}.example"]) for name in ("known", "revoked"))
+    wide = ca.issue(dns=["*.example.com"])
+    rsa = ca.issue(dns=["*.example.com"], key=generate_private_key(65537, 2048))
+    put(folder, "ecdsa", wide)
+    put(folder, "rsa", rsa)
+    (folder / "callers.pem").write_text(callers.pem)
+    (folder / "crl.pem").write_bytes(callers.revoked(revoked))
+    spki = known.certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    gateway = GATEWAY.replace("FOLDER", str(folder)).replace("HASH", hashlib.sha256(known.der).hexdigest())
+    gateway = gateway.replace("SPKI", base64.b64encode(hashlib.sha256(spki).digest()).decode())
+    documents = [STRICT, gateway, ROUTES]
     for name, number, protocol, port in (("own", 8443, "TLS", own.port), ("plain", 9000, "TCP", plain.port)):
         words = {"NAME": name, "NUMBER": str(number), "PROTOCOL": protocol, "PORT": str(port)}
         text = ENTRIES
@@ -202,7 +250,13 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
         documents.append(text)
     secrets = {
         "simple": secret("simple", ca.issue(dns=["simple.example.com", "ended.example.com"])),
-        "mutual": secret("mutual", ca.issue(dns=["mutual.example.com", "optional.example.com"]), callers),
+        "mutual": secret("mutual", wide, callers),
+        "all": secret("all", wide),
+        "rsa": secret("rsa", rsa),
+        "callers-cacert": (
+            "apiVersion: v1\nkind: Secret\nmetadata: {name: callers-cacert}\n"
+            f"data: {{cacert: {base64.b64encode(callers.pem.encode()).decode()}}}\n"
+        ),
         "old": secret("old", ca.issue(dns=["a.old.example.com"])),
     }
     with (
@@ -211,7 +265,7 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
         contextlib.closing(own),
         contextlib.closing(plain),
     ):
-        made = Play(mesh, None, ca, callers, folder, tuple(documents), secrets)  # type: ignore[arg-type]
+        made = Play(mesh, None, ca, callers, folder, tuple(documents), known, revoked, secrets)  # type: ignore[arg-type]
         made.issue_files()
         with edge(mesh, 80, 443, 9000) as made.edge:
             wait_until(lambda: answers(made, "simple.example.com"), 30, "the first answer")
@@ -258,6 +312,49 @@ def test_optional_mutual_checks_what_it_is_shown(play: Play) -> None:
         play.edge.fetch(
             "optional.example.com", 443, play.client(SmallCa("strangers").issue(dns=["stranger"]))
         )
+
+
+@pytest.mark.parametrize("host", ["names", "hash", "spki", "crl", "any", "other-ca"])
+def test_which_callers_are_taken(play: Play, host: str) -> None:
+    name = f"{host}.example.com"
+    taken = {"unknown": play.callers.issue(dns=["unknown.example"]), "revoked": play.revoked, "nobody": None}
+    taken["stranger"] = SmallCa("strangers").issue(dns=["known.example"])
+    assert play.edge.fetch(name, 443, play.client(play.known))[0] == 200
+    found = set()
+    for who, shown in taken.items():
+        with contextlib.suppress(OSError):
+            play.edge.fetch(name, 443, play.client(shown))
+            found.add(who)
+    assert (
+        found
+        == {
+            "names": set(),
+            "hash": set(),
+            "spki": set(),
+            "crl": {"unknown"},
+            "any": {"unknown", "revoked", "stranger"},
+            "other-ca": {"unknown", "revoked"},
+        }[host]
+    )
+
+
+@pytest.mark.parametrize("kind", ["RSA", "ECDSA"])
+def test_two_certificates_of_one_server(play: Play, kind: str) -> None:
+    context = play.client()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(f"ECDHE-{kind}-AES128-GCM-SHA256")
+    with play.edge.secure("both.example.com", 443, context) as made:
+        cipher = made.cipher()
+    assert cipher is not None
+    assert kind in cipher[0]
+
+
+def test_curves_are_as_asked(play: Play) -> None:
+    context = play.client()
+    context.set_ecdh_curve("prime256v1")
+    with pytest.raises(OSError):
+        play.edge.secure("both.example.com", 443, context)
+    play.edge.secure("simple.example.com", 443, context).close()
 
 
 def test_a_host_of_one_server_is_not_served_by_another(play: Play) -> None:
