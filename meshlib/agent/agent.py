@@ -5,7 +5,7 @@
 Rules:
 
 - Nothing of it is left behind: its folder is removed when it ends, and Envoy ends with it.
-- The control service's roots are asked for every minute: the control stream is Envoy's, and does not tell the
+- The control service's roots are asked for every ten seconds: the control stream is Envoy's, and does not tell the
   agent of new ones.
 """
 
@@ -28,7 +28,7 @@ from meshlib.bootstrap import Bootstrap
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS, ROOTS_SECONDS = 0.25, 60.0
+LOOK_SECONDS, ROOTS_SECONDS = 0.25, 10.0
 
 
 class Certificates(Protocol):

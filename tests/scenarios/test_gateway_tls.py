@@ -95,6 +95,9 @@ spec:
     tls: {mode: SIMPLE, credentialNames: [rsa, all], ecdhCurves: [P-384]}
   - port: {number: 9000, name: tcp, protocol: TCP}
     hosts: ["*"]
+  - port: {number: 15443, name: mesh, protocol: HTTPS}
+    hosts: [inner.example.com]
+    tls: {mode: ISTIO_MUTUAL}
 """
 ROUTES = """
 apiVersion: networking.istio.io/v1
@@ -267,7 +270,7 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
     ):
         made = Play(mesh, None, ca, callers, folder, tuple(documents), known, revoked, secrets)  # type: ignore[arg-type]
         made.issue_files()
-        with edge(mesh, 80, 443, 9000) as made.edge:
+        with edge(mesh, 80, 443, 9000, 15443) as made.edge:
             wait_until(lambda: answers(made, "simple.example.com"), 30, "the first answer")
             yield made
 
@@ -336,6 +339,22 @@ def test_which_callers_are_taken(play: Play, host: str) -> None:
             "other-ca": {"unknown", "revoked"},
         }[host]
     )
+
+
+def test_istio_mutual_takes_workloads_of_the_mesh(play: Play) -> None:
+    with play.mesh.joined("caller") as mesh:
+        assert mesh.certs is not None
+        held = mesh.certs.ensure()
+    context = ssl.create_default_context(cadata=held.roots_pem)
+    context.check_hostname = False
+    with pytest.raises(OSError):
+        play.edge.fetch("inner.example.com", 15443, context)
+    place = play.folder / "workload.pem"
+    place.write_bytes(held.chain_pem.encode() + held.key_pem)
+    context.load_cert_chain(place)
+    status, body = play.edge.fetch("inner.example.com", 15443, context)
+    assert status == 200
+    assert b"URI=spiffe://cluster.local/ns/default/sa/caller" in body
 
 
 @pytest.mark.parametrize("kind", ["RSA", "ECDSA"])
