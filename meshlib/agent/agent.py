@@ -4,9 +4,10 @@
 
 Rules:
 
-- Nothing of it is left behind: its folder is removed when it ends, and Envoy ends with it.
-- The control service's roots are asked for every ten seconds: the control stream is Envoy's, and does not tell the
-  agent of new ones.
+- Its folder is removed when it ends, and Envoy ends with it. One that is killed leaves the folder, in which
+  there are no secrets, and no Envoy.
+- The control service's roots are asked for every ten seconds: the control stream is Envoy's, and does not
+  tell the agent of new ones.
 """
 
 import asyncio
