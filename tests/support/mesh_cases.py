@@ -58,8 +58,7 @@ def _examples() -> Iterator[MeshCase]:
         for app, port in ports.items()
         for number in (1, 2, 3)
     )
-    labels = (("istio", "ingressgateway"),)  # for those of the clients that are a gateway
-    yield MeshCase("bookinfo", servers + text, Client(Flavour.MESHLIB, labels=labels))
+    yield MeshCase("bookinfo", servers + text, Client(Flavour.MESHLIB))
 
 
 def _golden() -> Iterator[MeshCase]:
