@@ -1,4 +1,4 @@
-"""The command line: `meshlib demo|control|serve|check|explain|status|bootstrap|ca|version`.
+"""The command line: `meshlib demo|control|serve|gateway|check|explain|status|bootstrap|ca|version`.
 
 One file a command.
 

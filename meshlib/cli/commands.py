@@ -25,6 +25,10 @@ COMMANDS = {
         "meshlib.cli.serve:serve",
         "Serve an application in the mesh: mutual TLS, policy, telemetry, registration, graceful drain.",
     ),
+    "gateway": (
+        "meshlib.cli.gateway:gateway",
+        "Run an Envoy at the edge, for Gateways and the VirtualServices bound to them.",
+    ),
     "check": (
         "meshlib.cli.check:check",
         "Validate Istio YAML: schema, semantics, and what documents do to each other.",

@@ -5,7 +5,8 @@
 - route configuration of an Envoy's shared HTTP listener: `<port>`
 - listener that a `meshlib` or `grpc` client asks for: the `host:port` it was given
 - listener of a server's own port: `xds.istio.io/grpc/lds/inbound/<address>:<port>`, as gRPC's servers ask
-- secrets: `default` is the workload's own certificate, `ROOTCA` the roots it trusts
+- secrets: `default` is the workload's own certificate, `ROOTCA` the roots it trusts; of a Gateway's servers
+  `kubernetes://<name>` (with `-cacert`: its CA), `file-cert:<certificate>~<key>`, `file-root:<ca>`
 """
 
 import functools
@@ -21,6 +22,12 @@ UNKNOWN_SERVICE = "UnknownService"
 INBOUND_LISTENER = "xds.istio.io/grpc/lds/inbound/"
 OWN_SECRET = "default"  # noqa: S105 - a name
 ROOTS_SECRET = "ROOTCA"  # noqa: S105 - a name
+
+SDS_CLUSTER = "sds-grpc"
+"""The static cluster by which an Envoy asks the agent beside it for secrets."""
+KUBERNETES_SECRET, FILE_CERT, FILE_ROOT = "kubernetes://", "file-cert:", "file-root:"
+OF_CA = "-cacert"
+"""Ends the name of the secret with the CA that belongs to a certificate."""
 
 CONTROL_SERVER = "control.meshlib.internal"
 """A DNS name in the control service's own certificate. No workload is given one for it."""

@@ -12,6 +12,9 @@ from typing import Any
 from meshlib.values import dataclass
 from meshlib.xds import pb
 
+BIND, LISTEN_PORTS = "BIND", "LISTEN_PORTS"
+"""Metadata of a gateway: where it listens."""
+
 
 class Flavour(Enum):
     """The four kinds of client that one compiler feeds."""
@@ -53,7 +56,10 @@ class Client:
     service_account: str = "default"
     labels: tuple[tuple[str, str], ...] = ()
     locality: Locality = Locality()
-    gateways: tuple[str, ...] = ()
+    bind: str = ""
+    """The address at which a gateway listens, where a Gateway does not say; empty: at all."""
+    ports: tuple[tuple[int, int], ...] = ()
+    """Ports of Gateways, and those at which a gateway listens in their place."""
     id: str = field(default="", compare=False)
     version: str = field(default="", compare=False)
     dns_domain: str = "cluster.local"
@@ -102,10 +108,23 @@ def from_node(node: Any) -> Client:
         namespace=str(metadata.get("NAMESPACE") or of_id or "default"),
         service_account=str(metadata.get("SERVICE_ACCOUNT") or "default"),
         labels=tuple(sorted((str(k), str(v)) for k, v in labels.items())) if isinstance(labels, dict) else (),
+        bind=str(metadata.get(BIND) or ""),
+        ports=_ports(metadata.get(LISTEN_PORTS)),
         locality=Locality(node.locality.region, node.locality.zone, node.locality.sub_zone),
         id=node.id,
         version=node.user_agent_version,
     )
+
+
+def _ports(said: Any) -> tuple[tuple[int, int], ...]:
+    """`{"80": 8080}`; what is no port is left out."""
+    found = said.items() if isinstance(said, dict) else ()
+    pairs = [
+        (int(port), int(own))
+        for port, own in found
+        if port.isascii() and port.isdecimal() and isinstance(own, float) and 0 < own < 65536
+    ]
+    return tuple(sorted(pairs))
 
 
 def _flavour(generator: str, user_agent: str) -> Flavour:

@@ -21,6 +21,7 @@ KINDS = [
     "WorkloadEntry",
     "WorkloadGroup",
     "Sidecar",
+    "Gateway",
     "PeerAuthentication",
     "AuthorizationPolicy",
     "RequestAuthentication",

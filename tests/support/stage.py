@@ -74,7 +74,7 @@ class As:
 
     def resources(self, client: Client, listeners: frozenset[str]) -> Iterable[Resource]:
         """What `who` would be sent in the flavour of `client`."""
-        asking = replace(self._who, flavour=client.flavour)
+        asking = replace(self._who, flavour=client.flavour, bind="127.0.0.1")
         for resource in self._compiler.resources(asking, listeners):
             yield self._change(self._on_any_port(resource))
 

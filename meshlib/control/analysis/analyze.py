@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from meshlib.control.analysis import (
     conflicts,
     delegation,
+    gateways,
     mtls,
     notapplied,
     references,
@@ -18,6 +19,7 @@ from meshlib.control.istio.problem import Problem
 _ANALYSES = (
     references.analyze,
     conflicts.analyze,
+    gateways.analyze,
     mtls.analyze,
     unreachable.analyze,
     telemetry.analyze,

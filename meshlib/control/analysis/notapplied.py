@@ -29,7 +29,7 @@ NOT_YET: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 """Fields, as attributes below `spec`; lists on the way are gone through item by item."""
 
-WHOLE_KINDS = ("Gateway", "ProxyConfig", "WorkloadGroup")
+WHOLE_KINDS = ("ProxyConfig", "WorkloadGroup")
 
 
 def analyze(world: World) -> Iterator[Problem]:

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from meshlib.control.analysis.world import World, full, gateway_key, problem
+from meshlib.control.analysis.world import World, full, problem
 from meshlib.control.istio.document import Document, FieldPath
+from meshlib.control.istio.gateway import gateway_key
 from meshlib.control.istio.problem import Problem, Severity
 from meshlib.control.istio.serviceentry import Resolution, ServiceEntry
 from meshlib.control.istio.validity.hosts import covers, overlap

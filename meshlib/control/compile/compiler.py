@@ -6,6 +6,7 @@
 - Flavour envoy: for every port that speaks HTTP a listener on the loopback address with routes for all
   hosts, for every other port one with chains of connections, and clusters and endpoints of all services and
   subsets. Of several services at a port of TCP the first has it: nothing tells them apart there.
+- Flavour gateway: the listeners of its Gateways (`gateway.py`), and the clusters that their routes name.
 
 What an earlier compiler made from the same documents and endpoints is taken over as it is.
 """
@@ -16,7 +17,9 @@ from typing import Any
 
 from meshlib.control.compile import clusters, dns, listeners
 from meshlib.control.compile.context import Context
+from meshlib.control.compile.credentials import credentials
 from meshlib.control.compile.endpoints import load_assignment
+from meshlib.control.compile.gateway import Edge, inputs
 from meshlib.control.compile.inbound import inbound_listener
 from meshlib.control.compile.memo import Key, Memo
 from meshlib.control.compile.routes import applies, fill, fill_unknown, routes_for, virtual_host
@@ -66,7 +69,7 @@ class GraphCompiler:
         if client.flavour is Flavour.ENVOY:
             return (*compiling.whole(), *compiling.secrets())
         if client.flavour is Flavour.GATEWAY:
-            return tuple(compiling.secrets())
+            return (*compiling.edge(), *compiling.secrets())
         return (*compiling.closure(sorted(listeners)), *compiling.secrets())
 
 
@@ -320,6 +323,33 @@ class _Compiling:
                     chains.add(service)
                 listener = listeners.loopback_tcp_listener(number, chains)
                 yield Resource.of(Kind.LISTENER, listener.name, listener)
+
+    def edge(self) -> Iterator[Resource]:
+        """Everything that an Envoy at the edge needs."""
+        graph = self.scope.graph
+        read = inputs(graph)
+
+        def make() -> tuple[object, tuple[tuple[Resource, ...], tuple[str, ...], tuple[str, ...]]]:
+            made = Edge(self.scope, self.client, self._told)
+            wanted = dict(made.clusters)
+            for routes in made.routes:
+                wanted.update(named_clusters(routes))
+            found = [Resource.of(Kind.LISTENER, one.name, one) for one in made.listeners]
+            found += [Resource.of(Kind.ROUTES, one.name, one) for one in made.routes]
+            return read, (tuple(found), tuple(wanted), tuple(made.secrets))
+
+        def holds(then: Any) -> bool:
+            *same, keys = zip(then, read, strict=True)
+            return all(one is other for one, other in same) and keys[0] == keys[1]
+
+        key = ("edge", *self.who, self.client.bind, self.client.ports)
+        found, wanted, asked = self.memo.get(key, holds, make)
+        for name in wanted:
+            yield from self.cluster(name)
+        yield from found
+        if self.roots_pem:
+            for secret in credentials(graph, self.client.namespace, asked):
+                yield Resource.of(Kind.SECRET, secret.name, secret)
 
     def _names(self, service: Service, port: int) -> Iterator[str]:
         yield cluster_name(port, "", service.host)

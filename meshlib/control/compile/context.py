@@ -4,10 +4,13 @@ What a compilation looks up is noted, so that its result can be kept for as long
 give the same answers.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from meshlib.control.graph.destinationrules import DestinationRule
 from meshlib.control.graph.scope import Scope
+from meshlib.control.graph.virtualservices import MESH
+from meshlib.control.istio.gateway import gateway_key
 from meshlib.control.registry import Service
 from meshlib.xds.node import Client, Flavour
 
@@ -31,11 +34,19 @@ class Context:
     port: int
     reads: dict[Read, object] = field(default_factory=dict)
     """The look-ups so far, with their answers."""
+    gateway: tuple[str, str] | None = None
+    """Namespace and name of the Gateway whose routes they are; None: those of the mesh."""
 
     @property
     def grpc(self) -> bool:
         """Whether the client is gRPC's own, which refuses or reads some fields in its own way."""
         return self.client.flavour is Flavour.GRPC
+
+    def bound(self, gateways: Iterable[str], namespace: str) -> bool:
+        """Whether what is for these gateways, as a document of `namespace` names them, is for this one."""
+        if self.gateway is None:
+            return MESH in gateways
+        return any(name != MESH and gateway_key(name, namespace) == self.gateway for name in gateways)
 
     def service(self, host: str) -> Service | None:
         """The service of a full host."""

@@ -93,7 +93,7 @@ def _context(graph: Graph, *, grpc: bool) -> Any:
     context = pb.DownstreamTlsContext()
     context.require_client_certificate.value = True
     common = context.common_tls_context
-    show_own(common, grpc=grpc)
+    show_own(common, Flavour.GRPC if grpc else Flavour.MESHLIB)
     trusted = trust_mesh(common, grpc=grpc)
     if grpc:
         return context

@@ -12,7 +12,6 @@ Rules (Istio):
 from typing import Any
 
 from meshlib.control.compile.context import Context
-from meshlib.control.graph.virtualservices import MESH
 from meshlib.control.istio.fields import StringMatch
 from meshlib.control.istio.virtualservice import HTTPMatchRequest, L4MatchAttributes, TLSMatchAttributes
 from meshlib.xds import pb
@@ -21,13 +20,17 @@ _PSEUDO = ("scheme", "method", "authority")
 _IGNORED = frozenset(("uri", "scheme", "method", "authority"))
 
 
-def refusal(context: Context, match: HTTPMatchRequest | None, gateways: tuple[str, ...]) -> str:
-    """Why a match block never holds for this client; empty: it may. `gateways` are the document's."""
+def refusal(
+    context: Context, match: HTTPMatchRequest | None, gateways: tuple[str, ...], namespace: str
+) -> str:
+    """Why a match block never holds for this client; empty: it may. `gateways` are the document's, of that
+    namespace.
+    """
     if match is not None and match.gateways:
-        if MESH not in match.gateways:
+        if not context.bound(match.gateways, namespace):
             return f"it is for the gateways {', '.join(match.gateways)}"
         return _other_port(context, match)
-    if MESH not in gateways:
+    if not context.bound(gateways, namespace):
         return f"it is for the gateways {', '.join(gateways)}"
     return mismatch(context, match)
 

@@ -179,7 +179,7 @@ def _context(how: Secured, flavour: Flavour) -> Any:
         # Envoy's clients stop at 1.2 by themselves.
         common.tls_params.tls_maximum_protocol_version = "TLSv1_3"
     if how.mode is ClientTLSMode.ISTIO_MUTUAL:
-        show_own(common, grpc=grpc)
+        show_own(common, flavour)
         _match(trust_mesh(common, grpc=grpc), how.names)
         return context
     said = how.settings

@@ -55,6 +55,6 @@ def mark_policies(message: Any, sources: Mapping[str, Mapping[str, str]]) -> Non
 
 def mark_skipped(message: Any, skipped: Iterable[Skipped]) -> None:
     """On a VirtualHost: rules of its document that do not hold for this client, and why."""
-    listed = [{"source": one.source, "reason": one.reason} for one in skipped]
+    listed = [{"source": one.source, "reason": one.reason} for one in dict.fromkeys(skipped)]
     if listed:
         message.metadata.filter_metadata[MESHLIB_METADATA].update({"skipped": listed})

@@ -51,6 +51,12 @@ def fill(host: Any, virtual: VirtualService | None, service: Service | None, con
         mark_document(route, service.source(context.port), DEFAULT)
 
 
+def routes_of(virtual: VirtualService, context: Context, skipped: list[Skipped]) -> list[Any]:
+    """The Routes of a VirtualService for a Gateway; what does not hold goes to `skipped`."""
+    skipped.extend(virtual.skipped)
+    return list(_routes(virtual, context, skipped))
+
+
 def applies(virtual: VirtualService, context: Context) -> bool:
     """Whether a VirtualService has a route for this client."""
     return next(_routes(virtual, context, []), None) is not None
@@ -86,7 +92,7 @@ def _routes(virtual: VirtualService, context: Context, skipped: list[Skipped]) -
         blocks: tuple[HTTPMatchRequest | None, ...] = rule.route.match or (None,)
         for number, block in enumerate(blocks):
             source = _source(rule, number)
-            reason = refusal(context, block, virtual.gateways)
+            reason = refusal(context, block, virtual.gateways, virtual.document.namespace)
             if context.grpc and block is not None and block.query_params:
                 reason = reason or "gRPC's requests have no query"
             if not reason and ended:

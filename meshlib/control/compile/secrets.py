@@ -4,12 +4,15 @@
   client serves it beside the stream (this library by itself).
 - `ROOTCA` are the mesh's roots, which the control service serves to whoever asks.
 - gRPC's clients have both from the provider `default` of their bootstrap.
+- A gateway's agent serves the Envoy's own certificate on a Unix socket: the static cluster `sds-grpc`, as
+  with Istio's agent.
 """
 
 from typing import Any
 
 from meshlib.xds import pb
-from meshlib.xds.names import OWN_SECRET, ROOTS_SECRET
+from meshlib.xds.names import OWN_SECRET, ROOTS_SECRET, SDS_CLUSTER
+from meshlib.xds.node import Flavour
 
 PROVIDER = "default"
 TLS_SOCKET = "envoy.transport_sockets.tls"
@@ -22,13 +25,15 @@ def roots_secret(roots_pem: bytes) -> Any:
     return made
 
 
-def show_own(common: Any, *, grpc: bool) -> None:
+def show_own(common: Any, flavour: Flavour) -> None:
     """Puts the workload's own certificate on a CommonTlsContext."""
-    if grpc:
+    if flavour is Flavour.GRPC:
         common.tls_certificate_provider_instance.instance_name = PROVIDER
         common.tls_certificate_provider_instance.certificate_name = OWN_SECRET
+    elif flavour is Flavour.GATEWAY:
+        by_agent(common.tls_certificate_sds_secret_configs.add(), OWN_SECRET)
     else:
-        _by_ads(common.tls_certificate_sds_secret_configs.add(), OWN_SECRET)
+        by_ads(common.tls_certificate_sds_secret_configs.add(), OWN_SECRET)
 
 
 def trust_mesh(common: Any, *, grpc: bool) -> Any:
@@ -40,7 +45,7 @@ def trust_mesh(common: Any, *, grpc: bool) -> Any:
         return context
     combined = common.combined_validation_context
     combined.default_validation_context.SetInParent()
-    _by_ads(combined.validation_context_sds_secret_config, ROOTS_SECRET)
+    by_ads(combined.validation_context_sds_secret_config, ROOTS_SECRET)
     return combined.default_validation_context
 
 
@@ -50,7 +55,18 @@ def put_socket(socket: Any, context: Any) -> None:
     socket.typed_config.CopyFrom(pb.pack(context))
 
 
-def _by_ads(config: Any, name: str) -> None:
+def by_agent(config: Any, name: str) -> None:
+    """An SdsSecretConfig of a secret that the agent beside the Envoy serves."""
+    config.name = name
+    source = config.sds_config.api_config_source
+    source.api_type, source.transport_api_version = "GRPC", "V3"
+    source.set_node_on_first_message_only = True
+    source.grpc_services.add().envoy_grpc.cluster_name = SDS_CLUSTER
+    config.sds_config.resource_api_version = "V3"
+
+
+def by_ads(config: Any, name: str) -> None:
+    """An SdsSecretConfig of a secret of the control service's own stream."""
     config.name = name
     config.sds_config.ads.SetInParent()
     config.sds_config.resource_api_version = "V3"

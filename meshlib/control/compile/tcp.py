@@ -17,7 +17,7 @@ Rules (Istio):
 """
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from meshlib.control.compile.accesslog import put_logs
@@ -53,11 +53,20 @@ _Pair = tuple[str, str]
 class Chains:
     """The chains of a listener: of one host, or of several that share it."""
 
-    def __init__(self, context: Context, told: Told | None = None, *, shared: bool = False) -> None:
-        """`told`: what is logged of connections; None: nothing."""
+    def __init__(
+        self,
+        context: Context,
+        told: Told | None = None,
+        *,
+        shared: bool = False,
+        before: Sequence[tuple[str, Any]] = (),
+    ) -> None:
+        """`told`: what is logged of connections; None: nothing. `before`: name and configuration of the
+        filters that see a connection first.
+        """
         self.made: list[Any] = []
         self.skipped: list[Skipped] = []
-        self._context, self._told, self._shared = context, told, shared
+        self._context, self._told, self._shared, self._before = context, told, shared, before
         self._taken: set[_Pair] = set()
 
     def add(self, service: Service) -> None:
@@ -66,9 +75,9 @@ class Chains:
         virtual = self._context.scope.connecting(service.host)
         document = virtual.document if virtual is not None else None
         if port is not None and port.protocol is Protocol.TLS:
-            routed = document is not None and self._tls(document)
+            routed = document is not None and self.tls(document)
         else:
-            routed = document is not None and self._tcp(document)
+            routed = document is not None and self.tcp(document)
         if not routed:
             self._default(service, named=port is not None and port.protocol is Protocol.TLS)
 
@@ -82,15 +91,17 @@ class Chains:
             self._finish(rest, pb.TcpProxy(stat_prefix=cluster, cluster=cluster))
             listener.default_filter_chain.CopyFrom(rest)
 
-    def _tls(self, document: AnyDocument) -> bool:
-        """Whether a rule holds for this client."""
+    def tls(self, document: AnyDocument, serves: Callable[[str], bool] = lambda name: True) -> bool:
+        """The chains of its `tls` rules, for names that are served. Whether a rule holds for this client."""
         found = False
         for number, rule in enumerate(document.spec.tls):
             for place, match in enumerate(rule.match):
                 if self._refused(document, ("spec", "tls", number, "match", place), match):
                     continue
+                names = [name for name in map(str.lower, match.sni_hosts) if serves(name)]
+                if not names:
+                    continue
                 found = True
-                names = [name.lower() for name in match.sni_hosts]
                 proxy = self._proxy(rule.route, document)
                 source = (f"spec.tls[{number}].match[{place}]", "spec", "tls", number, "match", place)
                 self._append(
@@ -98,8 +109,8 @@ class Chains:
                 )
         return found
 
-    def _tcp(self, document: AnyDocument) -> bool:
-        """Whether a rule takes all connections that are left."""
+    def tcp(self, document: AnyDocument) -> bool:
+        """The chains of its `tcp` rules. Whether one takes all connections that are left."""
         for number, rule in enumerate(document.spec.tcp):
             subnets = self._subnets(document, number, rule)
             if subnets is not None:
@@ -129,7 +140,7 @@ class Chains:
         path: tuple[str | int, ...],
         match: TLSMatchAttributes | L4MatchAttributes | None,
     ) -> bool:
-        reason = refusal(self._context, match, document.spec.gateways or (MESH,))
+        reason = refusal(self._context, match, document)
         if reason:
             self.skipped.append(Skipped(document.source(*path), reason))
         return bool(reason)
@@ -222,15 +233,18 @@ class Chains:
     def _finish(self, chain: Any, proxy: Any) -> None:
         if self._told is not None:
             put_logs(proxy, chain, self._told.logs)
+        for name, config in self._before:
+            chain.filters.add(name=name, typed_config=pb.pack(config))
         chain.filters.add(name=TCP_PROXY, typed_config=pb.pack(proxy))
 
 
 def refusal(
-    context: Context, match: TLSMatchAttributes | L4MatchAttributes | None, gateways: tuple[str, ...]
+    context: Context, match: TLSMatchAttributes | L4MatchAttributes | None, document: AnyDocument
 ) -> str:
-    """Why a match never holds for this client; empty: it may. `gateways` are the document's."""
-    asked = match.gateways if match is not None and match.gateways else gateways
-    if MESH not in asked:
+    """Why a match of the document never holds for this client; empty: it may."""
+    own = match.gateways if match is not None else ()
+    asked = own or document.spec.gateways or (MESH,)
+    if not context.bound(asked, document.namespace):
         return f"it is for the gateways {', '.join(asked)}"
     return mismatch(context, match)
 

@@ -19,7 +19,7 @@ def put_telemetry(manager: Any, listener: Any, told: Told, flavour: Flavour) -> 
     """On the HttpConnectionManager of a Listener. gRPC's own clients tell nothing of this."""
     if flavour is not Flavour.GRPC:
         put_logs(manager, listener, told.logs)
-        put_tracing(manager, told.spans, envoy=flavour is Flavour.ENVOY)
+        put_tracing(manager, told.spans, envoy=flavour in (Flavour.ENVOY, Flavour.GATEWAY))
 
 
 def workload(endpoint: Endpoint) -> Mapping[str, str] | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from meshlib.control.graph.destinationrules import DestinationRules
+from meshlib.control.graph.gateways import Gateways
 from meshlib.control.graph.hosts import DOMAIN, HostIndex, is_wildcard
 from meshlib.control.graph.peerauthentication import PeerAuthentications
 from meshlib.control.graph.policies import KeySource, Policies
@@ -19,7 +20,7 @@ from meshlib.control.istio.document import AnyDocument
 from meshlib.control.istio.meshconfig import MeshConfig, in_force
 from meshlib.control.registration import Registration
 from meshlib.control.registry import Registry, build_registry
-from meshlib.xds.node import Client
+from meshlib.xds.node import Client, Flavour
 
 Subnet = IPv4Network | IPv6Network
 
@@ -35,21 +36,25 @@ class Graph:
         virtual_services: VirtualServices,
         destination_rules: DestinationRules,
         sidecars: Sidecars,
+        gateways: Gateways,
         peer_authentications: PeerAuthentications,
         policies: Policies,
         telemetries: Telemetries,
+        secrets: Mapping[tuple[str, str], AnyDocument],
         domain: str,
     ) -> None:
-        """`mesh_fingerprint` changes whenever the mesh's settings do."""
+        """`mesh_fingerprint` changes whenever the mesh's settings do; `secrets` by namespace and name."""
         self.mesh = mesh
         self.mesh_fingerprint = mesh_fingerprint
         self.registry = registry
         self.virtual_services = virtual_services
         self.destination_rules = destination_rules
         self.sidecars = sidecars
+        self.gateways = gateways
         self.peer_authentications = peer_authentications
         self.policies = policies
         self.telemetries = telemetries
+        self.secrets = secrets
         self.keys: Mapping[KeySource, str] = {}
         """The key sets (JWKS) that could be fetched so far."""
         self.domain = domain
@@ -65,7 +70,7 @@ class Graph:
                     self.addresses[address] = (*self.addresses.get(address, ()), host)
                 self._subnets += [(ip_network(subnet, strict=False), host) for subnet in service.subnets]
         self._subnets.sort(key=lambda entry: (-entry[0].prefixlen, entry[1]))
-        self._scopes: dict[tuple[str, tuple[tuple[str, str], ...]], Scope] = {}
+        self._scopes: dict[tuple[str, tuple[tuple[str, str], ...], bool], Scope] = {}
 
     def around(self, address: str) -> Iterator[str]:
         """The hosts of services of whose subnets one has the IP address in it, the narrowest first."""
@@ -95,11 +100,13 @@ class Graph:
 
     def scope(self, client: Client) -> Scope:
         """What that client sees."""
-        key = (client.namespace, client.labels)
+        edge = client.flavour is Flavour.GATEWAY
+        key = (client.namespace, client.labels, edge)
         found = self._scopes.get(key)
         if found is None:
             labels = client.label_map
-            sidecar = self.sidecars.find(client.namespace, labels)
+            # A Sidecar is never for a gateway (Istio).
+            sidecar = None if edge else self.sidecars.find(client.namespace, labels)
             found = self._scopes[key] = Scope(self, client.namespace, labels, sidecar)
         return found
 
@@ -131,8 +138,10 @@ def build_graph(
             kinds.get("DestinationRule", ()), mesh.default_destination_rule_export_to, root, domain
         ),
         Sidecars(kinds.get("Sidecar", ()), root),
+        Gateways(kinds.get("Gateway", ())),
         peers,
         Policies(kinds.get("AuthorizationPolicy", ()), kinds.get("RequestAuthentication", ()), root),
         Telemetries(kinds.get("Telemetry", ()), mesh, meshes[0] if meshes else None, root),
+        {(document.namespace, document.name): document for document in kinds.get("Secret", ())},
         domain,
     )

@@ -9,15 +9,17 @@ Rules (Istio):
 - One without hosts is a delegate and holds for nothing by itself.
 - Rules of requests (http) and of connections (tls, tcp) are looked for apart: one that has only the one kind
   leaves the other kind to the next.
+- A Gateway has those that name it for the whole document; a match may narrow that, not widen it.
 - Those for gateways alone hold for no client; what browsers may do at a server (CORS), they say nevertheless.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from meshlib.control.graph.delegates import Rule, Skipped, rules_of
 from meshlib.control.graph.hosts import HostIndex, expand
 from meshlib.control.graph.visibility import by_age, exported_to, rank, visible
 from meshlib.control.istio.document import AnyDocument
+from meshlib.control.istio.gateway import gateway_key
 from meshlib.control.istio.virtualservice import RouteDestination
 
 MESH = "mesh"
@@ -78,6 +80,7 @@ class VirtualServices:
         self._delegates: dict[tuple[str, str], AnyDocument] = {}
         self._requests, self._connections = _Seen(self), _Seen(self)
         self._cors_hosts: frozenset[str] | None = None
+        self._bound: dict[tuple[str, str], list[VirtualService]] | None = None
         every: list[VirtualService] = []
         for document in by_age(list(documents)):
             if not document.spec.hosts:
@@ -109,6 +112,19 @@ class VirtualServices:
                 if split.destination is not None
             )
         return self._cors_hosts
+
+    def bound(self, gateway: tuple[str, str], namespace: str) -> Iterator[VirtualService]:
+        """Those for the Gateway of that namespace and name that `namespace` sees, oldest first."""
+        if self._bound is None:
+            self._bound = {}
+            for virtual in self.every:
+                place = virtual.document.namespace
+                names = (name for name in virtual.gateways if name != MESH)
+                for key in dict.fromkeys(gateway_key(name, place) for name in names):
+                    self._bound.setdefault(key, []).append(virtual)
+        for virtual in self._bound.get(gateway, ()):
+            if visible(self.exported(virtual.document), virtual.document.namespace, namespace):
+                yield virtual
 
     @staticmethod
     def _gateways(rule: object, owner: VirtualService) -> set[str]:

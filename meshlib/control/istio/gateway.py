@@ -84,3 +84,12 @@ class Gateway(Spec):
 
     servers: tuple[Server, ...] = ()
     selector: Labels = Field(default_factory=dict)
+
+
+def gateway_key(name: str, namespace: str) -> tuple[str, str]:
+    """(namespace, name) of a gateway as a VirtualService names it."""
+    space, slash, plain = name.rpartition("/")
+    if slash:
+        return (namespace if space == "." else space), plain
+    parts = name.split(".")
+    return (parts[1], parts[0]) if len(parts) > 1 else (namespace, name)

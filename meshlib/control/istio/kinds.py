@@ -13,6 +13,7 @@ from meshlib.control.istio.meshconfig import MeshConfig
 from meshlib.control.istio.peerauthentication import PeerAuthentication
 from meshlib.control.istio.proxyconfig import ProxyConfig
 from meshlib.control.istio.requestauthentication import RequestAuthentication
+from meshlib.control.istio.secret import Secret
 from meshlib.control.istio.serviceentry import ServiceEntry
 from meshlib.control.istio.sidecar import Sidecar
 from meshlib.control.istio.telemetry import Telemetry
@@ -22,6 +23,7 @@ from meshlib.control.istio.validity import (
     jwt,
     mesh,
     rules,
+    secret,
     security,
     service,
     services,
@@ -86,6 +88,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("Telemetry", "telemetry.istio.io", ("v1", "v1alpha1"), Telemetry, telemetry.telemetry),
         Kind("MeshConfig", "mesh.istio.io", ("v1alpha1",), MeshConfig, mesh.mesh_config, root=True),
         Kind("Service", "", ("v1",), Service, service.service, deciding=("type", "clusterIP")),
+        Kind("Secret", "", ("v1",), Secret, secret.secret, root=True),
         Kind("Endpoints", "", ("v1",), Endpoints, endpoints.endpoints, root=True),
         Kind(
             "EndpointSlice",

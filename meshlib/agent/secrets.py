@@ -1,0 +1,141 @@
+"""Which secrets an Envoy may ask the agent for, and what they are now.
+
+- `default` and `ROOTCA`: the workload's own certificate and the mesh's roots.
+- `file-cert:<certificate>~<key>` and `file-root:<ca>`: files of this machine that a Gateway names.
+
+Rules:
+
+- Files are looked at again and again; changed ones are a new secret. A pair that does not fit, or can't be
+  read, is told once, and the last good one stays: half of a replacement is never shown.
+- What was never good is no secret: Envoy then closes the connections that would need it.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from meshlib.identity.keys import load_key, same_key
+from meshlib.identity.pem import load_bundle
+from meshlib.xds import pb
+from meshlib.xds.kinds import Kind
+from meshlib.xds.names import FILE_CERT, FILE_ROOT, OWN_SECRET, ROOTS_SECRET
+from meshlib.xds.snapshot import Resource
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 1024 * 1024
+"""Of a file with a certificate, a key or roots."""
+
+
+class Svid(Protocol):
+    """A workload's certificate, and the roots that it trusts."""
+
+    @property
+    def chain_pem(self) -> str:
+        """The leaf first."""
+
+    @property
+    def key_pem(self) -> bytes:
+        """Its private key."""
+
+    @property
+    def roots_pem(self) -> str:
+        """All roots that are trusted now."""
+
+
+class Secrets:
+    """The secrets of one Envoy. Not thread-safe."""
+
+    def __init__(self, own: Callable[[], Svid | None]) -> None:
+        """`own` is the workload's certificate in force; None: it has none."""
+        self._own = own
+        self._svid: Svid | None = None
+        self._stamps: dict[str, object] = {}
+        self._good: dict[str, Resource] = {}
+
+    def of(self, names: Iterable[str]) -> list[Resource]:
+        """Those of these secrets that there are now; those of files are read again if they changed."""
+        svid = self._own()
+        if svid is not None and svid is not self._svid:
+            self._svid = svid
+            self._put(OWN_SECRET, certificate(OWN_SECRET, svid.chain_pem.encode(), svid.key_pem))
+            self._put(ROOTS_SECRET, roots(ROOTS_SECRET, svid.roots_pem.encode()))
+        wanted = sorted(set(names))
+        for name in wanted:
+            if name.startswith((FILE_CERT, FILE_ROOT)):
+                self._look(name)
+        return [self._good[name] for name in wanted if name in self._good]
+
+    def _put(self, name: str, message: Any) -> None:
+        self._good[name] = Resource.of(Kind.SECRET, name, message)
+
+    def _look(self, name: str) -> None:
+        files = _files(name)
+        stamps = tuple(_stamp(path) for path in files)
+        if stamps == self._stamps.get(name):
+            return
+        self._stamps[name] = stamps
+        try:
+            read = [_read(path) for path in files]
+            made = roots(name, _checked_roots(*read)) if len(read) == 1 else _pair(name, *read)
+        except (OSError, ValueError) as error:
+            stays = "; the last good one stays" if name in self._good else "; nothing is served with it"
+            log.error("the secret of %s can't be used: %s%s", ", ".join(map(str, files)), error, stays)
+        else:
+            self._put(name, made)
+
+
+def certificate(name: str, chain: bytes, key: bytes) -> Any:
+    """An envoy.extensions.transport_sockets.tls.v3.Secret of a certificate with its key."""
+    made = pb.Secret(name=name)
+    made.tls_certificate.certificate_chain.inline_bytes = chain
+    made.tls_certificate.private_key.inline_bytes = key
+    return made
+
+
+def roots(name: str, pem: bytes) -> Any:
+    """An envoy.extensions.transport_sockets.tls.v3.Secret of what is trusted."""
+    made = pb.Secret(name=name)
+    made.validation_context.trusted_ca.inline_bytes = pem
+    return made
+
+
+def _files(name: str) -> list[Path]:
+    if name.startswith(FILE_ROOT):
+        return [Path(name.removeprefix(FILE_ROOT))]
+    chain, _, key = name.removeprefix(FILE_CERT).partition("~")
+    return [Path(chain), Path(key)]
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        raise ValueError(f"{path} is no file")
+    with path.open("rb") as file:
+        found = file.read(MAX_BYTES + 1)
+    if len(found) > MAX_BYTES:
+        raise ValueError(f"{path} has more than {MAX_BYTES} bytes")
+    return found
+
+
+def _checked_roots(pem: bytes) -> bytes:
+    if not load_bundle(pem.decode("ascii", "replace")):
+        raise ValueError("there is no certificate in it")
+    return pem
+
+
+def _pair(name: str, chain: bytes, key: bytes) -> Any:
+    certificates = load_bundle(chain.decode("ascii", "replace"))
+    if not certificates:
+        raise ValueError("there is no certificate in it")
+    if not same_key(load_key(key).public_key(), certificates[0].public_key()):
+        raise ValueError("the key is not that of the certificate")
+    return certificate(name, chain, key)

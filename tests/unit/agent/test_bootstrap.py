@@ -1,0 +1,71 @@
+"""Envoy's bootstrap, made from ours."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshlib.agent.bootstrap import Edge, gateway_bootstrap
+from meshlib.bootstrap import bootstrap
+from meshlib.xds import pb
+from meshlib.xds.node import Flavour, from_node
+
+FOLDER = Path("/run/meshlib-x")
+
+
+def made(edge: Edge | None = None, **settings: Any) -> dict[str, Any]:
+    told = {"control": "10.0.0.1:15010", "labels": "istio=edge", "namespace": "edge"} | settings
+    return gateway_bootstrap(bootstrap({}, **told), edge or Edge("edge"), FOLDER)
+
+
+def test_the_node_says_who_it_is_and_where_it_listens() -> None:
+    edge = Edge("edge", "127.0.0.1", {80: 8080, 443: 8443})
+    client = from_node(pb.from_dict(pb.Node, made(edge, locality="r/z")["node"]))
+    assert client.flavour is Flavour.GATEWAY
+    assert (client.namespace, client.labels) == ("edge", (("istio", "edge"),))
+    assert (client.bind, client.ports) == ("127.0.0.1", ((80, 8080), (443, 8443)))
+    assert str(client.locality) == "r/z"
+
+
+def clusters(found: dict[str, Any]) -> dict[str, Any]:
+    return {each["name"]: each for each in found["static_resources"]["clusters"]}
+
+
+def test_the_control_service_is_known_by_its_name() -> None:
+    found = clusters(made())
+    context = found["xds-grpc"]["transport_socket"]["typed_config"]["common_tls_context"]
+    names = context["combined_validation_context"]["default_validation_context"][
+        "match_typed_subject_alt_names"
+    ]
+    assert names == [{"san_type": "DNS", "matcher": {"exact": "control.meshlib.internal"}}]
+    assert found["xds-grpc"]["type"] == "STATIC"
+    assert found["sds-grpc"]["load_assignment"]["endpoints"][0]["lb_endpoints"] == [
+        {"endpoint": {"address": {"pipe": {"path": "/run/meshlib-x/sds.sock"}}}}
+    ]
+
+
+def test_a_control_service_by_name_is_looked_up() -> None:
+    assert clusters(made(control="control.example:15010"))["xds-grpc"]["type"] == "STRICT_DNS"
+
+
+def test_plain_text_is_asked_for() -> None:
+    found = clusters(made(allow_plaintext=True))
+    assert list(found) == ["xds-grpc"]
+    assert "transport_socket" not in found["xds-grpc"]
+
+
+@pytest.mark.parametrize(("heap", "monitors"), [(0, 1), (1 << 30, 2)])
+def test_crowds_are_bounded(heap: int, monitors: int) -> None:
+    found = made(Edge("edge", max_connections=7, max_heap=heap))["overload_manager"]
+    assert found["resource_monitors"][0]["typed_config"]["max_active_downstream_connections"] == 7
+    assert len(found["resource_monitors"]) == monitors
+    assert bool(found.get("actions")) is bool(heap)
+
+
+@pytest.mark.parametrize(
+    "ports", ["x", {"80": 0}, {"80": 70000}, {"x": 1}, {"80": "8080"}, [1], {"80": 1.5e300}]
+)
+def test_ports_that_are_none_are_passed_over(ports: Any) -> None:
+    node = pb.Node()
+    node.metadata.update({"LISTEN_PORTS": ports, "GENERATOR": "gateway"})
+    assert from_node(node).ports == ()

@@ -1,0 +1,85 @@
+"""The secrets that the agent serves: its own certificate, and files of the machine that are replaced."""
+
+import os
+from pathlib import Path
+
+import pytest
+from support.small_ca import Issued, SmallCa
+
+from meshlib.agent.secrets import MAX_BYTES, Secrets
+from meshlib.dataplane.tls import Held
+from meshlib.xds.names import FILE_CERT, FILE_ROOT, OWN_SECRET, ROOTS_SECRET
+
+CA = SmallCa()
+
+
+def put(folder: Path, issued: Issued) -> str:
+    (folder / "cert.pem").write_text(issued.pem)
+    (folder / "key.pem").write_bytes(issued.key_pem)
+    return f"{FILE_CERT}{folder}/cert.pem~{folder}/key.pem"
+
+
+def shown(secrets: Secrets, name: str) -> bytes | None:
+    found = [resource.message() for resource in secrets.of([name])]
+    return found[0].tls_certificate.certificate_chain.inline_bytes if found else None
+
+
+def test_its_own_certificate_follows_renewals() -> None:
+    held: list[Held | None] = [None]
+    secrets = Secrets(lambda: held[0])
+    assert secrets.of([OWN_SECRET, ROOTS_SECRET]) == []
+    for _ in range(2):
+        held[0] = now = CA.held("spiffe://cluster.local/ns/default/sa/a")
+        roots, own = (resource.message() for resource in secrets.of([OWN_SECRET, ROOTS_SECRET]))
+        assert own.tls_certificate.private_key.inline_bytes == now.key_pem
+        assert own.tls_certificate.certificate_chain.inline_bytes == now.chain_pem.encode()
+        assert roots.validation_context.trusted_ca.inline_bytes == now.roots_pem.encode()
+
+
+def test_files_are_read_again_when_they_change(tmp_path: Path) -> None:
+    secrets, first, second = Secrets(lambda: None), CA.issue(dns=["a"]), CA.issue(dns=["a"])
+    name = put(tmp_path, first)
+    assert shown(secrets, name) == first.pem.encode()
+    assert secrets.of([name])[0] is secrets.of([name])[0]
+    put(tmp_path, second)
+    assert shown(secrets, name) == second.pem.encode()
+
+
+def test_half_of_a_replacement_is_never_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    secrets, first, second = Secrets(lambda: None), CA.issue(dns=["a"]), CA.issue(dns=["a"])
+    name = put(tmp_path, first)
+    assert shown(secrets, name) == first.pem.encode()
+    (tmp_path / "cert.pem").write_text(second.pem)
+    for _ in range(3):
+        assert shown(secrets, name) == first.pem.encode()
+    (told,) = [record.message for record in caplog.records]
+    assert told.startswith(f"the secret of {tmp_path}/cert.pem, {tmp_path}/key.pem can't be used: ")
+    assert told.endswith("the key is not that of the certificate; the last good one stays")
+    (tmp_path / "key.pem").write_bytes(second.key_pem)
+    assert shown(secrets, name) == second.pem.encode()
+
+
+@pytest.mark.parametrize(
+    "broken", [b"", b"-----BEGIN CERTIFICATE-----\nx", b"\xff" * 10, b"a" * (MAX_BYTES + 1)]
+)
+def test_what_was_never_good_is_no_secret(tmp_path: Path, broken: bytes) -> None:
+    name = put(tmp_path, CA.issue(dns=["a"]))
+    (tmp_path / "cert.pem").write_bytes(broken)
+    assert shown(Secrets(lambda: None), name) is None
+    assert Secrets(lambda: None).of([f"{FILE_ROOT}{tmp_path}/cert.pem"]) == []
+
+
+@pytest.mark.parametrize("name", [f"{FILE_CERT}/nowhere~/nowhere", f"{FILE_CERT}x", f"{FILE_ROOT}/", "other"])
+def test_what_is_not_there_is_no_secret(name: str) -> None:
+    assert Secrets(lambda: None).of([name]) == []
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ca.pem")
+    assert Secrets(lambda: None).of([f"{FILE_ROOT}{tmp_path}/ca.pem"]) == []
+
+
+def test_a_ca(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text(CA.pem)
+    (found,) = Secrets(lambda: None).of([f"{FILE_ROOT}{tmp_path}/ca.pem"])
+    assert found.message().validation_context.trusted_ca.inline_bytes == CA.pem.encode()

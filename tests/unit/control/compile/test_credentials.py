@@ -1,0 +1,85 @@
+"""Which Secrets a gateway is given: those that its Gateways name, of its own namespace, by TLS only."""
+
+import base64
+
+import pytest
+from support.small_ca import SmallCa
+
+from meshlib.control.compile.compiler import GraphCompiler
+from meshlib.control.graph import build_graph
+from meshlib.control.registration import Registration
+from meshlib.control.sources.text import documents_in
+from meshlib.xds.kinds import Kind
+from meshlib.xds.node import Client, Flavour
+
+CA, OTHER = SmallCa(), SmallCa("other")
+LEAF = CA.issue(dns=["a.example"])
+ROOTS = CA.pem.encode()
+GATEWAY = """---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: docs}
+spec:
+  selector: {istio: edge}
+  servers:
+  - port: {number: 443, name: a, protocol: HTTPS}
+    hosts: [a.example]
+    tls: {mode: MUTUAL, credentialName: named}
+"""
+EDGE = Client(Flavour.GATEWAY, namespace="edge", labels=(("istio", "edge"),))
+
+
+def secret(name: str, namespace: str = "edge", **data: str) -> str:
+    lines = "".join(f"  {key}: {base64.b64encode(text.encode()).decode()}\n" for key, text in data.items())
+    metadata = f"{{name: {name}, namespace: {namespace}}}"
+    return f"---\napiVersion: v1\nkind: Secret\nmetadata: {metadata}\ndata:\n{lines}"
+
+
+PAIR = {"cert": LEAF.pem, "key": LEAF.key_pem.decode()}
+
+
+def given(*documents: str, roots: bytes = ROOTS, client: Client = EDGE) -> dict[str, bytes]:
+    graph = build_graph(documents_in(GATEWAY + "".join(documents), "a.yaml").documents)
+    found = [
+        one for one in GraphCompiler(graph, "1", roots_pem=roots).resources(client) if one.kind is Kind.SECRET
+    ]
+    return {one.name: one.body for one in found if one.name != "ROOTCA"}
+
+
+def test_what_is_named_and_no_more() -> None:
+    found = given(secret("named", cacert=CA.pem, **PAIR), secret("unnamed", **PAIR))
+    assert list(found) == ["kubernetes://named", "kubernetes://named-cacert"]
+    assert LEAF.key_pem in found["kubernetes://named"]
+    assert LEAF.key_pem not in found["kubernetes://named-cacert"]
+
+
+def test_a_ca_of_its_own_goes_before() -> None:
+    found = given(secret("named", cacert=CA.pem, **PAIR), secret("named-cacert", cacert=OTHER.pem))
+    assert OTHER.pem.encode() in found["kubernetes://named-cacert"]
+
+
+def test_other_namespaces_keep_theirs() -> None:
+    assert given(secret("named", namespace="docs", cacert=CA.pem, **PAIR)) == {}
+
+
+def test_keys_are_not_sent_in_plain_text() -> None:
+    assert given(secret("named", cacert=CA.pem, **PAIR), roots=b"") == {}
+
+
+@pytest.mark.parametrize("flavour", [Flavour.ENVOY, Flavour.MESHLIB, Flavour.GRPC])
+def test_only_gateways_are_given_any(flavour: Flavour) -> None:
+    client = Client(flavour, namespace="edge", labels=EDGE.labels)
+    assert given(secret("named", cacert=CA.pem, **PAIR), client=client) == {}
+
+
+def test_a_server_that_joins_costs_a_gateway_nothing() -> None:
+    text = GATEWAY + secret("named", cacert=CA.pem, **PAIR)
+    graph = build_graph(documents_in(text, "a.yaml").documents)
+    first = GraphCompiler(graph, "1", roots_pem=ROOTS)
+    before = first.resources(EDGE)
+    joined = graph.with_registrations(
+        [Registration("x", "default", "default", (("app", "x"),), "10.0.0.1", (("http", 80),))]
+    )
+    second = GraphCompiler(joined.with_keys({}), "2", before=first, roots_pem=ROOTS)
+    assert second.resources(EDGE) == before
+    assert second.memo.made == 0

@@ -1,0 +1,95 @@
+"""Secrets with certificates: what is taken, what is refused, and that nothing of them is shown."""
+
+import base64
+from typing import Any
+
+import pytest
+import yaml
+from support.small_ca import SmallCa
+
+from meshlib.control.istio.secret import credential
+from meshlib.control.sources.text import documents_in
+
+CA = SmallCa()
+ONE, OTHER = CA.issue(dns=["a.example"]), CA.issue(dns=["b.example"])
+
+
+def read(data: dict[str, bytes], type_: str = "kubernetes.io/tls", group: str = "data") -> Any:
+    texts = {
+        key: base64.b64encode(value).decode() if group == "data" else value.decode()
+        for key, value in data.items()
+    }
+    document = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": type_,
+        "immutable": True,
+        "metadata": {"name": "s"},
+        group: texts,
+    }
+    return documents_in(yaml.safe_dump(document), "s.yaml")
+
+
+def pair(certificate: bytes = ONE.pem.encode(), key: bytes = ONE.key_pem) -> dict[str, bytes]:
+    return {"tls.crt": certificate, "tls.key": key}
+
+
+@pytest.mark.parametrize(
+    ("data", "type_"),
+    [
+        (pair(), "kubernetes.io/tls"),
+        (pair() | {"ca.crt": CA.pem.encode(), "ca.crl": CA.revoked()}, "kubernetes.io/tls"),
+        ({"cert": ONE.pem.encode(), "key": ONE.key_pem, "cacert": CA.pem.encode()}, "Opaque"),
+    ],
+)
+@pytest.mark.parametrize("group", ["data", "stringData"])
+def test_both_spellings_are_read(data: dict[str, bytes], type_: str, group: str) -> None:
+    found = read(data, type_, group)
+    assert found.problems == ()
+    held = credential(found.documents[0].spec)
+    assert (held.chain, held.key) == (ONE.pem.encode(), ONE.key_pem)
+    assert held.roots == (CA.pem.encode() if len(data) > 2 else b"")
+
+
+def test_a_ca_alone() -> None:
+    held = credential(read({"cacert": CA.pem.encode()}, "Opaque").documents[0].spec)
+    assert (held.chain, held.roots) == (b"", CA.pem.encode())
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        ({}, "the certificate can't be read"),
+        (pair(key=OTHER.key_pem), "the key is not that of the certificate"),
+        (pair(certificate=b"no pem"), "the certificate can't be read"),
+        (pair(key=b"-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n"), "the key can't be used"),
+        (pair() | {"ca.crt": b"none"}, "the CA can't be read"),
+        (pair() | {"ca.crl": b"none"}, "the revocation list can't be read"),
+    ],
+)
+def test_what_would_be_of_no_use_is_refused(data: dict[str, bytes], why: str) -> None:
+    found = read(data)
+    assert found.documents == ()
+    assert any(why in str(problem) for problem in found.problems)
+    assert "c2VjcmV0" not in str(found.problems)
+
+
+@pytest.mark.parametrize("value", ["c2VjcmV0!", 5, ["c2VjcmV0"], None])
+def test_what_is_no_base64_is_refused_without_showing_it(value: object) -> None:
+    document = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/tls",
+        "metadata": {"name": "s"},
+        "data": {"tls.crt": value, "tls.key": value},
+    }
+    found = documents_in(yaml.safe_dump(document), "s.yaml")
+    assert found.documents == ()
+    assert "c2VjcmV0" not in repr(found)
+
+
+def test_secrets_of_others_are_forgotten() -> None:
+    found = read({"password": b"hunter2", "key": b"api-key", "cert": b"x"}, "Opaque")
+    assert found.problems == ()
+    assert "password" not in found.documents[0].spec.data
+    assert "data" not in repr(found.documents[0].spec)
