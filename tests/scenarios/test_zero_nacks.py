@@ -43,9 +43,20 @@ CASES = [case for case in mesh_cases() if not case.name.startswith("gateway")]
 class Channels:
     """A process that holds gRPC channels."""
 
-    def __init__(self, name: str, process: "subprocess.Popen[str]") -> None:
+    def __init__(self, name: str, bootstrap: Path) -> None:
+        """`bootstrap` is gRPC's."""
         self.name = name
-        self._process = process
+        self._bootstrap = bootstrap
+        self._process = self._start()
+
+    def _start(self) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            COMMANDS[self.name],
+            env=os.environ | {"GRPC_XDS_BOOTSTRAP": str(self._bootstrap)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def open(self, targets: Iterable[str]) -> None:
         """Opens these and closes those before."""
@@ -54,24 +65,27 @@ class Channels:
         print(json.dumps(list(targets)), file=self._process.stdin, flush=True)
         assert self._process.stdout.readline() == "open\n"
 
+    def begin_anew(self) -> None:
+        """Another process in place of this one."""
+        self.close()
+        self._process = self._start()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.communicate()
+
 
 @contextmanager
 def channels(name: str, address: str, folder: Path) -> Iterator[Channels]:
     server = {"server_uri": address, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"xds_servers": [server], "node": {"id": name, "locality": {}}}))
-    process = subprocess.Popen(
-        COMMANDS[name],
-        env=os.environ | {"GRPC_XDS_BOOTSTRAP": str(path)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    made = Channels(name, path)
     try:
-        yield Channels(name, process)
+        yield made
     finally:
-        process.kill()
-        process.communicate()
+        made.close()
 
 
 class Play:
@@ -109,13 +123,13 @@ class Play:
         return [*self.stage.refusals(), *ours]
 
     def begin_anew(self, targets: list[str]) -> None:
-        """Channels that watch nothing of the case before.
+        """Processes that have seen nothing of the case before.
 
         grpc-js gives up a cluster's endpoints now and then while one case replaces another, and does not ask
         for them again though the cluster is there. Why is not known. What is asked here is who refuses what.
         """
         for one in self.channels:
-            one.open([])
+            one.begin_anew()
             one.open(targets)
 
 
