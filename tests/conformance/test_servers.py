@@ -36,7 +36,7 @@ NOT_TOLD = ("hypercorn-http2",)
 """It does not end the stream of an application that raised."""
 MAY_LOSE = (
     *("apache-http1", "apache-http2", "caddy-http1", "caddy-http2", "envoy-http1", "envoy-http2"),
-    *("gunicorn-http1", "hypercorn-http2", "nginx-http1", "nginx-http2"),
+    *("gunicorn-http1", "haproxy-http1", "hypercorn-http2", "nginx-http1", "nginx-http2"),
 )
 """They close while the request is sent, or answer for a server behind them that did, and a next request on
 the same connection may be lost.
@@ -109,7 +109,7 @@ CASES = {
         *("/refuse", "POST", (BLOCK,) * 20),
         expected=((413, b"too large"), 502, 503, BROKEN),
         kept=None,
-        only=("apache", "caddy", "envoy", "gunicorn", "hypercorn", "nginx"),
+        only=("apache", "caddy", "envoy", "gunicorn", "haproxy", "hypercorn", "nginx"),
     ),
     "close": Case("/close", expected=((200, b"bye"),), kept=None),
     "cut-in-a-counted-body": Case("/abort", expected=(BROKEN, NOT_HTTP), kept=False, but=NOT_TOLD),
