@@ -21,7 +21,7 @@ from meshlib_grpc.aio_call import (
 )
 from meshlib_grpc.asked import Target, serialized
 from meshlib_grpc.bodies import AsyncMessages, Message
-from meshlib_grpc.unary import NO_WISHES, Wishes
+from meshlib_grpc.unary import wishes_of
 
 
 class _Method:
@@ -47,7 +47,7 @@ class _Method:
     ) -> Any:
         body = Message(serialized(request, self._serialize))
         asked = self._target.request(self._path, body, metadata, timeout)
-        wishes = NO_WISHES if credentials is compression is None else Wishes(credentials, compression)
+        wishes = wishes_of(credentials, compression)
         return kind(self._sender, asked, body, wishes, self._deserialize)
 
     def _stream(
@@ -61,7 +61,7 @@ class _Method:
     ) -> Any:
         body = AsyncMessages(None if requests is None else each_of(requests, self._serialize))
         asked = self._target.request(self._path, body, metadata, timeout)
-        wishes = Wishes(credentials, compression)
+        wishes = wishes_of(credentials, compression)
         return kind(self._sender, asked, body, wishes, self._deserialize, self._serialize)
 
 

@@ -6,9 +6,10 @@ import grpc
 
 from meshlib_grpc.asked import Said
 from meshlib_grpc.outcome import OK
+from meshlib_grpc.over import Over
 
 
-class Done(grpc.Call, grpc.Future):  # type: ignore[misc]
+class Done(Over, grpc.Call, grpc.Future):  # type: ignore[misc]
     """A call that went well."""
 
     def __init__(self, how: Said, response: Any) -> None:
@@ -33,34 +34,6 @@ class Done(grpc.Call, grpc.Future):  # type: ignore[misc]
         """The server's."""
         return self._how.trailing
 
-    def is_active(self) -> bool:
-        """It has ended."""
-        return False
-
-    def time_remaining(self) -> float | None:
-        """There is none."""
-        return None
-
-    def add_callback(self, callback: Any) -> bool:
-        """Too late."""
-        return False
-
-    def cancel(self) -> bool:
-        """Too late."""
-        return False
-
-    def cancelled(self) -> bool:
-        """It was not."""
-        return False
-
-    def running(self) -> bool:
-        """It has ended."""
-        return False
-
-    def done(self) -> bool:
-        """It has."""
-        return True
-
     def result(self, timeout: float | None = None) -> Any:
         """The response."""
         return self._response
@@ -72,7 +45,3 @@ class Done(grpc.Call, grpc.Future):  # type: ignore[misc]
     def traceback(self, timeout: float | None = None) -> Any:
         """None."""
         return None
-
-    def add_done_callback(self, fn: Any) -> None:
-        """Calls `fn` at once."""
-        fn(self)

@@ -21,13 +21,14 @@ from meshlib import errors
 from meshlib.core.actions import Facts
 from meshlib.dataplane.drive import FlightFailed
 from meshlib.dataplane.flights import flight_of, kind_of, words_of
+from meshlib_grpc.over import Over
 
 FLAGS = "x-envoy-response-flags"
 """In the trailing metadata of a status that the mesh made: Envoy's flags, as an access log has them."""
 _NO_FACTS = Facts()
 
 
-class Status(grpc.aio.AioRpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
+class Status(Over, grpc.aio.AioRpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
     """A call ended with another status than OK."""
 
     def __init__(
@@ -56,34 +57,6 @@ class Status(grpc.aio.AioRpcError, grpc.Call, grpc.Future):  # type: ignore[misc
 
     # What gRPC's errors of threads can do as well: they are calls that have ended.
 
-    def is_active(self) -> bool:
-        """It has ended."""
-        return False
-
-    def time_remaining(self) -> float | None:
-        """There is none."""
-        return None
-
-    def add_callback(self, callback: Any) -> bool:
-        """Too late."""
-        return False
-
-    def cancel(self) -> bool:
-        """Too late."""
-        return False
-
-    def cancelled(self) -> bool:
-        """It was not."""
-        return False
-
-    def running(self) -> bool:
-        """It has ended."""
-        return False
-
-    def done(self) -> bool:
-        """It has."""
-        return True
-
     def result(self, timeout: float | None = None) -> Any:
         """Raises it."""
         raise self
@@ -95,10 +68,6 @@ class Status(grpc.aio.AioRpcError, grpc.Call, grpc.Future):  # type: ignore[misc
     def traceback(self, timeout: float | None = None) -> Any:
         """Of where it was raised."""
         return self.__traceback__
-
-    def add_done_callback(self, fn: Any) -> None:
-        """Calls `fn` at once."""
-        fn(self)
 
 
 class _Lost(Status, errors.RequestError):

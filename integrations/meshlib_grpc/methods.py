@@ -16,11 +16,7 @@ from meshlib_grpc.call import Call
 from meshlib_grpc.done import Done
 from meshlib_grpc.errors import of_control, of_failure
 from meshlib_grpc.sender import Sender, UnaryHands
-from meshlib_grpc.unary import NO_WISHES, Wishes
-
-
-def _wishes(credentials: Any, compression: Any) -> Wishes:
-    return NO_WISHES if credentials is compression is None else Wishes(credentials, compression)
+from meshlib_grpc.unary import Wishes, wishes_of
 
 
 class _Method:
@@ -59,7 +55,7 @@ class UnaryUnary(_Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
         compression: grpc.Compression | None = None,
     ) -> Any:
         """The response. Status and its kind, see `errors`."""
-        return self.call(request, timeout, metadata, _wishes(credentials, compression), told=False)[0]
+        return self.call(request, timeout, metadata, wishes_of(credentials, compression), told=False)[0]
 
     def with_call(
         self,
@@ -71,7 +67,7 @@ class UnaryUnary(_Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
         compression: grpc.Compression | None = None,
     ) -> tuple[Any, "Done"]:
         """The response, and the call."""
-        wishes = _wishes(credentials, compression)
+        wishes = wishes_of(credentials, compression)
         response, done = self.call(request, timeout, metadata, wishes, told=True)
         assert done is not None  # noqa: S101 - it was asked for
         return response, done
@@ -109,7 +105,7 @@ class UnaryUnary(_Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
     ) -> Call:
         """The call, which a thread of its own waits for."""
         body = Message(serialized(request, self._serialize))
-        return self.begin(body, timeout, metadata, Wishes(credentials, compression), single=True).start()
+        return self.begin(body, timeout, metadata, wishes_of(credentials, compression), single=True).start()
 
 
 class UnaryStream(_Method, grpc.UnaryStreamMultiCallable):  # type: ignore[misc]
@@ -126,7 +122,7 @@ class UnaryStream(_Method, grpc.UnaryStreamMultiCallable):  # type: ignore[misc]
     ) -> Call:
         """The call, which is iterated."""
         body = Message(serialized(request, self._serialize))
-        return self.begin(body, timeout, metadata, Wishes(credentials, compression), single=False)
+        return self.begin(body, timeout, metadata, wishes_of(credentials, compression), single=False)
 
 
 class StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[misc]
@@ -156,7 +152,7 @@ class StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[misc]
         compression: grpc.Compression | None = None,
     ) -> tuple[Any, Call]:
         """The response, and the call."""
-        body, wishes = self.messages(request_iterator), Wishes(credentials, compression)
+        body, wishes = self.messages(request_iterator), wishes_of(credentials, compression)
         return self.begin(body, timeout, metadata, wishes, single=True).wait()
 
     def future(
@@ -169,7 +165,7 @@ class StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[misc]
         compression: grpc.Compression | None = None,
     ) -> Call:
         """The call, which a thread of its own waits for."""
-        body, wishes = self.messages(request_iterator), Wishes(credentials, compression)
+        body, wishes = self.messages(request_iterator), wishes_of(credentials, compression)
         return self.begin(body, timeout, metadata, wishes, single=True).start()
 
 
@@ -186,5 +182,5 @@ class StreamStream(_Method, grpc.StreamStreamMultiCallable):  # type: ignore[mis
         compression: grpc.Compression | None = None,
     ) -> Call:
         """The call, which is iterated."""
-        body, wishes = self.messages(request_iterator), Wishes(credentials, compression)
+        body, wishes = self.messages(request_iterator), wishes_of(credentials, compression)
         return self.begin(body, timeout, metadata, wishes, single=False)

@@ -22,6 +22,11 @@ class Wishes(NamedTuple):
 NO_WISHES = Wishes()
 
 
+def wishes_of(credentials: grpc.CallCredentials | None, compression: grpc.Compression | None) -> Wishes:
+    """Most calls have none."""
+    return NO_WISHES if credentials is compression is None else Wishes(credentials, compression)
+
+
 class Unary:
     """A response of one message, which is here with its status."""
 
