@@ -2,108 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator
-from typing import Any, cast
+from typing import Any
 
 import grpc
 
-from meshlib.core.actions import Attempt, Facts, Mirror
-from meshlib.core.request import Failed
-from meshlib.dataplane import exchange, network
+from meshlib.core.actions import Facts
+from meshlib.dataplane import exchange
 from meshlib.dataplane.drive import Answer, AsyncBody, FlightFailed
-from meshlib.dataplane.mesh import Mesh
-from meshlib.dataplane.telemetry.outbound import introduced
 from meshlib.errors import ControlError
+from meshlib_grpc.aio_sender import AsyncHands, AsyncSender
 from meshlib_grpc.asked import Said, deserialized, said
-from meshlib_grpc.asynchronous import AsyncStreamed, Connections
+from meshlib_grpc.asynchronous import AsyncStreamed
 from meshlib_grpc.bodies import AsyncMessages, Message
 from meshlib_grpc.errors import Status, of_control, of_failure
 from meshlib_grpc.metadata import Metadata, status_headers, to_metadata
-from meshlib_grpc.onebyone import AsyncOneByOne
-from meshlib_grpc.options import Options
-from meshlib_grpc.outcome import CANCELLED, OK, UNKNOWN, Ended
-from meshlib_grpc.sender import refuse_network
+from meshlib_grpc.outcome import CANCELLED, LEFT, OK, UNKNOWN
 from meshlib_grpc.unary import Unary, Wishes
 
-_CANCELLED = "Locally cancelled by application!"
 _NO_FACTS = Facts()
-
-
-class AsyncSender(exchange.AsyncSender):
-    """meshlib's sender, over gRPC's channels. One event loop at a time."""
-
-    def __init__(self, mesh: Mesh | exchange.FindMesh, options: Options) -> None:
-        super().__init__(mesh)
-        self._options = options
-
-    def channels(self) -> Connections:
-        """Those of the running loop."""
-        return self.connections()  # type: ignore[return-value]  # as made below
-
-    def _connect(self) -> network.AsyncConnections:
-        mesh = self.mesh
-        refuse_network(mesh.network)
-        return Connections(mesh.clock, lambda: mesh.view, self._contexts, self._options)
-
-    async def aclose(self) -> None:
-        """Closes the connections; the mesh stays."""
-        made = cast(Connections | None, self._connections)
-        await super().aclose()
-        if made is not None:
-            await made.closed()
-
-
-class _Hands:
-    """What a flow acts with."""
-
-    __slots__ = ("_body", "_request", "_sender", "_wishes", "last", "wanted")
-
-    def __init__(
-        self, sender: AsyncSender, request: exchange.Request, body: Message | AsyncMessages, wishes: Wishes
-    ) -> None:
-        self._sender = sender
-        self._request = request
-        self._body = body
-        self._wishes = wishes
-        self.last: Unary | AsyncStreamed | None = None
-        self.wanted: asyncio.Event | None = None
-        """Whether the first metadata is all that is waited for; None: it is a call with one request and one
-        response.
-        """
-
-    async def send(self, attempt: Attempt) -> Unary | AsyncStreamed | Failed:
-        sender, body = self._sender, self._body
-        if attempt.tls is not None:
-            attempt = introduced(attempt, attempt.tls, sender.mesh.telemetry)
-        if self.wanted is None:
-            assert isinstance(body, Message)  # noqa: S101 - of the one request
-            made = await sender.channels().unary(attempt, body.message, self._wishes)
-            if not isinstance(made, Failed):
-                self.last = made
-            return made
-        begun = await sender.channels().begin(attempt, body, self._wishes)
-        if isinstance(begun, Failed):
-            return begun
-        self.last = begun
-        settled = await begun.settle(self.wanted)
-        if isinstance(settled, Failed) and not settled.connected and begun.kept:
-            begun.close()
-            again = await sender.channels().begin(attempt, body, self._wishes)
-            if isinstance(again, Failed):
-                return again
-            self.last = begun = again
-            settled = await begun.settle(self.wanted)
-        if isinstance(settled, Failed):
-            begun.close()
-        return settled
-
-    def several(self) -> AsyncOneByOne:
-        return AsyncOneByOne(self.send)
-
-    def mirror(self, mirror: Mirror) -> None:
-        self._sender.mirror(mirror, self._request)
-
-    async def sleep(self, seconds: float) -> None:
-        await (self._sender.mesh.network or network.SOCKETS).asleep(seconds)
 
 
 class _Call(grpc.aio.Call):  # type: ignore[misc]
@@ -121,7 +37,7 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
         self._request = request
         self._body = body
         self._deserialize = deserialize
-        self._hands = hands = _Hands(sender, request, body, wishes)
+        self._hands = hands = AsyncHands(sender, request, body, wishes)
         if self._streams():
             hands.wanted = asyncio.Event()
         self._callbacks: list[Callable[[Any], None]] = []
@@ -159,7 +75,7 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
             self._fail(error)
         except asyncio.CancelledError:
             self._cancelled = True
-            self._fail(Status(CANCELLED, details=_CANCELLED))
+            self._fail(Status(CANCELLED, details=LEFT.details))
             raise
         except BaseException as error:
             self._fail(Status(UNKNOWN, details=repr(error)))
@@ -219,7 +135,7 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
         except StopAsyncIteration:
             last = self._hands.last
             assert isinstance(last, AsyncStreamed)  # noqa: S101 - there were messages
-            self._finish(said(answer, last.ended or Ended(CANCELLED, _CANCELLED)))
+            self._finish(said(answer, last.ended or LEFT))
         except FlightFailed as error:
             self._fail(of_failure(error))
         except Status as error:
@@ -298,7 +214,7 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
         self._task.cancel()
         if self._answer is not None and isinstance(self._answer.body, AsyncBody):
             self._answer.body.close()
-        self._fail(Status(CANCELLED, details=_CANCELLED))
+        self._fail(Status(CANCELLED, details=LEFT.details))
         return True
 
     def add_done_callback(self, callback: Any) -> None:
@@ -401,7 +317,7 @@ class StreamUnaryCall(_Writing, _Single, grpc.aio.StreamUnaryCall):  # type: ign
             found = [one async for one in body]
         except FlightFailed as error:
             raise of_failure(error) from None
-        how = said(answer, last.ended or Ended(CANCELLED, _CANCELLED))
+        how = said(answer, last.ended or LEFT)
         if how.code is OK and len(found) != 1:
             raise Status(grpc.StatusCode.INTERNAL, details="The response has not one message.")
         if how.code is OK:

@@ -13,12 +13,12 @@ import meshlib
 from meshlib.dataplane.mesh import Mesh
 from meshlib.errors import ControlError, RequestError
 from meshlib_grpc.aio_call import (
-    AsyncSender,
     StreamStreamCall,
     StreamUnaryCall,
     UnaryStreamCall,
     UnaryUnaryCall,
 )
+from meshlib_grpc.aio_sender import AsyncSender
 from meshlib_grpc.asked import Target, serialized
 from meshlib_grpc.bodies import AsyncMessages, Message
 from meshlib_grpc.unary import wishes_of

@@ -15,13 +15,13 @@ from meshlib.dataplane import exchange, network
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, OwnTimeouts
 from meshlib.dataplane.mesh import Mesh
 from meshlib_grpc.aio_call import (
-    AsyncSender,
     StreamStreamCall,
     StreamUnaryCall,
     UnaryStreamCall,
     UnaryUnaryCall,
 )
 from meshlib_grpc.aio_channel import each_of
+from meshlib_grpc.aio_sender import AsyncSender
 from meshlib_grpc.asynchronous import AsyncStreamed, ended_of
 from meshlib_grpc.bodies import AsyncMessages, Message
 from meshlib_grpc.metadata import Metadata

@@ -7,18 +7,18 @@ from typing import Any
 import grpc
 
 from meshlib.core.actions import Attempt
-from meshlib.core.request import Failed, ResponseHead
+from meshlib.core.request import Failed
 from meshlib.core.view import View
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, OwnTimeouts
-from meshlib.dataplane.http.read import Need
 from meshlib.dataplane.http.secure import MakeContexts
 from meshlib_grpc.bodies import AsyncMessages, Message, messages
 from meshlib_grpc.channels import Channels, Wanted
 from meshlib_grpc.metadata import sendable
 from meshlib_grpc.options import Options, options_of, target_of
-from meshlib_grpc.outcome import CANCELLED, Ended, begun, failure, of_status, ok, timeout_of, too_late
+from meshlib_grpc.outcome import LEFT, Ended, begun, failure, of_status, ok, timeout_of, too_late
 from meshlib_grpc.pin import look
 from meshlib_grpc.pool import Carrier, Pool
+from meshlib_grpc.streamed import Trying
 from meshlib_grpc.unary import NO_WISHES, WELL, Unary, Wishes
 
 _UNSENT = "Internal error from Core"
@@ -26,12 +26,8 @@ _MOMENT, _LOOK = 1.0, 0.002
 """Seconds for which the status is waited for, and between two looks."""
 
 
-class AsyncStreamed:
+class AsyncStreamed(Trying):
     """A try of a call that goes on for a while; decided upon as of `Streamed`."""
-
-    version = b"HTTP/2"
-    reason = b""
-    whole: bytes | None = None
 
     def __init__(
         self,
@@ -42,14 +38,7 @@ class AsyncStreamed:
         *,
         kept: bool,
     ) -> None:
-        self.kept = kept
-        self.head = ResponseHead(200)
-        self.ended: Ended | None = None
-        self.told: Callable[[Ended], None] = lambda ended: None
-        self.call = call
-        self._attempt = attempt
-        self._clock = clock
-        self._release: Callable[[bool], None] | None = release
+        super().__init__(call, attempt, clock, release, kept=kept)
         self._reading: asyncio.Future[Any] | None = None
         self._noted: Ended | None = None
         call.add_done_callback(self._note)
@@ -113,10 +102,6 @@ class AsyncStreamed:
                 return
             yield message
 
-    def ready(self) -> bytes | Need:
-        """It can't be told without waiting."""
-        return Need.NOTHING if self.ended is not None else Need.DATA
-
     async def more(self) -> None:
         """Not asked for: gRPC's calls are iterated."""
 
@@ -126,7 +111,7 @@ class AsyncStreamed:
             self.call.cancel()
             if self._reading is not None:
                 self._reading.cancel()
-            self._end(Ended(CANCELLED, "Locally cancelled by application!"))
+            self._end(LEFT)
 
     def _note(self, call: Any) -> None:
         """The status is there. Another may take its place (see `_why`)."""
@@ -150,13 +135,6 @@ class AsyncStreamed:
 
     async def _end_well(self) -> None:
         self._end(WELL._replace(trailing=tuple(await self.call.trailing_metadata() or ())))
-
-    def _end(self, ended: Ended) -> None:
-        self.ended = ended
-        self.told(ended)
-        release, self._release = self._release, None
-        if release is not None:
-            release(ended.details.startswith("failed to connect"))
 
 
 def _at_once(asking: Any) -> Any:

@@ -6,114 +6,25 @@ waits for it. A call that nobody waits for holds its place until it is cancelled
 
 import contextlib
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 
-from meshlib.core.actions import Action, Attempt, Event, Facts, Flow, Mirror
-from meshlib.core.request import Failed
+from meshlib.core.actions import Facts, Flow
 from meshlib.dataplane.drive import Answer, Body, FlightFailed
 from meshlib.dataplane.exchange import Request
-from meshlib.dataplane.hedge_blocking import Tries
-from meshlib.dataplane.telemetry.outbound import introduced
 from meshlib.errors import ControlError
 from meshlib_grpc.asked import Said, deserialized, said
 from meshlib_grpc.bodies import Message, Messages
 from meshlib_grpc.errors import Status, of_control, of_failure
+from meshlib_grpc.hands import Gone, StreamHands
 from meshlib_grpc.metadata import status_headers, to_metadata
-from meshlib_grpc.onebyone import one_by_one
-from meshlib_grpc.outcome import CANCELLED, OK, Ended
+from meshlib_grpc.outcome import CANCELLED, LEFT, OK, Ended
 from meshlib_grpc.sender import Sender
-from meshlib_grpc.streamed import Streamed
 from meshlib_grpc.unary import Wishes
 
-_CANCELLED = "Locally cancelled by application!"
 _NO_FACTS = Facts()
-
-
-class _Gone(Exception):
-    """The application cancelled it."""
-
-
-class _Hands:
-    """What its flow acts with."""
-
-    def __init__(self, sender: Sender, request: Request, body: Message | Messages, wishes: Wishes) -> None:
-        self._sender = sender
-        self._request = request
-        self._body = body
-        self._wishes = wishes
-        self._first: tuple[Attempt, Streamed | Failed] | None = None
-        self.current: Streamed | None = None
-        self.metadata = False
-        """Whether the first metadata is all that is waited for."""
-        self.cancelled = threading.Event()
-
-    def begin(self, attempt: Attempt) -> Streamed | Failed:
-        sender = self._sender
-        if attempt.tls is not None:
-            attempt = introduced(attempt, attempt.tls, sender.mesh.telemetry)
-        made = sender.channels().begin(attempt, self._body, self._wishes)
-        if isinstance(made, Streamed):
-            self.current = made
-        return made
-
-    def begin_first(self, flow: Flow) -> Flow:
-        """The first try, if nothing is before it; and what follows."""
-        action = flow.send(None)
-        while isinstance(action, Mirror):
-            self.mirror(action)
-            action = flow.send(None)
-        if isinstance(action, Attempt):
-            try:
-                self._first = action, self.begin(action)
-            except BaseException:
-                flow.close()
-                raise
-        return _resumed(flow, action)
-
-    def send(self, attempt: Attempt) -> Streamed | Failed:
-        first, self._first = self._first, None
-        made = first[1] if first is not None else self.begin(attempt)
-        if isinstance(made, Failed):
-            return made
-        settled = made.settle(metadata=self.metadata)
-        if isinstance(settled, Failed) and not settled.connected and made.kept:
-            made.close()
-            again = self.begin(attempt)
-            if isinstance(again, Failed):
-                return again
-            made, settled = again, again.settle(metadata=self.metadata)
-        if self.cancelled.is_set():
-            made.close()
-            raise _Gone
-        if isinstance(settled, Failed):
-            made.close()
-        return settled
-
-    def several(self) -> Tries:
-        return one_by_one(self.send, self._sender.threads)
-
-    def mirror(self, mirror: Mirror) -> None:
-        self._sender.mirror(mirror, self._request)
-
-    def sleep(self, seconds: float) -> None:
-        if self.cancelled.wait(seconds):
-            raise _Gone
-
-
-def _resumed(flow: Flow, action: Action) -> Generator[Action, Event, None]:
-    """The same flow, whose first action was taken from it already."""
-    try:
-        while True:
-            event = yield action
-            try:
-                action = flow.send(event)
-            except StopIteration:
-                return
-    finally:
-        flow.close()
 
 
 class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
@@ -134,7 +45,7 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
         self._request = request
         self._deserialize = deserialize
         self._single = single
-        self._hands = _Hands(sender, request, body, wishes)
+        self._hands = StreamHands(sender, request, body, wishes)
         self._lock = threading.RLock()
         self._ended = threading.Event()
         self._callbacks: list[Callable[[], Any]] = []
@@ -172,11 +83,11 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
             except FlightFailed as error:
                 self._fail(of_failure(error))
                 return
-            except _Gone:
-                self._fail(Status(CANCELLED, details=_CANCELLED))
+            except Gone:
+                self._fail(Status(CANCELLED, details=LEFT.details))
                 return
             except BaseException:
-                self._fail(Status(CANCELLED, details=_CANCELLED))
+                self._fail(Status(CANCELLED, details=LEFT.details))
                 raise
             self._answer = answer
             body = answer.body
@@ -202,7 +113,7 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
             except StopIteration:
                 streamed, answer = self._hands.current, self._answer
                 assert streamed is not None and answer is not None  # noqa: S101, PT018 - there were messages
-                ended = streamed.ended or Ended(CANCELLED, _CANCELLED)
+                ended = streamed.ended or LEFT
                 self._messages = None
                 self._finish(said(answer, ended))
                 raise
@@ -363,7 +274,7 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
                     self._answer.body.close()
                 self._messages = None
                 if self._error is None:
-                    self._error = Status(CANCELLED, details=_CANCELLED)
+                    self._error = Status(CANCELLED, details=LEFT.details)
                 self._tell()
             finally:
                 self._lock.release()

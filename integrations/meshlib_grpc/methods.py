@@ -15,7 +15,8 @@ from meshlib_grpc.bodies import Message, Messages
 from meshlib_grpc.call import Call
 from meshlib_grpc.done import Done
 from meshlib_grpc.errors import of_control, of_failure
-from meshlib_grpc.sender import Sender, UnaryHands
+from meshlib_grpc.hands import UnaryHands
+from meshlib_grpc.sender import Sender
 from meshlib_grpc.unary import Wishes, wishes_of
 
 

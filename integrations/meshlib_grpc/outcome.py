@@ -44,6 +44,10 @@ class Ended(NamedTuple):
     trailing: Any = ()
 
 
+LEFT = Ended(CANCELLED, "Locally cancelled by application!")
+"""As gRPC says of a call that the application ends."""
+
+
 def timeout_of(attempt: Attempt, now: float) -> float | None:
     """Seconds that a call may take; None: for ever."""
     one, whole = attempt.try_deadline, attempt.deadline

@@ -13,13 +13,11 @@ from meshlib.core.actions import Attempt
 from meshlib.core.request import Failed, ResponseHead
 from meshlib.dataplane.http.limits import Broken
 from meshlib.dataplane.http.read import Need
-from meshlib_grpc.outcome import CANCELLED, OK, UNKNOWN, Ended, begun, failure, of_status, too_late
-
-_WELL = Ended(OK)
+from meshlib_grpc.outcome import LEFT, UNKNOWN, Ended, begun, failure, of_status, too_late
 
 
-class Streamed:
-    """Thread-safe as far as gRPC's own call is: one thread reads, any may cancel."""
+class Trying:
+    """What tries for threads and for tasks have in common."""
 
     version = b"HTTP/2"
     reason = b""
@@ -45,6 +43,32 @@ class Streamed:
         self._attempt = attempt
         self._clock = clock
         self._release: Callable[[bool], None] | None = release
+
+    def ready(self) -> bytes | Need:
+        """It can't be told without waiting."""
+        return Need.NOTHING if self.ended is not None else Need.DATA
+
+    def _end(self, ended: Ended) -> None:
+        self.ended = ended
+        self.told(ended)
+        release, self._release = self._release, None
+        if release is not None:
+            release(ended.details.startswith("failed to connect"))
+
+
+class Streamed(Trying):
+    """Thread-safe as far as gRPC's own call is: one thread reads, any may cancel."""
+
+    def __init__(
+        self,
+        call: Any,
+        attempt: Attempt,
+        clock: Callable[[], float],
+        release: Callable[[bool], None],
+        *,
+        kept: bool,
+    ) -> None:
+        super().__init__(call, attempt, clock, release, kept=kept)
         self._first: bytes | None = None
         self._timer: threading.Timer | None = None
         one, whole = attempt.try_deadline, attempt.deadline
@@ -104,24 +128,16 @@ class Streamed:
             return
         self._end(_ended(self.call))
 
-    def ready(self) -> bytes | Need:
-        """It can't be told without waiting."""
-        return Need.NOTHING if self.ended is not None else Need.DATA
-
     def close(self) -> None:
         """Ends it."""
         if self.ended is None:
             self.call.cancel()
-            self._end(Ended(CANCELLED, "Locally cancelled by application!"))
+            self._end(LEFT)
 
     def _end(self, ended: Ended) -> None:
-        self.ended = ended
-        self.told(ended)
-        release, self._release = self._release, None
         if self._timer is not None:
             self._timer.cancel()
-        if release is not None:
-            release(ended.details.startswith("failed to connect"))
+        super()._end(ended)
 
 
 def _ended(call: Any) -> Ended:

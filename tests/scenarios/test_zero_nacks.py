@@ -125,8 +125,10 @@ class Play:
     def begin_anew(self, targets: list[str]) -> None:
         """Processes that have seen nothing of the case before.
 
-        grpc-js gives up a cluster's endpoints now and then while one case replaces another, and does not ask
-        for them again though the cluster is there. Why is not known. What is asked here is who refuses what.
+        grpc-js-xds 1.14 keeps what it knew of a cluster that a response leaves out, tells its watchers that
+        it is gone, and does not tell them when the same comes again (`cachedResource` in its `xds-client`).
+        A case that follows another makes it so now and then: names that it cancels and asks for again cross
+        with a response. What is asked here is who refuses what.
         """
         for one in self.channels:
             one.begin_anew()

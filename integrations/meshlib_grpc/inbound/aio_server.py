@@ -1,10 +1,9 @@
 """`meshlib_grpc.aio_server(…)`: a `grpc.aio.Server` whose ports are the mesh's."""
 
 import asyncio
-import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from typing import Any, NoReturn
+from typing import Any
 
 from grpc import aio
 
@@ -12,12 +11,12 @@ from meshlib.dataplane.gate import Gate
 from meshlib.dataplane.mesh import Mesh
 from meshlib.dataplane.register import Registration
 from meshlib_grpc.inbound.aio_interceptor import AsyncServerInterceptor
-from meshlib_grpc.inbound.door import Door, Passage
+from meshlib_grpc.inbound.door import Door
 from meshlib_grpc.inbound.health import Health
-from meshlib_grpc.inbound.standing import FAREWELL, bind, mesh_of, no_port_of_grpcs, registration, shares
+from meshlib_grpc.inbound.standing import FAREWELL, Standing, registration
 
 
-class AsyncServer(aio.Server):  # type: ignore[misc]
+class AsyncServer(Standing, aio.Server):  # type: ignore[misc]
     """A server for tasks. Its handlers are added as to any server; its ports by `add_port`."""
 
     def __init__(
@@ -34,10 +33,7 @@ class AsyncServer(aio.Server):  # type: ignore[misc]
         health: bool = False,
     ) -> None:
         """All but the last three are `grpc.aio.server`'s. See `meshlib_grpc.aio_server`."""
-        self._mesh = mesh_of(mesh)
-        self._registers = register
-        self._shared = shares(options or ())
-        self._passage = Passage()
+        Standing.__init__(self, mesh, register, options)
         first = AsyncServerInterceptor(self._mesh, met=self._passage.met)
         self._server = aio.server(
             migration_thread_pool,
@@ -50,40 +46,9 @@ class AsyncServer(aio.Server):  # type: ignore[misc]
         self._health = Health(tasks=True) if health else None
         if self._health is not None:
             self._health.add_to(self._server)
-        self._sockets: list[socket.socket] = []
-        self._doors: list[Door] = []
-        self._registration: Registration | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self._ended = asyncio.Event()
-
-    def __repr__(self) -> str:
-        ports = ", ".join(str(one.getsockname()[1]) for one in self._sockets if one.fileno() >= 0)
-        return f"<AsyncServer of ports {ports or 'none'}, {len(self._passage.met)} connections>"
-
-    def add_port(self, address: str) -> int:
-        """Serves at `host:port` (port 0: a free one) from `start` on, as the mesh says; the port.
-
-        ConfigError: nobody can serve there.
-        """
-        made = bind(address, self._shared)
-        self._sockets.append(made)
-        return int(made.getsockname()[1])
-
-    def add_insecure_port(self, address: str) -> NoReturn:
-        """ConfigError: `add_port`."""
-        no_port_of_grpcs()
-
-    def add_secure_port(self, address: str, server_credentials: Any) -> NoReturn:
-        """ConfigError: `add_port`."""
-        no_port_of_grpcs()
-
-    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[Any]) -> None:
-        """As gRPC's."""
-        self._server.add_generic_rpc_handlers(generic_rpc_handlers)
-
-    def add_registered_method_handlers(self, service_name: str, method_handlers: Any) -> None:
-        """What generated code calls beside `add_generic_rpc_handlers`, which does the same."""
 
     async def start(self) -> None:
         """Serves, once it is known who may call. ControlUnavailable: it is not known; ConfigError."""

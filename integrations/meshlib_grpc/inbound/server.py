@@ -3,29 +3,26 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 
 from meshlib.dataplane.gate import Gate
 from meshlib.dataplane.mesh import Mesh
 from meshlib.dataplane.register import Registration
-from meshlib_grpc.inbound.door import Door, Passage
+from meshlib_grpc.inbound.door import Door
 from meshlib_grpc.inbound.health import Health
 from meshlib_grpc.inbound.interceptor import ServerInterceptor
 from meshlib_grpc.inbound.standing import (
     FAREWELL,
-    bind,
-    mesh_of,
-    no_port_of_grpcs,
+    Standing,
     registration,
-    shares,
 )
 
 
-class Server(grpc.Server):  # type: ignore[misc]
+class Server(Standing, grpc.Server):  # type: ignore[misc]
     """A server for threads. Its handlers are added as to any server; its ports by `add_port`."""
 
     def __init__(
@@ -42,10 +39,7 @@ class Server(grpc.Server):  # type: ignore[misc]
         health: bool = False,
     ) -> None:
         """All but the last three are `grpc.server`'s. See `meshlib_grpc.server`."""
-        self._mesh = mesh_of(mesh)
-        self._registers = register
-        self._shared = shares(options or ())
-        self._passage = Passage()
+        Standing.__init__(self, mesh, register, options)
         first = ServerInterceptor(self._mesh, met=self._passage.met)
         self._server = grpc.server(
             thread_pool,
@@ -58,43 +52,10 @@ class Server(grpc.Server):  # type: ignore[misc]
         self._health = Health() if health else None
         if self._health is not None:
             self._health.add_to(self._server)
-        self._sockets: list[socket.socket] = []
-        self._doors: list[Door] = []
         self._loop: _Loop | None = None
-        self._registration: Registration | None = None
         self._lock = threading.RLock()  # `stop` may be called by a signal's handler, within itself
         self._stopping: threading.Event | None = None
         self._ended = threading.Event()
-
-    def __repr__(self) -> str:
-        ports = ", ".join(str(one.getsockname()[1]) for one in self._sockets if one.fileno() >= 0)
-        return f"<Server of ports {ports or 'none'}, {len(self._passage.met)} connections>"
-
-    def add_port(self, address: str) -> int:
-        """Serves at `host:port` (port 0: a free one) from `start` on, as the mesh says; the port.
-
-        ConfigError: nobody can serve there.
-        """
-        made = bind(address, self._shared)
-        self._sockets.append(made)
-        return int(made.getsockname()[1])
-
-    def add_insecure_port(self, address: str) -> NoReturn:
-        """ConfigError: `add_port`."""
-        no_port_of_grpcs()
-
-    def add_secure_port(self, address: str, server_credentials: Any) -> NoReturn:
-        """ConfigError: `add_port`."""
-        no_port_of_grpcs()
-
-    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[Any]) -> None:
-        """As gRPC's."""
-        self._server.add_generic_rpc_handlers(generic_rpc_handlers)
-
-    def add_registered_method_handlers(self, service_name: str, method_handlers: Any) -> None:
-        """What generated code calls beside `add_generic_rpc_handlers`. Of calls that go this way gRPC does
-        not tell which host was asked for; so none does.
-        """
 
     def start(self) -> None:
         """Serves, once it is known who may call. ControlUnavailable: it is not known; ConfigError."""
@@ -155,11 +116,9 @@ class Server(grpc.Server):  # type: ignore[misc]
 
     def _drain(self, place: Registration) -> None:
         assert self._stopping is not None  # noqa: S101 - `stop` made it
-        drained = threading.Event()
 
         def drain() -> None:
             place.drain()
-            drained.set()
             stopping.set()
 
         stopping = self._stopping

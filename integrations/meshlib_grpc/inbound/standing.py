@@ -6,15 +6,16 @@ policies known ─► gRPC serves ─► ports open ─► registered, healthy �
 
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import meshlib
 from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane.mesh import Mesh
 from meshlib.dataplane.register import Registration
 from meshlib.errors import ConfigError
+from meshlib_grpc.inbound.door import Door, Passage
 
 log = logging.getLogger(__name__)
 
@@ -80,11 +81,53 @@ def settings_of(settings: Bootstrap, sockets: Sequence[socket.socket]) -> Bootst
     return replace(settings, ports=ports, address=address)
 
 
-def no_port_of_grpcs() -> NoReturn:
-    """gRPC's own ports would be outside of the mesh."""
-    raise ConfigError("add_port(address) opens a port of the mesh, which decides who may connect, and how")
-
-
 def mesh_of(mesh: Mesh | None) -> Mesh:
     """The mesh that was given, or the process's own."""
     return mesh or meshlib.default()
+
+
+class Standing:
+    """What servers for threads and for tasks have in common: ports of the mesh, handlers of gRPC's."""
+
+    _server: Any
+
+    def __init__(self, mesh: Mesh | None, register: bool, options: Sequence[tuple[str, Any]] | None) -> None:
+        self._mesh = mesh_of(mesh)
+        self._registers = register
+        self._shared = shares(options or ())
+        self._passage = Passage()
+        self._sockets: list[socket.socket] = []
+        self._doors: list[Door] = []
+        self._registration: Registration | None = None
+
+    def __repr__(self) -> str:
+        ports = ", ".join(str(one.getsockname()[1]) for one in self._sockets if one.fileno() >= 0)
+        return f"<{type(self).__name__} of ports {ports or 'none'}, {len(self._passage.met)} connections>"
+
+    def add_port(self, address: str) -> int:
+        """Serves at `host:port` (port 0: a free one) from `start` on, as the mesh says; the port.
+
+        ConfigError: nobody can serve there.
+        """
+        made = bind(address, self._shared)
+        self._sockets.append(made)
+        return int(made.getsockname()[1])
+
+    def add_insecure_port(self, address: str) -> NoReturn:
+        """ConfigError: gRPC's own ports would be outside of the mesh; `add_port` makes one."""
+        raise ConfigError(
+            "add_port(address) opens a port of the mesh, which decides who may connect, and how"
+        )
+
+    def add_secure_port(self, address: str, server_credentials: Any) -> NoReturn:
+        """As of `add_insecure_port`."""
+        self.add_insecure_port(address)
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[Any]) -> None:
+        """As gRPC's."""
+        self._server.add_generic_rpc_handlers(generic_rpc_handlers)
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Any) -> None:
+        """What generated code calls beside `add_generic_rpc_handlers`. Of calls that go this way gRPC does
+        not tell which host was asked for; so none does.
+        """

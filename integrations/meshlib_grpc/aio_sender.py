@@ -1,0 +1,98 @@
+"""What sends calls for tasks: meshlib's sender over gRPC's channels, and what a flow acts with."""
+
+import asyncio
+from typing import cast
+
+from meshlib.core.actions import Attempt, Mirror
+from meshlib.core.request import Failed
+from meshlib.dataplane import exchange, network
+from meshlib.dataplane.mesh import Mesh
+from meshlib.dataplane.telemetry.outbound import introduced
+from meshlib_grpc.asynchronous import AsyncStreamed, Connections
+from meshlib_grpc.bodies import AsyncMessages, Message
+from meshlib_grpc.onebyone import AsyncOneByOne
+from meshlib_grpc.options import Options
+from meshlib_grpc.sender import refuse_network
+from meshlib_grpc.unary import Unary, Wishes
+
+
+class AsyncSender(exchange.AsyncSender):
+    """meshlib's sender, over gRPC's channels. One event loop at a time."""
+
+    def __init__(self, mesh: Mesh | exchange.FindMesh, options: Options) -> None:
+        super().__init__(mesh)
+        self._options = options
+
+    def channels(self) -> Connections:
+        """Those of the running loop."""
+        return self.connections()  # type: ignore[return-value]  # as made below
+
+    def _connect(self) -> network.AsyncConnections:
+        mesh = self.mesh
+        refuse_network(mesh.network)
+        return Connections(mesh.clock, lambda: mesh.view, self._contexts, self._options)
+
+    async def aclose(self) -> None:
+        """Closes the connections; the mesh stays."""
+        made = cast(Connections | None, self._connections)
+        await super().aclose()
+        if made is not None:
+            await made.closed()
+
+
+class AsyncHands:
+    """What a flow acts with."""
+
+    __slots__ = ("_body", "_request", "_sender", "_wishes", "last", "wanted")
+
+    def __init__(
+        self, sender: AsyncSender, request: exchange.Request, body: Message | AsyncMessages, wishes: Wishes
+    ) -> None:
+        self._sender = sender
+        self._request = request
+        self._body = body
+        self._wishes = wishes
+        self.last: Unary | AsyncStreamed | None = None
+        self.wanted: asyncio.Event | None = None
+        """Whether the first metadata is all that is waited for; None: it is a call with one request and one
+        response.
+        """
+
+    async def send(self, attempt: Attempt) -> Unary | AsyncStreamed | Failed:
+        """One try."""
+        sender, body = self._sender, self._body
+        if attempt.tls is not None:
+            attempt = introduced(attempt, attempt.tls, sender.mesh.telemetry)
+        if self.wanted is None:
+            assert isinstance(body, Message)  # noqa: S101 - of the one request
+            made = await sender.channels().unary(attempt, body.message, self._wishes)
+            if not isinstance(made, Failed):
+                self.last = made
+            return made
+        begun = await sender.channels().begin(attempt, body, self._wishes)
+        if isinstance(begun, Failed):
+            return begun
+        self.last = begun
+        settled = await begun.settle(self.wanted)
+        if isinstance(settled, Failed) and not settled.connected and begun.kept:
+            begun.close()
+            again = await sender.channels().begin(attempt, body, self._wishes)
+            if isinstance(again, Failed):
+                return again
+            self.last = begun = again
+            settled = await begun.settle(self.wanted)
+        if isinstance(settled, Failed):
+            begun.close()
+        return settled
+
+    def several(self) -> AsyncOneByOne:
+        """One after the other."""
+        return AsyncOneByOne(self.send)
+
+    def mirror(self, mirror: Mirror) -> None:
+        """A copy, in the background."""
+        self._sender.mirror(mirror, self._request)
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits."""
+        await (self._sender.mesh.network or network.SOCKETS).asleep(seconds)
