@@ -21,20 +21,12 @@ from meshlib_grpc.aio_call import (
 from meshlib_grpc.aio_sender import AsyncSender
 from meshlib_grpc.asked import Target, serialized
 from meshlib_grpc.bodies import AsyncMessages, Message
+from meshlib_grpc.method import Method
 from meshlib_grpc.unary import wishes_of
 
 
-class _Method:
-    """One method of a service."""
-
-    def __init__(
-        self, sender: AsyncSender, target: Target, path: str, serialize: Any, deserialize: Any
-    ) -> None:
-        self._sender = sender
-        self._target = target
-        self._path = path
-        self._serialize = serialize
-        self._deserialize = deserialize
+class _Method(Method[AsyncSender]):
+    """Begins calls."""
 
     def _unary(
         self,

@@ -10,25 +10,19 @@ import grpc
 
 from meshlib.dataplane.drive import FlightFailed
 from meshlib.errors import ControlError
-from meshlib_grpc.asked import Target, deserialized, said, serialized
+from meshlib_grpc.asked import deserialized, said, serialized
 from meshlib_grpc.bodies import Message, Messages
 from meshlib_grpc.call import Call
 from meshlib_grpc.done import Done
 from meshlib_grpc.errors import of_control, of_failure
 from meshlib_grpc.hands import UnaryHands
+from meshlib_grpc.method import Method
 from meshlib_grpc.sender import Sender
 from meshlib_grpc.unary import Wishes, wishes_of
 
 
-class _Method:
-    """One method of a service."""
-
-    def __init__(self, sender: Sender, target: Target, path: str, serialize: Any, deserialize: Any) -> None:
-        self._sender = sender
-        self._target = target
-        self._path = path
-        self._serialize = serialize
-        self._deserialize = deserialize
+class _Method(Method[Sender]):
+    """Begins calls."""
 
     def begin(
         self, body: Message | Messages, timeout: float | None, metadata: Any, wishes: Wishes, *, single: bool

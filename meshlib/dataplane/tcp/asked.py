@@ -1,11 +1,11 @@
 """What an application asks for when it connects: the same for sockets and for streams."""
 
-import ipaddress
 import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from meshlib.core import tcp
+from meshlib.core.balance.dns import is_address
 from meshlib.core.ledger import Ledger
 from meshlib.core.mtls import ClientTls
 from meshlib.core.request import Dice, Failed, Failure
@@ -70,7 +70,7 @@ class Asked:
         """
         if not host or not 0 < port < 65536:
             raise ValueError(f"{host}:{port} can't be connected to")
-        literal = _is_address(host)
+        literal = is_address(host)
         target = f"[{host.lower()}]:{port}" if ":" in host else f"{host.lower()}:{port}"
         said = ("" if literal else host) if name is None else name
         return cls(tcp.Called(target, host, port, said, literal))
@@ -114,11 +114,3 @@ def failed(error: Exception, seconds: float) -> Failed:
     if isinstance(error, ssl.SSLError | NotTrusted | BadFile):
         return Failed(Failure.CONNECT_FAILED, f"TLS: {words(error)}")
     return Failed(Failure.CONNECT_FAILED, str(error))
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True

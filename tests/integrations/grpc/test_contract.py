@@ -75,7 +75,7 @@ def test_metadata_passes_both_ways(kind: str, server: Seen) -> None:
         assert caller.both("chat", [b"1"]).initial == {"who": "v1"}
 
 
-@kinds
+@everywhere
 def test_a_route_edits_headers_and_path(kind: str, server: Seen) -> None:
     rewrite = {"pattern": {"regex": "nowhere"}, "substitution": "who"}
     route = {"regex_rewrite": rewrite, "host_rewrite_literal": "other:1"}

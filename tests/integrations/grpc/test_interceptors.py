@@ -36,15 +36,6 @@ def server(started: Seen) -> Seen:
 
 
 @kinds
-def test_the_path_is_rewritten_and_the_authority_stays(kind: str, server: Seen) -> None:
-    rewrite = {"pattern": {"regex": "nowhere"}, "substitution": "who"}
-    route = {"regex_rewrite": rewrite, "host_rewrite_literal": "other:1"}
-    with calling(kind, fake_mesh([server.port], route=route)) as caller:
-        assert caller.unary("nowhere", b"").messages == [b"v1"]
-        assert ("x-envoy-original-path", "/test.Service/nowhere") in server.metadata
-
-
-@kinds
 def test_nothing_is_held_against_endpoints_of_the_mesh(kind: str, server: Seen) -> None:
     mesh = fake_mesh([server.port], route={"retry_policy": RETRIED})
     with calling(kind, mesh) as caller:
