@@ -58,7 +58,7 @@ def intervals() -> list[Case]:
     after = ["503,hold"] * 14
     for percent, least, before in ((10, 0, 20), (10, 3, 20), (0, 0, 20), (50, 0, 3), (100, 0, 0)):
         budget = {"budget_percent": {"value": percent}, "min_retry_concurrency": least}
-        for interval, seconds in (("60s", 0.0), ("0s", 0.0), ("0.0009s", 0.0), ("1s", 0.4), ("1s", 1.2)):
+        for interval, seconds in (("60s", 0.0), ("0s", 0.0), ("0.0009s", 0.0), ("3s", 0.4), ("1s", 1.2)):
             for word in ("200", "404", "hold", "503"):
                 script = [*[word] * before, f"wait {seconds}", *after]
                 name = f"{percent}-{least}-{interval}-{seconds}-{word}"

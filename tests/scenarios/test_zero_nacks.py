@@ -127,8 +127,8 @@ class Play:
 
         grpc-js-xds 1.14 keeps what it knew of a cluster that a response leaves out, tells its watchers that
         it is gone, and does not tell them when the same comes again (`cachedResource` in its `xds-client`).
-        A case that follows another makes it so now and then: names that it cancels and asks for again cross
-        with a response. What is asked here is who refuses what.
+        A case that follows another makes it so now and then, presumably where names that it cancels and asks
+        for again cross with a response. What is asked here is who refuses what.
         """
         for one in self.channels:
             one.begin_anew()
