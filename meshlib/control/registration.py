@@ -11,6 +11,24 @@ from meshlib.xds.node import Locality
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where on its node a workload is that a node's Envoy speaks for."""
+
+    uid: str
+    """Its name on the node; it begins the names of its resources."""
+    netns: str = ""
+    """The file of its network namespace; empty: it is in the node's own, and nothing is captured."""
+    app_ports: tuple[tuple[int, int], ...] = ()
+    """Ports of the workload, and those at which the application itself listens, where they differ."""
+    proxy_port: int = 0
+    """Where in the node's own namespace it finds an HTTP proxy; 0: nowhere."""
+
+    def app_port(self, port: int) -> int:
+        """Where the application itself listens for a port of the workload."""
+        return dict(self.app_ports).get(port, port)
+
+
+@dataclass(frozen=True, slots=True)
 class Registration:
     """One process that serves, at one address. Labels and ports are sorted, so equal is equal."""
 
@@ -28,6 +46,10 @@ class Registration:
     """Share of traffic against its peers, 1 to 128 * 1024."""
     draining: bool = False
     """It is about to leave: no new requests, those in flight end in peace."""
+    node: str = ""
+    """The node whose Envoy speaks for it; empty: it is in the mesh by itself."""
+    place: Place | None = None
+    """Where on that node it is."""
 
     @property
     def label_map(self) -> Mapping[str, str]:

@@ -5,8 +5,11 @@
 - route configuration of an Envoy's shared HTTP listener: `<port>`
 - listener that a `meshlib` or `grpc` client asks for: the `host:port` it was given
 - listener of a server's own port: `xds.istio.io/grpc/lds/inbound/<address>:<port>`, as gRPC's servers ask
+- of a node's workload: the same with `<uid>/` before it, and listeners `<uid>/outbound`, `inbound`, `hbone`,
+  `dns`, `proxy`
 - secrets: `default` is the workload's own certificate, `ROOTCA` the roots it trusts; of a Gateway's servers
-  `kubernetes://<name>` (with `-cacert`: its CA), `file-cert:<certificate>~<key>`, `file-root:<ca>`
+  `kubernetes://<name>` (with `-cacert`: its CA), `file-cert:<certificate>~<key>`, `file-root:<ca>`; of a
+  node's workload its SPIFFE id
 """
 
 import functools
@@ -39,6 +42,12 @@ TRANSPORT_SOCKET_MATCH = "envoy.transport_socket_match"
 TLS_MODE = "tlsMode"
 TLS_MODE_LABEL = "security.istio.io/tlsMode"
 MUTUAL = "istio"
+
+# Nodes: their identities' namespace, which no workload has; where a workload of theirs is met in its own
+# network namespace; and Istio's label (ambient) by which it says that it takes HBONE there.
+NODE_NAMESPACE = "meshlib-node"
+TUNNEL_LABEL, TUNNEL_HTTP = "networking.istio.io/tunnel", "http"
+OUTBOUND_PORT, INBOUND_PORT, HBONE_PORT, DNS_PORT = 15001, 15006, 15008, 15053
 
 # Filter metadata: `istio` carries what istioctl shows, `meshlib` which line of which file made it.
 ISTIO_METADATA = "istio"

@@ -14,15 +14,18 @@ from meshlib.xds import pb
 
 BIND, LISTEN_PORTS = "BIND", "LISTEN_PORTS"
 """Metadata of a gateway: where it listens."""
+NODE_NAME = "NODE_NAME"
+"""Metadata of a node's Envoy and of a workload behind one: which node it is (Istio's word)."""
 
 
 class Flavour(Enum):
-    """The four kinds of client that one compiler feeds."""
+    """The kinds of client that one compiler feeds."""
 
     MESHLIB = "meshlib"
     GRPC = "grpc"
     ENVOY = "envoy"
     GATEWAY = "gateway"
+    NODE = "node"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,8 @@ class Client:
     """The address at which a gateway listens, where a Gateway does not say; empty: at all."""
     ports: tuple[tuple[int, int], ...] = ()
     """Ports of Gateways, and those at which a gateway listens in their place."""
+    node: str = ""
+    """Of flavour node: the name of the node whose workloads it serves."""
     id: str = field(default="", compare=False)
     version: str = field(default="", compare=False)
     dns_domain: str = "cluster.local"
@@ -87,6 +92,7 @@ def to_node(client: Client, *, extra: Mapping[str, Any] | None = None) -> Any:
             "NAMESPACE": client.namespace,
             "SERVICE_ACCOUNT": client.service_account,
             "LABELS": dict(client.labels),
+            **({NODE_NAME: client.node} if client.node else {}),
             **(extra or {}),
         }
     )
@@ -103,13 +109,15 @@ def from_node(node: Any) -> Client:
     labels = metadata.get("LABELS")
     parts = node.id.split("~")
     of_id = parts[2].rpartition(".")[2] if len(parts) == 4 else ""
+    flavour = _flavour(str(metadata.get("GENERATOR", "")), node.user_agent_name)
     return Client(
-        flavour=_flavour(str(metadata.get("GENERATOR", "")), node.user_agent_name),
+        flavour=flavour,
         namespace=str(metadata.get("NAMESPACE") or of_id or "default"),
         service_account=str(metadata.get("SERVICE_ACCOUNT") or "default"),
         labels=tuple(sorted((str(k), str(v)) for k, v in labels.items())) if isinstance(labels, dict) else (),
         bind=str(metadata.get(BIND) or ""),
         ports=_ports(metadata.get(LISTEN_PORTS)),
+        node=str(metadata.get(NODE_NAME) or "") if flavour is Flavour.NODE else "",
         locality=Locality(node.locality.region, node.locality.zone, node.locality.sub_zone),
         id=node.id,
         version=node.user_agent_version,

@@ -1,29 +1,34 @@
 """Servers that join: from health discovery streams to registrations.
 
 A server opens a stream of Envoy's health discovery service. Its first message says who it is: node
-metadata NAMESPACE, SERVICE_ACCOUNT, LABELS, PORTS {name: number}, LOCALITY, WEIGHT. Then it reports
-its endpoints, all at one address, HEALTHY or DRAINING. Rules:
+metadata NAMESPACE, SERVICE_ACCOUNT, LABELS, PORTS {name: number}, LOCALITY, WEIGHT. Then it reports its
+endpoints, all at one address, HEALTHY or DRAINING. Rules:
 
 - A registration is a node id at an address with ports; two processes with one node id are two.
 - It lives as long as a stream reports it, and a grace longer: who comes back in time never left.
   Who said DRAINING before its stream ended, left.
 - UNHEALTHY or TIMEOUT takes it out at once; its stream may bring it back.
+- A workload behind a node's Envoy is registered by the node, with more metadata: NODE_NAME, UID (its name
+  on the node; else the node id), NETNS (the file of its network namespace), APP_PORTS {port: the
+  application's own}, PROXY_PORT (where it finds an HTTP proxy, if it has no namespace).
 - What is wrong is refused with the reason; the stream ends and nothing of it is kept. Labels, names,
   localities and addresses are held to the rules of documents: they end in the same resources.
 """
 
 import ipaddress
-from collections.abc import Callable, Mapping
+import posixpath
+import string
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from meshlib.control.istio.validity import endpoints, hosts
 from meshlib.control.istio.validity import locality as localities
 from meshlib.control.istio.validity.report import Report
-from meshlib.control.registration import Registration
+from meshlib.control.registration import Place, Registration
 from meshlib.errors import ControlError
 from meshlib.xds import pb
-from meshlib.xds.node import Locality
+from meshlib.xds.node import NODE_NAME, Locality
 
 MAX_LABELS = 256
 MAX_PORTS = 64
@@ -149,10 +154,47 @@ def identity(node: Any) -> Registration:
         ports=ports,
         locality=_locality(node.locality, metadata.get("LOCALITY")),
         weight=_number("WEIGHT", metadata["WEIGHT"], MAX_WEIGHT) if "WEIGHT" in metadata else 1,
+        node=_name(NODE_NAME, metadata[NODE_NAME], hosts.dns_name) if NODE_NAME in metadata else "",
+        place=_place(node.id, metadata, {number for _, number in ports}),
     )
 
 
-_FIELDS = frozenset({"NAMESPACE", "SERVICE_ACCOUNT", "LABELS", "PORTS", "LOCALITY", "WEIGHT"})
+_OF_PLACES = ("UID", "NETNS", "APP_PORTS", "PROXY_PORT")
+_FIELDS = frozenset(
+    {"NAMESPACE", "SERVICE_ACCOUNT", "LABELS", "PORTS", "LOCALITY", "WEIGHT", NODE_NAME, *_OF_PLACES}
+)
+_UID = frozenset(f"{string.ascii_letters}{string.digits}._~-")
+
+
+def _place(node_id: str, metadata: Mapping[str, Any], ports: Collection[int]) -> Place | None:
+    """Where on its node a workload is; None: it is on none."""
+    if NODE_NAME not in metadata:
+        for name in _OF_PLACES:
+            if name in metadata:
+                raise RegistrationError(f"metadata {name} without {NODE_NAME}: it is of a node's workload")
+        return None
+    uid = _text("UID", metadata["UID"]) if "UID" in metadata else node_id
+    if not uid or not _UID.issuperset(uid):
+        raise RegistrationError(f"metadata UID is {uid[:80]!r}; letters, digits, ., _, ~ and - are allowed")
+    netns = _text("NETNS", metadata["NETNS"]) if "NETNS" in metadata else ""
+    if netns and (not netns.startswith("/") or posixpath.normpath(netns) != netns):
+        raise RegistrationError(f"metadata NETNS is {netns[:80]!r}; the absolute path of a file is allowed")
+    said = metadata.get("PROXY_PORT")
+    proxy = _number("PROXY_PORT", said, 65535, least=0) if said is not None else 0
+    if proxy and netns:
+        raise RegistrationError("metadata PROXY_PORT with NETNS: what is captured needs no proxy")
+    return Place(uid, netns, _app_ports(metadata.get("APP_PORTS"), ports), proxy)
+
+
+def _app_ports(value: Any, ports: Collection[int]) -> tuple[tuple[int, int], ...]:
+    found = _struct("APP_PORTS", value, MAX_PORTS) if value is not None else {}
+    known = {str(number): number for number in ports}
+    for port in found:
+        if port not in known:
+            raise RegistrationError(f"metadata APP_PORTS has {port[:80]!r}, which is not one of PORTS")
+    return tuple(
+        sorted((known[port], _number(f"APP_PORTS.{port}", own, 65535)) for port, own in found.items())
+    )
 
 
 def _located(who: Registration, response: Any) -> Registration | None:
@@ -263,10 +305,12 @@ def _numbers(value: Any) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(ports))
 
 
-def _number(name: str, value: Any, most: int) -> int:
+def _number(name: str, value: Any, most: int, least: int = 1) -> int:
     if value.WhichOneof("kind") != "number_value":
         raise RegistrationError(f"metadata {name} is not a number")
     number = value.number_value
-    if not (1 <= number <= most) or number != int(number):
-        raise RegistrationError(f"metadata {name} is {number:g}; a whole number from 1 to {most} is allowed")
+    if not (least <= number <= most) or number != int(number):
+        raise RegistrationError(
+            f"metadata {name} is {number:g}; a whole number from {least} to {most} is allowed"
+        )
     return int(number)

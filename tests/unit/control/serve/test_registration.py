@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from meshlib.control.registration import Registration
+from meshlib.control.registration import Place, Registration
 from meshlib.control.serve.registration import Joining, Registrar, RegistrationError, identity, specifier
 from meshlib.xds import pb
 from meshlib.xds.node import Locality
@@ -132,6 +132,18 @@ def test_everything_that_a_node_says() -> None:
     assert (identity(node()).namespace, identity(node()).service_account) == ("default", "default")
 
 
+def test_a_workload_behind_a_node() -> None:
+    found = identity(node("workload~a", NODE_NAME="vm1"))
+    assert (found.node, found.place) == ("vm1", Place("workload~a"))
+    place = {"UID": "a", "NETNS": "/run/netns/a", "APP_PORTS": {"9080": 19080}, "PROXY_PORT": 0}
+    found = identity(node(NODE_NAME="vm1", **place))
+    assert found.place == Place("a", "/run/netns/a", ((9080, 19080),), 0)
+    assert (found.place.app_port(9080), found.place.app_port(1)) == (19080, 1)
+    assert (identity(node()).node, identity(node()).place) == ("", None)
+    with pytest.raises(RegistrationError, match="metadata UID is 'a b'"):
+        identity(node("a b", NODE_NAME="vm1"))
+
+
 @pytest.mark.parametrize(
     ("states", "expected"),
     [
@@ -179,6 +191,18 @@ def test_what_a_report_amounts_to(states: list[str], expected: bool | None) -> N
         ({"PORTS": {"http": True}}, "metadata PORTS.http is not a number"),
         ({"WEIGHT": -1}, "metadata WEIGHT is -1"),
         ({"LOCALITY": {"region": "r"}}, "metadata LOCALITY is not a text"),
+        ({"NODE_NAME": "a b"}, "metadata NODE_NAME is 'a b'; lower case letters"),
+        ({"NODE_NAME": 1}, "metadata NODE_NAME is not a text"),
+        ({"NETNS": "/run/netns/a"}, "metadata NETNS without NODE_NAME"),
+        ({"NODE_NAME": "n", "UID": "a/b"}, "metadata UID is 'a/b'; letters, digits"),
+        ({"NODE_NAME": "n", "UID": ""}, "metadata UID is ''"),
+        ({"NODE_NAME": "n", "NETNS": "run/netns"}, "metadata NETNS is 'run/netns'; the absolute path"),
+        ({"NODE_NAME": "n", "NETNS": "/run/../a"}, "metadata NETNS is '/run/../a'"),
+        ({"NODE_NAME": "n", "APP_PORTS": {"81": 1}}, "metadata APP_PORTS has '81', which is not one of"),
+        ({"NODE_NAME": "n", "APP_PORTS": {"9080": 0}}, "metadata APP_PORTS.9080 is 0; a whole number"),
+        ({"NODE_NAME": "n", "APP_PORTS": 1}, "metadata APP_PORTS is not an object"),
+        ({"NODE_NAME": "n", "PROXY_PORT": -1}, "PROXY_PORT is -1; a whole number from 0 to 65535"),
+        ({"NODE_NAME": "n", "PROXY_PORT": 1, "NETNS": "/n"}, "metadata PROXY_PORT with NETNS"),
     ],
 )
 def test_metadata_that_is_no_good(metadata: dict[str, Any], text: str) -> None:
