@@ -10,7 +10,7 @@ from meshlib.dataplane.mesh import Mesh
 from meshlib.dataplane.telemetry.outbound import introduced
 from meshlib_grpc.asynchronous import AsyncStreamed, Connections
 from meshlib_grpc.bodies import AsyncMessages, Message
-from meshlib_grpc.onebyone import AsyncOneByOne
+from meshlib_grpc.hedged import AsyncHedged
 from meshlib_grpc.options import Options
 from meshlib_grpc.sender import refuse_network
 from meshlib_grpc.unary import Unary, Wishes
@@ -60,34 +60,39 @@ class AsyncHands:
 
     async def send(self, attempt: Attempt) -> Unary | AsyncStreamed | Failed:
         """One try."""
+        made = await self._make(attempt)
+        if not isinstance(made, Failed):
+            self.last = made
+        return made
+
+    async def _make(self, attempt: Attempt) -> Unary | AsyncStreamed | Failed:
         sender, body = self._sender, self._body
         if attempt.tls is not None:
             attempt = introduced(attempt, attempt.tls, sender.mesh.telemetry)
         if self.wanted is None:
             assert isinstance(body, Message)  # noqa: S101 - of the one request
-            made = await sender.channels().unary(attempt, body.message, self._wishes)
-            if not isinstance(made, Failed):
-                self.last = made
-            return made
+            return await sender.channels().unary(attempt, body.message, self._wishes)
         begun = await sender.channels().begin(attempt, body, self._wishes)
         if isinstance(begun, Failed):
             return begun
-        self.last = begun
         settled = await begun.settle(self.wanted)
         if isinstance(settled, Failed) and not settled.connected and begun.kept:
             begun.close()
             again = await sender.channels().begin(attempt, body, self._wishes)
             if isinstance(again, Failed):
                 return again
-            self.last = begun = again
+            begun = again
             settled = await begun.settle(self.wanted)
         if isinstance(settled, Failed):
             begun.close()
         return settled
 
-    def several(self) -> AsyncOneByOne:
-        """One after the other."""
-        return AsyncOneByOne(self.send)
+    def _came(self, response: Unary | AsyncStreamed) -> None:
+        self.last = response
+
+    def several(self) -> AsyncHedged:
+        """Several at a time."""
+        return AsyncHedged(self._make, self._came)
 
     def mirror(self, mirror: Mirror) -> None:
         """A copy, in the background."""

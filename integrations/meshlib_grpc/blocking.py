@@ -13,7 +13,7 @@ from meshlib.core.actions import Attempt
 from meshlib.core.request import Failed, Failure, ResponseHead
 from meshlib.core.view import View
 from meshlib.dataplane.http.cut import Cut
-from meshlib.dataplane.http.limits import NO_TIMEOUTS, OwnTimeouts
+from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, OwnTimeouts
 from meshlib.dataplane.http.secure import MakeContexts
 from meshlib_grpc.bodies import Message, Messages, messages
 from meshlib_grpc.channels import Channels, Wanted
@@ -43,7 +43,9 @@ class Connections:
     def __repr__(self) -> str:
         return f"<Connections {self._pool!r}>"
 
-    def unary(self, attempt: Attempt, message: bytes, wishes: Wishes = NO_WISHES) -> Unary | Failed:
+    def unary(
+        self, attempt: Attempt, message: bytes, wishes: Wishes = NO_WISHES, cut: Cut | None = None
+    ) -> Unary | Failed:
         """One try of a call with one request and one response."""
         carrier = self._carrier(attempt)
         if isinstance(carrier, Failed):
@@ -55,9 +57,10 @@ class Connections:
             left = timeout_of(attempt, self.clock())
             credentials, compression = wishes
             try:
-                whole, call = stub.with_call(
-                    message, left, sendable(head.headers), credentials, None, compression
-                )
+                asked = (message, left, sendable(head.headers), credentials, None, compression)
+                whole, call = stub.with_call(*asked) if cut is None else _waited(stub.future(*asked), cut)
+            except Broken as error:
+                return error.failed
             except grpc.RpcError as error:
                 outcome, ended = failed(error, attempt, self.clock)
                 if not isinstance(outcome, Failed):
@@ -72,7 +75,7 @@ class Connections:
                 return Unary(ok(initial) if initial else NOTHING, whole, WELL, call)
         finally:
             self._pool.release(carrier, broken=broken)
-        return self.unary(attempt, message, wishes)
+        return self.unary(attempt, message, wishes, cut)
 
     def begin(
         self, attempt: Attempt, body: Message | Messages, wishes: Wishes = NO_WISHES
@@ -150,6 +153,18 @@ class Connections:
     def abandon(self) -> None:
         """In the child of a fork: gRPC knows itself what to do with its own."""
         self._channels.closed = True
+
+
+def _waited(call: Any, cut: Cut) -> tuple[bytes, Any]:
+    """What a call gives, and the call. Broken: it was cut off."""
+    try:
+        cut.during(None, call.cancel)
+        return call.result(), call
+    except (Broken, grpc.FutureCancelledError):
+        call.cancel()
+        raise Broken(Failed(Failure.RESET, "given up")) from None
+    finally:
+        cut.over()
 
 
 def failed(error: Any, attempt: Attempt, clock: Callable[[], float]) -> tuple[ResponseHead | Failed, Ended]:

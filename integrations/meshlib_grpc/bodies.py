@@ -39,6 +39,10 @@ class Message(RequestBody):
         """Always."""
         return True
 
+    def whole(self) -> bool:
+        """Always."""
+        return True
+
     @property
     def size(self) -> int:
         """Its bytes."""
@@ -68,6 +72,10 @@ class _Fed(RequestBody):
     def replayable(self) -> bool:
         """Whether all are kept that there were."""
         return self._base == 0 and self._error is None
+
+    def whole(self) -> bool:
+        """Whether no more come, and all are kept."""
+        return self._done and self.replayable()
 
     @property
     def size(self) -> int:

@@ -260,16 +260,13 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
         if self._ended.is_set():
             return False
         hands = self._hands
-        hands.cancelled.set()
-        if hands.current is not None:
-            hands.current.call.cancel()
+        hands.cancel()
         if self._lock.acquire(blocking=False):  # else somebody waits, who notices
             try:
                 flow, self._flow = self._flow, None
                 if flow is not None:
                     flow.close()
-                if hands.current is not None:
-                    hands.current.close()
+                hands.close()
                 if self._answer is not None and isinstance(self._answer.body, Body):
                     self._answer.body.close()
                 self._messages = None
@@ -282,7 +279,7 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
 
     def cancelled(self) -> bool:
         """Whether the application ended it."""
-        return self._hands.cancelled.is_set()
+        return self._hands.cancelled
 
     def running(self) -> bool:
         """Whether it goes on."""

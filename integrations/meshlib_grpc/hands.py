@@ -7,10 +7,11 @@ from meshlib.core.actions import Action, Attempt, Event, Flow, Mirror
 from meshlib.core.request import Failed
 from meshlib.dataplane import network
 from meshlib.dataplane.exchange import Request
-from meshlib.dataplane.hedge_blocking import Tries
+from meshlib.dataplane.http.cut import Cut
+from meshlib.dataplane.http.limits import Broken
 from meshlib.dataplane.telemetry.outbound import introduced
 from meshlib_grpc.bodies import Message, Messages
-from meshlib_grpc.onebyone import one_by_one
+from meshlib_grpc.hedged import Hedged
 from meshlib_grpc.sender import Sender
 from meshlib_grpc.streamed import Streamed
 from meshlib_grpc.unary import Unary, Wishes
@@ -31,17 +32,23 @@ class UnaryHands:
 
     def send(self, attempt: Attempt) -> Unary | Failed:
         """One try."""
-        sender = self._sender
-        if attempt.tls is not None:
-            attempt = introduced(attempt, attempt.tls, sender.mesh.telemetry)
-        made = sender.channels().unary(attempt, self._message, self._wishes)
+        made = self._make(attempt)
         if not isinstance(made, Failed):
             self.last = made
         return made
 
-    def several(self) -> Tries:
-        """One after the other."""
-        return one_by_one(self.send, self._sender.threads)
+    def _make(self, attempt: Attempt, cut: Cut | None = None) -> Unary | Failed:
+        sender = self._sender
+        if attempt.tls is not None:
+            attempt = introduced(attempt, attempt.tls, sender.mesh.telemetry)
+        return sender.channels().unary(attempt, self._message, self._wishes, cut)
+
+    def _came(self, response: Unary) -> None:
+        self.last = response
+
+    def several(self) -> Hedged:
+        """Several at a time."""
+        return Hedged(self._make, self._sender.threads, self._came)
 
     def mirror(self, mirror: Mirror) -> None:
         """A copy, in the background."""
@@ -64,11 +71,14 @@ class StreamHands:
         self._request = request
         self._body = body
         self._wishes = wishes
-        self._first: tuple[Attempt, Streamed | Failed] | None = None
+        self._first: Streamed | Failed | None = None
+        self._flying: set[Streamed] = set()
+        """What was begun and is not over."""
         self.current: Streamed | None = None
+        """What was answered."""
         self.metadata = False
         """Whether the first metadata is all that is waited for."""
-        self.cancelled = threading.Event()
+        self._cancelled = threading.Event()
 
     def begin(self, attempt: Attempt) -> Streamed | Failed:
         """One try, which nobody waits for yet."""
@@ -77,7 +87,9 @@ class StreamHands:
             attempt = introduced(attempt, attempt.tls, sender.mesh.telemetry)
         made = sender.channels().begin(attempt, self._body, self._wishes)
         if isinstance(made, Streamed):
-            self.current = made
+            self._flying.add(made)
+            if self.cancelled:
+                made.call.cancel()
         return made
 
     def begin_first(self, flow: Flow) -> Flow:
@@ -88,7 +100,7 @@ class StreamHands:
             action = flow.send(None)
         if isinstance(action, Attempt):
             try:
-                self._first = action, self.begin(action)
+                self._first = self.begin(action)
             except BaseException:
                 flow.close()
                 raise
@@ -97,26 +109,68 @@ class StreamHands:
     def send(self, attempt: Attempt) -> Streamed | Failed:
         """One try. Gone."""
         first, self._first = self._first, None
-        made = first[1] if first is not None else self.begin(attempt)
+        made = self._make(attempt, None, first)
+        if not isinstance(made, Failed):
+            self.current = made
+        return made
+
+    def _make(
+        self, attempt: Attempt, cut: Cut | None, first: Streamed | Failed | None = None
+    ) -> Streamed | Failed:
+        made = first or self.begin(attempt)
         if isinstance(made, Failed):
             return made
-        settled = made.settle(metadata=self.metadata)
+        settled = self._settled(made, cut)
         if isinstance(settled, Failed) and not settled.connected and made.kept:
-            made.close()
-            again = self.begin(attempt)
-            if isinstance(again, Failed):
-                return again
-            made, settled = again, again.settle(metadata=self.metadata)
-        if self.cancelled.is_set():
-            made.close()
+            self._end(made)
+            made = self.begin(attempt)
+            if isinstance(made, Failed):
+                return made
+            settled = self._settled(made, cut)
+        if self.cancelled:
+            self._end(made)
             raise Gone
         if isinstance(settled, Failed):
-            made.close()
+            self._end(made)
         return settled
 
-    def several(self) -> Tries:
-        """One after the other."""
-        return one_by_one(self.send, self._sender.threads)
+    def _settled(self, made: Streamed, cut: Cut | None) -> Streamed | Failed:
+        if cut is None:
+            return made.settle(metadata=self.metadata)
+        try:
+            cut.during(None, made.call.cancel)
+            return made.settle(metadata=self.metadata)
+        except Broken as error:
+            return error.failed
+        finally:
+            cut.over()
+
+    def _end(self, made: Streamed) -> None:
+        self._flying.discard(made)
+        made.close()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the application ended it."""
+        return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        """Ends it; who waits for it has to close it."""
+        self._cancelled.set()
+        for made in tuple(self._flying):
+            made.call.cancel()
+
+    def close(self) -> None:
+        """Ends what goes on."""
+        for made in tuple(self._flying):
+            made.close()
+
+    def _came(self, response: Streamed) -> None:
+        self.current = response
+
+    def several(self) -> Hedged:
+        """Several at a time."""
+        return Hedged(self._make, self._sender.threads, self._came)
 
     def mirror(self, mirror: Mirror) -> None:
         """A copy, in the background."""
@@ -124,7 +178,7 @@ class StreamHands:
 
     def sleep(self, seconds: float) -> None:
         """Waits. Gone."""
-        if self.cancelled.wait(seconds):
+        if self._cancelled.wait(seconds):
             raise Gone
 
 

@@ -95,8 +95,10 @@ class _Tries:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
 
-    def unary(self, attempt: Attempt, message: Opaque, wishes: Wishes | Onward) -> Unary | Failed:
-        """One try of a call with one request and one response."""
+    def unary(
+        self, attempt: Attempt, message: Opaque, wishes: Wishes | Onward, cut: Cut | None = None
+    ) -> Unary | Failed:
+        """One try of a call with one request and one response. It can't be cut off."""
         assert isinstance(wishes, Onward)  # noqa: S101 - of our own interceptors
         now = self._clock()
         if (failure := refused(attempt, now)) is not None:

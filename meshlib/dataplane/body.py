@@ -1,7 +1,9 @@
 """A request's body that can be sent again: bytes always, a stream for as long as its beginning is kept.
 
 A stream is recorded while it is sent, up to `LIMIT` bytes (Envoy's default for the buffer of a retry).
-Beyond that the beginning is forgotten and the body can't be replayed any more.
+Beyond that the beginning is forgotten and the body can't be replayed any more. Nor can it if whoever reads it
+is cut off while the application is asked for the next part: a generator that is cancelled is at its end,
+which is not the body's.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
@@ -61,6 +63,10 @@ class RequestBody:
         """The body from its beginning, for a thread. TypeError: its source is asynchronous."""
         return self._source if isinstance(self._source, bytes) else self._chunks()
 
+    def unread(self) -> Iterator[bytes] | None:
+        """As `content`, of a body that is still the application's to give; None: it is known."""
+        return None if self.whole() else self._chunks()
+
     def acontent(self) -> bytes | AsyncGenerator[bytes, None]:
         """The body from its beginning, for a task; the source may be of either kind."""
         return self._source if isinstance(self._source, bytes) else self._achunks()
@@ -77,6 +83,9 @@ class RequestBody:
             except Exception as error:
                 self._break()
                 raise BodyBroken from error
+            except BaseException:
+                self._break()
+                raise
             if chunk:
                 self._keep(chunk)
                 yield chunk
@@ -100,6 +109,9 @@ class RequestBody:
             except Exception as error:
                 self._break()
                 raise BodyBroken from error
+            except BaseException:
+                self._break()
+                raise
             if chunk:
                 self._keep(chunk)
                 yield chunk

@@ -26,7 +26,7 @@ from meshlib.core.view import View
 from meshlib.dataplane import context, fork, proxies
 from meshlib.dataplane.body import RequestBody, Source
 from meshlib.dataplane.drive import Answer, AsyncBody, AsyncHands, Body, FlightFailed, Hands, adrive, drive
-from meshlib.dataplane.hedge_blocking import Threads, Tries
+from meshlib.dataplane.hedge_blocking import Feed, Threads, Tries
 from meshlib.dataplane.http.cut import Cut
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, OwnTimeouts
 from meshlib.dataplane.http.syntax import Unsendable
@@ -379,12 +379,13 @@ class _Hands:
         self._sender = sender
         self._request = request
 
-    def send(self, attempt: Attempt, cut: Cut | None = None) -> Response | Failed:
+    def send(self, attempt: Attempt, cut: Cut | None = None, feed: Feed | None = None) -> Response | Failed:
         request, sender = self._request, self._sender
         if attempt.tls is not None:
             attempt = introduced(attempt, attempt.tls, sender.mesh.telemetry)
         if cut is not None:
-            return sender.connections().send(attempt, request.body.content(), request.own, cut)
+            body = feed or request.body.content()
+            return sender.connections().send(attempt, body, request.own, cut)
         return sender.connections().send(attempt, request.body.content(), request.own)
 
     def several(self) -> Several:
@@ -392,7 +393,7 @@ class _Hands:
         network = sender.mesh.network
         if network is not None and network.several is not None:
             return network.several(sender.connections(), request.body, request.own)
-        return Tries(self.send, sender.threads, request.body.whole)
+        return Tries(self.send, sender.threads, request.body.unread)
 
     def mirror(self, mirror: Mirror) -> None:
         self._sender.mirror(mirror, self._request)

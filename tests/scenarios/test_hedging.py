@@ -211,23 +211,26 @@ async def test_tasks_hedge_a_stream_that_has_ended(stalling: Callable[[int], Sta
     assert len(server.asked) == 2
 
 
-def test_a_stream_of_a_thread_is_read_by_that_thread_and_not_hedged(
+def test_a_stream_of_a_thread_is_read_by_that_thread_and_hedged_when_it_has_ended(
     stalling: Callable[[int], Stalling],
 ) -> None:
-    server = stalling(0)
+    server = stalling(1)
     mesh = fake_mesh([server.port], route=ROUTE)
-    readers = set()
+    readers, asked_meanwhile = set(), list[int]()
 
     def stream() -> Iterator[bytes]:
         readers.add(threading.current_thread())
         yield b"one"
         time.sleep(PER_TRY * 2)
+        asked_meanwhile.append(server.connections)
         yield b"two"
 
     with meshlib.Client(mesh=mesh, base_url=URL, timeout=60) as client:  # type: ignore[arg-type]
-        assert client.post("/", content=stream()).content == b"second"
+        answer = client.post("/", content=stream())
+    assert (answer.content, answer.extensions["meshlib"].attempts) == (b"second", 2)
     assert readers == {threading.current_thread()}
-    assert (len(server.asked), mesh.in_flight()) == (1, 0)
+    assert (asked_meanwhile, len(server.asked)) == ([1], 2)
+    settle(mesh)
 
 
 @pytest.mark.parametrize("http2", [False, True])

@@ -21,6 +21,10 @@ class Seen:
     calls: Counter[str] = field(default_factory=Counter)
     failing: dict[str, int] = field(default_factory=dict)
     """How many calls of a method fail yet, with UNAVAILABLE."""
+    stalling: dict[str, int] = field(default_factory=dict)
+    """How many calls of a method are not answered yet, until they are given up."""
+    given_up: Counter[str] = field(default_factory=Counter)
+    """How many of these were."""
     metadata: list[tuple[str, Any]] = field(default_factory=list)
     """Of the last call."""
     authority: str = ""
@@ -49,6 +53,15 @@ class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
                 seen.failing[method] -= 1
                 context.set_trailing_metadata((("why", "told to"),))
                 context.abort(grpc.StatusCode.UNAVAILABLE, "told to")
+            if seen.stalling.get(method, 0) > 0:
+                seen.stalling[method] -= 1
+                if not isinstance(asked, bytes):
+                    list(asked)
+                gone = threading.Event()
+                if context.add_callback(gone.set):
+                    gone.wait(seen.left)
+                seen.given_up[method] += 1
+                context.abort(grpc.StatusCode.CANCELLED, "given up")
             return found(asked, context)
 
         streams_in = method in ("total", "chat", "late")

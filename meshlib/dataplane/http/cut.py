@@ -29,14 +29,15 @@ class Cut:
         self.done = False
         """Whether the exchange is given up."""
 
-    def during(self, limits: Limits, wake: Callable[[], None]) -> None:
+    def during(self, limits: Limits | None, wake: Callable[[], None]) -> None:
         """What is waited for from now on, within these limits, ends if `wake` is called, never after
         `over`. Broken: the exchange is given up.
         """
         with self._lock:
             self._limits, self._wake = limits, wake
             if self.done:
-                limits.deadline = -math.inf
+                if limits is not None:
+                    limits.deadline = -math.inf
                 raise Broken(Failed(Failure.RESET, "given up"))
 
     def over(self) -> None:

@@ -27,7 +27,7 @@ HEDGED = {
     "retry_policy": {"retry_on": "unavailable", "per_try_timeout": "5s", **RETRY},
     "hedge_policy": {"hedge_on_per_try_timeout": True},
 }
-"""Of such tries one follows the other here."""
+SOON = {**HEDGED, "retry_policy": {**HEDGED["retry_policy"], "per_try_timeout": "0.3s"}, "timeout": "60s"}
 
 kinds = pytest.mark.parametrize("kind", CALLERS)
 everywhere = pytest.mark.parametrize("kind", [*CALLERS, *INTERCEPTED])
@@ -44,6 +44,8 @@ def started() -> Iterator[Seen]:
 def server(started: Seen) -> Seen:
     started.calls.clear()
     started.failing.clear()
+    started.stalling.clear()
+    started.given_up.clear()
     started.cancelled.clear()
     return started
 
@@ -101,6 +103,26 @@ def test_a_status_that_is_named_is_tried_again(
         }[method]()
         assert found.messages in ([b"v1"], [b"0", b"1"], [b"a,b"], [b"a", b"b"])
         assert (found.facts.attempts, server.calls[method]) == (3, 3)
+        assert mesh.in_flight() == 0
+
+
+@everywhere
+@pytest.mark.parametrize("method", ["who", "count", "total", "chat"])
+def test_a_slow_try_is_hedged_and_given_up(kind: str, method: str, server: Seen) -> None:
+    for_ever = kind == "threads-intercepted" and method in ("who", "total")
+    mesh = fake_mesh([server.port], route={**SOON, "timeout": "3s"} if for_ever else SOON)
+    server.stalling[method] = 1
+    with calling(kind, mesh) as caller:
+        found = {
+            "who": lambda: caller.unary("who", b""),
+            "count": lambda: caller.streamed("count", b"2"),
+            "total": lambda: caller.uploaded("total", [b"a", b"b"]),
+            "chat": lambda: caller.both("chat", [b"a", b"b"]),
+        }[method]()
+        assert found.messages in ([b"v1"], [b"0", b"1"], [b"a,b"], [b"a", b"b"])
+        assert found.facts.attempts == server.calls[method] == 2
+        # gRPC's interceptors for threads can't end such a call: it has the time of the whole.
+        until(lambda: server.given_up[method] == 1)
         assert mesh.in_flight() == 0
 
 

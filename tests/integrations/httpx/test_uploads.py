@@ -1,13 +1,16 @@
-"""Streamed uploads on an event loop: the loop goes on, limits act, and an early answer is heard."""
+"""Streamed uploads: the loop goes on, limits act, early answers are heard, no part is lost between tries."""
 
 import asyncio
 import contextlib
 import logging
 import socket
+import struct
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
+import httpx
 import pytest
 from support.fake_mesh import fake_mesh
 from support.raw_server import RawServer, raw_server
@@ -22,6 +25,70 @@ TOO_LARGE = b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 2\r
 def server() -> Iterator[RawServer]:
     with raw_server() as made:
         yield made
+
+
+class Losing(RawServer):
+    """Resets each of the first two connections when it has read a part of a body, or does not answer it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost = [threading.Event(), threading.Event()]
+
+    def serve(self, accepted: socket.socket, number: int) -> None:
+        if number > 2:
+            super().serve(accepted, number)
+            return
+        while b"\r\n\r\n3\r\n" not in accepted.recv(65536, socket.MSG_PEEK):
+            pass
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        accepted.close()
+        self.lost[number - 1].set()
+
+
+RETRY: dict[str, Any] = {
+    "retry_on": "reset",
+    "num_retries": 2,
+    "per_try_timeout": "30s",
+    "retry_back_off": {"base_interval": "0.001s"},
+}
+
+
+@pytest.mark.parametrize("hedged", [False, True])
+@pytest.mark.parametrize("tasks", [False, True])
+async def test_a_try_that_is_lost_while_the_application_is_asked_loses_no_part(
+    tasks: bool, hedged: bool
+) -> None:
+    server = Losing()
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    route = {"retry_policy": RETRY, "hedge_policy": {"hedge_on_per_try_timeout": hedged}}
+    mesh: Any = fake_mesh([server.port], route=route)
+
+    def stream() -> Iterator[bytes]:
+        """Each part is asked for by a try that is lost before it is there."""
+        yield b"one"
+        assert server.lost[0].wait(60)
+        yield b"two"
+        assert server.lost[1].wait(60)
+        yield b"three"
+
+    async def astream() -> AsyncIterator[bytes]:
+        parts = stream()
+        while (part := await asyncio.to_thread(next, parts, None)) is not None:
+            yield part
+
+    def ask() -> httpx.Response:
+        with meshlib.Client(mesh=mesh, base_url=URL, timeout=60) as client:
+            return client.post("/echo", content=stream())
+
+    if tasks:
+        async with meshlib.AsyncClient(mesh=mesh, base_url=URL, timeout=60) as client:
+            answer = await client.post("/echo", content=astream())
+    else:
+        answer = await asyncio.to_thread(ask)
+    server.stop()
+    thread.join(5)
+    assert (server.bodies, answer.extensions["meshlib"].attempts) == ([b"onetwothree"], 3)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Bodies that can be sent again, for as long as their beginning is kept."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -96,6 +97,38 @@ async def test_an_error_of_the_application_is_its_cause() -> None:
         assert (body.replayable(), told) == (False, [None])
         body.when_known(told.append)
         assert told == [None, None]
+
+
+async def test_a_try_that_is_cut_off_while_the_application_is_asked_takes_the_body_with_it() -> None:
+    """A generator that is cancelled is at its end: what is kept is not the whole."""
+    asked = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"a"
+        asked.set()
+        await asyncio.Event().wait()
+        yield b"b"
+
+    def interrupted() -> Iterator[bytes]:
+        yield b"a"
+        raise KeyboardInterrupt
+
+    told: list[bytes | None] = []
+    later, body = RequestBody(slow()), RequestBody(interrupted())
+    for one in (later, body):
+        one.when_known(told.append)
+    reading = asyncio.create_task(aread(later))
+    await asked.wait()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    with pytest.raises(KeyboardInterrupt):
+        read(body)
+    for one in (later, body):
+        assert (one.replayable(), one.whole()) == (False, False)
+        with pytest.raises(RuntimeError, match="can't be sent again"):
+            await aread(one)
+    assert told == [None, None]
 
 
 async def test_an_asynchronous_body_is_not_for_threads_and_one_of_both_kinds_is_for_all() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ import pytest
 from meshlib.core.actions import Attempt, Await, Begin, Ended
 from meshlib.core.balance.cluster import Upstream
 from meshlib.core.request import Failed, Failure, RequestHead, ResponseHead
+from meshlib.dataplane.body import BodyBroken, RequestBody
 from meshlib.dataplane.hedge import AsyncTries
-from meshlib.dataplane.hedge_blocking import Threads, Tries
+from meshlib.dataplane.hedge_blocking import Feed, Threads, Tries
 from meshlib.dataplane.http.cut import Cut
+from meshlib.dataplane.http.limits import Broken
 
 HEAD = RequestHead("GET", "http", "a", "/")
 LOST = Failed(Failure.RESET, "lost")
@@ -40,7 +43,7 @@ class Sender:
         self.go = {number: threading.Event() for number in (1, 2, 3)}
         self.outcomes: dict[int, Any] = {}
 
-    def send(self, attempt: Attempt, cut: Cut | None) -> Any:
+    def send(self, attempt: Attempt, cut: Cut | None, feed: Feed | None) -> Any:
         self.threads[attempt.number], self.cuts[attempt.number] = threading.current_thread(), cut
         assert self.go[attempt.number].wait(60)
         outcome = self.outcomes.get(attempt.number, Response(self.closed, attempt.number))
@@ -56,7 +59,7 @@ class Sender:
 def test_threads_are_awaited_in_the_order_in_which_they_end() -> None:
     sender = Sender()
     sender.outcomes[2] = LOST
-    tries = Tries(sender.send, Threads(), lambda: True)
+    tries = Tries(sender.send, Threads(), lambda: None)
     assert [tries.do(begin(number)) for number in (1, 2)] == [(None, None)] * 2
     assert tries.do(Await(0.001)) == (None, None)
     sender.go[2].set()
@@ -71,7 +74,7 @@ def test_threads_are_awaited_in_the_order_in_which_they_end() -> None:
 
 def test_what_is_given_up_is_cut_off_and_a_late_response_is_closed() -> None:
     sender = Sender()
-    tries = Tries(sender.send, Threads(), lambda: True)
+    tries = Tries(sender.send, Threads(), lambda: None)
     for number in (1, 2, 3):
         tries.do(begin(number))
     sender.go[1].set()
@@ -85,16 +88,15 @@ def test_what_is_given_up_is_cut_off_and_a_late_response_is_closed() -> None:
     assert sorted(sender.closed) == [2, 3]
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_the_callers_thread_does_what_no_other_may(whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its body is still to be read, or too many threads are at work."""
+def test_the_callers_thread_makes_the_try_when_too_many_others_are_at_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("meshlib.dataplane.hedge_blocking.MOST", 1)
     threads, sender = Threads(), Sender()
-    if whole:
-        busy = Tries(sender.send, threads, lambda: True)
-        busy.do(begin(3))
+    busy = Tries(sender.send, threads, lambda: None)
+    busy.do(begin(3))
     sender.go[1].set()
-    tries = Tries(sender.send, threads, lambda: whole)
+    tries = Tries(sender.send, threads, RequestBody(iter([b"a"])).unread)
     tries.do(begin(1))
     assert sender.threads[1] is threading.current_thread()
     assert sender.cuts[1] is None
@@ -107,13 +109,78 @@ def test_the_callers_thread_does_what_no_other_may(whole: bool, monkeypatch: pyt
 def test_an_error_of_a_try_comes_out_of_the_wait() -> None:
     sender = Sender()
     sender.outcomes[1] = error = KeyError("own")
-    tries = Tries(sender.send, Threads(), lambda: True)
+    tries = Tries(sender.send, Threads(), lambda: None)
     tries.do(begin(1))
     sender.go[1].set()
     with pytest.raises(KeyError) as raised:
         tries.do(Await(60))
     assert raised.value is error
     tries.close()
+
+
+class Reader(Sender):
+    """Reads what it is fed, as far as the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: dict[int, list[bytes]] = {}
+        self.most: dict[int, int] = {}
+        self.failed: list[Failed] = []
+
+    def send(self, attempt: Attempt, cut: Cut | None, feed: Feed | None) -> Any:
+        read = self.read[attempt.number] = list[bytes]()
+        assert feed is not None
+        try:
+            for part in feed:
+                read.append(part)
+                if len(read) == self.most.get(attempt.number):
+                    return LOST
+        except Broken as error:
+            self.failed.append(error.failed)
+            raise
+        return super().send(attempt, cut, feed)
+
+
+def test_a_body_is_read_by_the_caller_for_a_try_on_another_thread() -> None:
+    reader, readers = Reader(), list[threading.Thread]()
+
+    def source() -> Iterator[bytes]:
+        for part in (b"a", b"", b"b", b"c"):
+            readers.append(threading.current_thread())
+            yield part
+
+    body = RequestBody(source())
+    tries = Tries(reader.send, Threads(), body.unread)
+    reader.most[1] = 2
+    tries.do(begin(1))
+    assert tries.do(Await(60)) == (None, Ended(1, LOST))
+    assert (reader.read[1], body.whole()) == ([b"a", b"b"], False)
+    tries.do(begin(2))
+    assert tries.do(Await(0.01)) == (None, None)
+    assert (reader.read[2], body.whole()) == ([b"a", b"b", b"c"], True)
+    reader.go[2].set()
+    assert tries.do(Await(60))[1] == Ended(2, ResponseHead(200))
+    assert set(readers) == {threading.current_thread()}
+    assert threading.current_thread() is not reader.threads[2]
+    tries.close()
+
+
+def test_a_try_whose_caller_gives_up_is_not_left_waiting_for_the_body() -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"a"
+        raise KeyError("own")
+
+    reader = Reader()
+    tries = Tries(reader.send, Threads(), RequestBody(broken()).unread)
+    tries.do(begin(1))
+    with pytest.raises(BodyBroken):
+        tries.do(Await(60))
+    before = threading.enumerate()
+    tries.close()
+    for thread in before:
+        if thread.name == "meshlib-hedge":
+            thread.join(60)
+    assert (reader.read[1], reader.failed) == ([b"a"], [Failed(Failure.RESET, "given up")])
 
 
 class AsyncSender:
@@ -207,5 +274,5 @@ def test_where_no_thread_is_to_be_had_the_caller_makes_the_try(monkeypatch: pyte
     threads, sender = Threads(), Sender()
     for number in (1, 2):
         sender.go[number].set()
-        Tries(sender.send, threads, lambda: True).do(begin(number))
+        Tries(sender.send, threads, lambda: None).do(begin(number))
         assert sender.threads[number] is threading.current_thread()
