@@ -51,6 +51,7 @@ ANSWERS = {
     "unknown-proxy-user": b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n",
     "unavailable": b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n",
     "no-http": b"SSH-2.0-OpenSSH\r\n\r\n",
+    "settings": b"\0\0\0\x04\0\0\0\0\0",  # of HTTP/2, and nothing else
     "nothing": b"",
 }
 

@@ -14,12 +14,15 @@ from pathlib import Path
 import pytest
 from support.commands import wait_until
 from support.fake_mesh import FakeMesh, fake_connections
+from support.h2_server import h2_server
 from support.named_tcp import named_tcp
 from support.ports import free_port
 from support.tls_server import certificate
 
 import meshlib
 from meshlib.core.balance.cluster import Keepalive, Limits
+from meshlib.core.http2 import Http2
+from meshlib.core.tunnel import Tunnel
 from meshlib.dataplane.tcp.sockets import MeshSocket
 
 ONE = Limits(max_connections=1)
@@ -97,6 +100,20 @@ def kept_alive(made: socket.socket) -> tuple[int, int, int]:
         made.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
         made.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
     )
+
+
+@pytest.mark.parametrize("post", [False, True])
+@pytest.mark.parametrize("how", [None, Http2()])
+async def test_a_tunnel_through_a_proxy_that_speaks_http2_only(post: bool, how: Http2 | None) -> None:
+    with h2_server() as proxy:
+        mesh = fake_connections([proxy.port], chain={"tunnel": Tunnel("far.test:1", post)}, http2=how)
+        why = "a tunnel is asked for by HTTP/1.1" if how else "no HTTP/1.1; it may be HTTP/2"
+        with pytest.raises(meshlib.ConnectFailed, match=why):
+            connect(mesh, 60)
+        with pytest.raises(meshlib.ConnectFailed, match=why):
+            await opened(mesh)
+        assert proxy.connections == (0 if how else 2)
+    assert held(mesh) == (0, 0, 0)
 
 
 def test_a_file_of_a_socket_keeps_it_open(echo: int) -> None:

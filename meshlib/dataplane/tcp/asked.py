@@ -107,6 +107,16 @@ def seconds_of(connect: tcp.Connect, clock: Callable[[], float]) -> float:
     return max(0.0, min(connect.seconds, connect.deadline - clock()))
 
 
+def unspoken(connect: tcp.Connect) -> Failed | None:
+    """Why its endpoint can't be asked for the tunnel that is wanted; None: it can."""
+    if connect.tunnel is None or connect.upstream.http2 is None:
+        return None
+    detail = (
+        "the proxy's port is one of HTTP/2, and a tunnel is asked for by HTTP/1.1: name it `http` or `tcp`"
+    )
+    return Failed(Failure.CONNECT_FAILED, detail)
+
+
 def failed(error: Exception, seconds: float) -> Failed:
     """What the error of a try in that time means."""
     if isinstance(error, TimeoutError):

@@ -1,19 +1,25 @@
 """A plain socket in front of a connection that is none: TLS of the mesh beneath TLS of an application, a
-tunnel of chunks. A thread of each moves the bytes, for such connections only.
+tunnel of chunks. One thread moves the bytes of all such connections.
 
     application ──► near ═ inner ──► (encode) ──► far
     far ──► (decode) ──► inner ═ near ──► application
 
 Rules: what one side does not take holds the other up; an end of either goes on to the other, and when both
-have ended the far one is closed.
+have ended the far one is closed. The thread ends when there is nothing to move, and is started anew.
 """
 
 import contextlib
+import logging
 import selectors
 import socket
 import ssl
 import threading
+from collections import deque
 from typing import Protocol
+
+from meshlib.dataplane import fork
+
+log = logging.getLogger(__name__)
 
 MOST = 256 * 1024
 """Bytes that wait to be taken before no more are read."""
@@ -89,28 +95,23 @@ class _Relay:
     def __init__(self, far: socket.socket, inner: socket.socket, coding: Coding) -> None:
         self.far, self.inner, self.coding = _Side(far), _Side(inner), coding
 
-    def run(self) -> None:
-        """Until both have ended, or one is broken."""
-        with self.far.socket, self.inner.socket, contextlib.suppress(OSError):
-            while not (self.far.told and self.inner.told):
-                self.wait()
-                self.move()
-
-    def wait(self) -> None:
-        """Until something can be done."""
+    def wants(self) -> list[tuple[_Side, int]]:
+        """What each side is waited for."""
         far, inner = self.far, self.inner
-        if far.pending and len(inner.waiting) < MOST:
-            return
-        with selectors.DefaultSelector() as selector:
-            for side, other in ((far, inner), (inner, far)):
-                events = selectors.EVENT_READ if not side.ended and len(other.waiting) < MOST else 0
-                events |= selectors.EVENT_WRITE if side.waiting else 0
-                if events:
-                    selector.register(side.socket, events)
-            selector.select()
+        found = []
+        for side, other in ((far, inner), (inner, far)):
+            events = selectors.EVENT_READ if not side.ended and len(other.waiting) < MOST else 0
+            events |= selectors.EVENT_WRITE if side.waiting else 0
+            found.append((side, events))
+        return found
 
-    def move(self) -> None:
-        """Everything that can be moved now. OSError: a side is broken."""
+    @property
+    def pending(self) -> bool:
+        """Whether there is more to move at once."""
+        return self.far.pending and not self.far.ended and len(self.inner.waiting) < MOST
+
+    def move(self) -> bool:
+        """Everything that can be moved now; False: that was the last. OSError: a side is broken."""
         far, inner = self.far, self.inner
         if not inner.ended and len(far.waiting) < MOST and (data := inner.read()) is not None:
             far.waiting += self.coding.encode(data)
@@ -128,12 +129,134 @@ class _Relay:
                 far.socket.shutdown(socket.SHUT_WR)
             else:
                 far.ended = inner.told = True  # TLS of the standard library has no half of a connection
+        return not (far.told and inner.told)
+
+    def close(self) -> None:
+        """Both sides."""
+        self.far.socket.close()
+        self.inner.socket.close()
+
+
+class _Relays:
+    """All of them, and the thread that moves their bytes. Thread-safe."""
+
+    def __init__(self) -> None:
+        """Starts nothing."""
+        self._unlocked()
+        fork.watch(self)
+
+    def _unlocked(self) -> None:
+        self._lock = threading.Lock()
+        self._new: deque[_Relay] = deque()
+        self._moving: set[_Relay] = set()
+        self._alarm: socket.socket | None = None
+        """By which the thread is woken; None: there is none."""
+
+    def __repr__(self) -> str:
+        return f"<Relays: {len(self._moving) + len(self._new)}>"
+
+    def add(self, relay: _Relay) -> None:
+        """From now on it moves. RuntimeError: there is no thread to be had."""
+        with self._lock:
+            if self._alarm is None:
+                hears, alarm = socket.socketpair()
+                hears.setblocking(False)
+                alarm.setblocking(False)
+                name = "meshlib-relay"
+                try:
+                    threading.Thread(target=self._run, args=(hears,), name=name, daemon=True).start()
+                except RuntimeError:
+                    hears.close()
+                    alarm.close()
+                    raise
+                self._alarm = alarm
+            self._new.append(relay)
+            with contextlib.suppress(BlockingIOError):  # it has been woken often enough
+                self._alarm.send(b"!")
+
+    def _run(self, hears: socket.socket) -> None:
+        relays = self._moving
+        eager: set[_Relay] = set()
+        with hears, selectors.DefaultSelector() as selector:
+            selector.register(hears, selectors.EVENT_READ)
+            while True:
+                ready = selector.select(0 if eager else None)
+                due = eager | {key.data for key, _ in ready if key.data is not None}
+                with self._lock:
+                    with contextlib.suppress(BlockingIOError):
+                        hears.recv(_CHUNK)
+                    relays.update(self._new)
+                    due.update(self._new)
+                    self._new.clear()
+                    if not relays:
+                        alarm, self._alarm = self._alarm, None
+                        break
+                eager = set()
+                for relay in due:
+                    if not _moved(selector, relay):
+                        relays.discard(relay)
+                    elif relay.pending:
+                        eager.add(relay)
+                if not relays:
+                    with self._lock, contextlib.suppress(BlockingIOError):
+                        assert self._alarm is not None  # noqa: S101 - of this thread
+                        self._alarm.send(b"!")
+        if alarm is not None:
+            alarm.close()
+
+    def before_fork(self) -> None:
+        """Nothing begins or ends during a fork."""
+        self._lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Goes on."""
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """They are the parent's."""
+        for relay in (*self._moving, *self._new):
+            relay.close()
+        if self._alarm is not None:
+            self._alarm.close()
+        self._unlocked()
+
+
+def _moved(selector: selectors.BaseSelector, relay: _Relay) -> bool:
+    """Moves what can be; False: it has come to its end, and is closed."""
+    goes_on = False
+    try:
+        goes_on = relay.move()
+    except OSError:
+        pass
+    except Exception:
+        # The thread must live.
+        log.exception("a connection could not be led on")
+    known = selector.get_map()
+    for side, events in relay.wants():
+        there = side.socket in known
+        if not (events and goes_on):
+            if there:
+                selector.unregister(side.socket)
+        elif there:
+            selector.modify(side.socket, events, relay)
+        else:
+            selector.register(side.socket, events, relay)
+    if not goes_on:
+        relay.close()
+    return goes_on
+
+
+_relays = _Relays()
 
 
 def relayed(far: socket.socket, coding: Coding | None = None) -> socket.socket:
     """A plain socket that leads to `far`, which is its own from now on."""
     near, inner = socket.socketpair()
     near.settimeout(far.gettimeout())
-    relay = _Relay(far, inner, coding or AsTheyAre())
-    threading.Thread(target=relay.run, name="meshlib relay", daemon=True).start()
+    try:
+        _relays.add(_Relay(far, inner, coding or AsTheyAre()))
+    except BaseException:
+        near.close()
+        inner.close()
+        raise
     return near

@@ -19,7 +19,7 @@ from meshlib.core.tunnel import Tunnel
 from meshlib.dataplane.http.local import path_of
 from meshlib.dataplane.http.options import set_options
 from meshlib.dataplane.http.secure import check, context_for
-from meshlib.dataplane.tcp.asked import Asked, Meshed, failed, seconds_of
+from meshlib.dataplane.tcp.asked import Asked, Meshed, failed, seconds_of, unspoken
 from meshlib.dataplane.tcp.errors import of_mesh, of_refusal
 from meshlib.dataplane.tcp.idle import keeper
 from meshlib.dataplane.tcp.link import Link, adopt
@@ -196,6 +196,8 @@ def connected(mesh: Meshed, asked: Asked, connect: Connect) -> socket.socket | F
 def _try(
     mesh: Meshed, asked: Asked, connect: Connect, source: _Address | None
 ) -> MeshSocket | MeshSSLSocket | Failed:
+    if (failure := unspoken(connect)) is not None:
+        return failure
     seconds = seconds_of(connect, mesh.clock)
     deadline = time.monotonic() + seconds
     try:

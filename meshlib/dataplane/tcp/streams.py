@@ -20,7 +20,7 @@ from meshlib.dataplane.http.local import path_of
 from meshlib.dataplane.http.options import set_options
 from meshlib.dataplane.http.secure import check, context_for
 from meshlib.dataplane.proxy_protocol import proxy_header
-from meshlib.dataplane.tcp.asked import Asked, Meshed, failed, seconds_of
+from meshlib.dataplane.tcp.asked import Asked, Meshed, failed, seconds_of, unspoken
 from meshlib.dataplane.tcp.errors import of_mesh, of_refusal
 from meshlib.dataplane.tcp.link import Link
 from meshlib.dataplane.tcp.sockets import connected
@@ -187,6 +187,8 @@ async def _try(mesh: Meshed, asked: Asked, connect: Connect, *, last: bool) -> a
     """A transport that is not read yet. `last`: no other TLS comes on top."""
     if connect.tunnel is not None and connect.tunnel.post:
         return await _posted(mesh, asked, connect)
+    if (failure := unspoken(connect)) is not None:
+        return failure
     seconds = seconds_of(connect, mesh.clock)
     made: asyncio.Transport | None = None
     try:

@@ -2,6 +2,8 @@
 
 Rules (Envoy, RFC 9110 9.3.6): any 2xx opens it, and what follows its head is the connection. What the head
 says of a length counts for nothing. Of a POST the chunks of both bodies are the connection.
+
+A proxy is spoken to in HTTP/1.1. One that says anything else is not waited for: HTTP/2 has no line's end.
 """
 
 from meshlib.core.tunnel import Tunnel
@@ -9,6 +11,7 @@ from meshlib.dataplane.http.chunks import Chunks
 from meshlib.dataplane.http.syntax import Malformed
 
 _CHUNKED = b"transfer-encoding:chunked"
+_BEGINS = b"HTTP/1."
 LONGEST = 64 * 1024
 """Bytes of the answer's head."""
 
@@ -39,6 +42,9 @@ class Answer:
         """Takes what came; whether the tunnel is open. NoTunnel: it is not, and will not be."""
         self._head += data
         while True:
+            if not _BEGINS.startswith(self._head[: len(_BEGINS)]):
+                perhaps = "; it may be HTTP/2" if self._head[0] == 0 else ""
+                raise NoTunnel(f"the proxy's answer is no HTTP/1.1{perhaps}")
             end = self._head.find(b"\r\n\r\n")
             if end < 0:
                 if not data:

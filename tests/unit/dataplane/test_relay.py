@@ -1,12 +1,14 @@
-"""A pair of sockets with a thread between them and a connection: bytes, ends, and what breaks."""
+"""A pair of sockets with something between them and a connection: bytes, ends, and what breaks."""
 
+import contextlib
+import os
 import socket
 import threading
 
 import pytest
 from support.commands import wait_until
 
-from meshlib.dataplane.tcp.relay import relayed
+from meshlib.dataplane.tcp.relay import AsTheyAre, relayed
 from meshlib.dataplane.tcp.tunnel import Posted
 
 LARGE = bytes(range(256)) * 8192
@@ -32,6 +34,72 @@ def test_large_both_ways_at_once() -> None:
         for thread in threads:
             thread.join(20)
         assert found == {"n": LARGE, "t": LARGE}
+
+
+def movers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "meshlib-relay"]
+
+
+def test_one_thread_moves_all_and_ends_with_the_last() -> None:
+    wait_until(lambda: not movers(), 60, "the end of those before")
+    for _ in range(2):
+        ends = []
+        for _ in range(40):
+            far, there = socket.socketpair()
+            ends.append((relayed(far), there))
+        for number, (near, there) in enumerate(ends):
+            near.sendall(b"%d" % number)
+            there.sendall(b"-%d" % number)
+        assert [(near.recv(9), there.recv(9)) for near, there in ends] == [
+            (b"-%d" % number, b"%d" % number) for number in range(40)
+        ]
+        assert len(movers()) == 1
+        for near, there in ends:
+            near.close()
+            there.close()
+        wait_until(lambda: not movers(), 60, "the end of the thread")
+
+
+def test_one_that_nobody_reads_and_one_that_breaks_hold_up_no_other() -> None:
+    class Broken(AsTheyAre):
+        def decode(self, data: bytes) -> bytes:
+            raise KeyError("a mistake of ours")
+
+    pairs = [socket.socketpair() for _ in range(3)]
+    stuck, broken, fine = (
+        relayed(far, coding)
+        for (far, _), coding in zip(pairs, (AsTheyAre(), Broken(), AsTheyAre()), strict=True)
+    )
+    stuck.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while stuck.send(LARGE):
+            pass
+    pairs[1][1].sendall(b"x")
+    assert broken.recv(9) == b""
+    pairs[2][1].sendall(b"x")
+    assert fine.recv(9) == b"x"
+    for one in (stuck, broken, fine, *(there for _, there in pairs)):
+        one.close()
+
+
+def test_in_the_child_of_a_fork_another_thread_moves_others() -> None:
+    far, there = socket.socketpair()
+    with relayed(far) as near, there:
+        near.sendall(b"a")
+        assert there.recv(9) == b"a"
+        child = os.fork()
+        if child == 0:
+            code = 1
+            with contextlib.suppress(BaseException):
+                its_far, its_there = socket.socketpair()
+                its_near = relayed(its_far)
+                its_near.settimeout(60)
+                its_there.sendall(b"c")
+                code = int(its_near.recv(9) != b"c")
+            os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+        there.sendall(b"b")
+        assert near.recv(9) == b"b"
 
 
 def test_an_end_goes_on() -> None:

@@ -35,7 +35,12 @@ def test_an_open_tunnel(status: str, before: bytes) -> None:
         (b"HTTP/1.1 20\r\n\r\n", "no HTTP/1.1"),
         (b"hello\r\n\r\n", "no HTTP/1.1"),
         (b"\r\n\r\n", "no HTTP/1.1"),
-        (b"x" * (LONGEST + 1), "too long"),
+        (b"HTTP/1.1 2" + b"x" * LONGEST, "too long"),
+        (b"h", "no HTTP/1.1$"),
+        (b"HTTP/2", "no HTTP/1.1$"),
+        (b"HTTP/1.1 100 x\r\n\r\nx", "no HTTP/1.1$"),
+        (b"\0", "no HTTP/1.1; it may be HTTP/2"),
+        (b"\0\0\x06\x04\0\0\0\0\0", "no HTTP/1.1; it may be HTTP/2"),
         (b"", "closed"),
     ],
 )
