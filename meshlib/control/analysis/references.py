@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from meshlib.control.analysis.world import World, full, problem
 from meshlib.control.istio.document import Document, FieldPath
 from meshlib.control.istio.gateway import gateway_key
-from meshlib.control.istio.problem import Problem, Severity
+from meshlib.control.istio.problem import NEVER, Problem, Severity
 from meshlib.control.istio.serviceentry import Resolution, ServiceEntry
 from meshlib.control.istio.validity.hosts import covers, overlap
 from meshlib.control.istio.virtualservice import Destination, VirtualService
@@ -89,14 +89,22 @@ def _destination(
 
 def _gateways(world: World, service: Document[VirtualService]) -> Iterator[Problem]:
     known = world.gateways
+    own = [*_keys(service.spec.gateways or ("mesh",), service)]
     lists: list[tuple[FieldPath, tuple[str, ...]]] = [(("spec", "gateways"), service.spec.gateways)]
-    for index, rule in enumerate(service.spec.http):
-        for position, match in enumerate(rule.match):
-            lists.append((("spec", "http", index, "match", position, "gateways"), match.gateways))
+    for group in ("http", "tls", "tcp"):
+        for index, rule in enumerate(getattr(service.spec, group)):
+            for position, match in enumerate(rule.match):
+                lists.append((("spec", group, index, "match", position, "gateways"), match.gateways))
     for path, names in lists:
-        for index, name in enumerate(names):
-            if name != "mesh" and gateway_key(name, service.namespace) not in known:
+        for index, (name, key) in enumerate(zip(names, _keys(names, service), strict=True)):
+            if name != "mesh" and key not in known:
                 yield problem(ERROR, "IST0101", service, (*path, index), "no such Gateway", repr(name))
+            elif key not in own and service.spec.hosts:
+                message, allowed = (
+                    "it never holds: the document is not for",
+                    ", ".join(service.spec.gateways or ("mesh",)),
+                )
+                yield problem(WARNING, NEVER, service, (*path, index), message, repr(name), allowed)
     keys = [gateway_key(name, service.namespace) for name in service.spec.gateways]
     bound = [known[key] for key in keys if key in known]
     if not bound:
@@ -112,6 +120,12 @@ def _gateways(world: World, service: Document[VirtualService]) -> Iterator[Probl
             path = ("spec", "hosts", index)
             message, allowed = "no server of its gateways has this host", ", ".join(sorted(set(offered)))
             yield problem(WARNING, "IST0132", service, path, message, repr(host), allowed)
+
+
+def _keys(names: tuple[str, ...], service: Document[VirtualService]) -> Iterator[tuple[str, str]]:
+    """Of Gateways; `mesh` is none."""
+    for name in names:
+        yield ("", "mesh") if name == "mesh" else gateway_key(name, service.namespace)
 
 
 def _claims(world: World, service: Document[VirtualService]) -> Iterator[Problem]:

@@ -5,11 +5,11 @@ Rules (Istio):
 - A namespace sees its own private ones first, then those exported to it, then public ones; each oldest
   first. Two for one host are not merged: the first one seen has the host, the other none of it.
 - For a service the VirtualService of the closest host holds: exact, else the longest wildcard.
-- Clients are bound by the gateway name `mesh`; a rule's own gateways stand in place of the document's.
+- Clients are bound by the gateway name `mesh`, of the whole document. A match may narrow its gateways, not
+  widen them: it is looked at only for those that the document names.
 - One without hosts is a delegate and holds for nothing by itself.
 - Rules of requests (http) and of connections (tls, tcp) are looked for apart: one that has only the one kind
   leaves the other kind to the next.
-- A Gateway has those that name it for the whole document; a match may narrow that, not widen it.
 - Those for gateways alone hold for no client; what browsers may do at a server (CORS), they say nevertheless.
 """
 
@@ -89,13 +89,13 @@ class VirtualServices:
             hosts = tuple(expand(host, document.namespace, domain) for host in document.spec.hosts)
             made = VirtualService(document, hosts, self)
             every.append(made)
+            if MESH not in made.gateways:
+                continue
             spec = document.spec
-            for rules, seen in (
-                (spec.http, self._requests),
-                ((*spec.tls, *spec.tcp), self._connections),
-            ):
-                if any(MESH in self._gateways(rule, made) for rule in rules):
-                    seen.add(made)
+            if spec.http:
+                self._requests.add(made)
+            if spec.tls or spec.tcp:
+                self._connections.add(made)
 
         self.every = tuple(every)
         """Those that have hosts, for gateways too, oldest first."""
@@ -125,13 +125,6 @@ class VirtualServices:
         for virtual in self._bound.get(gateway, ()):
             if visible(self.exported(virtual.document), virtual.document.namespace, namespace):
                 yield virtual
-
-    @staticmethod
-    def _gateways(rule: object, owner: VirtualService) -> set[str]:
-        found = set(owner.gateways)
-        for match in getattr(rule, "match", ()):
-            found.update(match.gateways)
-        return found
 
     def exported(self, document: AnyDocument) -> tuple[str, ...]:
         """Its exportTo in force."""

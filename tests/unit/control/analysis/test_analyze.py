@@ -56,6 +56,10 @@ ROUTE = "{route: [{destination: {host: a}}]}"
             [("IST0112", "spec.http[0].route[0].destination")],
         ),
         ("{hosts: [a], gateways: [g], http: [" + ROUTE + "]}", [("IST0101", "spec.gateways[0]")]),
+        (
+            "{hosts: [a], http: [{match: [{gateways: [g]}], route: [{destination: {host: a}}]}]}",
+            [("IST0101", "spec.http[0].match[0].gateways[0]")],
+        ),
         ("{hosts: [a], http: [" + ROUTE + "," + ROUTE + "]}", [("IST0130", "spec.http[1]")]),
         ("{hosts: [a], http: [{delegate: {name: nope}}]}", [("IST0101", "spec.http[0].delegate")]),
         (
@@ -66,6 +70,30 @@ ROUTE = "{route: [{destination: {host: a}}]}"
 )
 def test_references_and_rules(spec: str, expected: list[tuple[str, str]]) -> None:
     assert codes(virtual_service(spec)) == expected
+
+
+@pytest.mark.parametrize("kind", ["http", "tcp"])
+@pytest.mark.parametrize(
+    ("own", "named", "never"),
+    [
+        ("", "[mesh]", []),
+        ("gateways: [mesh, g],", "[g, mesh, default/g]", []),
+        ("gateways: [g],", "[mesh]", [0]),
+        ("", "[mesh, g]", [1]),
+    ],
+)
+def test_a_match_for_gateways_that_its_document_is_not_for(
+    kind: str, own: str, named: str, never: list[int]
+) -> None:
+    """Istio looks at the document's list only, and istioctl says nothing."""
+    gateway = (
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\n"
+        "spec: {servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}\n---\n"
+    )
+    rule = f"{{match: [{{gateways: {named}}}], route: [{{destination: {{host: a}}}}]}}"
+    text = gateway + virtual_service(f"{{hosts: [a], {own} {kind}: [{rule}]}}")
+    expected = [("MESH0005", f"spec.{kind}[0].match[0].gateways[{at}]") for at in never]
+    assert [one for one in codes(text) if one[0] != "IST0133"] == expected
 
 
 def test_two_virtual_services_of_one_host() -> None:

@@ -76,7 +76,10 @@ def test_the_oldest_visible_one_of_the_closest_host_holds() -> None:
 def test_rules_for_gateways_alone_hold_for_nobody_here() -> None:
     edge = virtual("edge", rule("tcp", "t"), more="gateways: [edge],")
     assert led(compiled(SERVICE, edge)[0]) == ["db.default.svc.cluster.local"]
-    both = virtual("both", rule("tcp", "t", "match: [{gateways: [mesh]}],"), more="gateways: [edge],")
+    narrow = rule("tcp", "t", "match: [{gateways: [mesh]}],")
+    only = virtual("both", narrow, more="gateways: [edge],")
+    assert led(compiled(SERVICE, only)[0]) == ["db.default.svc.cluster.local"]
+    both = virtual("both", narrow, more="gateways: [edge, mesh],")
     assert led(compiled(SERVICE, both)[0]) == ["t.example"]
 
 

@@ -128,7 +128,8 @@ def clusters_of(route: Route) -> list[str]:
         # Gateways bind others than clients.
         ((routes("shop/gated", FULL, gateways="[gw]"), routes("shop/plain", FULL, NEW)), "web", "plain"),
         ((routes("shop/both", FULL, gateways="[gw, mesh]"),), "web", "both"),
-        ((routes("shop/rule", FULL, gateways="[gw]", match="[{gateways: [mesh]}]"),), "web", "rule"),
+        ((routes("shop/rule", FULL, gateways="[gw]", match="[{gateways: [mesh]}]"),), "web", "default"),
+        ((routes("shop/rule", FULL, gateways="[gw, mesh]", match="[{gateways: [mesh]}]"),), "web", "rule"),
         ((routes("shop/rule", FULL, match="[{gateways: [gw]}]"),), "web", "default"),
     ],
 )
