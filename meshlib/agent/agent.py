@@ -6,8 +6,8 @@ Rules:
 
 - Its folder is removed when it ends, and Envoy ends with it. One that is killed leaves the folder, in which
   there are no secrets, and no Envoy.
-- The control service's roots are asked for every ten seconds: the control stream is Envoy's, and does not
-  tell the agent of new ones.
+- The control service's roots are asked for again and again: the control stream is Envoy's, and does not tell
+  the agent of new ones.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from meshlib.bootstrap import Bootstrap
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS, ROOTS_SECONDS = 0.25, 10.0
+LOOK_SECONDS = 0.25
 
 
 class Certificates(Protocol):
@@ -42,8 +42,8 @@ class Certificates(Protocol):
     def ensure(self) -> Svid:
         """One that is good now; may wait for the network. MeshError: none can be had."""
 
-    def look(self) -> None:
-        """Asks for the roots, soon."""
+    def watch_roots(self) -> None:
+        """Asks for the roots again and again."""
 
 
 class Gateway:
@@ -94,7 +94,7 @@ async def run_gateway(
         if certificates is not None:
             held = certificates
             await stack.enter_async_context(SecretServer(Secrets(lambda: held.held), folder / SDS_SOCKET))
-            await stack.enter_async_context(_task(_look_for_roots(certificates)))
+            certificates.watch_roots()
         admin = Admin(folder / ADMIN_SOCKET)
         options = (
             "--use-dynamic-base-id",
@@ -106,12 +106,6 @@ async def run_gateway(
         envoy = Envoy(command, admin, drain_seconds=drain_seconds)
         await stack.enter_async_context(_task(envoy.run()))
         yield Gateway(envoy, admin)
-
-
-async def _look_for_roots(certificates: Certificates) -> None:
-    while True:
-        await asyncio.sleep(ROOTS_SECONDS)
-        certificates.look()
 
 
 @contextlib.asynccontextmanager

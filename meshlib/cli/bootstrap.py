@@ -1,6 +1,7 @@
 """`meshlib bootstrap grpc`: what gRPC's own xDS client and server need to be in the mesh, in any language."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -22,8 +23,6 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 """How often it is looked whether there is a new certificate."""
-ASK_SECONDS = 10.0
-"""How often the control service is asked which roots are trusted now."""
 FILE, SOCKET = "bootstrap.json", "control.sock"
 
 app = typer.Typer(
@@ -158,14 +157,10 @@ async def _kept(
     path = folder.path / SOCKET
     async with leading_to(settings.control, path, certs.secure):
         _tell(grpc_bootstrap(settings, name, folder, str(path)), folder if written else None)
-        asked = loop.time()
+        certs.watch_roots()
         while not told.is_set():
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(told.wait(), LOOK_SECONDS)
-            except TimeoutError:
-                if loop.time() - asked >= ASK_SECONDS:
-                    asked = loop.time()
-                    certs.look()
             held = certs.held
             if held is not None and held is not kept:
                 try:

@@ -4,7 +4,7 @@
     first      a token proves who this is (`istio.v1.auth`, CreateCertificate)
     later      the certificate in force does; the token again, if that is not taken any more
     renewed    at half its life; at once when new roots come, when the roots do not vouch for it any more,
-               and when the control service hangs up on who shows it
+               and when the control service hangs up on who shows it, or is not trusted by the roots
 
 Rules:
 
@@ -13,7 +13,8 @@ Rules:
   renewed serves to its end, and says so louder the nearer that is.
 - What is on disk is one file, 0600, replaced whole. It is used only if it is still good, for the same
   identity and the same fingerprint.
-- A new root is learned from the control service, over a connection that the old one vouches for.
+- A new root is learned from the control service, over a connection that the old one vouches for. Who has no
+  stream of ours, on which it is told, asks for it every `ASK_SECONDS` (`watch_roots`).
 - Renewals that something else than age asks for are spread over seconds, and rarer when they do not help.
 - Streams to the control service begin anew with a new certificate: so it knows which one is in use, and none
   is cut off when the old one ends.
@@ -38,7 +39,7 @@ from meshlib.dataplane.asking import Asking, calm_context
 from meshlib.dataplane.certfile import CertFile
 from meshlib.dataplane.grpc_call import CallEnded
 from meshlib.dataplane.grpc_stream import KeptStream
-from meshlib.dataplane.grpc_unary import call_once
+from meshlib.dataplane.grpc_unary import Untrusted, call_once
 from meshlib.dataplane.tls import Contexts, Held
 from meshlib.errors import ControlUnavailable
 from meshlib.identity import renewal
@@ -57,6 +58,8 @@ SPREAD_REFUSED, SPREAD_ROOTS = 1.0, 5.0
 """Seconds over which a crowd renews that was refused, and one that hears of new roots."""
 LOOK_AGAIN = 5.0
 """Seconds after which the roots are asked for once more, if that failed."""
+ASK_SECONDS = 10.0
+"""Seconds between two questions for the roots of who is not told of new ones."""
 LONGEST_DOUBT = 300.0
 """Seconds that a certificate must have been in force to be doubted at once, after one was in vain."""
 _known: dict[tuple[Any, ...], "Certs"] = {}
@@ -106,6 +109,7 @@ class Certs:
         """When to renew, whatever its age."""
         self._look_at = math.inf
         """When to ask for the roots."""
+        self._watches = False
         self._doubted: Held | None = None
         self._doubts = 0
         """How many renewals in a row were asked for by doubt."""
@@ -193,6 +197,12 @@ class Certs:
             self._look_at = min(self._look_at, self._wall() + self._dice.random() * SPREAD_REFUSED)
             self._wake.set()
 
+    def watch_roots(self) -> None:
+        """Nobody will say that there are other roots: they are asked for again and again."""
+        with self._swap:
+            self._watches = True
+            self._wake.set()
+
     def _looked(self) -> None:
         """Asks for the roots, if that is due."""
         held = self.held
@@ -204,11 +214,15 @@ class Certs:
         except CallEnded as error:
             log.info("the roots can't be asked for: %s; tried again in %g s", error, LOOK_AGAIN)
             self._look_at = self._wall() + LOOK_AGAIN
+            if isinstance(error, Untrusted):
+                self.doubt(str(error))
         else:
             self.trust(roots)
 
     def doubt(self, why: str) -> None:
-        """The control service was reached and hung up, before a word, on who showed the certificate."""
+        """The control service was reached and hung up, before a word, on who showed the certificate; or it is
+        not trusted, for other roots may be in their place, which only a renewal finds.
+        """
         with self._swap:
             held = self.held
             if held is None or held is self._doubted:
@@ -392,6 +406,8 @@ class Certs:
         """Seconds until the next look."""
         assert self.held is not None  # noqa: S101 - the thread starts with one
         term, now = _term(self.held), self._wall()
+        if self._watches:
+            self._look_at = min(self._look_at, now + ASK_SECONDS)
         if failures:
             wait = renewal.pause(term, now, failures, self._jitter())
         else:

@@ -260,7 +260,7 @@ def test_a_control_service_that_grpc_would_not_trust_is_told(mesh: Mesh) -> None
 
 
 def test_new_roots_are_written_soon(mesh: Mesh) -> None:
-    often = "import meshlib.cli.bootstrap as b; b.ASK_SECONDS = 0.2; from meshlib.cli import main; main()"
+    often = "import meshlib.dataplane.certs as c; c.ASK_SECONDS = 0.2; from meshlib.cli import main; main()"
     with mesh.kept("cart", [sys.executable, "-c", often]) as bootstrap:
         roots = bootstrap.parent / "certs/roots.pem"
         assert roots.read_text().count("BEGIN") == 1

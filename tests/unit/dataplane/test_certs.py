@@ -17,7 +17,14 @@ from support.small_control import CART, Clock, SmallControl
 
 from meshlib.bootstrap import bootstrap
 from meshlib.control.ca.authority import Authority
-from meshlib.dataplane.certs import LOOK_AGAIN, SHORTEST_WAIT, SPREAD_REFUSED, SPREAD_ROOTS, Certs
+from meshlib.dataplane.certs import (
+    ASK_SECONDS,
+    LOOK_AGAIN,
+    SHORTEST_WAIT,
+    SPREAD_REFUSED,
+    SPREAD_ROOTS,
+    Certs,
+)
 from meshlib.dataplane.tls import Held
 from meshlib.errors import ControlUnavailable
 from meshlib.identity.keys import make_key
@@ -200,6 +207,53 @@ def test_roots_are_asked_for_when_control_says_that_they_may_be_others(
     looks(certs, clock, clock.now + LOOK_AGAIN + SPREAD_ROOTS + SHORTEST_WAIT)
     assert len(split_pem(certs.held.roots_pem)) == 2  # type: ignore[union-attr]
     assert [one.path for one in control.asked] == ["roots", "certificate", "roots"]
+
+
+def test_who_is_not_told_of_roots_asks_for_them_again_and_again(
+    make: Make, control: SmallControl, clock: Clock
+) -> None:
+    certs = make()
+    certs.ensure()
+    control.asked = []
+    certs.watch_roots()
+    looks(certs, clock, NOW + 5 * ASK_SECONDS + 1)
+    assert [one.path for one in control.asked] == ["roots"] * 5
+    clock.now -= 60  # a clock that is put back puts nothing off
+    control.asked = []
+    looks(certs, clock, clock.now + 2 * ASK_SECONDS + 1)
+    assert [one.path for one in control.asked] == ["roots"] * 2
+
+
+def test_a_root_that_is_replaced_unheard_is_found_as_by_a_new_process(
+    make: Make, control: SmallControl, clock: Clock, tmp_path: Path
+) -> None:
+    """It was in its place before the roots were asked for again."""
+    path = tmp_path / "roots.pem"
+    path.write_text(control.authority.roots_pem)
+    certs = make(ca_fingerprint=None, ca_file=path)
+    joined(certs)
+    certs.watch_roots()
+    control.authority = Authority.open(tmp_path / "new", trust_domain="cluster.local", now=NOW)
+    looks(certs, clock, NOW + 30)
+    assert certs.health is Health.REFUSED
+    assert "other roots now" in certs.failure
+    path.write_text(control.authority.roots_pem)
+    looks(certs, clock, clock.now + 60)
+    assert certs.held is not None
+    assert certs.held.roots_pem == control.authority.roots_pem
+    assert (certs.health, certs.failure, control.proofs[-1]) == (Health.OK, "", "Bearer a-good-token")
+
+
+def test_a_root_that_is_replaced_unheard_is_told_where_a_fingerprint_is_all_there_is(
+    make: Make, control: SmallControl, clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    certs = make()
+    joined(certs)
+    certs.watch_roots()
+    control.authority = Authority.open(tmp_path / "new", trust_domain="cluster.local", now=NOW)
+    looks(certs, clock, NOW + 30)
+    assert certs.health is Health.REFUSED
+    assert "set MESHLIB_CA_FINGERPRINT" in caplog.text
 
 
 @pytest.mark.parametrize("said", ["", "no certificate"])
