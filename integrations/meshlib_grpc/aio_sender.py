@@ -30,7 +30,10 @@ class AsyncSender(exchange.AsyncSender):
     def _connect(self) -> network.AsyncConnections:
         mesh = self.mesh
         refuse_network(mesh.network)
-        return Connections(mesh.clock, lambda: mesh.view, self._contexts, self._options)
+        most_idle = mesh.bootstrap.idle_connections
+        made = Connections(mesh.clock, lambda: mesh.view, self._contexts, self._options, most_idle)
+        mesh.told_to(made)
+        return made
 
     async def aclose(self) -> None:
         """Closes the connections; the mesh stays."""

@@ -1,7 +1,8 @@
 """Attempts over gRPC's own channels, for tasks. One event loop."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 import grpc
@@ -9,7 +10,9 @@ import grpc
 from meshlib.core.actions import Attempt
 from meshlib.core.request import Failed
 from meshlib.core.view import View
+from meshlib.dataplane.http.alarm import Alarm
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, OwnTimeouts
+from meshlib.dataplane.http.pools import MOST_IDLE
 from meshlib.dataplane.http.secure import MakeContexts
 from meshlib_grpc.bodies import AsyncMessages, Message, messages
 from meshlib_grpc.channels import Channels, Wanted
@@ -164,13 +167,19 @@ class Connections:
     """The channels of a client for one event loop."""
 
     def __init__(
-        self, clock: Callable[[], float], view: Callable[[], View], contexts: MakeContexts, options: Options
+        self,
+        clock: Callable[[], float],
+        view: Callable[[], View],
+        contexts: MakeContexts,
+        options: Options,
+        most_idle: int = MOST_IDLE,
     ) -> None:
         """As of `blocking.Connections`."""
         self.clock = clock
         self._options = options
         self._closing: set[asyncio.Task[None]] = set()
-        self._pool: Pool[grpc.aio.Channel] = Pool(clock, view, self._close)
+        self._pool: Pool[grpc.aio.Channel] = Pool(clock, view, self._close, self._expect, most_idle)
+        self._alarm = Alarm(self._pool.look)
         self._channels = Channels(self._pool, clock, contexts)
         self._loop = asyncio.get_running_loop()
 
@@ -273,9 +282,18 @@ class Connections:
                 pass
         return Unary(ok(()), b"", WELL)
 
+    def _expect(self, seconds: float) -> None:
+        self._alarm.set(seconds)
+
+    def endpoints_changed(self, view: View, clusters: Iterable[str]) -> None:
+        """On any thread: as of `blocking.Connections`."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._pool.keep_to, view, tuple(clusters))
+
     def close(self) -> None:
         """Closes what is idle now, and the rest when its last call ends."""
         self._channels.closed = True
+        self._alarm.cancel()
         self._pool.close()
 
     async def closed(self) -> None:

@@ -14,7 +14,9 @@ from meshlib.core.request import Failed, Failure, ResponseHead
 from meshlib.core.view import View
 from meshlib.dataplane.http.cut import Cut
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, OwnTimeouts
+from meshlib.dataplane.http.pools import MOST_IDLE
 from meshlib.dataplane.http.secure import MakeContexts
+from meshlib.dataplane.http.upkeep import caretaker
 from meshlib_grpc.bodies import Message, Messages, messages
 from meshlib_grpc.channels import Channels, Wanted
 from meshlib_grpc.metadata import sendable
@@ -30,14 +32,21 @@ class Connections:
     """The channels of a client. Thread-safe."""
 
     def __init__(
-        self, clock: Callable[[], float], view: Callable[[], View], contexts: MakeContexts, options: Options
+        self,
+        clock: Callable[[], float],
+        view: Callable[[], View],
+        contexts: MakeContexts,
+        options: Options,
+        most_idle: int = MOST_IDLE,
     ) -> None:
         """`view` is what is known now; `contexts` gives those of the workload; `options` are the
-        application's own for gRPC's channels.
+        application's own for gRPC's channels; `most_idle`: how many stay idle where another is made.
         """
         self.clock = clock
         self._options = options
-        self._pool: Pool[grpc.Channel] = Pool(clock, view, lambda channel: channel.close())
+        self._pool: Pool[grpc.Channel] = Pool(
+            clock, view, lambda channel: channel.close(), self._expect, most_idle
+        )
         self._channels = Channels(self._pool, clock, contexts)
 
     def __repr__(self) -> str:
@@ -145,9 +154,21 @@ class Connections:
             self._pool.release(carrier)
         return Unary(NOTHING, b"", WELL)
 
+    def _expect(self, seconds: float) -> None:
+        caretaker.expect(self, seconds)
+
+    def look(self) -> None:
+        """Closes what is of no use any more."""
+        self._pool.look()
+
+    def endpoints_changed(self, view: View, clusters: Iterable[str]) -> None:
+        """On any thread: closes what leads to endpoints of these clusters that are not listed any more."""
+        self._pool.keep_to(view, clusters)
+
     def close(self) -> None:
         """Closes what is idle now, and the rest when its last call ends."""
         self._channels.closed = True
+        caretaker.forget(self)
         self._pool.close()
 
     def abandon(self) -> None:

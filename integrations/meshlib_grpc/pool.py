@@ -4,23 +4,24 @@ Rules:
 
 - A channel is of one cluster, address, authority and way of TLS; gRPC multiplexes calls on it.
 - One that could not connect is left at once: gRPC would refuse calls for a while instead of trying again.
-- One whose endpoint is not in the view any more is left; so is one that is worn, has been idle for too long,
-  or was made with certificates that are not in force any more. What is left is closed when its last call has
-  ended.
-- No more than `MOST` are kept; the one used longest ago goes.
+- One whose endpoint is not in the view any more is left as soon as that is so; one that has been idle, or has
+  lived, for too long when it has, also in a process that calls nobody: `looks_at` says when somebody is to
+  `look`. One that is worn, or was made with certificates that are not in force any more, is left by the next
+  call. What is left is closed when its last call has ended.
+- Where one is made, at most `most_idle` idle ones stay; those used longest ago go.
 """
 
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from meshlib.core.actions import Attempt
-from meshlib.core.balance.cluster import Resolution
 from meshlib.core.mtls import ClientTls
 from meshlib.core.view import View
+from meshlib.dataplane.http.pools import MOST_IDLE, SHORTEST, listed
 
-MOST = 1000
-SWEEP_SECONDS = 10.0
+_MIRROR = "mirror|"
 _MOST_STUBS = 1000
 C = TypeVar("C")
 
@@ -45,6 +46,7 @@ class Carrier(Generic[C]):
         "key",
         "left",
         "secured",
+        "since",
         "stubs",
         "until",
         "uses",
@@ -61,6 +63,8 @@ class Carrier(Generic[C]):
         self.stubs: dict[tuple[str, str], Any] = {}
         """What calls a method on it, by kind and path."""
         self.idle_timeout = attempt.upstream.idle_timeout
+        self.since = now
+        """When it was used last."""
         self.until = now + self.idle_timeout
         self.dies = now + attempt.upstream.max_connection_duration
 
@@ -90,17 +94,26 @@ class Pool(Generic[C]):
     """Thread-safe."""
 
     def __init__(
-        self, clock: Callable[[], float], view: Callable[[], View], close: Callable[[C], None]
+        self,
+        clock: Callable[[], float],
+        view: Callable[[], View],
+        close: Callable[[C], None],
+        expect: Callable[[float], None],
+        most_idle: int = MOST_IDLE,
     ) -> None:
-        """`view` is what is known now; `close` closes a channel."""
+        """`view` is what is known now; `close` closes a channel; `expect` has somebody look after so many
+        seconds, and is called under the lock.
+        """
         self._clock = clock
         self._view = view
         self._close = close
+        self._expect = expect
+        self._most_idle = most_idle
         self._open: dict[Key, Carrier[C]] = {}
         self._lock = threading.Lock()
-        self._seen: View | None = None
-        self._sweep_at = clock() + SWEEP_SECONDS
         self._closed = False
+        self.looks_at = math.inf
+        """When somebody will look."""
 
     def __repr__(self) -> str:
         return f"<Pool: {len(self._open)} channels>"
@@ -112,8 +125,6 @@ class Pool(Generic[C]):
         """The channel for the attempt, which counts as in use; None: there is none (any more)."""
         # As `Key`, which takes longer to make, and is equal to it.
         key: Any = (attempt.cluster, attempt.address, attempt.head.authority, attempt.tls)
-        if now >= self._sweep_at or self._view() is not self._seen:
-            self._sweep(now)
         with self._lock:
             found = self._open.get(key)
             if found is None:
@@ -144,18 +155,19 @@ class Pool(Generic[C]):
             else:
                 if found is not None and self._leave(found):
                     closing.append(found.channel)
-                if self._closed:
+                if self._closed or not _is_listed(self._view(), made.key):
                     made.left = True
                 else:
                     self._open[made.key] = made
+                    self._soon(made.dies)
             made.active += 1
             made.uses += 1
             if 0 < attempt.upstream.max_requests_per_connection <= made.uses:
                 self._leave(made)
-            while len(self._open) > MOST:
-                oldest = min(self._open.values(), key=lambda one: (one.active > 0, one.until))
-                if self._leave(oldest):
-                    closing.append(oldest.channel)
+            idle = [one for one in self._open.values() if not one.active]
+            if len(idle) > self._most_idle:
+                idle.sort(key=lambda one: one.since)
+                closing += [one.channel for one in idle[: -self._most_idle or None] if self._leave(one)]
         for one in closing:
             self._close(one)
         return made
@@ -168,7 +180,10 @@ class Pool(Generic[C]):
                 self._leave(carrier)
             closing = carrier.left and not carrier.active
             if not carrier.active:
-                carrier.until = self._clock() + carrier.idle_timeout
+                carrier.since = self._clock()
+                carrier.until = carrier.since + carrier.idle_timeout
+                if not carrier.left and carrier.until < self.looks_at:
+                    self._soon(carrier.until)
         if closing:
             self._close(carrier.channel)
 
@@ -180,15 +195,39 @@ class Pool(Generic[C]):
                 del self._open[carrier.key]
         return not carrier.active
 
-    def _sweep(self, now: float) -> None:
-        self._sweep_at, self._seen = now + SWEEP_SECONDS, self._view()
-        view = self._seen
-        gone: list[C] = []
+    def _soon(self, due: float) -> None:
+        """Somebody is to look then, at the latest. Under the lock."""
+        if due < self.looks_at:
+            self.looks_at = due
+            self._expect(max(SHORTEST, due - self._clock()))
+
+    def look(self) -> None:
+        """Leaves those whose time is over, and has somebody look when that is so of others."""
+        now = self._clock()
         with self._lock:
+            self.looks_at = math.inf
+            gone, due = [], math.inf
             for carrier in list(self._open.values()):
-                old = not carrier.active and now > carrier.until
-                if (old or not _listed(view, carrier.key)) and self._leave(carrier):
+                ends = carrier.dies if carrier.active else min(carrier.dies, carrier.until)
+                if ends > now:
+                    due = min(due, ends)
+                elif self._leave(carrier):
                     gone.append(carrier.channel)
+            self._soon(due)
+        for channel in gone:
+            self._close(channel)
+
+    def keep_to(self, view: View, clusters: Iterable[str]) -> None:
+        """These clusters have other endpoints now."""
+        names = {*clusters}
+        with self._lock:
+            gone = [
+                carrier.channel
+                for carrier in list(self._open.values())
+                if carrier.key.cluster.removeprefix(_MIRROR) in names
+                and not _is_listed(view, carrier.key)
+                and self._leave(carrier)
+            ]
         for channel in gone:
             self._close(channel)
 
@@ -201,14 +240,8 @@ class Pool(Generic[C]):
             self._close(channel)
 
 
-def _listed(view: View, key: Key) -> bool:
+def _is_listed(view: View, key: Key) -> bool:
     """Whether the view has the endpoint of a channel."""
-    cluster = view.clusters.get(key.cluster.removeprefix("mirror|"))
-    if cluster is None:
-        return False
-    if cluster.resolution in (Resolution.ORIGINAL, Resolution.DYNAMIC):
-        return True
-    listed = cluster.inline or view.endpoints.get(cluster.name)
-    if listed is None:
-        return False
-    return any(one.address == key.address for group in listed.localities for one in group.endpoints)
+    cluster = key.cluster.removeprefix(_MIRROR)
+    found = listed(view, (cluster,))[cluster]
+    return found is None or key.address in found

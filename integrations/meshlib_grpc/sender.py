@@ -21,7 +21,9 @@ class Sender(exchange.Sender):
     def _connect(self) -> network.Connections:
         mesh = self.mesh
         refuse_network(mesh.network)
-        made = Connections(mesh.clock, lambda: mesh.view, self._contexts, self._options)
+        most_idle = mesh.bootstrap.idle_connections
+        made = Connections(mesh.clock, lambda: mesh.view, self._contexts, self._options, most_idle)
+        mesh.told_to(made)
         if self._closed:
             made.close()
         return made

@@ -61,6 +61,12 @@ class Blocking:
     def pool(self) -> Any:
         return self.channel._sender.channels()._pool
 
+    def connections(self) -> Any:
+        return self.channel._sender.channels()
+
+    def turn(self) -> None:
+        """Nothing turns here by itself."""
+
     def channels(self) -> int:
         return len(self.pool())
 
@@ -130,8 +136,14 @@ class Tasks:
         self.runner.run(run())
 
     def pool(self) -> Any:
-        made: Any = self.channel._sender._connections
-        return made._pool
+        return self.connections()._pool
+
+    def connections(self) -> Any:
+        return self.channel._sender._connections
+
+    def turn(self) -> None:
+        """The loop turns for a moment."""
+        self.runner.run(asyncio.sleep(0.01))
 
     def channels(self) -> int:
         return len(self.pool())

@@ -64,6 +64,15 @@ def test_four_kinds_of_calls(kind: str, server: Seen) -> None:
         assert kind in INTERCEPTED or caller.channels() == 1
 
 
+@kinds
+@pytest.mark.parametrize("limit", ["idle_timeout", "max_connection_duration"])
+def test_a_channel_ends_when_it_is_due_though_nobody_calls(kind: str, limit: str, server: Seen) -> None:
+    with calling(kind, fake_mesh([server.port], **{limit: 0.05})) as caller:
+        assert caller.unary("who", b"").messages == [b"v1"]
+        until(lambda: caller.turn() or caller.channels() == 0)
+        assert caller.unary("who", b"").messages == [b"v1"]
+
+
 @everywhere
 def test_metadata_passes_both_ways(kind: str, server: Seen) -> None:
     with calling(kind, fake_mesh([server.port])) as caller:
@@ -354,6 +363,9 @@ def test_a_channel_whose_endpoint_is_gone_is_closed(kind: str, server: Seen) -> 
     with calling(kind, mesh) as caller, grpc_server("v2") as other:
         caller.unary("who", b"")
         mesh.view = fake_mesh([other.port]).view
+        caller.connections().endpoints_changed(mesh.view, ["c"])
+        caller.turn()
+        assert caller.channels() == 0
         assert caller.unary("who", b"").messages == [b"v2"]
         assert caller.channels() == 1
 

@@ -2,10 +2,10 @@
 
 import asyncio
 import itertools
+import math
 import pickle
 import threading
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -24,7 +24,7 @@ from meshlib_grpc.errors import FLAGS, of_failure
 from meshlib_grpc.metadata import sendable, status_of, to_metadata, to_request
 from meshlib_grpc.options import target_of
 from meshlib_grpc.outcome import Ended, failure, of_status
-from meshlib_grpc.pool import MOST, Pool
+from meshlib_grpc.pool import Carrier, Pool
 
 HEAD = RequestHead("POST", "http", "reviews:9080", "/a.B/C")
 ATTEMPT = Attempt("c", ("127.0.0.1", 1), HEAD, Upstream(), None, None)
@@ -243,18 +243,36 @@ def test_one_message() -> None:
 
 
 class Closing:
-    """A pool of names, whose end is noted."""
+    """A pool of names, whose end is noted, as is when it is to be looked after."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_idle: int = 9) -> None:
         self.now = 0.0
         self.closed: list[str] = []
+        self.expected: list[float] = []
         self.view = fake_mesh([1, 2]).view
-        self.pool: Pool[str] = Pool(lambda: self.now, lambda: self.view, self.closed.append)
+        self.pool: Pool[str] = Pool(
+            lambda: self.now, lambda: self.view, self.closed.append, self.expected.append, most_idle
+        )
+
+    def taken(self, name: str, attempt: Attempt = ATTEMPT, secured: object = None) -> Carrier[str]:
+        return self.pool.find(attempt, self.now, secured) or self.pool.add(attempt, name, secured)
 
     def used(self, name: str, attempt: Attempt = ATTEMPT, secured: object = None) -> str:
-        found = self.pool.find(attempt, self.now, secured) or self.pool.add(attempt, name, secured)
+        found = self.taken(name, attempt, secured)
         self.pool.release(found)
         return found.channel
+
+    def look(self, now: float) -> list[str]:
+        """What is closed then."""
+        self.now = now
+        self.closed.clear()
+        self.expected.clear()
+        self.pool.look()
+        return self.closed
+
+
+def to(port: int, **upstream: float) -> Attempt:
+    return ATTEMPT._replace(address=("127.0.0.1", port), upstream=Upstream(**upstream))  # type: ignore[arg-type]
 
 
 def test_a_channel_is_used_again() -> None:
@@ -262,7 +280,7 @@ def test_a_channel_is_used_again() -> None:
     assert one.used("a") == one.used("b") == "a"
     other = RequestHead("POST", "http", "other:1", "/")
     assert one.used("b", ATTEMPT._replace(head=other)) == "b"
-    assert one.used("c", ATTEMPT._replace(address=("127.0.0.1", 2))) == "c"
+    assert one.used("c", to(2)) == "c"
     assert (len(one.pool), one.closed) == (3, [])
     one.pool.close()
     assert sorted(one.closed) == ["a", "b", "c"]
@@ -300,24 +318,62 @@ def test_what_ends_a_channel() -> None:
     assert one.closed == ["a"]
 
 
+def test_channels_end_when_they_are_due_though_nobody_calls() -> None:
+    one = Closing()
+    one.used("long", to(1, idle_timeout=60.0))
+    one.used("short", to(2, idle_timeout=5.0))
+    assert (one.expected, one.pool.looks_at) == ([60.0, 5.0], 5.0)
+    one.now = 4.0
+    one.used("short", to(2, idle_timeout=5.0))
+    assert (one.look(5.0), one.expected) == ([], [4.0])
+    assert (one.look(9.0), one.expected) == (["short"], [51.0])
+    held = one.taken("long", to(1, idle_timeout=60.0))
+    assert (one.look(60.0), one.expected) == ([], [])
+    one.pool.release(held)
+    assert one.expected == [60.0]
+    assert (one.look(120.0), len(one.pool)) == (["long"], 0)
+    assert one.pool.looks_at == math.inf
+
+
+def test_one_that_is_old_enough_is_left_and_closed_after_its_last_call() -> None:
+    one = Closing()
+    held = one.taken("a", to(1, max_connection_duration=5.0, idle_timeout=60.0))
+    assert one.expected == [5.0]
+    assert (one.look(5.0), len(one.pool)) == ([], 0)
+    one.pool.release(held)
+    assert (one.closed, one.pool.looks_at) == (["a"], math.inf)
+
+
 def test_a_channel_goes_with_its_endpoint() -> None:
     one = Closing()
     one.used("a")
-    one.view = replace(one.view, version="2")
-    assert one.used("b") == "a"
+    one.used("m", ATTEMPT._replace(cluster="mirror|c"))
+    held = one.taken("h", ATTEMPT._replace(head=RequestHead("POST", "http", "other:1", "/")))
+    one.view = fake_mesh([1]).view
+    one.pool.keep_to(one.view, ["c", "m"])
+    assert (one.closed, len(one.pool)) == ([], 3)
     one.view = fake_mesh([2]).view
-    one.used("c", ATTEMPT._replace(address=("127.0.0.1", 2)))
-    assert one.closed == ["a"]
-    one.view = fake_mesh([]).view
+    one.pool.keep_to(one.view, ["m"])
+    assert one.closed == []
+    one.pool.keep_to(one.view, iter(["c"]))
+    assert (one.closed, len(one.pool)) == (["a", "m"], 0)
+    one.pool.release(held)
+    assert one.closed == ["a", "m", "h"]
+    # One that was made meanwhile, by who saw an older view.
+    assert (one.used("b"), one.closed[3:], len(one.pool)) == ("b", ["b"], 0)
+    one.used("c", to(2))
     one.view.clusters.pop("c")  # type: ignore[attr-defined]
-    one.pool.find(ATTEMPT, 0.0, None)
-    assert one.closed == ["a", "c"]
+    one.pool.keep_to(one.view, ["c"])
+    assert one.closed[4:] == ["c"]
 
 
-def test_channels_are_bounded() -> None:
-    one = Closing()
-    for number in range(MOST + 5):
-        one.now = number / 1e6
-        one.used(str(number), ATTEMPT._replace(head=RequestHead("POST", "http", f"h{number}:1", "/")))
-    assert len(one.pool) == MOST
-    assert one.closed == ["0", "1", "2", "3", "4"]
+def test_idle_channels_are_bounded_where_another_is_made() -> None:
+    one = Closing(most_idle=3)
+    heads = [RequestHead("POST", "http", f"h{number}:1", "/") for number in range(6)]
+    held = one.taken("held")
+    for number, head in enumerate(heads):
+        one.now = float(number)
+        one.used(str(number), ATTEMPT._replace(head=head))
+    assert (one.closed, len(one.pool)) == (["0", "1"], 5)
+    one.pool.release(held)
+    assert one.used("again") == "held"
