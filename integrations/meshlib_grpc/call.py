@@ -14,6 +14,7 @@ import grpc
 from meshlib.core.actions import Facts, Flow
 from meshlib.dataplane.drive import Answer, Body, FlightFailed
 from meshlib.dataplane.exchange import Request
+from meshlib.dataplane.http.dropped import undertaker
 from meshlib.errors import ControlError
 from meshlib_grpc.asked import Said, deserialized, said
 from meshlib_grpc.bodies import Message, Messages
@@ -55,6 +56,7 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
         self._how: Said | None = None
         self._error: Status | None = None
         self._response: Any = None
+        undertaker.expect(sender)
         clock = sender.mesh.clock
         self._until = None if request.patience is None else clock() + request.patience
         try:
@@ -64,8 +66,12 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
             self._fail(of_control(error))
 
     def __del__(self) -> None:
+        # Wherever that is noticed: it may be under the lock of the pool.
         if not self._ended.is_set():
-            self.cancel()
+            undertaker.note(self._drop)
+
+    def _drop(self) -> None:
+        self.cancel()
 
     # Waiting
 
