@@ -13,8 +13,7 @@ that joins has none yet. Rules:
   one that names nobody ends each call with the reason. Who resumes a session is looked at again.
 - Bounded: connections, connections of one address, handshakes under way, and their time. A handshake too
   many pushes out the oldest under way, of its own address first: who dawdles harms himself.
-- Neither side is read from while the other doesn't take what was read. What either wrote before it closed
-  is delivered.
+- What each connection reads and writes is `pipe`'s.
 - Certificate and roots are looked up for each connection: what changes holds for the next one. But a
   client's certificate that ends, or may come from a root that is given up, ends its connection.
 - Who has not proved who it is may say little, and not for long; see `strangers`.
@@ -25,7 +24,6 @@ that joins has none yet. Rules:
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import itertools
 import logging
 import resource
@@ -34,28 +32,23 @@ import socket
 import struct
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
+from meshlib.control.serve.addresses import counted, listening
 from meshlib.control.serve.budget import Budget, BudgetLimits
 from meshlib.control.serve.credentials import Credentials, Shown
+from meshlib.control.serve.pipe import FLUSH_SECONDS, Inside, Pipe
 from meshlib.control.serve.strangers import StrangerLimits, Strangers
-from meshlib.control.serve.tls import BUFFER, Secured
-from meshlib.control.serve.unfinished import Unfinished
-from meshlib.identity.chain import BadCertificate
 from meshlib.identity.spiffe import SpiffeId
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 1024
 ACCEPTS = 64
 """Accepted at once before others get their turn."""
 NO_DESCRIPTORS_SECONDS = 0.5
 SPARE_DESCRIPTORS = 128
-FLUSH_SECONDS = 2.0
-"""How long a client may take what was written before a connection was closed."""
 HANG_UP_SECONDS = 0.1
 SAY_SECONDS = 10.0
 """At most one line of the log about refused connections in that time."""
@@ -141,8 +134,8 @@ class Front:
         self._folder: Path | None = None
         self._names = itertools.count(1)
         self._listening: list[socket.socket] = []
-        self._pipes: set[_Pipe] = set()
-        self._pending: dict[_Pipe, None] = {}
+        self._pipes: set[Pipe] = set()
+        self._pending: dict[Pipe, None] = {}
         self._of_host: Counter[str] = Counter()
         self._pending_of_host: Counter[str] = Counter()
         self._known: dict[str, Peer] = {}
@@ -256,14 +249,14 @@ class Front:
         with contextlib.suppress(OSError):  # it may be gone already
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        pipe = _Pipe(self, accepted, Peer(shown, key))
+        pipe = Pipe(self, accepted, Peer(shown, key))
         self._pipes.add(pipe)
         self._pending[pipe] = None
         self._of_host[key] += 1
         self._pending_of_host[key] += 1
         pipe.task.add_done_callback(lambda _: self._ended(pipe))
 
-    def _ended(self, pipe: "_Pipe") -> None:
+    def _ended(self, pipe: Pipe) -> None:
         self.shaken(pipe)
         self.strangers.known(pipe)
         self.budget.gone(pipe)
@@ -287,13 +280,13 @@ class Front:
 
     # For pipes
 
-    def shaken(self, pipe: "_Pipe") -> None:
+    def shaken(self, pipe: Pipe) -> None:
         """A handshake is over, well or badly."""
         if pipe in self._pending:
             del self._pending[pipe]
             _less(self._pending_of_host, pipe.peer.host)
 
-    async def connect(self, peer: Peer, end: "_Inside") -> str:
+    async def connect(self, peer: Peer, end: Inside) -> str:
         """Connects `end` to gRPC, under a name of its own, which is returned. OSError: not now."""
         if self._folder is None:
             raise ConnectionAbortedError("the control service is stopping")
@@ -315,121 +308,6 @@ class Front:
         return name
 
 
-class _Inside(asyncio.Protocol):
-    """The end at gRPC: what it reads, the other writes."""
-
-    def __init__(self, outside: Secured, told: Callable[[bytes], None]) -> None:
-        self._outside = outside
-        self._told = told
-        self.transport: asyncio.Transport | None = None
-        self.lost = asyncio.Event()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(high=BUFFER)
-        self._outside.join(self.transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._told(data)
-        self._outside.write(data)
-
-    def eof_received(self) -> bool:
-        self._outside.write_eof()
-        return False
-
-    def pause_writing(self) -> None:
-        self._outside.pause_reading()
-
-    def resume_writing(self) -> None:
-        self._outside.resume_reading()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost.set()
-        self._outside.close()
-
-
-class _Pipe:
-    """One connection, from the handshake until both ends are closed."""
-
-    def __init__(self, front: Front, accepted: socket.socket, peer: Peer) -> None:
-        self.peer = peer
-        peer.close = self.abort
-        peer.known = lambda: front.strangers.known(self)
-        self._front = front
-        self._accepted: socket.socket | None = accepted
-        self._outside: Secured | None = None
-        self._unfinished = Unfinished()
-        self._refused = False
-        self.name = ""
-        """How gRPC calls this peer; empty before it does."""
-        self.task = asyncio.create_task(self._run(accepted))
-
-    def abort(self) -> None:
-        """Ends it now."""
-        if self._outside is not None:
-            self._outside.abort()
-        if not self.name:
-            self.task.cancel()
-
-    def ended(self) -> None:
-        """The task is over."""
-        if self._accepted is not None:
-            self._accepted.close()
-
-    async def _run(self, accepted: socket.socket) -> None:
-        front = self._front
-        try:
-            offer = front.credentials.offer()
-            outside = self._outside = Secured(offer.context, FLUSH_SECONDS, self._heard)
-            self._accepted = None  # from here on the transport closes it
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: outside, accepted)
-            async with asyncio.timeout(front.limits.handshake_seconds):
-                await outside.shaken
-            self._identify(outside.chain(), offer.roots)
-            front.shaken(self)
-            if self.peer.shown is None:
-                front.strangers.came(self, self.abort)
-            inside = _Inside(outside, self._told)
-            self.name = await front.connect(self.peer, inside)
-        except OSError as error:  # TimeoutError is one of them
-            log.info("%s: no connection: %s", self.peer.address, str(error) or "the handshake took too long")
-        except Exception:
-            log.exception("%s: no connection", self.peer.address)
-        else:
-            await outside.lost.wait()
-            await inside.lost.wait()
-        finally:
-            if self._outside is not None and not self._outside.lost.is_set():
-                self._outside.end()
-
-    def _identify(self, chain: Sequence[bytes], roots: frozenset[str]) -> None:
-        if not chain:
-            return
-        try:
-            self.peer.shown = self._front.credentials.identify(chain, roots)
-        except BadCertificate as error:
-            self.peer.refusal = str(error)
-
-    def _heard(self, data: bytes) -> None:
-        self._front.strangers.said(self, len(data))
-        self._holds(self._unfinished.heard(data))
-
-    def _told(self, data: bytes) -> None:
-        self._holds(self._unfinished.told(data))
-
-    def _holds(self, size: int) -> None:
-        if not self._refused:
-            self._front.budget.holds(self, self.peer.caller, size, self._refuse)
-
-    def _refuse(self, why: str) -> None:
-        self._refused = True
-        log.warning("%s, %s is refused: %s", self.peer.address, self.peer.caller, why)
-        if self._outside is not None:
-            self._outside.stop_reading()
-        self._front.refused(self.name, why)
-        self.peer.hang_up()
-
-
 async def _connect(made: socket.socket, path: str) -> None:
     """Connects a unix socket. OSError: nobody listens, or they don't accept in time."""
     for _ in range(100):
@@ -446,49 +324,3 @@ def _less(counts: Counter[str], key: str) -> None:
     counts[key] -= 1
     if counts[key] <= 0:
         del counts[key]
-
-
-def counted(host: str) -> str:
-    """Under what an address is counted: who has one IPv6 address has 2^64 of them."""
-    try:
-        found = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(found, ipaddress.IPv6Address):
-        if found.ipv4_mapped is not None:
-            return str(found.ipv4_mapped)
-        return str(ipaddress.ip_network((found, 64), strict=False))
-    return host
-
-
-def listening(host: str, port: int) -> list[socket.socket]:
-    """Sockets on every address of that name, all on one port; 0 takes a free one.
-
-    OSError: there is no such address, or the port is taken.
-    """
-    made: list[socket.socket] = []
-    try:
-        for family, _, _, _, address in _addresses(host, port):
-            number = made[0].getsockname()[1] if made else port
-            both = host == "::" and socket.has_dualstack_ipv6()
-            try:
-                one = socket.create_server(
-                    (address[0], number), family=family, backlog=BACKLOG, dualstack_ipv6=both
-                )
-            except OSError as error:
-                if made and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                    continue
-                raise
-            one.setblocking(False)
-            made.append(one)
-    except BaseException:
-        for one in made:
-            one.close()
-        raise
-    return made
-
-
-def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, int, int, str, tuple[str, int]]]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    unique = {entry[4][0]: entry for entry in found}
-    return sorted(unique.values(), key=lambda entry: entry[0])  # type: ignore[arg-type]

@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
+from meshlib.control.serve.addresses import counted, listening
 from meshlib.control.serve.credentials import server_names
-from meshlib.control.serve.front import counted, listening
 
 
 @pytest.mark.parametrize(
