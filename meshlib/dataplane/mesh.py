@@ -30,6 +30,7 @@ from meshlib.dataplane.address import likely_address
 from meshlib.dataplane.ads import Ads, decoders
 from meshlib.dataplane.cache import Cache
 from meshlib.dataplane.grpc_stream import KeptStream
+from meshlib.dataplane.source import Changed, MakeSource, Source
 from meshlib.dataplane.telemetry.watch import Telemetry
 from meshlib.dataplane.tls import Contexts
 from meshlib.dataplane.views import Views
@@ -51,47 +52,6 @@ PATIENCE = 0.6
 _numbers = itertools.count(1)
 
 
-class Source(Protocol):
-    """Where configuration comes from: `ads.Ads`, or a control service in this process."""
-
-    connected: bool
-    since: float | None
-    failure: str
-    from_disk: set[str]
-
-    def want(self, name: str) -> None:
-        """Somebody waits for a target, until `done`: it is asked for once there is room for it, and kept
-        meanwhile. Starts whatever has to run.
-        """
-
-    def done(self, name: str) -> None:
-        """Somebody who waited for a target waits no more; it is kept up until it makes room."""
-
-    def touch(self, name: str) -> None:
-        """A target was used now."""
-
-    def load(self, name: str) -> bool:
-        """Reads a target's last good configuration; whether the target is known now."""
-
-    def resolved(self, clusters: Iterable[str]) -> None:
-        """The names of these clusters stand for something else now: takes them into the views."""
-
-    def lacking(self, name: str) -> str:
-        """Why `load` can't make it known, as half a sentence."""
-
-    def close(self) -> None:
-        """Stops; nothing is left behind."""
-
-    def before_fork(self) -> None:
-        """Lets nothing change during a fork."""
-
-    def after_fork_in_parent(self) -> None:
-        """Goes on."""
-
-    def after_fork_in_child(self, node: Any) -> None:
-        """Keeps what is known; whatever runs is started at the next `want`, under this Node message."""
-
-
 class Listener(Protocol):
     """Who wants to know of changes: connections."""
 
@@ -104,11 +64,6 @@ class User(Protocol):
 
     def mesh_closed(self) -> None:
         """On any thread: the mesh is of no use any more."""
-
-
-Changed = Callable[[Iterable[str] | None], None]
-"""Told of targets of which something may be known now; None: of any."""
-MakeSource = Callable[[Bootstrap, Client, Views, Changed], Source]
 
 
 def ads_source(settings: Bootstrap, client: Client, views: Views, changed: Changed) -> Source:

@@ -12,7 +12,8 @@ from support.resources import DECODERS, routed, served_by, target
 import meshlib
 from meshlib.bootstrap import Bootstrap, bootstrap
 from meshlib.core.view import View
-from meshlib.dataplane.mesh import Changed, Mesh
+from meshlib.dataplane.mesh import Mesh
+from meshlib.dataplane.source import Changed
 from meshlib.dataplane.views import Views
 from meshlib.errors import Closed, ControlUnavailable, RefusedResource
 from meshlib.xds.kinds import Kind
