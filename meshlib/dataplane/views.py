@@ -16,29 +16,27 @@ Rules:
 - The endpoints of a DNS cluster are what its names stand for (`dns.py`): it is not there before they are
   known, or their time is over, and new ones are published as if the control service had said so.
 - A change costs what it touches: the targets that a resource is a part of (`needs.py`), and no others.
-- A rule is of the configuration that it came with (`version` of its table): what came later did not decide.
 - What is to be told of requests is in force at once: it decides nothing.
+- What came last of each resource, good or not, is `accepted`'s affair.
 
 Not thread-safe but for reading `view` and `targets`: the caller holds a lock around all else.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from operator import itemgetter
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from meshlib.core.balance.cluster import Cluster, Resolution
 from meshlib.core.balance.endpoints import EndpointSet
 from meshlib.core.mtls import InboundMode, Trust
 from meshlib.core.route.chain import Connections
-from meshlib.core.route.rule import Forward
 from meshlib.core.route.table import RouteTable
 from meshlib.core.telemetry import NOTHING, Telling
-from meshlib.core.view import Served, TargetListener, View
+from meshlib.core.view import View
+from meshlib.dataplane.accepted import Accepted, Routes, is_served
 from meshlib.dataplane.cache import LastGood
-from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.dns import AsWritten, Names
 from meshlib.dataplane.needs import Key, Needs
 from meshlib.errors import RefusedResource
@@ -55,31 +53,6 @@ KINDS = (Kind.LISTENER, Kind.ROUTES, Kind.CLUSTER, Kind.ENDPOINTS, Kind.SECRET)
 
 _ROOTS: Key = (Kind.SECRET, ROOTS_SECRET)
 _Value = TypeVar("_Value")
-
-
-@dataclass(frozen=True, slots=True)
-class _Routes:
-    """A table, where connections go, and the clusters that both name."""
-
-    table: RouteTable
-    clusters: frozenset[str]
-    connections: Connections | None = None
-
-
-@dataclass(slots=True)
-class _Held:
-    """One resource that was accepted; None as `value`: it does not exist, or never was any good."""
-
-    value: Any = None
-    resource: Resource | None = None
-    refused: str = ""
-    """Why the newest one was refused; empty: it was not."""
-    telling: Telling = NOTHING
-    """Of a listener."""
-    connections: Connections | None = None
-    """Of a listener."""
-    joined: tuple[_Routes, _Routes] | None = None
-    """Of a listener with connections: its routes, and both together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,17 +81,17 @@ class Views:
         listener's value is a TargetListener or an Inbound. `published` is called with each new view and the
         clusters that are not as they were, under the caller's lock. `names` None: they are not looked up.
         """
-        self._decoders = decoders
         self._published = published
         self._names = names or AsWritten()
         self._resolved: dict[str, EndpointSet] = {}
         """By cluster: what its names stand for."""
-        self._held: dict[Kind, dict[str, _Held]] = {kind: {} for kind in KINDS}
+        self._accepted = Accepted(KINDS, decoders)
+        self._held = self._accepted.of
         self._wanted: dict[str, None] = {}
         self._needs = Needs()
         self._turned: set[Key] = set()
         self._touched: set[str] = set()
-        self._in_force: dict[str, _Routes] = {}
+        self._in_force: dict[str, Routes] = {}
         self._inbound: dict[str, Inbound] = {}
         self._waiting: set[str] = set()
         self._serving: Counter[str] = Counter()
@@ -157,20 +130,17 @@ class Views:
         self, kind: Kind, version: str, resources: Mapping[str, Resource], removed: Iterable[str] = ()
     ) -> dict[str, str]:
         """Takes one update. Gives what is refused: the name and the reason, for the NACK."""
-        held, refused = self._held.get(kind), {}
-        if held is None:
+        if kind not in self._held:
             return dict.fromkeys(resources, f"{kind.short} was not asked for")
         keys = [(kind, name) for name in (*resources, *removed)]
         clusters = {name for key in keys for name in self._clusters_at(key)}
         were_here = {name for name in clusters if self._is_here(name)}
+        refused = {}
         for name, resource in resources.items():
-            entry = held.setdefault(name, _Held())
-            try:
-                self._take(entry, kind, version, resource)
-            except Refused as error:
-                entry.refused = refused[name] = str(error)
+            if (why := self._accepted.take(kind, name, version, resource)) is not None:
+                refused[name] = why
         for name in removed:
-            held[name] = _Held()
+            self._accepted.gone(kind, name)
         if kind is Kind.CLUSTER:
             for name in clusters:
                 self._needs.name((kind, name), self._named_by_cluster(name))
@@ -271,7 +241,7 @@ class Views:
         version = self.view.version
         return LastGood(version, tuple(resources), frozenset(absent), decided.version if decided else version)
 
-    def _parts(self, target: str, routes: _Routes | None) -> Iterator[tuple[Kind, str]]:
+    def _parts(self, target: str, routes: Routes | None) -> Iterator[tuple[Kind, str]]:
         """All that a target in force is made of, by kind and name."""
         yield Kind.LISTENER, target
         yield Kind.SECRET, ROOTS_SECRET
@@ -286,10 +256,10 @@ class Views:
 
     def missing(self, target: str) -> frozenset[str]:
         """What a target waits for, in words; empty if it waits for nothing."""
-        newest = self._newest(target)
-        if _is_served(newest):
+        newest = self._accepted.newest(target)
+        if is_served(newest):
             return frozenset(() if self._can_serve(newest) else {"the mesh's roots"})
-        if not isinstance(newest, _Routes):
+        if not isinstance(newest, Routes):
             listener = self._held[Kind.LISTENER].get(target)
             return frozenset(
                 {f"its listener {target}" if listener is None else f"its routes {listener.value}"}
@@ -298,66 +268,11 @@ class Views:
 
     def held(self, kind: Kind) -> dict[str, str]:
         """The version of each resource held, by name."""
-        return {n: e.resource.version for n, e in self._held[kind].items() if e.resource is not None}
+        return self._accepted.versions(kind)
 
     def absent(self, kind: Kind) -> set[str]:
         """The names of what is known not to exist."""
-        return {n for n, e in self._held[kind].items() if e.resource is None and not e.refused}
-
-    def _take(self, entry: _Held, kind: Kind, version: str, resource: Resource) -> None:
-        """Refused: it is no good. What came before, byte by byte, stays of the configuration it came with."""
-        known = entry.resource
-        if known is None or known.body != resource.body:
-            entry.value, entry.telling, entry.connections = self._decode(kind, version, resource)
-            entry.joined = None
-        entry.resource, entry.refused = resource, ""
-
-    def _decode(
-        self, kind: Kind, version: str, resource: Resource
-    ) -> tuple[Any, Telling, Connections | None]:
-        try:
-            message = resource.message()
-        except Exception as error:  # noqa: BLE001 - protobuf's DecodeError, without loading protobuf here
-            raise Refused("", f"can't be decoded: {error}") from None
-        value = self._decoders[kind](message)
-        telling = value.telling if isinstance(value, TargetListener) or _is_served(value) else NOTHING
-        connections = None
-        if isinstance(value, TargetListener):
-            connections = None if value.connections is None else value.connections.of(version)
-            value = value.routes
-        if isinstance(value, RouteTable):
-            value = _Routes(value.of(version), clusters_of(value))
-        elif _is_served(value):
-            value = replace(value, version=version)
-        return value, telling, connections
-
-    def _newest(self, target: str) -> "_Routes | Inbound | RefusedResource | None":
-        """The newest good value of a target; an error: there never was one; None: it has not come."""
-        listener = self._held[Kind.LISTENER].get(target)
-        if listener is None:
-            return None
-        if _is_served(listener.value):
-            return listener.value
-        if isinstance(listener.value, _Routes):
-            return _joined(listener, listener.value)
-        if listener.value is None:
-            return RefusedResource(f"listener {target}: {listener.refused}") if listener.refused else None
-        routes = self._held[Kind.ROUTES].get(listener.value)
-        if routes is None:
-            return None
-        if routes.value is None and routes.refused:
-            return RefusedResource(f"routes {listener.value}: {routes.refused}")
-        return _joined(listener, routes.value) if isinstance(routes.value, _Routes) else None
-
-    def _missing(self, target: str) -> bool:
-        """Whether the control service said that there is no such target, or no routes for it."""
-        listener = self._held[Kind.LISTENER].get(target)
-        if listener is None:
-            return False
-        if isinstance(listener.value, str):
-            routes = self._held[Kind.ROUTES].get(listener.value)
-            return routes is not None and routes.value is None and not routes.refused
-        return listener.value is None and not listener.refused
+        return self._accepted.absent(kind)
 
     def _is_here(self, cluster: str) -> bool:
         entry = self._held[Kind.CLUSTER].get(cluster)
@@ -393,26 +308,26 @@ class Views:
         if listener is not None and isinstance(listener.value, str):
             found.add((Kind.ROUTES, listener.value))
         for routes in (newest, self._in_force.get(name)):
-            if isinstance(routes, _Routes):
+            if isinstance(routes, Routes):
                 found.update((Kind.CLUSTER, cluster) for cluster in routes.clusters)
         for served in (newest, self._inbound.get(name)):
-            if _is_served(served) and _takes_tls(served):
+            if is_served(served) and _takes_tls(served):
                 found.add(_ROOTS)
         return frozenset(found)
 
-    def _decide(self, name: str, newest: "_Routes | Inbound | RefusedResource | None") -> Target | None:
+    def _decide(self, name: str, newest: "Routes | Inbound | RefusedResource | None") -> Target | None:
         """What is in force of a target from now on; None: it is not known yet."""
         old, served = self._in_force.pop(name, None), self._inbound.pop(name, None)
         self._waiting.discard(name)
         if name not in self._wanted:
             return None
-        if isinstance(newest, _Routes) and all(map(self._is_here, newest.clusters)):
+        if isinstance(newest, Routes) and all(map(self._is_here, newest.clusters)):
             self._in_force[name] = newest
             return Target(newest.table, connections=newest.connections)
-        if _is_served(newest) and self._can_serve(newest):
+        if is_served(newest) and self._can_serve(newest):
             self._inbound[name] = newest
             return Target(inbound=newest)
-        if self._missing(name):
+        if self._accepted.is_missing(name):
             return Target()
         if old is None and served is None and isinstance(newest, RefusedResource):
             return Target(failed=newest)
@@ -427,7 +342,7 @@ class Views:
 
     def _renew(self, name: str) -> tuple[Target | None, frozenset[str]]:
         """Decides a target anew. Gives it, and the clusters that tables in force may name otherwise now."""
-        newest = self._newest(name)
+        newest = self._accepted.newest(name)
         before, was_waiting = self._in_force.get(name), name in self._waiting
         target = self._decide(name, newest)
         self._needs.name((Kind.LISTENER, name), self._named_by_target(name, newest))
@@ -509,36 +424,10 @@ class Views:
             left = set()
 
 
-def _joined(listener: _Held, routes: _Routes) -> _Routes:
-    """Routes, and where connections to a listener go; the same object for the same two."""
-    if listener.connections is None:
-        return routes
-    if listener.joined is None or listener.joined[0] is not routes:
-        shares = [share for chain in listener.connections.every for share in chain.shares]
-        clusters = routes.clusters | {share.cluster for share in shares}
-        listener.joined = routes, _Routes(routes.table, clusters, listener.connections)
-    return listener.joined[1]
-
-
-def clusters_of(table: RouteTable) -> frozenset[str]:
-    """Every cluster that a table names: destinations and mirrors."""
-    found: set[str] = set()
-    for host in table.hosts:
-        for route in host.routes:
-            if isinstance(route.action, Forward):
-                found.update(cluster.name for cluster in route.action.clusters)
-                found.update(mirror.cluster for mirror in route.action.mirrors)
-    return frozenset(found)
-
-
 def _trusts_mesh(cluster: Cluster) -> bool:
     """Whether some endpoint of the cluster must be vouched for by the mesh's roots."""
     asked = (cluster.tls, *(transport.tls for transport in cluster.transports))
     return any(tls is not None and tls.trust is Trust.MESH for tls in asked)
-
-
-def _is_served(value: object) -> "TypeGuard[Inbound]":
-    return isinstance(value, Served)
 
 
 def _takes_tls(inbound: "Inbound") -> bool:

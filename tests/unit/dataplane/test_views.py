@@ -302,8 +302,9 @@ def test_a_message_decides_only_the_targets_that_it_touches(monkeypatch: pytest.
     give(views, (one for name in names for one in target(name, f"to {name}")))
     assert views.touched() == set(names)
     decided: list[str] = []
+    accepted = views._accepted
     monkeypatch.setattr(
-        views, "_newest", lambda name, ask=views._newest: (decided.append(name), ask(name))[1]
+        accepted, "newest", lambda name, ask=accepted.newest: (decided.append(name), ask(name))[1]
     )
     give(views, [to("to t8:80", "t7:80")], "5.2")
     assert (decided, views.touched()) == (["t7:80"], {"t7:80"})
