@@ -15,7 +15,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import field, replace
+from dataclasses import replace
 from typing import Protocol
 
 from google.protobuf.message import DecodeError
@@ -26,7 +26,7 @@ from meshlib.dataplane.asking import PATIENCE, calm_context
 from meshlib.dataplane.certs import SPREAD_REFUSED, SPREAD_ROOTS, checked, vouched
 from meshlib.dataplane.grpc_unary import call_once
 from meshlib.dataplane.tls import Held
-from meshlib.errors import ConfigError, MeshError
+from meshlib.errors import ConfigError, ControlUnavailable, MeshError
 from meshlib.identity import renewal
 from meshlib.identity.keys import make_csr, make_key
 from meshlib.identity.pem import join_pem, split_pem
@@ -63,8 +63,6 @@ class Own(Protocol):
 @dataclass(eq=False, slots=True)
 class _Entry:
     users: int = 0
-    ready: list[Callable[[], None]] = field(default_factory=list)
-    """Called once there is a certificate."""
     held: Held | None = None
     jitter: float = 0.0
     failures: int = 0
@@ -88,7 +86,8 @@ class Impersonated:
         """Starts nothing; `settings` are the node's."""
         self._settings, self._own, self._call, self._wall = settings, own, call, wall
         self._dice = dice or random.SystemRandom()
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        """Notified after each try."""
         self._entries: dict[Account, _Entry] = {}
         self._seen: Held | None = None
         """The node's own certificate at the last look."""
@@ -100,11 +99,22 @@ class Impersonated:
             held = sum(entry.held is not None for entry in self._entries.values())
             return f"<Impersonated {held} of {len(self._entries)} accounts>"
 
-    def need(self, account: Account, ready: Callable[[], None] = lambda: None) -> None:
-        """A workload of that account is there, until `leave`; `ready` is called once there is a certificate.
+    def need(self, account: Account) -> Held:
+        """A workload of that account is there, until `leave`; waits for a certificate.
 
-        ConfigError: there are too many accounts.
+        ControlUnavailable: none can be had now, and why. ConfigError: there are too many accounts.
         """
+        entry = self._begin(account)
+        with self._lock:
+            tries = entry.failures
+            self._lock.wait_for(lambda: entry.held or entry.failures > tries or self._stop.is_set(), PATIENCE)
+            if entry.held is not None:
+                return entry.held
+            why = entry.failure or "it was not asked for in time"
+        self.leave(account)
+        raise ControlUnavailable(f"no certificate for {'/'.join(account)}: {why}")
+
+    def _begin(self, account: Account) -> _Entry:
         with self._lock:
             entry = self._entries.get(account)
             if entry is None:
@@ -112,15 +122,13 @@ class Impersonated:
                     raise ConfigError(f"there are workloads of {MOST} accounts; no further one is taken")
                 entry = self._entries[account] = _Entry(due=self._wall(), jitter=self._throw())
             entry.users += 1
-            there = entry.held is not None
-            if not there:
-                entry.ready.append(ready)
             if self._thread is None and not self._stop.is_set():
                 self._thread = threading.Thread(target=self._run, name="meshlib-impersonated", daemon=True)
                 self._thread.start()
+            if entry.held is None:
+                entry.due = self._wall()
         self._wake.set()
-        if there:
-            ready()
+        return entry
 
     def leave(self, account: Account) -> None:
         """A workload of that account is gone. With the last one the certificate is forgotten."""
@@ -143,7 +151,9 @@ class Impersonated:
 
     def close(self) -> None:
         """Nothing is asked for any more."""
-        self._stop.set()
+        with self._lock:
+            self._stop.set()
+            self._lock.notify_all()
         self._wake.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(FAREWELL)
@@ -209,12 +219,10 @@ class Impersonated:
             return
         with self._lock:
             entry.held, entry.failures, entry.due, entry.jitter = made, 0, _ENDLESS, self._throw()
-            ready, entry.ready, told, entry.failure = entry.ready, [], entry.failure, ""
-            here = self._entries.get(who) is entry
+            told, entry.failure = entry.failure, ""
+            self._lock.notify_all()
         if told:
             log.warning("there is a certificate again: %s", made.principal)
-        for each in ready if here else ():
-            each()
 
     def _failed(self, who: Account, entry: _Entry, why: str) -> None:
         now = self._wall()
@@ -223,6 +231,7 @@ class Impersonated:
             term = _term(entry.held) if entry.held is not None else renewal.Term(now, now)
             entry.due = now + renewal.pause(term, now, entry.failures, self._throw())
             told, entry.failure = entry.failure, why
+            self._lock.notify_all()
         if told != why:
             log.warning("no certificate for %s/%s: %s", *who, why)
 

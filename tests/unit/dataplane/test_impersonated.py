@@ -16,7 +16,7 @@ from meshlib.bootstrap import bootstrap
 from meshlib.dataplane import impersonated
 from meshlib.dataplane.certs import SPREAD_REFUSED, SPREAD_ROOTS, Certs, vouched
 from meshlib.dataplane.impersonated import LOOK_SECONDS, Impersonated
-from meshlib.errors import ConfigError
+from meshlib.errors import ConfigError, ControlUnavailable
 from meshlib.identity.keys import load_key
 from meshlib.identity.pem import split_pem
 from meshlib.identity.spiffe import SpiffeId
@@ -79,11 +79,9 @@ def asked(control: SmallControl, whom: str = CARTS) -> list[str]:
 def test_each_account_has_one_that_the_nodes_own_certificate_asked_for(
     found: Impersonated, control: SmallControl, clock: Clock
 ) -> None:
-    ready: list[str] = []
-    found.need(CART, lambda: ready.append("a"))
-    found.need(CART, lambda: ready.append("b"))
-    found.need(TILL, lambda: ready.append("c"))
-    assert (found.held(CART), ready) == (None, [])
+    for account in (CART, CART, TILL):
+        found._begin(account)
+    assert found.held(CART) is None
     looks(found, clock, NOW + 1)
     cart, till = found.held(CART), found.held(TILL)
     assert cart is not None
@@ -92,15 +90,13 @@ def test_each_account_has_one_that_the_nodes_own_certificate_asked_for(
     assert load_key(cart.key_pem).public_key() != load_key(till.key_pem).public_key()
     assert cart.roots_pem == control.authority.roots_pem
     assert (asked(control), asked(control, TILLS)) == (["certificate"], ["certificate"])
-    assert ready == ["a", "b", "c"]
-    found.need(TILL, lambda: ready.append("d"))
-    assert ready[-1] == "d"
+    assert found.need(TILL) is till
     assert repr(found) == "<Impersonated 2 of 2 accounts>"
 
 
 def test_it_is_forgotten_with_the_last_workload(found: Impersonated, clock: Clock) -> None:
-    found.need(CART)
-    found.need(CART)
+    found._begin(CART)
+    found._begin(CART)
     looks(found, clock, NOW + 1)
     found.leave(CART)
     assert found.held(CART) is not None
@@ -112,7 +108,6 @@ def test_it_is_forgotten_with_the_last_workload(found: Impersonated, clock: Cloc
 def test_what_comes_for_one_that_left_meanwhile_is_dropped(
     found: Impersonated, control: SmallControl, clock: Clock
 ) -> None:
-    ready: list[str] = []
     call = found._call
 
     def leaving(*given: Any, **named: Any) -> bytes:
@@ -121,13 +116,13 @@ def test_what_comes_for_one_that_left_meanwhile_is_dropped(
         return call(*given, **named)
 
     found._call = leaving
-    found.need(CART, lambda: ready.append("a"))
+    found._begin(CART)
     looks(found, clock, NOW + 1)
-    assert (found.held(CART), ready, asked(control)) == (None, [], ["certificate"])
+    assert (found.held(CART), asked(control)) == (None, ["certificate"])
 
 
 def test_each_is_renewed_at_half_its_life(found: Impersonated, control: SmallControl, clock: Clock) -> None:
-    found.need(CART)
+    found._begin(CART)
     looks(found, clock, NOW + 0.5)
     first = found.held(CART)
     looks(found, clock, NOW + 1700)
@@ -144,7 +139,7 @@ def test_each_is_renewed_at_half_its_life(found: Impersonated, control: SmallCon
 def test_an_outage_leaves_what_is_held_and_is_told_once(
     found: Impersonated, own: Certs, control: SmallControl, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found.need(CART)
+    found._begin(CART)
     looks(found, clock, NOW + 0.5)
     first = found.held(CART)
     control.down = "UNAVAILABLE"
@@ -165,8 +160,8 @@ def test_one_that_is_not_allowed_keeps_no_other_back_and_is_asked_for_again(
     found: Impersonated, control: SmallControl, clock: Clock
 ) -> None:
     control.speaks_for = {TILLS}
-    found.need(CART)
-    found.need(TILL)
+    found._begin(CART)
+    found._begin(TILL)
     looks(found, clock, NOW + 60)
     assert (found.held(CART), found.held(TILL) is not None) == (None, True)
     assert f"the node may not speak for {CARTS}" in found.failures()[CART]
@@ -183,7 +178,7 @@ def test_a_certificate_of_another_is_not_taken(
     monkeypatch.setattr(
         control.authority, "sign", lambda csr, _who, life, now: sign(csr, till, life, now), raising=True
     )
-    found.need(CART)
+    found._begin(CART)
     looks(found, clock, NOW + 5)
     assert found.held(CART) is None
     assert found.failures()[CART] == f"the certificate is of {TILLS}, not of {CARTS}"
@@ -194,7 +189,7 @@ def test_garbage_is_not_taken(
     chain: list[str], found: Impersonated, control: SmallControl, clock: Clock
 ) -> None:
     control.chain = chain
-    found.need(CART)
+    found._begin(CART)
     looks(found, clock, NOW + 5)
     assert found.held(CART) is None
     assert found.failures()[CART]
@@ -203,7 +198,7 @@ def test_garbage_is_not_taken(
 def test_a_new_root_is_trusted_at_once_and_signs_within_seconds(
     found: Impersonated, own: Certs, control: SmallControl, clock: Clock
 ) -> None:
-    found.need(CART)
+    found._begin(CART)
     looks(found, clock, NOW + 0.5)
     first = found.held(CART)
     assert first is not None
@@ -225,7 +220,7 @@ def test_a_new_root_is_trusted_at_once_and_signs_within_seconds(
 def test_when_the_roots_vouch_for_it_no_more_it_is_renewed_within_a_second(
     found: Impersonated, own: Certs, control: SmallControl, clock: Clock
 ) -> None:
-    found.need(CART)
+    found._begin(CART)
     looks(found, clock, NOW + 0.5)
     control.authority.rotate_root(clock.now, overlap_s=0, keep_s=1)
     own.trust(control.authority.roots_pem)
@@ -243,7 +238,7 @@ def test_when_the_roots_vouch_for_it_no_more_it_is_renewed_within_a_second(
 def test_a_renewal_of_the_nodes_own_renews_no_other(
     found: Impersonated, own: Certs, control: SmallControl, clock: Clock
 ) -> None:
-    found.need(CART)
+    found._begin(CART)
     looks(found, clock, NOW + 0.5)
     own.renew()
     looks(found, clock, NOW + 60)
@@ -252,13 +247,12 @@ def test_a_renewal_of_the_nodes_own_renews_no_other(
 
 def test_their_number_is_bounded(found: Impersonated, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(impersonated, "MOST", 2)
-    found.need(CART)
-    found.need(TILL)
-    found.need(CART)
+    for account in (CART, TILL, CART):
+        found._begin(account)
     with pytest.raises(ConfigError, match="workloads of 2 accounts; no further one is taken"):
         found.need(("shop", "third"))
     found.leave(TILL)
-    found.need(("shop", "third"))
+    found._begin(("shop", "third"))
 
 
 def test_without_a_workload_nothing_is_asked(
@@ -268,14 +262,39 @@ def test_without_a_workload_nothing_is_asked(
     assert control.asked == []
 
 
-def test_a_thread_of_its_own_asks_and_ends(own: Certs, control: SmallControl, clock: Clock) -> None:
+@pytest.fixture
+def running(own: Certs, control: SmallControl, clock: Clock) -> Iterator[Impersonated]:
+    """With a thread of its own."""
     settings = bootstrap({}, control="control.example:15010")
-    found, ready = Impersonated(settings, own, call=control, wall=clock), threading.Event()
-    found.need(CART, ready.set)
-    assert ready.wait(60)
-    assert found.held(CART) is not None
-    found.close()
+    made = Impersonated(settings, own, call=control, wall=clock)
+    yield made
+    made.close()
     until = time.monotonic() + 60
     while any(one.name == "meshlib-impersonated" for one in threading.enumerate()):
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+def test_who_needs_one_waits_for_it(running: Impersonated) -> None:
+    assert running.need(CART).principal == CARTS
+    assert running.need(CART) is running.held(CART)
+
+
+def test_who_cannot_have_one_is_told_why_and_leaves_nothing_behind(
+    running: Impersonated, control: SmallControl
+) -> None:
+    control.speaks_for = {CARTS}
+    for _ in range(2):
+        with pytest.raises(ControlUnavailable, match=r"no certificate for shop/till: .* may not speak for"):
+            running.need(TILL)
+    assert repr(running) == "<Impersonated 0 of 0 accounts>"
+    control.speaks_for = {TILLS}
+    assert running.need(TILL).principal == TILLS
+
+
+def test_who_waits_when_it_ends_is_told_so(own: Certs, control: SmallControl, clock: Clock) -> None:
+    settings = bootstrap({}, control="control.example:15010")
+    found = Impersonated(settings, own, call=control, wall=clock)
+    found.close()
+    with pytest.raises(ControlUnavailable, match="shop/cart: it was not asked for in time"):
+        found.need(CART)
