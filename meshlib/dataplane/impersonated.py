@@ -42,7 +42,7 @@ MOST = 1000
 LOOK_SECONDS = 1.0
 """Between two looks at the node's own certificate."""
 FAREWELL = 1.0
-_ENDLESS = float("inf")
+_LONGEST, _ENDLESS = 2 * renewal.LONGEST_PAUSE_S, float("inf")
 _EXPECTED = (MeshError, DecodeError, ValueError, OSError)
 
 Account = tuple[str, str]
@@ -69,6 +69,8 @@ class _Entry:
     due: float = _ENDLESS
     """When to ask, whatever its age; in seconds since 1970."""
     failure: str = ""
+    level: int = 0
+    """How loudly that was told."""
 
 
 class Impersonated:
@@ -184,9 +186,12 @@ class Impersonated:
 
     def _wait(self, entry: _Entry, now: float) -> float:
         """Seconds until it is to be asked for."""
-        if entry.failures or entry.held is None:
-            return max(0.0, entry.due - now)
-        return max(0.0, min(renewal.wait(_term(entry.held), now, entry.jitter), entry.due - now))
+        left = entry.due - now
+        if _LONGEST < left < _ENDLESS:  # the clock was set back
+            left = 0.0
+        if not entry.failures and entry.held is not None:
+            left = min(left, renewal.wait(_term(entry.held), now, entry.jitter))
+        return max(0.0, left)
 
     def _follow(self) -> None:
         """What the node's own certificate says of the others."""
@@ -219,21 +224,25 @@ class Impersonated:
             return
         with self._lock:
             entry.held, entry.failures, entry.due, entry.jitter = made, 0, _ENDLESS, self._throw()
-            told, entry.failure = entry.failure, ""
+            told, entry.failure, entry.level = entry.failure, "", 0
             self._lock.notify_all()
         if told:
             log.warning("there is a certificate again: %s", made.principal)
 
     def _failed(self, who: Account, entry: _Entry, why: str) -> None:
-        now = self._wall()
+        now, level = self._wall(), logging.WARNING
         with self._lock:
             entry.failures += 1
-            term = _term(entry.held) if entry.held is not None else renewal.Term(now, now)
+            term = renewal.Term(now, now)
+            if entry.held is not None:
+                term = _term(entry.held)
+                ends = renewal.health(term, now) in (renewal.Health.EXPIRING, renewal.Health.EXPIRED)
+                level = logging.ERROR if ends else level
             entry.due = now + renewal.pause(term, now, entry.failures, self._throw())
-            told, entry.failure = entry.failure, why
+            told, entry.failure, entry.level = (entry.failure, entry.level), why, level
             self._lock.notify_all()
-        if told != why:
-            log.warning("no certificate for %s/%s: %s", *who, why)
+        if told != (why, level):
+            log.log(level, "no new certificate for %s/%s: %s", *who, why)
 
     def _asked(self, who: Account) -> Held:
         own = self._own.ensure()

@@ -136,7 +136,7 @@ def test_each_is_renewed_at_half_its_life(found: Impersonated, control: SmallCon
     assert 6 <= len(asked(control)) <= 8
 
 
-def test_an_outage_leaves_what_is_held_and_is_told_once(
+def test_an_outage_leaves_what_is_held_and_is_told_once_and_louder_near_the_end(
     found: Impersonated, own: Certs, control: SmallControl, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     found._begin(CART)
@@ -147,13 +147,24 @@ def test_an_outage_leaves_what_is_held_and_is_told_once(
         looks(found, clock, NOW + 3000)
     assert found.held(CART) is first
     assert found.failures() == {CART: "UNAVAILABLE: it is down"}
-    assert len(caplog.records) == 1
+    assert [one.levelname for one in caplog.records] == ["WARNING", "ERROR"]
     control.down = ""
     with caplog.at_level(logging.WARNING, impersonated.__name__):
         looks(found, clock, NOW + 3400)
     assert found.held(CART) is not first
     assert found.failures() == {}
     assert "there is a certificate again" in caplog.text
+
+
+def test_a_clock_that_was_set_back_keeps_nobody_waiting(
+    found: Impersonated, control: SmallControl, clock: Clock
+) -> None:
+    control.speaks_for = set()
+    found._begin(CART)
+    looks(found, clock, NOW + 100)
+    clock.now, count = NOW - 3600, len(control.asked)
+    next(found.kept_fresh())
+    assert len(control.asked) == count + 1
 
 
 def test_one_that_is_not_allowed_keeps_no_other_back_and_is_asked_for_again(
