@@ -1,6 +1,8 @@
 """Which secrets an Envoy may ask the agent for, and what they are now.
 
 - `default` and `ROOTCA`: the workload's own certificate and the mesh's roots.
+- a SPIFFE id: the certificate of a workload of this node, for as long as the workload is there. Whose trust
+  domain the name has does not count: the mesh may be about to get another one.
 - `file-cert:<certificate>~<key>` and `file-root:<ca>`: files of this machine that a Gateway names.
 
 Rules:
@@ -17,6 +19,7 @@ from typing import Any, Protocol
 
 from meshlib.identity.keys import load_key, same_key
 from meshlib.identity.pem import load_bundle
+from meshlib.identity.spiffe import SCHEME, SpiffeId
 from meshlib.xds import pb
 from meshlib.xds.kinds import Kind
 from meshlib.xds.names import FILE_CERT, FILE_ROOT, OWN_SECRET, ROOTS_SECRET
@@ -47,10 +50,16 @@ class Svid(Protocol):
 class Secrets:
     """The secrets of one Envoy. Not thread-safe."""
 
-    def __init__(self, own: Callable[[], Svid | None]) -> None:
-        """`own` is the workload's certificate in force; None: it has none."""
-        self._own = own
+    def __init__(
+        self,
+        own: Callable[[], Svid | None],
+        workloads: Callable[[SpiffeId], Svid | None] = lambda _: None,
+    ) -> None:
+        """`own` is the workload's certificate in force, `workloads` those of others; None: it has none."""
+        self._own, self._workloads = own, workloads
         self._svid: Svid | None = None
+        self._svids: dict[str, Svid] = {}
+        """Of the workloads', by name: what is in `_good`."""
         self._stamps: dict[str, object] = {}
         self._good: dict[str, Resource] = {}
 
@@ -65,7 +74,21 @@ class Secrets:
         for name in wanted:
             if name.startswith((FILE_CERT, FILE_ROOT)):
                 self._look(name)
+            elif name.startswith(SCHEME):
+                self._look_at_workload(name)
         return [self._good[name] for name in wanted if name in self._good]
+
+    def _look_at_workload(self, name: str) -> None:
+        try:
+            found = self._workloads(SpiffeId.parse(name))
+        except ValueError:
+            return
+        if found is None:
+            self._svids.pop(name, None)
+            self._good.pop(name, None)
+        elif found is not self._svids.get(name):
+            self._svids[name] = found
+            self._put(name, certificate(name, found.chain_pem.encode(), found.key_pem))
 
     def _put(self, name: str, message: Any) -> None:
         self._good[name] = Resource.of(Kind.SECRET, name, message)

@@ -1,4 +1,4 @@
-"""`meshlib ca status|rotate-root|token`: the certificate authority of a state folder.
+"""`meshlib ca status|rotate-root|token|node`: the certificate authority of a state folder.
 
 Both work on the folder itself; a control service that runs on it notices within seconds. A command is a
 function below, in the order of the help.
@@ -13,9 +13,11 @@ from typing import Annotated
 
 import typer
 
+from meshlib.cli.ca_node import node
 from meshlib.cli.ca_token import token
 from meshlib.cli.status import ALARM
 from meshlib.control.ca.store import default_folder
+from meshlib.errors import ConfigError
 
 app = typer.Typer(
     name="ca",
@@ -56,6 +58,7 @@ def status(
     """Which roots are trusted, which one issues, and until when. Exit code 3: there is a warning."""
     from meshlib.cli.render_ca import show_ca
     from meshlib.control.ca.authority import Authority
+    from meshlib.control.ca.nodes import read_nodes
     from meshlib.control.ca.plugin import read_plugin
     from meshlib.control.ca.report import report
 
@@ -63,7 +66,12 @@ def status(
     if plugin is not None:
         found = report(read_plugin(plugin, now), "", now)
     else:
-        found = Authority.existing(folder_of(state), now=now).status(now)
+        folder = folder_of(state)
+        found = Authority.existing(folder, now=now).status(now)
+        try:
+            found["nodes"] = read_nodes(folder)
+        except ConfigError as error:
+            found["warnings"].append(str(error))
     if output is Output.JSON:
         typer.echo(json.dumps(found, indent=2))
     else:
@@ -110,6 +118,7 @@ def rotate_root(
 
 
 app.command("token")(token)
+app.command("node")(node)
 
 
 def folder_of(state: Path | None) -> Path:

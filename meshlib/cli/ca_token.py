@@ -40,11 +40,14 @@ def token(
     from meshlib.control.ca.tokens import JoinTokens
     from meshlib.control.istio.duration import seconds
     from meshlib.identity.spiffe import SpiffeId
+    from meshlib.xds.names import NODE_NAMESPACE
 
     folder = folder_of(state)
     mesh = MeshNote.read(folder)
     if operator and namespace not in ("default", mesh.root_namespace):
         raise typer.BadParameter(f"operators are of {mesh.root_namespace}", param_hint="--namespace")
+    if namespace == NODE_NAMESPACE:
+        raise typer.BadParameter("nodes join by `meshlib ca node NAME`", param_hint="--namespace")
     try:
         life = int(seconds(ttl))
     except ValueError:

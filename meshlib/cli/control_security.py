@@ -49,6 +49,7 @@ def secured(asked: Asked, source: "Source") -> "Security":
     from meshlib.control.ca.authority import Authority
     from meshlib.control.ca.kubernetes import Cluster, KubernetesTokens
     from meshlib.control.ca.mesh import MeshNote
+    from meshlib.control.ca.nodes import Permissions
     from meshlib.control.ca.request import service_names
     from meshlib.control.ca.tokens import JoinTokens
     from meshlib.control.serve.server import Security
@@ -70,6 +71,7 @@ def secured(asked: Asked, source: "Source") -> "Security":
         authority,
         JoinTokens.open(folder),
         pods,
+        Permissions(folder),
         names=(*asked.names, socket.getfqdn()),
         aliases=mesh.trust_domain_aliases,
         root_namespace=mesh.root_namespace,

@@ -39,6 +39,8 @@ def show_ca(found: dict[str, Any], now: float) -> None:
     renewal = "" if plugged else "; it is renewed by itself"
     typer.echo(f"issuer {issuer['subject']}: ends {when(issuer['end'], now)}{renewal}")
     typer.echo(f"       {issuer['fingerprint']}")
+    for node, accounts in found.get("nodes", {}).items():
+        typer.echo(f"node   {node}: may speak for {', '.join(accounts)}")
     rotation = found["rotation"]
     until = when(rotation["until"], now) if rotation["until"] is not None else ""
     typer.echo(_NEXT[rotation["phase"]].format(until=until))

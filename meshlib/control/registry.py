@@ -31,7 +31,7 @@ from meshlib.control.istio.serviceentry import Location, Resolution, ServiceEntr
 from meshlib.control.istio.validity.hosts import is_ip
 from meshlib.control.istio.workloadentry import WorkloadEntry
 from meshlib.control.registration import Registration
-from meshlib.xds.names import MUTUAL, TLS_MODE_LABEL
+from meshlib.xds.names import MUTUAL, TLS_MODE_LABEL, TUNNEL_HTTP, TUNNEL_LABEL
 from meshlib.xds.node import Locality
 
 EXPORT_TO = "networking.istio.io/exportTo"
@@ -113,6 +113,11 @@ class Endpoint:
     """Whether it takes Istio's mutual TLS."""
     namespace: str = ""
     """Of the workload; empty: it is not known."""
+
+    @property
+    def tunnel(self) -> bool:
+        """Whether it takes HBONE, too."""
+        return self.mutual and (TUNNEL_LABEL, TUNNEL_HTTP) in self.labels
 
     def has(self, labels: Mapping[str, str]) -> bool:
         """Whether it carries all these labels."""
@@ -418,6 +423,23 @@ class Registry:
                 yield endpoint
         for document in self._listed.get((service.namespace, service.name), ()) if service.kubernetes else ():
             yield from _of_document(document, service, port)
+
+
+def serving(registry: Registry, registration: Registration) -> Iterable[tuple[Port, int]]:
+    """The ports of services that lead to a registered server, by host, and to which of its ports they do."""
+    workload = _registered(registration)
+    for host in sorted(registry.services):
+        for service in registry.services[host]:
+            for each in service.beside or (service,):
+                selector = each.selector
+                if each.namespace != workload.namespace or selector is None:
+                    continue
+                if any(workload.labels.get(key) != value for key, value in selector.items()):
+                    continue
+                for port in each.ports:
+                    number = workload.number(port, len(each.ports) == 1)
+                    if number is not None and port.protocol is not Protocol.UDP:
+                        yield port, number
 
 
 def _of_document(document: AnyDocument, service: Service, port: Port) -> Iterable[Endpoint]:

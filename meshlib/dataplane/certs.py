@@ -186,9 +186,9 @@ class Certs:
             if said in (set(), known):
                 return
             self._adopt(replace(held, roots_pem=roots_pem))
-            if not self._vouched(held, roots_pem):
+            if not vouched(held, roots_pem, self._wall()):
                 self._hasten(self._dice.random() * SPREAD_REFUSED)
-            elif said - known and not self._vouched(held, join_pem(said - known)):
+            elif said - known and not vouched(held, join_pem(said - known), self._wall()):
                 self._hasten(self._dice.random() * SPREAD_ROOTS)
 
     def look(self) -> None:
@@ -284,7 +284,7 @@ class Certs:
             # The last is the root, which a peer has or does not trust.
             chain = list(pb.IstioCertificateResponse.FromString(answer).cert_chain)
             with fork.calm:
-                made = self._held(join_pem(chain[:-1]), key, newest)
+                made = checked(join_pem(chain[:-1]), key, newest, self._wall())
         except CallEnded as error:
             raise self._failed(str(error)) from error
         except (BadCertificate, DecodeError, ValueError, OSError) as error:
@@ -322,7 +322,7 @@ class Certs:
             return None
         try:
             said = self._file.read()
-            found = None if said is None else self._held(*said)
+            found = None if said is None else checked(*said, self._wall())
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, BadCertificate) as error:
@@ -330,25 +330,6 @@ class Certs:
             return None
         # What is shown to others has no grace.
         return found if found is not None and self._wall() < found.not_after else None
-
-    def _vouched(self, held: Held, roots: str) -> bool:
-        """Whether the chain leads to one of these roots."""
-        try:
-            with fork.calm:
-                verify_chain(to_der(held.chain_pem), roots, self._wall(), purpose=Purpose.CLIENT)
-        except (BadCertificate, ValueError):
-            return False
-        return True
-
-    def _held(self, chain: str, key: bytes, roots: str) -> Held:
-        """A chain without its root, checked. BadCertificate, ValueError: it is not good."""
-        now, shown = self._wall(), to_der(chain)
-        identity = check_peer(shown, trust_domains=(), now=now, purpose=Purpose.SERVER)
-        leaf = verify_chain(shown, roots, now, purpose=Purpose.CLIENT)[0]
-        if not same_key(load_key(key).public_key(), leaf.public_key()):
-            raise BadCertificate(Reason.MALFORMED, "it is not of the key that was made for it")
-        term = renewal.Term.of(leaf)
-        return Held(chain, key, roots, str(identity), term.begin, term.end)
 
     # Renewal, on a thread of its own
 
@@ -451,6 +432,27 @@ class Certs:
         self._lock, self._swap = threading.RLock(), threading.Lock()
         self._wake, self._stop = threading.Event(), threading.Event()
         self._thread = None
+
+
+def checked(chain: str, key: bytes, roots: str, now: float) -> Held:
+    """A chain without its root, checked. BadCertificate, ValueError: it is not good."""
+    shown = to_der(chain)
+    identity = check_peer(shown, trust_domains=(), now=now, purpose=Purpose.SERVER)
+    leaf = verify_chain(shown, roots, now, purpose=Purpose.CLIENT)[0]
+    if not same_key(load_key(key).public_key(), leaf.public_key()):
+        raise BadCertificate(Reason.MALFORMED, "it is not of the key that was made for it")
+    term = renewal.Term.of(leaf)
+    return Held(chain, key, roots, str(identity), term.begin, term.end)
+
+
+def vouched(held: Held, roots: str, now: float) -> bool:
+    """Whether the chain leads to one of these roots."""
+    try:
+        with fork.calm:
+            verify_chain(to_der(held.chain_pem), roots, now, purpose=Purpose.CLIENT)
+    except (BadCertificate, ValueError):
+        return False
+    return True
 
 
 def _term(held: Held) -> renewal.Term:

@@ -17,8 +17,8 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
@@ -33,6 +33,9 @@ from meshlib.xds import pb
 from meshlib.xds.client_stream import ProtocolError
 from meshlib.xds.names import MUTUAL, TLS_MODE_LABEL
 from meshlib.xds.node import Client, Flavour, Locality, to_node
+
+if TYPE_CHECKING:
+    from meshlib.dataplane.certs import Certs
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +53,14 @@ class Registration:
         keep: Callable[[str, str, str, "Registration"], Kept] | None = None,
         *,
         mutual_tls: bool = False,
+        certs: "Certs | None" = None,
+        place: Mapping[str, Any] | None = None,
     ) -> None:
         """Starts at once, and waits for nothing; `keep` None: on a stream to the control service.
 
         `mutual_tls`: whatever listens at `ports` takes Istio's mutual TLS, so clients of the mesh speak it.
-        A plain application server does not.
+        A plain application server does not. A node registers others by its own `certs`, and says in which
+        `place` they are: more metadata.
 
         ConfigError: `ports` is missing, or has no address.
         """
@@ -65,7 +71,7 @@ class Registration:
         self._settings = settings
         self.address = settings.address or ("127.0.0.1" if settings.local else own_address(settings.control))
         """The IP address at which others reach this process."""
-        self._node = _node(settings, mutual_tls)
+        self._node = _node(settings, mutual_tls, place or {})
         self._lock = threading.RLock()
         self._joined = threading.Event()
         self._left = threading.Event()
@@ -75,7 +81,7 @@ class Registration:
         self._interval = _LONGEST_INTERVAL
         self._attempts = 0
         self._owner = os.getpid()
-        self._certs = identity(settings) if keep is None else None
+        self._certs = (certs or identity(settings)) if keep is None else None
         if self._certs is not None:
             self._certs.use()
         keep = keep or secured(self._certs)
@@ -198,7 +204,7 @@ class Registration:
         self._kept.after_fork_in_child()
 
 
-def _node(settings: Bootstrap, mutual_tls: bool) -> Any:
+def _node(settings: Bootstrap, mutual_tls: bool, place: Mapping[str, Any]) -> Any:
     said = {TLS_MODE_LABEL: MUTUAL} if mutual_tls else {}
     client = Client(
         flavour=Flavour.MESHLIB,
@@ -210,4 +216,4 @@ def _node(settings: Bootstrap, mutual_tls: bool) -> Any:
         id=f"meshlib~{os.uname().nodename[:128]}~{os.getpid()}~{uuid.uuid4().hex[:12]}",
     )
     extra = {"PORTS": dict(settings.ports), "LOCALITY": settings.locality, "WEIGHT": settings.weight}
-    return to_node(client, extra=extra)
+    return to_node(client, extra={**extra, **place})

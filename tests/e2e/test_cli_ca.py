@@ -10,6 +10,8 @@ from support.commands import meshlib
 from support.pki import ca, plugin
 
 from meshlib.control.ca.authority import Authority
+from meshlib.control.ca.mesh import MeshNote
+from meshlib.control.ca.tokens import JoinTokens
 
 
 @pytest.fixture
@@ -123,3 +125,63 @@ def test_help_of_each() -> None:
         done = meshlib("ca", command, "--help")
         assert done.returncode == 0
         assert f"Usage: meshlib ca {command}" in done.stdout
+
+
+def test_a_node_is_allowed_listed_and_removed(tmp_path: Path, running: Authority) -> None:
+    state = tmp_path / "state"
+    MeshNote("cluster.local", "mesh-admins").write(state)
+    done = meshlib(
+        "ca", "node", "vm1", "--account", "default/ratings", "--account", "shop/*", "--state", str(state)
+    )
+    assert (done.returncode, done.stderr) == (0, "vm1 may speak for default/ratings, shop/*\n")
+    proof = JoinTokens.open(state).verify(done.stdout.strip(), time.time())
+    assert (str(proof.identity), proof.once) == ("spiffe://cluster.local/ns/meshlib-node/sa/vm1", "")
+    assert 3500 < proof.ends - time.time() <= 3600
+    again = meshlib("ca", "node", "vm1", "--single-use", "--ttl", "15m", "--state", str(state))
+    assert again.stderr == "vm1 may speak for default/ratings, shop/*\n"
+    assert JoinTokens.open(state).verify(again.stdout.strip(), time.time()).once
+    assert stat.S_IMODE((state / "nodes.json").stat().st_mode) == 0o600
+
+    shown = meshlib("ca", "status", "--state", str(state))
+    assert "node   vm1: may speak for default/ratings, shop/*\n" in shown.stdout
+    (state / "nodes.json").chmod(0o640)
+    shown = meshlib("ca", "status", "--state", str(state), "-o", "json")
+    assert (shown.returncode, "chmod 600" in json.loads(shown.stdout)["warnings"][-1]) == (3, True)
+    (state / "nodes.json").chmod(0o600)
+
+    done = meshlib("ca", "node", "vm1", "--remove", "--state", str(state))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "end within 24 h" in done.stderr
+    assert json.loads(meshlib("ca", "status", "--state", str(state), "-o", "json").stdout)["nodes"] == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "text"),
+    [
+        (["vm1"], 2, "vm1 is new: say for whom it may speak"),
+        (["VM1", "--account", "shop/cart"], 2, "'VM1' is no name of a node"),
+        (["vm1", "--account", "*/*"], 2, "is not NAMESPACE/ACCOUNT"),
+        (["vm1", "--account", "mesh-admins/operator"], 2, "a node can't speak for operators"),
+        (["vm1", "--account", "meshlib-node/vm2"], 2, "a node can't speak for nodes"),
+        (["vm1", "--account", "shop/cart", "--ttl", "soon"], 2, "'soon' is no duration"),
+        (["vm1", "--remove"], 2, "there is no node 'vm1'"),
+        (["vm1", "--remove", "--account", "shop/cart"], 2, "speaks for nobody"),
+    ],
+)
+def test_a_node_that_is_not_taken(
+    options: list[str], code: int, text: str, tmp_path: Path, running: Authority
+) -> None:
+    state = tmp_path / "state"
+    MeshNote("cluster.local", "mesh-admins").write(state)
+    done = meshlib("ca", "node", *options, "--state", str(state))
+    assert (done.returncode, done.stdout) == (code, "")
+    assert text in words(done.stderr)
+    assert not (state / "nodes.json").exists()
+
+
+def test_no_token_makes_a_workload_a_node(tmp_path: Path, running: Authority) -> None:
+    state = tmp_path / "state"
+    MeshNote("cluster.local", "istio-system").write(state)
+    done = meshlib("ca", "token", "--namespace", "meshlib-node", "--account", "vm1", "--state", str(state))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "nodes join by `meshlib ca node NAME`" in words(done.stderr)

@@ -7,6 +7,7 @@ Comments of in.yaml say who asks and who serves:
     # (ask=inbound:0.0.0.0:9080 is the listener of a served port)
     # (refused=<text>: a client in a process refuses the listener, and says so)
     # (also: account=<service account>; a view with the word `roots` has a mesh with certificates)
+    # (of a node's workload: node=vm1 uid=a netns=/run/netns/a apps=9080:19080 proxy=15080; view: node=vm1)
 """
 
 import json
@@ -70,6 +71,7 @@ def client(said: dict[str, str]) -> Client:
         namespace=said.get("namespace", "default"),
         labels=pairs(said.get("labels", "")),
         locality=Locality.parse(said.get("locality", "")),
+        node=said.get("node", ""),
     )
 
 

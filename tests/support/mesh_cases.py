@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshlib.control.compile.compiler import HTTP_PORT
 from meshlib.control.graph import Graph, build_graph
-from meshlib.control.registration import Registration
+from meshlib.control.graph.scope import HTTP_PORT
+from meshlib.control.registration import Place, Registration
 from meshlib.control.sources.text import documents_in
 from meshlib.xds.node import Client, Flavour, Locality
 
@@ -93,7 +93,14 @@ def server(number: int, words: str) -> Registration:
         locality=Locality.parse(said.get("locality", "")),
         weight=int(said.get("weight", "1")),
         draining="draining" in said,
+        node=said.get("node", ""),
+        place=_place(number, said) if "node" in said else None,
     )
+
+
+def _place(number: int, said: dict[str, str]) -> Place:
+    apps = tuple((int(port), int(own)) for port, own in pairs(said.get("apps", ""), ":"))
+    return Place(said.get("uid", f"w{number}"), said.get("netns", ""), apps, int(said.get("proxy", "0")))
 
 
 def asker(said: dict[str, str]) -> Client:

@@ -21,6 +21,7 @@ from support.turning import turn
 import meshlib
 from meshlib.control.build import Builder
 from meshlib.control.ca.authority import Authority
+from meshlib.control.ca.nodes import Permissions
 from meshlib.control.ca.request import MAX_TTL_S, service_names
 from meshlib.control.ca.tokens import JoinTokens
 from meshlib.control.serve.server import Security
@@ -103,7 +104,8 @@ class SecureMesh:
 
     async def start(self) -> None:
         """Runs at the address that it had, if it had one."""
-        security = Security(self.authority, self.tokens, hosts=service_names)
+        permissions = Permissions(self.folder / "ca")
+        security = Security(self.authority, self.tokens, nodes=permissions, hosts=service_names)
         again = not self.address.endswith(":0")  # servers of an earlier life come back
         made = ControlService(
             FileSource(self.documents),

@@ -51,6 +51,10 @@ class SmallControl:
         self.authority = Authority.open(folder, trust_domain="cluster.local", now=clock.now)
         self.certificate: Any = None
         self.life = 3600
+        self.who = CART
+        """Whose certificates are asked for."""
+        self.speaks_for: set[str] = set()
+        """For whom it may ask besides."""
         self.down = ""
         """The status with which every call ends; empty: it is up."""
         self.takes_certificates = True
@@ -99,8 +103,15 @@ class SmallControl:
                 raise CallEnded("UNAUTHENTICATED", "that certificate is not taken")
         elif bearer != "Bearer a-good-token" or not self.takes_tokens:
             raise CallEnded("UNAUTHENTICATED", "that token is not taken")
-        csr = pb.IstioCertificateRequest.FromString(request).csr
-        chain = self.chain or self.authority.sign(csr, CART, self.life, self.clock.now)
+        asked = pb.IstioCertificateRequest.FromString(request)
+        who = self.who
+        if "ImpersonatedIdentity" in asked.metadata.fields:
+            whom = asked.metadata["ImpersonatedIdentity"]
+            self.asked[-1] = Asked(whom, self.asked[-1].proof)
+            if whom not in self.speaks_for:
+                raise CallEnded("PERMISSION_DENIED", f"the node may not speak for {whom}")
+            who = SpiffeId.parse(whom)
+        chain = self.chain or self.authority.sign(asked.csr, who, self.life, self.clock.now)
         return bytes(pb.IstioCertificateResponse(cert_chain=chain).SerializeToString())
 
     def _shake_hands(self, client: ssl.SSLContext) -> bytes | None:

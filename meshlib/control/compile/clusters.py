@@ -96,9 +96,7 @@ def security_of(found: Found, scope: Scope, client: Client, *, roots: bool) -> S
     """What TLS the client speaks to the cluster; `roots`: the mesh has certificates."""
     passes = client.flavour is not Flavour.GRPC and _passes_through(found)
     name, service, port, policy = found.name, found.service, found.port, found.policy
-    return secured(
-        name, service, port, policy, scope.graph, client.flavour, passes_through=passes, roots=roots
-    )
+    return secured(name, service, port, policy, scope.graph, client, passes_through=passes, roots=roots)
 
 
 def cluster(found: Found, scope: Scope, client: Client, security: Secured | None) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from meshlib.control.compile import telemetry
+from meshlib.control.compile.hbone import put_target
 from meshlib.control.compile.locality import Group
 from meshlib.control.registry import Endpoint
 from meshlib.xds import pb
@@ -26,8 +27,10 @@ def usable(endpoints: Sequence[Endpoint], flavour: Flavour) -> tuple[Endpoint, .
     return tuple(endpoint for endpoint in endpoints if not endpoint.address.startswith(_UNIX))
 
 
-def load_assignment(name: str, groups: Sequence[Group]) -> Any:
-    """An envoy.config.endpoint.v3.ClusterLoadAssignment."""
+def load_assignment(name: str, groups: Sequence[Group], tunnel: Sequence[str] | None = None) -> Any:
+    """An envoy.config.endpoint.v3.ClusterLoadAssignment. `tunnel`: who takes HBONE is reached by it, and must
+    be one of these; None: nobody is.
+    """
     made = pb.ClusterLoadAssignment(cluster_name=name)
     for group in groups:
         locality = made.endpoints.add(priority=group.priority)
@@ -41,12 +44,14 @@ def load_assignment(name: str, groups: Sequence[Group]) -> Any:
             locality.locality.sub_zone = where.subzone
         locality.load_balancing_weight.value = group.weight
         for endpoint in group.endpoints:
-            _add(locality.lb_endpoints.add(), endpoint)
+            _add(locality.lb_endpoints.add(), endpoint, tunnel if endpoint.tunnel else None)
     return made
 
 
-def _add(made: Any, endpoint: Endpoint) -> None:
-    if endpoint.address.startswith(_UNIX):
+def _add(made: Any, endpoint: Endpoint, tunnel: Sequence[str] | None) -> None:
+    if tunnel is not None:
+        put_target(made, endpoint, tunnel)
+    elif endpoint.address.startswith(_UNIX):
         made.endpoint.address.pipe.path = endpoint.address.removeprefix(_UNIX)
     else:
         socket = made.endpoint.address.socket_address

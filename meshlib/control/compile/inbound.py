@@ -29,7 +29,7 @@ from meshlib.control.istio.peerauthentication import MutualTLSMode
 from meshlib.control.istio.telemetry import WorkloadMode
 from meshlib.identity.spiffe import SCHEME
 from meshlib.xds import pb
-from meshlib.xds.names import INBOUND_LISTENER, MUTUAL, TLS_MODE_LABEL
+from meshlib.xds.names import INBOUND_LISTENER, MUTUAL, OWN_SECRET, TLS_MODE_LABEL
 from meshlib.xds.node import Client, Flavour
 
 TLS, PLAIN = "tls", "raw_buffer"
@@ -52,7 +52,7 @@ def inbound_listener(
     crossed = [] if grpc else served_routes(graph, client, port)
     manager = _manager(port, security, crossed)
     if not grpc:
-        _as_sidecar(manager, graph.mesh)
+        as_sidecar(manager, graph.mesh)
         told = graph.telemetries.told(client.namespace, client.label_map, WorkloadMode.SERVER)
         put_telemetry(manager, made, told, client.flavour)
     packed = pb.pack(manager)
@@ -61,7 +61,9 @@ def inbound_listener(
         if not grpc:
             chain.filter_chain_match.transport_protocol = transport
         if transport == TLS:
-            put_socket(chain.transport_socket, _context(graph, grpc=grpc))
+            put_socket(
+                chain.transport_socket, server_context(graph, Flavour.GRPC if grpc else Flavour.MESHLIB)
+            )
         chain.filters.add(name=_MANAGER, typed_config=packed)
     if not grpc:
         inspector = pb.pack(pb.message(_INSPECTOR)())
@@ -89,13 +91,14 @@ def _transports(
     return (TLS, PLAIN)
 
 
-def _context(graph: Graph, *, grpc: bool) -> Any:
+def server_context(graph: Graph, flavour: Flavour, own: str = OWN_SECRET) -> Any:
+    """The DownstreamTlsContext of mutual TLS; `own` is the secret of the server's certificate."""
     context = pb.DownstreamTlsContext()
     context.require_client_certificate.value = True
     common = context.common_tls_context
-    show_own(common, Flavour.GRPC if grpc else Flavour.MESHLIB)
-    trusted = trust_mesh(common, grpc=grpc)
-    if grpc:
+    show_own(common, flavour, own)
+    trusted = trust_mesh(common, grpc=flavour is Flavour.GRPC)
+    if flavour is Flavour.GRPC:
         return context
     for domain in trust_domains(graph.mesh):
         trusted.match_subject_alt_names.add(prefix=f"{SCHEME}{domain}/")
@@ -105,7 +108,7 @@ def _context(graph: Graph, *, grpc: bool) -> Any:
     return context
 
 
-def _as_sidecar(made: Any, mesh: MeshConfig) -> None:
+def as_sidecar(made: Any, mesh: MeshConfig) -> None:
     """How a path is put in order before anybody looks at it, and what is said of the caller's certificate."""
     how = mesh.path_normalization.normalization if mesh.path_normalization else NormalizationType.DEFAULT
     made.normalize_path.value = how is not NormalizationType.NONE

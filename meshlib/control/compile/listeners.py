@@ -79,12 +79,18 @@ def loopback_listener(port: int, told: Told, by_host: MeshConfig | None = None) 
     """
     made = pb.Listener(name=f"{LOOPBACK}_{port}", traffic_direction="OUTBOUND")
     _bind(made.address, LOOPBACK, port)
-    manager = _manager(f"outbound_{made.name}", str(port), with_cors=True, by_host=by_host)
-    manager.upgrade_configs.add(upgrade_type="websocket")
-    manager.normalize_path.value = True
-    manager.use_remote_address.value = False
+    manager = envoy_manager(f"outbound_{made.name}", str(port), by_host)
     put_telemetry(manager, made, told, Flavour.ENVOY)
     made.filter_chains.add().filters.add(name=_HTTP, typed_config=pb.pack(manager))
+    return made
+
+
+def envoy_manager(prefix: str, routes: str, by_host: MeshConfig | None) -> Any:
+    """An HttpConnectionManager of an Envoy for its own applications' requests."""
+    made = _manager(prefix, routes, with_cors=True, by_host=by_host)
+    made.upgrade_configs.add(upgrade_type="websocket")
+    made.normalize_path.value = True
+    made.use_remote_address.value = False
     return made
 
 

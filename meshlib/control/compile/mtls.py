@@ -14,6 +14,8 @@ Rules (Istio):
   request's host, and the certificate must be for it unless other names are given.
 - SIMPLE and MUTUAL trust `caCertificates`, else the system's roots, and with insecureSkipVerify anybody.
   `credentialName` is for gateways; without files beside it there is no certificate to show.
+- A node's workload reaches those that take HBONE by it, wherever it would speak mutual TLS, and all others at
+  the service's port; where a header of the PROXY protocol is asked for there is no HBONE.
 - gRPC's clients do mutual TLS where a DestinationRule says ISTIO_MUTUAL, and no other.
 - The mesh's certificates need the mesh's roots: without them there is no mutual TLS.
 """
@@ -23,8 +25,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from meshlib.control.compile.breaker import HTTP_OPTIONS, spoken
+from meshlib.control.compile.hbone import put_tunnelled
 from meshlib.control.compile.policy import Policy
-from meshlib.control.compile.secrets import put_socket, show_own, trust_mesh
+from meshlib.control.compile.secrets import own_secret, put_socket, show_own, trust_mesh
 from meshlib.control.graph.graph import Graph
 from meshlib.control.istio.destinationrule import ClientTLSMode, ClientTLSSettings
 from meshlib.control.istio.meshconfig import MeshConfig, domain_name
@@ -32,8 +35,8 @@ from meshlib.control.istio.peerauthentication import MutualTLSMode
 from meshlib.control.registry import Endpoint, Port, Protocol, Service
 from meshlib.identity.spiffe import SpiffeId
 from meshlib.xds import pb
-from meshlib.xds.names import MUTUAL, TLS_MODE, ClusterName
-from meshlib.xds.node import Flavour
+from meshlib.xds.names import MUTUAL, OWN_SECRET, TLS_MODE, ClusterName
+from meshlib.xds.node import Client, Flavour
 
 RAW_BUFFER = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
 SYSTEM_ROOTS = "/etc/ssl/certs/ca-certificates.crt"
@@ -57,6 +60,10 @@ class Secured:
     names: tuple[str, ...] = ()
     alpn: tuple[str, ...] = ()
     min_version: str = ""
+    own: str = OWN_SECRET
+    """The secret of the client's own certificate."""
+    tunnels: bool = False
+    """Whether endpoints that take HBONE are reached by it."""
 
 
 def secured(
@@ -65,12 +72,13 @@ def secured(
     port: Port,
     policy: Policy,
     graph: Graph,
-    flavour: Flavour,
+    client: Client,
     *,
     passes_through: bool,
     roots: bool,
 ) -> Secured | None:
-    """What TLS such a client speaks to that cluster; None: none. `roots`: the mesh has certificates."""
+    """What TLS a client speaks to that cluster; None: none. `roots`: the mesh has certificates."""
+    flavour = client.flavour
     said = policy.tls
     speaks = spoken(policy.connection_pool, port.protocol, graph.mesh)
     if said is None:
@@ -80,12 +88,16 @@ def secured(
         if not automatic:
             return None
         made = _mutual(name, service, port, graph, None, speaks)
-        return replace(made, per_endpoint=not passes_through)
+        made = replace(made, per_endpoint=not passes_through)
+        return _as_node(made, client, policy, graph.mesh, passes_through)
     match said.mode:
         case ClientTLSMode.DISABLE:
             return None
         case ClientTLSMode.ISTIO_MUTUAL:
-            return _mutual(name, service, port, graph, said, speaks) if roots else None
+            if not roots:
+                return None
+            made = _mutual(name, service, port, graph, said, speaks)
+            return _as_node(made, client, policy, graph.mesh, passes_through)
         case ClientTLSMode.SIMPLE | ClientTLSMode.MUTUAL:
             if flavour is Flavour.GRPC:
                 return None
@@ -115,6 +127,16 @@ def _mutual(
         alpn=_ALPN.get(speaks, _ANY_ALPN),
         min_version=least_version(graph.mesh.mesh_mtls),
     )
+
+
+def _as_node(
+    made: Secured, client: Client, policy: Policy, mesh: MeshConfig, passes_through: bool
+) -> Secured:
+    """The same for a node's workload, which shows a certificate of its own name."""
+    if client.flavour is not Flavour.NODE:
+        return made
+    tunnels = not passes_through and policy.proxy_protocol is None
+    return replace(made, own=own_secret(client, mesh), tunnels=tunnels)
 
 
 def _is_automatic(service: Service, port: Port, graph: Graph, passes_through: bool) -> bool:
@@ -153,6 +175,8 @@ def least_version(settings: Mapping[str, Any]) -> str:
 def apply(made: Any, how: Secured, flavour: Flavour) -> None:
     """Puts it on an envoy.config.cluster.v3.Cluster that is finished otherwise."""
     context = _context(how, flavour)
+    if how.tunnels:
+        put_tunnelled(made.transport_socket_matches.add())
     if how.per_endpoint:
         match = made.transport_socket_matches.add(name="tlsMode-istio")
         match.match.update({TLS_MODE: MUTUAL})
@@ -179,7 +203,7 @@ def _context(how: Secured, flavour: Flavour) -> Any:
         # Envoy's clients stop at 1.2 by themselves.
         common.tls_params.tls_maximum_protocol_version = "TLSv1_3"
     if how.mode is ClientTLSMode.ISTIO_MUTUAL:
-        show_own(common, flavour)
+        show_own(common, flavour, how.own)
         _match(trust_mesh(common, grpc=grpc), how.names)
         return context
     said = how.settings

@@ -4,15 +4,17 @@
   client serves it beside the stream (this library by itself).
 - `ROOTCA` are the mesh's roots, which the control service serves to whoever asks.
 - gRPC's clients have both from the provider `default` of their bootstrap.
-- A gateway's agent serves the Envoy's own certificate on a Unix socket: the static cluster `sds-grpc`, as
-  with Istio's agent.
+- The agent beside an Envoy serves its own certificate, a node's those of its workloads by their SPIFFE ids,
+  on a Unix socket: the static cluster `sds-grpc`, as with Istio's agent.
 """
 
 from typing import Any
 
+from meshlib.control.istio.meshconfig import MeshConfig, domain_name
+from meshlib.identity.spiffe import SpiffeId
 from meshlib.xds import pb
 from meshlib.xds.names import OWN_SECRET, ROOTS_SECRET, SDS_CLUSTER
-from meshlib.xds.node import Flavour
+from meshlib.xds.node import Client, Flavour
 
 PROVIDER = "default"
 TLS_SOCKET = "envoy.transport_sockets.tls"
@@ -25,13 +27,20 @@ def roots_secret(roots_pem: bytes) -> Any:
     return made
 
 
-def show_own(common: Any, flavour: Flavour) -> None:
-    """Puts the workload's own certificate on a CommonTlsContext."""
+def own_secret(client: Client, mesh: MeshConfig) -> str:
+    """The name of the client's own certificate; of a node's workload, which is one of many, its SPIFFE id."""
+    if client.flavour is not Flavour.NODE:
+        return OWN_SECRET
+    return str(SpiffeId(domain_name(mesh.trust_domain), client.namespace, client.service_account))
+
+
+def show_own(common: Any, flavour: Flavour, own: str = OWN_SECRET) -> None:
+    """Puts the workload's own certificate, the secret `own`, on a CommonTlsContext."""
     if flavour is Flavour.GRPC:
         common.tls_certificate_provider_instance.instance_name = PROVIDER
         common.tls_certificate_provider_instance.certificate_name = OWN_SECRET
-    elif flavour is Flavour.GATEWAY:
-        by_agent(common.tls_certificate_sds_secret_configs.add(), OWN_SECRET)
+    elif flavour in (Flavour.GATEWAY, Flavour.NODE):
+        by_agent(common.tls_certificate_sds_secret_configs.add(), own)
     else:
         by_ads(common.tls_certificate_sds_secret_configs.add(), OWN_SECRET)
 

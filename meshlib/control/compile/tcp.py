@@ -68,9 +68,11 @@ class Chains:
         self.skipped: list[Skipped] = []
         self._context, self._told, self._shared, self._before = context, told, shared, before
         self._taken: set[_Pair] = set()
+        self._addresses: Sequence[str] = ()
 
-    def add(self, service: Service) -> None:
-        """The chains of a service at the listener's port."""
+    def add(self, service: Service, addresses: Sequence[str] = ()) -> None:
+        """The chains of a service at the listener's port; `addresses`: of connections to these alone."""
+        self._addresses = addresses
         port = service.port(self._context.port)
         virtual = self._context.scope.connecting(service.host)
         document = virtual.document if virtual is not None else None
@@ -79,7 +81,8 @@ class Chains:
         else:
             routed = document is not None and self.tcp(document)
         if not routed:
-            self._default(service, named=port is not None and port.protocol is Protocol.TLS)
+            named = port is not None and port.protocol is Protocol.TLS and not addresses
+            self._default(service, named=named)
 
     def put(self, listener: Any) -> None:
         """All of them on an envoy.config.listener.v3.Listener, and what becomes of the rest."""
@@ -197,7 +200,7 @@ class Chains:
         source: tuple[str | int, ...],
         name: str = "",
     ) -> None:
-        ranges = [one for one in dict.fromkeys(map(_range, subnets)) if one] or [""]
+        ranges = [one for one in dict.fromkeys(map(_range, subnets)) if one] or [*self._addresses] or [""]
         wanted = list(dict.fromkeys(names)) or [""]
         rule, *path = source
         free_ones = list(self._free(ranges, wanted))

@@ -67,6 +67,13 @@ class PeerAuthentications:
                 return found or _said(document, document.spec.mtls, _MODE) or self.of_namespace(namespace)
         return self.of_namespace(namespace)
 
+    def ports(self, namespace: str, labels: Mapping[str, str]) -> frozenset[int]:
+        """The ports of the workload with these labels of which something is said."""
+        for document in self._selecting.get(namespace, ()):
+            if all(labels.get(key) == value for key, value in _labels(document).items()):
+                return frozenset(document.spec.port_level_mtls)
+        return frozenset()
+
     def takes_mutual_tls(self, namespace: str, labels: Mapping[str, str], port: int) -> bool:
         """Whether such a port takes mutual TLS at all."""
         return self.of_port(namespace, labels, port).mode is not MutualTLSMode.DISABLE

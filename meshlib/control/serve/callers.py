@@ -109,7 +109,7 @@ class Callers:
         if peer is None:
             raise Denied("UNAUTHENTICATED", "this connection did not come through the control service's port")
         if peer.identity is not None:
-            return Caller(peer.address, self._own(peer.identity), shown=peer.shown)
+            return Caller(peer.address, self.own(peer.identity), shown=peer.shown)
         if peer.refusal:
             raise self._failed(peer, f"the client certificate is refused: {peer.refusal}")
         try:
@@ -127,7 +127,7 @@ class Callers:
             self._pods is None or header(token, MAX_BEARER).key == self._joined.name
         ):
             proof = self._joined.verify(token, now)
-            identity = self._own(proof.identity)
+            identity = self.own(proof.identity)
             if identity.trust_domain != self._trust_domain:
                 raise TokenRefused(f"the token is for a workload of another mesh than {self._trust_domain}")
             return Caller(peer.address, identity, proof, proof.ends)
@@ -136,7 +136,8 @@ class Callers:
             return Caller(peer.address, identity, ends=ends)
         raise TokenRefused("no tokens are taken here")
 
-    def _own(self, identity: SpiffeId) -> SpiffeId:
+    def own(self, identity: SpiffeId) -> SpiffeId:
+        """What an identity of an alias of the trust domain is called here."""
         if identity.trust_domain not in self._aliases():
             return identity
         return SpiffeId(self._trust_domain, identity.namespace, identity.service_account)
@@ -170,27 +171,24 @@ def standing(caller: Caller) -> Caller:
     return caller
 
 
-def claim(caller: Caller, node: Any) -> None:
-    """Checks what a Node message says of its sender, and completes it. Denied: it is another's."""
-    identity = caller.identity
-    if identity is None:
-        return
+def claim(identity: SpiffeId, node: Any) -> None:
+    """Checks what a Node message says of whom it is about, and completes it. Denied: it is another's."""
     wanted = {"NAMESPACE": identity.namespace, "SERVICE_ACCOUNT": identity.service_account}
     for name, right in wanted.items():
-        said = _said(node.metadata, name)
-        if not said:
+        found = said(node.metadata, name)
+        if not found:
             node.metadata[name] = right
-        elif said != right:
-            raise Denied("PERMISSION_DENIED", f"the node says {name} {said[:80]!r}, but it is {identity}")
+        elif found != right:
+            raise Denied("PERMISSION_DENIED", f"the node says {name} {found[:80]!r}, but it is {identity}")
     parts = node.id.split("~")  # Istio's form: sidecar~address~pod.namespace~domain
-    if len(parts) == 4 and "." in parts[2] and (said := parts[2].rpartition(".")[2]) != identity.namespace:
+    if len(parts) == 4 and "." in parts[2] and (found := parts[2].rpartition(".")[2]) != identity.namespace:
         raise Denied(
-            "PERMISSION_DENIED", f"the node's id is of namespace {said[:80]!r}, but it is {identity}"
+            "PERMISSION_DENIED", f"the node's id is of namespace {found[:80]!r}, but it is {identity}"
         )
 
 
-def _said(metadata: Any, name: str) -> str:
-    """A field's text; something that is no text is not empty."""
+def said(metadata: Any, name: str) -> str:
+    """A text in metadata; something that is no text is not empty."""
     if name not in metadata.fields:
         return ""
     value = metadata.fields[name]

@@ -4,6 +4,7 @@ A call ends with its reason, which its client reads, when
 
 - the token that it began with ends; a connection that showed a certificate needs no token;
 - its connection holds too much;
+- what it rests on was taken back from the caller;
 - the control service stops.
 """
 
@@ -24,6 +25,8 @@ class _Call:
     connection: str
     ends: float | None
     over: "asyncio.Future[Denied]"
+    right: Callable[[], None] | None = None
+    """Raises Denied, once the caller may do this no more."""
 
 
 class Calls:
@@ -31,15 +34,16 @@ class Calls:
 
     def __init__(self) -> None:
         """There are none."""
-        self._there: set[_Call] = set()
+        self._there: dict[asyncio.Task[Any] | None, _Call] = {}
+        """By the task that talks."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopped = False
 
     async def run(self, connection: str, caller: Caller, talk: Coroutine[Any, Any, T]) -> T:
         """The result of `talk`, on the connection of that name. Denied: it was ended, and why."""
         call = _Call(connection, caller.ends, asyncio.get_running_loop().create_future())
-        talking = asyncio.ensure_future(talk)
-        self._there.add(call)
+        talking = asyncio.create_task(talk)
+        self._there[talking] = call
         if (task := asyncio.current_task()) is not None:  # it goes on until the status is sent
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -49,7 +53,7 @@ class Calls:
             waited: set[asyncio.Future[Any]] = {talking, call.over}
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._there.discard(call)
+            del self._there[talking]
             if not talking.done():
                 talking.cancel()
                 await asyncio.wait({talking})
@@ -66,6 +70,20 @@ class Calls:
             Denied("UNAUTHENTICATED", "the token that this call began with has ended; come back"),
         )
 
+    def rests_on(self, right: Callable[[], None]) -> None:
+        """The call whose task this is goes on for as long as `right` raises no Denied, see `reconsider`."""
+        self._there[asyncio.current_task()].right = right
+
+    def reconsider(self) -> None:
+        """Ends those whose callers may not go on."""
+        for call in self._there.values():
+            if call.right is None or call.over.done():
+                continue
+            try:
+                call.right()
+            except Denied as error:
+                call.over.set_result(error)
+
     def refused(self, connection: str, why: str) -> None:
         """Ends those of a connection that is about to be closed."""
         self._end(lambda call: call.connection == connection, Denied("RESOURCE_EXHAUSTED", why))
@@ -79,6 +97,6 @@ class Calls:
                 await asyncio.wait(self._tasks, timeout=seconds)
 
     def _end(self, which: Callable[[_Call], bool], why: Denied) -> None:
-        for call in self._there:
+        for call in self._there.values():
             if not call.over.done() and which(call):
                 call.over.set_result(why)

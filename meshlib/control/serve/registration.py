@@ -4,7 +4,8 @@ A server opens a stream of Envoy's health discovery service. Its first message s
 metadata NAMESPACE, SERVICE_ACCOUNT, LABELS, PORTS {name: number}, LOCALITY, WEIGHT. Then it reports its
 endpoints, all at one address, HEALTHY or DRAINING. Rules:
 
-- A registration is a node id at an address with ports; two processes with one node id are two.
+- A registration is a node id at an address with ports; two processes with one node id are two. Another
+  workload's, or one by another node, is another, whatever id it says: nobody takes anybody's place.
 - It lives as long as a stream reports it, and a grace longer: who comes back in time never left.
   Who said DRAINING before its stream ended, left.
 - UNHEALTHY or TIMEOUT takes it out at once; its stream may bring it back.
@@ -50,6 +51,13 @@ class _Entry:
     gone_at: float = 0.0
 
 
+_Key = tuple[str, str, str, str]
+
+
+def _key(of: Registration) -> _Key:
+    return of.id, of.namespace, of.service_account, of.node
+
+
 class Registrar:
     """Who is registered. Time is an argument; not thread-safe."""
 
@@ -57,7 +65,7 @@ class Registrar:
         """`on_change` is called with all registrations, sorted by id, whenever they differ."""
         self._on_change = on_change
         self._grace = grace
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[_Key, _Entry] = {}
         self._told: tuple[Registration, ...] = ()
 
     @property
@@ -74,10 +82,10 @@ class Registrar:
     def reported(self, stream: int, registration: Registration | None, now: float) -> None:
         """A stream said this of its server; None: it is not to be used now."""
         for key, entry in list(self._entries.items()):
-            if stream in entry.streams and (registration is None or registration.id != key):
+            if stream in entry.streams and (registration is None or _key(registration) != key):
                 self._leave(key, entry, stream, now, at_once=True)
         if registration is not None:
-            entry = self._entries.setdefault(registration.id, _Entry(registration))
+            entry = self._entries.setdefault(_key(registration), _Entry(registration))
             entry.registration = registration
             entry.streams.add(stream)
         self._tell()
@@ -96,7 +104,7 @@ class Registrar:
                 del self._entries[key]
         self._tell()
 
-    def _leave(self, key: str, entry: _Entry, stream: int, now: float, at_once: bool) -> None:
+    def _leave(self, key: _Key, entry: _Entry, stream: int, now: float, at_once: bool) -> None:
         entry.streams.discard(stream)
         if entry.streams:
             return

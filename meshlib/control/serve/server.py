@@ -14,7 +14,7 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import grpc
@@ -25,11 +25,12 @@ from meshlib.control.ca.kubernetes import KubernetesTokens
 from meshlib.control.ca.tokens import JoinTokens
 from meshlib.control.istio.meshconfig import domain_name
 from meshlib.control.registration import Registration
-from meshlib.control.serve.callers import Caller, Callers, Denied, claim, operator, standing
+from meshlib.control.serve.callers import Caller, Callers, Denied, operator, standing
 from meshlib.control.serve.calls import Calls
 from meshlib.control.serve.credentials import Authority, Credentials, server_names
 from meshlib.control.serve.front import Front
 from meshlib.control.serve.limits import GRPC_OPTIONS, RELOAD_SECONDS, STOP_GRACE_SECONDS
+from meshlib.control.serve.nodes import Nodes, NoNodes, Permissions, is_node
 from meshlib.control.serve.push import Connection, Hub
 from meshlib.control.serve.registration import (
     REPORT_SECONDS,
@@ -80,6 +81,8 @@ class Security:
     authority: Authority
     tokens: JoinTokens | None = None
     pods: KubernetesTokens | None = None
+    nodes: Permissions = field(default_factory=NoNodes)
+    """For which workloads which nodes may speak."""
     names: Sequence[str] = ()
     """Host names and addresses by which clients reach the server, besides the one that it listens at."""
     aliases: Sequence[str] = ()
@@ -131,6 +134,7 @@ class ControlServer:
         self._front: Front | None = None
         self._callers: Callers | None = None
         self._signing: Signing | None = None
+        self._nodes: Nodes | None = None
         self._reloading: asyncio.Task[None] | None = None
         self._hub = hub
         self._status = status
@@ -154,6 +158,7 @@ class ControlServer:
         self._aliases = tuple(domain_name(alias) for alias in aliases)
         if root_namespace != self._root_namespace:
             self._root_namespace = root_namespace
+            self._calls.reconsider()
             try:
                 self._security.adopted(root_namespace)
             except ConfigError as error:
@@ -197,7 +202,8 @@ class ControlServer:
             pods=by.pods,
             wall=by.wall,
         )
-        self._signing = Signing(by.authority, by.tokens, hosts=by.hosts, wall=by.wall)
+        self._nodes = Nodes(by.nodes, self._callers.own, lambda: self._root_namespace)
+        self._signing = Signing(by.authority, self._nodes, by.tokens, hosts=by.hosts, wall=by.wall)
 
     async def _listen_plain(self, server: grpc.aio.Server) -> None:
         wanted = self.address
@@ -224,6 +230,8 @@ class ControlServer:
         while True:
             await asyncio.sleep(RELOAD_SECONDS)
             self._calls.lapsed(by.wall())
+            if self._nodes is not None and self._nodes.changed():
+                self._calls.reconsider()
             try:
                 if by.authority.reload(by.wall()):
                     by.changed()
@@ -303,8 +311,8 @@ class ControlServer:
         sending = asyncio.create_task(self._send(connection, context))
         try:
             async for request in requests:
-                if _understood(request).HasField("node"):
-                    claim(caller, request.node)
+                if _understood(request).HasField("node") and self._nodes is not None:
+                    self._calls.rests_on(self._nodes.follows(caller, request.node))
                 self._hub.heard(connection, request)
         except (Denied, ProtocolError) as error:
             log.warning("%s ended: %s", caller.address, error)
@@ -336,8 +344,11 @@ class ControlServer:
         stream, joining, answers = next(self._streams), Joining(), _Answers(context)
         try:
             async for message in requests:
-                if _understood(message).HasField("health_check_request"):
-                    claim(caller, message.health_check_request.node)
+                if _understood(message).HasField("health_check_request") and self._nodes is not None:
+                    if answers in self._joiners and is_node(caller.identity):
+                        raise ProtocolError("a stream of a node is of one workload")
+                    node = message.health_check_request.node
+                    self._calls.rests_on(self._nodes.registers(caller, node))
                 said = joining.received(message)
                 if message.HasField("health_check_request"):
                     answers.give(specifier())
@@ -353,9 +364,9 @@ class ControlServer:
             raise
         finally:
             self._joiners.discard(answers)
-            answers.end()
             self.registrar.ended(stream, self._now())
             self._await_expiry()
+            await answers.end()
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
@@ -386,7 +397,7 @@ class ControlServer:
                     answered = True
                     answers.give(reply)
         finally:
-            answers.end()
+            await answers.end()
 
     async def _get_status(self, _: Any, caller: Caller) -> Any:
         if self._security is not None:
@@ -420,9 +431,10 @@ class _Answers:
         with contextlib.suppress(grpc.aio.BaseError, grpc.aio.UsageError):
             await self._context.write(message)
 
-    def end(self) -> None:
-        """Nothing more is sent."""
+    async def end(self) -> None:
+        """Nothing more is sent. A status can't be, before gRPC has what was: clients would wait for ever."""
         if self._giving is not None:
+            await asyncio.wait({self._giving}, timeout=STOP_GRACE_SECONDS / 2)
             self._giving.cancel()
 
 

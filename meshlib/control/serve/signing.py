@@ -7,8 +7,9 @@ Rules:
 - A token for single use is spent, on disk, before anything is signed. A request that is refused for what it
   is does not spend one.
 - The newest certificate of an identity at an address is remembered by its end, for the status.
-- A certificate for somebody else (`ImpersonatedIdentity`, for ztunnel) is refused, not silently made out to
-  the caller.
+- A certificate for somebody else (`ImpersonatedIdentity`, as ztunnel asks) is given to a node that may speak
+  for that workload, see `nodes`; else it is refused, not silently made out to the caller. It counts as the
+  node's asking, not the workload's.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from meshlib.control.ca.request import MAX_CSR, CsrRefused, read_key
 from meshlib.control.ca.tokens import Proof
 from meshlib.control.serve.callers import Caller, Denied
 from meshlib.control.serve.credentials import Authority
+from meshlib.control.serve.nodes import Nodes
 from meshlib.control.serve.rates import Allowance
 from meshlib.identity.pem import load_bundle
 from meshlib.identity.spiffe import SpiffeId
@@ -53,6 +55,7 @@ class Signing:
     def __init__(
         self,
         authority: Authority,
+        nodes: Nodes,
         tokens: Spending | None = None,
         *,
         hosts: Callable[[SpiffeId], Sequence[str]] = lambda _: (),
@@ -61,6 +64,7 @@ class Signing:
     ) -> None:
         """`hosts`: the DNS names of an identity's certificate; `wall` in seconds since 1970."""
         self._authority = authority
+        self._nodes = nodes
         self._tokens = tokens
         self._hosts = hosts
         self._wall = wall
@@ -72,19 +76,18 @@ class Signing:
 
     async def create(self, request: Any, caller: Caller) -> Any:
         """An IstioCertificateResponse for an IstioCertificateRequest. Denied: with the reason."""
-        identity = caller.identity
-        if identity is None:
-            raise Denied("UNAUTHENTICATED", "nobody is known without TLS")
         csr = _checked(request)
-        if not self._rates.take(str(identity), self._clock()):
-            raise Denied("RESOURCE_EXHAUSTED", f"{identity} asks for certificates too often")
+        identity = self._nodes.certified(caller, request)
+        if not self._rates.take(str(caller.identity), self._clock()):
+            raise Denied("RESOURCE_EXHAUSTED", f"{caller.identity} asks for certificates too often")
         if self._waiting >= WAITING:
             raise Denied("RESOURCE_EXHAUSTED", "too many certificates are asked for; try again")
         self._waiting += 1
         try:
             async with self._signing:
                 chain = await self._signed(csr, request.validity_duration, identity, caller.proof)
-            self._remember(identity, caller.address, chain[0])
+            if identity == caller.identity:
+                self._remember(identity, caller.address, chain[0])
         except CsrRefused as error:
             log.warning("no certificate for %s at %s: %s", identity, caller.address, error)
             raise Denied(error.code, str(error)) from None
@@ -92,7 +95,7 @@ class Signing:
             raise Denied("UNAUTHENTICATED", str(error)) from None
         finally:
             self._waiting -= 1
-        log.info("a certificate for %s at %s", identity, caller.address)
+        log.info("a certificate for %s at %s, %s", identity, caller.address, caller.identity)
         return pb.IstioCertificateResponse(cert_chain=chain)
 
     async def _signed(
@@ -128,13 +131,11 @@ def _host(address: str) -> str:
 
 
 def _checked(request: Any) -> str:
-    """The request's CSR. Denied: it is none, or for somebody else."""
+    """The request's CSR. Denied: it is none."""
     if (size := request.ByteSize()) > 2 * MAX_CSR:  # it may wait for its turn
         raise Denied("INVALID_ARGUMENT", f"the request has {size} bytes; at most {2 * MAX_CSR} are taken")
     if len(request.csr) > MAX_CSR:
         raise Denied(
             "INVALID_ARGUMENT", f"the request has {len(request.csr)} characters; at most {MAX_CSR} are taken"
         )
-    if "ImpersonatedIdentity" in request.metadata.fields:
-        raise Denied("PERMISSION_DENIED", "certificates are made out to the caller only")
     return str(request.csr)

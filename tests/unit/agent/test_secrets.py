@@ -83,3 +83,22 @@ def test_a_ca(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text(CA.pem)
     (found,) = Secrets(lambda: None).of([f"{FILE_ROOT}{tmp_path}/ca.pem"])
     assert found.message().validation_context.trusted_ca.inline_bytes == CA.pem.encode()
+
+
+def test_the_workloads_of_a_node_by_their_names() -> None:
+    name = "spiffe://cluster.local/ns/shop/sa/cart"
+    workloads: dict[str, Held] = {}
+    secrets = Secrets(lambda: None, lambda who: workloads.get(who.service_account))
+    assert shown(secrets, name) is None
+    for _ in range(2):
+        workloads["cart"] = CA.held(name)
+        assert shown(secrets, name) == workloads["cart"].chain_pem.encode()
+        assert secrets.of([name])[0] is secrets.of([name])[0]
+    renamed = "spiffe://new.mesh/ns/shop/sa/cart"
+    assert shown(secrets, renamed) == shown(secrets, name)
+    assert shown(secrets, "spiffe://cluster.local/ns/shop/sa/till") is None
+    for odd in ("spiffe://", "spiffe://cluster.local/cart", "spiffe://cluster.local/ns/shop/sa/cart/x"):
+        assert shown(secrets, odd) is None
+    del workloads["cart"]
+    assert shown(secrets, name) is None
+    assert name not in repr(vars(secrets)["_good"])

@@ -24,6 +24,7 @@ from meshlib.dataplane.certs import (
     SPREAD_REFUSED,
     SPREAD_ROOTS,
     Certs,
+    vouched,
 )
 from meshlib.dataplane.tls import Held
 from meshlib.errors import ControlUnavailable
@@ -330,8 +331,8 @@ def test_new_roots_renew_soon_and_the_next_one_is_below_the_new_root(
         wait = next(run)
         assert clock.now < certs.held.not_after
     assert certs.held is not first
-    assert not certs._vouched(certs.held, old)
-    assert certs._vouched(certs.held, new)
+    assert not vouched(certs.held, old, clock.now)
+    assert vouched(certs.held, new, clock.now)
     assert set(control.proofs[1:]) == {"certificate"}
     count = len(control.proofs)
     clock.now = NOW + 31
@@ -456,7 +457,7 @@ def test_a_restart_trusts_the_roots_that_were_learned_before_the_fingerprint(
     again = make(ca_fingerprint=old)  # the same file: what was held there is not taken any more
     held = joined(again)
     control.authority.reload(clock.now)
-    if again._vouched(held, control.authority.roots_pem):
+    if vouched(held, control.authority.roots_pem, clock.now):
         assert control.proofs == ["Bearer a-good-token"]
     else:
         again.doubt("UNAVAILABLE: TLSV1_ALERT_UNKNOWN_CA")
@@ -464,7 +465,7 @@ def test_a_restart_trusts_the_roots_that_were_learned_before_the_fingerprint(
     assert control.proofs == ["Bearer a-good-token"]
     assert again.held is not None
     assert split_pem(again.held.roots_pem) == split_pem(control.authority.roots_pem)
-    assert again._vouched(again.held, control.authority.roots_pem)
+    assert vouched(again.held, control.authority.roots_pem, clock.now)
 
 
 def test_a_root_that_was_given_up_is_not_trusted_for_a_fingerprint(

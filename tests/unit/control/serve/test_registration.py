@@ -1,5 +1,6 @@
 """Who is registered, by time and by what servers say."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,6 +63,23 @@ def test_a_new_stream_before_the_old_one_is_known_to_be_dead(
     registrar.ended(1, 30.0)
     assert registrar.next_expiry is None
     assert changes == [(one(),)]
+
+
+def test_nobody_takes_anothers_place_whatever_id_it_says(
+    registrar: Registrar, changes: list[tuple[Registration, ...]]
+) -> None:
+    others = [
+        replace(one(), namespace="bank"),
+        replace(one(), service_account="y"),
+        replace(one(), node="vm1", place=Place("a")),
+    ]
+    registrar.reported(1, one(), 0.0)
+    for stream, other in enumerate(others, 2):
+        registrar.reported(stream, other, 1.0)
+    assert set(changes[-1]) == {one(), *others}
+    for stream in (2, 3, 4):
+        registrar.reported(stream, None, 2.0)
+    assert changes[-1] == (one(),)
 
 
 def test_draining_is_told_at_once_and_the_end_of_its_stream_removes(

@@ -1,0 +1,332 @@
+"""A mesh with nodes: a real Envoy each, fed by a control service with an authority, and workloads behind
+them.
+
+Workloads are put into the registry of the control service itself, and an authority beside it signs for
+them: who may speak for whom is tried elsewhere.
+"""
+
+import asyncio
+import contextlib
+import http.server
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from support.envoy import RealEnvoy, run_envoy
+from support.namespaces import Pod
+from support.secure_control import workload
+from support.secure_mesh import SecureMesh
+
+from meshlib.agent.bootstrap import SDS_SOCKET, XDS_CLUSTER
+from meshlib.agent.sds import SecretServer
+from meshlib.control.registration import Place, Registration
+from meshlib.identity.spiffe import SpiffeId
+from meshlib.xds import pb
+from meshlib.xds.kinds import Kind
+from meshlib.xds.names import (
+    CONTROL_SERVER,
+    MUTUAL,
+    NODE_NAMESPACE,
+    ROOTS_SECRET,
+    SDS_CLUSTER,
+    TLS_MODE_LABEL,
+    TUNNEL_HTTP,
+    TUNNEL_LABEL,
+)
+from meshlib.xds.node import Client, Flavour, to_node
+from meshlib.xds.snapshot import Resource
+
+_TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_INTERNAL = "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
+
+
+class Signed:
+    """Secrets by SPIFFE id, signed by the mesh's authority when they are first asked for."""
+
+    def __init__(self, mesh: SecureMesh) -> None:
+        self._mesh = mesh
+        self._made: dict[str, Resource] = {}
+
+    def of(self, names: Iterable[str]) -> list[Resource]:
+        """Those of these names."""
+        return [self._made.get(name) or self._make(name) for name in names]
+
+    def _make(self, name: str) -> Resource:
+        secret = pb.Secret(name=name)
+        if name == ROOTS_SECRET:
+            secret.validation_context.trusted_ca.inline_bytes = self._mesh.authority.roots_pem.encode()
+        else:
+            key, chain = workload(self._mesh.authority, SpiffeId.parse(name))
+            secret.tls_certificate.private_key.inline_bytes = key
+            secret.tls_certificate.certificate_chain.inline_bytes = chain
+        self._made[name] = made = Resource.of(Kind.SECRET, name, secret)
+        return made
+
+
+def bootstrap(mesh: SecureMesh, name: str, folder: Path) -> dict[str, Any]:
+    """Of a node's Envoy."""
+    own = str(SpiffeId("cluster.local", NODE_NAMESPACE, name))
+    client = Client(
+        Flavour.NODE, namespace=NODE_NAMESPACE, service_account=name, node=name, id=f"node~{name}"
+    )
+    node = pb.to_dict(to_node(client))
+    node.pop("user_agent_name", None)
+    host, _, port = mesh.address.rpartition(":")
+    control = _grpc(XDS_CLUSTER, {"socket_address": {"address": host, "port_value": int(port)}})
+    control["transport_socket"] = {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": _TLS,
+            "sni": CONTROL_SERVER,
+            "common_tls_context": {
+                "alpn_protocols": ["h2"],
+                "tls_params": {"tls_maximum_protocol_version": "TLSv1_3"},
+                "tls_certificate_sds_secret_configs": [_secret(own)],
+                "combined_validation_context": {
+                    "default_validation_context": {},
+                    "validation_context_sds_secret_config": _secret(ROOTS_SECRET),
+                },
+            },
+        },
+    }
+    ads = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
+    stream = {
+        "api_type": "DELTA_GRPC",
+        "transport_api_version": "V3",
+        "set_node_on_first_message_only": True,
+        "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER}}],
+    }
+    return {
+        "node": node,
+        "dynamic_resources": {"ads_config": stream, "cds_config": ads, "lds_config": ads},
+        "static_resources": {
+            "clusters": [control, _grpc(SDS_CLUSTER, {"pipe": {"path": str(folder / SDS_SOCKET)}})]
+        },
+        "bootstrap_extensions": [
+            {"name": "envoy.bootstrap.internal_listener", "typed_config": {"@type": _INTERNAL}}
+        ],
+    }
+
+
+def _secret(name: str) -> dict[str, Any]:
+    services = [{"envoy_grpc": {"cluster_name": SDS_CLUSTER}}]
+    source = {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": services}
+    return {"name": name, "sds_config": {"api_config_source": source, "resource_api_version": "V3"}}
+
+
+def _grpc(name: str, address: dict[str, Any]) -> dict[str, Any]:
+    endpoint = {"endpoint": {"address": address}}
+    second: dict[str, Any] = {"http2_protocol_options": {}}
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
+        "typed_extension_protocol_options": {
+            _OPTIONS: {"@type": f"type.googleapis.com/{_OPTIONS}", "explicit_http_config": second}
+        },
+    }
+
+
+@dataclass
+class Node:
+    """A node whose Envoy runs on the loop of the mesh."""
+
+    name: str
+    mesh: SecureMesh
+    envoy: RealEnvoy
+    log: Path
+    _streams: Iterator[int] = field(default_factory=lambda: iter(range(10**6)))
+
+    @property
+    def said(self) -> str:
+        """What the Envoy logged."""
+        return self.log.read_text()
+
+    def get(self, path: str) -> str:
+        """What its admin interface answers."""
+        made = asyncio.run_coroutine_threadsafe(self.envoy.get(path), self.mesh.loop)
+        return made.result(20).decode()
+
+    def stat(self, name: str) -> int:
+        """A counter; 0 as long as there is none."""
+        for line in self.get(f"/stats?filter=^{name}$").splitlines():
+            return int(line.rpartition(": ")[2])
+        return 0
+
+
+@contextlib.contextmanager
+def node(mesh: SecureMesh, name: str, *options: str) -> Iterator[Node]:
+    """A node for the time of the block."""
+    folder = mesh.folder / name
+    folder.mkdir()
+    stack = contextlib.AsyncExitStack()
+
+    async def start() -> RealEnvoy:
+        await stack.enter_async_context(SecretServer(Signed(mesh), folder / SDS_SOCKET))  # type: ignore[arg-type]
+        return await stack.enter_async_context(run_envoy(bootstrap(mesh, name, folder), folder, *options))
+
+    async def stop() -> None:
+        await stack.aclose()
+
+    envoy = asyncio.run_coroutine_threadsafe(start(), mesh.loop).result(70)
+    made = Node(name, mesh, envoy, folder / "envoy.log")
+    try:
+        yield made
+    finally:
+        asyncio.run_coroutine_threadsafe(stop(), mesh.loop).result(20)
+        print(made.said[-6000:])
+
+
+_STREAMS = iter(range(1_000_000, 2_000_000))
+
+
+@contextlib.contextmanager
+def registered(
+    mesh: SecureMesh,
+    node_name: str,
+    app: str,
+    pod: Pod | None = None,
+    *,
+    ports: tuple[tuple[str, int], ...] = (("http", 9080),),
+    place: Place | None = None,
+    address: str = "",
+    namespace: str = "default",
+    **labels: str,
+) -> Iterator[Registration]:
+    """A workload of a node, for the time of the block; its account is the app."""
+    said = {"app": app, TLS_MODE_LABEL: MUTUAL, **labels}
+    if pod is not None:
+        said[TUNNEL_LABEL] = TUNNEL_HTTP
+    where = pod.address if pod is not None else address
+    made = Registration(
+        id=f"{node_name}~{app}@{where}",
+        namespace=namespace,
+        service_account=app,
+        labels=tuple(sorted(said.items())),
+        address=where,
+        ports=ports,
+        node=node_name,
+        place=place or Place(app, str(pod.path) if pod else ""),
+    )
+    stream = next(_STREAMS)
+
+    def call(*arguments: Any) -> None:
+        done = threading.Event()
+
+        def run() -> None:
+            assert mesh.service is not None
+            registrar = mesh.service._server.registrar
+            getattr(registrar, arguments[0])(*arguments[1:])
+            done.set()
+
+        mesh.loop.call_soon_threadsafe(run)
+        assert done.wait(10)
+
+    call("reported", stream, made, time.monotonic())
+    try:
+        yield made
+    finally:
+        call("reported", stream, None, time.monotonic())
+
+
+class _Telling(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        size = int(self.headers.get("content-length", 0))
+        told = {
+            "app": self.server.name,  # type: ignore[attr-defined]
+            "path": self.path,
+            "method": self.command,
+            "from": self.client_address[0],
+            "headers": {name.lower(): value for name, value in self.headers.items()},
+            "body": self.rfile.read(size).decode(),
+        }
+        body = json.dumps(told).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+class _App(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    name = ""
+
+
+@contextlib.contextmanager
+def application(name: str, pod: Pod | None, port: int, host: str = "0.0.0.0") -> Iterator[None]:
+    """A web application that tells what it was asked; of a pod, or of this namespace."""
+    made = _App((host, port), _Telling, bind_and_activate=False)
+    made.socket.close()
+    if pod is not None:
+        made.socket = pod.listen(port, host)
+    else:
+        made.socket = socket.create_server((host, port))
+    made.name = name
+    thread = threading.Thread(target=made.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield
+    finally:
+        made.shutdown()
+        thread.join(10)
+        made.server_close()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of one request."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the application told."""
+        found: dict[str, Any] = json.loads(self.body)
+        return found
+
+
+def ask(
+    pod: Pod, address: str, port: int, host: str, path: str = "/", method: str = "GET", **headers: str
+) -> Answer:
+    """One request on a connection of its own. OSError: there is no answer."""
+    lines = [f"{method} {path} HTTP/1.1", f"host: {host}", "connection: close"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    with pod.connect(address, port) as made:
+        made.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+        whole = b"".join(iter(lambda: made.recv(65536), b""))
+    if not whole:
+        raise ConnectionResetError("no answer")
+    head, _, body = whole.partition(b"\r\n\r\n")
+    first, *rest = head.decode().split("\r\n")
+    found = {name.lower(): value for name, _, value in (line.partition(": ") for line in rest)}
+    if found.get("transfer-encoding") == "chunked":
+        body = _joined(body)
+    return Answer(int(first.split()[1]), found, body)
+
+
+def _joined(body: bytes) -> bytes:
+    found = b""
+    while body:
+        size, _, body = body.partition(b"\r\n")
+        found += body[: int(size, 16)]
+        body = body[int(size, 16) + 2 :]
+        if not int(size, 16):
+            break
+    return found
