@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 from meshlib.xds.node import Locality
 
+APPLICATION_HOST = "127.0.0.1"
+"""Where an application behind a node's Envoy listens that has no network namespace of its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:

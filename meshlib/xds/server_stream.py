@@ -15,6 +15,8 @@ sent to a snapshot. Rules:
 - Who asks for clusters and endpoints by name cancels what it needs no more, once it has all that its
   new routes name. So what is gone of these is not removed under its hands, but with `hurry`.
 - A changed cluster has its endpoints sent again: Envoy warms a changed cluster as a new one.
+- Endpoints and secrets do not wait for an answer about clusters: Envoy gives none before they are warm, and
+  for that it needs just these.
 - A refused version is never repeated in company: Envoy drops a whole response for one invalid
   resource. So each resource of a refused response is sent once more alone, and what is then
   refused alone waits for its next version.
@@ -249,10 +251,19 @@ class ServerStream:
                     return responses
                 self._given_up |= warming
             if not self._make(of, snapshot, responses, keep):
+                if kind is Kind.CLUSTER:
+                    self._warm(snapshot, responses, keep)
                 return responses
         if not keep:
             self._break(snapshot, responses, hurry)
         return responses
+
+    def _warm(self, snapshot: Snapshot, responses: list[Any], keep: bool) -> None:
+        """Sends what clusters that were sent need before they are answered for."""
+        for kind in (Kind.ENDPOINTS, Kind.SECRET):
+            of = self._kinds.get(kind)
+            if of is not None:
+                self._make(of, snapshot, responses, keep)
 
     def _make(self, of: Subscription, snapshot: Snapshot, responses: list[Any], keep: bool) -> bool:
         """Sends what is new or changed of one kind; False: it has to wait, and what follows too."""

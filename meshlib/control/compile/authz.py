@@ -31,7 +31,10 @@ _RULES = "envoy.config.rbac.v3.RBAC"
 _TCP = "envoy.extensions.filters.network.rbac.v3.RBAC"
 ENVOY_ACTIONS = {Action.AUDIT: "LOG", Action.DENY: "DENY", Action.ALLOW: "ALLOW"}
 """Istio's actions and Envoy's, in the order of their filters."""
-_TRIED = {Action.DENY: "istio_dry_run_deny_", Action.ALLOW: "istio_dry_run_allow_"}
+DECIDING = tuple(f"{RBAC}.{action}" for action in ("audit", "deny", "allow"))
+"""The names of HTTP filters that have their rules from routes."""
+_TRIED_PREFIX = "istio_dry_run_"
+_TRIED = {Action.DENY: f"{_TRIED_PREFIX}deny_", Action.ALLOW: f"{_TRIED_PREFIX}allow_"}
 """What can be tried, and the prefix of what came of it."""
 
 
@@ -124,6 +127,15 @@ def authorization_filters(
             config.shadow_rules_stat_prefix = _TRIED[action]
         made.append((filter_name(action, who), config))
     return made
+
+
+def deciding(config: Any) -> str:
+    """Which of DECIDING has this RBAC; empty: none has, for it decides nothing."""
+    if not config.HasField("rules") and not config.shadow_rules_stat_prefix.startswith(_TRIED_PREFIX):
+        return ""
+    said = config.rules if config.HasField("rules") else config.shadow_rules
+    names = pb.message(_RULES).DESCRIPTOR.fields_by_name["action"].enum_type.values_by_number
+    return DECIDING[tuple(ENVOY_ACTIONS.values()).index(names[said.action].name)]
 
 
 def filter_name(action: Action, who: Filterer) -> str:

@@ -3,7 +3,9 @@
 Rules:
 
 - Every spelling of a service that the workload's namespace may use leads to its IPv4 addresses, its own or
-  the one that it was given. A name of the mesh has no address of IPv6.
+  the one that it was given. Asked for IPv6 they are those addresses, mapped (::ffff:a.b.c.d), which are
+  called by IPv4: where a known name has nothing of a kind the filter says that there is no such name, and
+  musl's resolver then gives up the other kind, too.
 - All other names are asked of the node's own resolver.
 """
 
@@ -30,7 +32,9 @@ def nameserver(names: Iterable[tuple[str, Iterable[str]]], netns: str) -> Any:
     table.external_retry_count = RETRIES
     for name, addresses in names:
         domain = table.virtual_domains.add(name=name)
-        domain.endpoint.address_list.address.extend(addresses)
+        found = domain.endpoint.address_list.address
+        for address in addresses:
+            found.extend((address, f"::ffff:{address}"))
         domain.answer_ttl.CopyFrom(pb.duration(TTL_SECONDS))
     config.client_config.resolver_timeout.CopyFrom(pb.duration(TIMEOUT_SECONDS))
     config.client_config.max_pending_lookups = MAX_PENDING

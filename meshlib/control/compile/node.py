@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-from meshlib.control.compile import captured, dns, hbone
+from meshlib.control.compile import captured, dns, hbone, tunnelled
 from meshlib.control.compile.compiling import Compiling
 from meshlib.control.compile.context import Context
 from meshlib.control.compile.gateway import inputs
@@ -167,7 +167,7 @@ class Behind(Compiling):
             yield Kind.CLUSTER, hbone.hbone_cluster(own, domains)
             listeners.append(hbone.connect_listener())
         if self.roots_pem and self.place.netns:
-            yield Kind.CLUSTER, hbone.tunnelled_cluster(hbone.TUNNELLED)
+            yield Kind.CLUSTER, tunnelled.tunnelled_cluster(hbone.TUNNELLED)
             inner = pb.Listener(name=hbone.TUNNELLED, traffic_direction="INBOUND")
             inner.internal_listener.SetInParent()
             captured.inspect(inner, "original_dst", "OriginalDst")
@@ -176,9 +176,12 @@ class Behind(Compiling):
                 captured.detect(inner, self.graph.mesh)
             closed(inner, INBOUND_PORT)
             served.chains(inner, tunnel=True)
-            outer = hbone.hbone_listener(self.registration.address, own, domains)
+            outer = tunnelled.hbone_listener(self.registration.address, own, domains)
             self._put(outer, HBONE_PORT)
             listeners += [inner, outer]
+            rules = connection_filters(self.graph, self.client.namespace, self.client.label_map)
+            requests = [port for port, speaks in served.ports.items() if speaks.routed]
+            yield Kind.ROUTES, tunnelled.hbone_routes(self.registration.address, requests, rules.filters)
         listeners += self._outbound()
         for listener in listeners:
             yield Kind.LISTENER, listener

@@ -18,10 +18,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from meshlib.control.compile.authz import RBAC
+from meshlib.control.compile.authz import DECIDING, RBAC, deciding
 from meshlib.control.compile.breaker import HTTP_OPTIONS, breakers, connection
 from meshlib.control.compile.cors import CORS, served_routes
-from meshlib.control.compile.hbone import behind_tunnel, certificate_filter
 from meshlib.control.compile.inbound import as_sidecar, server_context
 from meshlib.control.compile.listeners import ROUTER
 from meshlib.control.compile.provenance import mark_document
@@ -29,11 +28,12 @@ from meshlib.control.compile.secrets import own_secret, put_socket
 from meshlib.control.compile.security import connection_filters, security_filters
 from meshlib.control.compile.tcp import TCP_PROXY
 from meshlib.control.compile.telemetry import put_telemetry
+from meshlib.control.compile.tunnelled import behind_tunnel, certificate_filter
 from meshlib.control.graph.graph import Graph
 from meshlib.control.istio.parse import spell
 from meshlib.control.istio.peerauthentication import MutualTLSMode
 from meshlib.control.istio.telemetry import WorkloadMode
-from meshlib.control.registration import Place, Registration
+from meshlib.control.registration import APPLICATION_HOST, Place, Registration
 from meshlib.control.registry import Protocol, protocol_of, serving
 from meshlib.xds import pb
 from meshlib.xds.names import BLACK_HOLE_CLUSTER
@@ -44,8 +44,6 @@ APPLICATION = "127.0.0.6"
 PASSTHROUGH = "InboundPassthroughCluster"
 HANDSHAKE_SECONDS = 15.0
 _MANAGER = "envoy.filters.network.http_connection_manager"
-_RULES = (f"{RBAC}.audit", f"{RBAC}.deny", f"{RBAC}.allow")
-_ACTIONS = {"LOG": _RULES[0], "DENY": _RULES[1], "ALLOW": _RULES[2]}
 _TLS, _PLAIN = "tls", "raw_buffer"
 _ISTIO_HTTP = ("istio-http/1.0", "istio-http/1.1", "istio-h2")
 _ANY_HTTP = (*_ISTIO_HTTP, "http/1.0", "http/1.1", "h2")
@@ -231,7 +229,7 @@ class Served:
                 if tunnel and name == RBAC:
                     behind_tunnel(config)
                 filters.append((name, config))
-        filters += [(name, pb.RBAC()) for name in _RULES]
+        filters += [(name, pb.RBAC()) for name in DECIDING]
         for name, config in (*filters, (ROUTER, pb.Router())):
             made.http_filters.add(name=name, typed_config=pb.pack(config))
         told = self.graph.telemetries.told(self.client.namespace, self.client.label_map, WorkloadMode.SERVER)
@@ -260,12 +258,12 @@ class Served:
                 again = route.route.retry_policy
                 again.retry_on = "reset-before-request"
                 again.num_retries.value = 2
-        deciding: dict[str, Any] = {}
+        found: dict[str, Any] = {}
         for each, config in filters:
             if _in_routes(each, config):
                 # A provider that can't be asked denies, too: its rules stand beside the others.
-                deciding.setdefault(_ACTIONS[_action(config)], pb.RBAC()).MergeFrom(config)
-        for each, config in deciding.items():
+                found.setdefault(deciding(config), pb.RBAC()).MergeFrom(config)
+        for each, config in found.items():
             if tunnel:
                 behind_tunnel(config)
             said = pb.message("envoy.extensions.filters.http.rbac.v3.RBACPerRoute")(rbac=config)
@@ -287,7 +285,7 @@ class Served:
         made = pb.Cluster(name=f"inbound|{port}||", type="STATIC")
         made.load_assignment.cluster_name = made.name
         where = made.load_assignment.endpoints.add().lb_endpoints.add().endpoint.address.socket_address
-        where.address = self.registration.address if self.place.netns else "127.0.0.1"
+        where.address = self.registration.address if self.place.netns else APPLICATION_HOST
         where.port_value = self.place.app_port(port)
         options = pb.HttpProtocolOptions()
         if speaks is Protocol.HTTP2:
@@ -311,15 +309,7 @@ class Served:
 
 def _in_routes(name: str, config: Any) -> bool:
     """Whether it is a filter of rules that decide: those that only find out who else is asked do not."""
-    return name == RBAC and _action(config) != ""
-
-
-def _action(config: Any) -> str:
-    said = config.rules if config.HasField("rules") else config.shadow_rules
-    prefix = config.shadow_rules_stat_prefix
-    if not config.HasField("rules") and not prefix.startswith("istio_dry_run_"):
-        return ""
-    return str(type(said).DESCRIPTOR.fields_by_name["action"].enum_type.values_by_number[said.action].name)
+    return name == RBAC and deciding(config) != ""
 
 
 def closed(listener: Any, port: int) -> None:

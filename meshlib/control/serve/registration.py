@@ -26,7 +26,7 @@ from typing import Any
 from meshlib.control.istio.validity import endpoints, hosts
 from meshlib.control.istio.validity import locality as localities
 from meshlib.control.istio.validity.report import Report
-from meshlib.control.registration import Place, Registration
+from meshlib.control.registration import APPLICATION_HOST, Place, Registration
 from meshlib.errors import ControlError
 from meshlib.xds import pb
 from meshlib.xds.node import NODE_NAME, Locality
@@ -219,6 +219,12 @@ def _located(who: Registration, response: Any) -> Registration | None:
     if len(addresses) > 1:
         raise RegistrationError(f"endpoints at several addresses: {', '.join(sorted(addresses))}")
     (address,) = addresses
+    if who.place is not None and not who.place.netns and address == APPLICATION_HOST:
+        for _, number in who.ports:
+            if who.place.app_port(number) == number:
+                raise RegistrationError(
+                    f"port {number} at {address} is the application's own; APP_PORTS must name another"
+                )
     ports = ",".join(f"{name}:{number}" for name, number in who.ports)
     return replace(who, id=f"{who.id}@{address}/{ports}", address=address, draining=_DRAINING in states)
 

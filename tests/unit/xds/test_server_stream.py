@@ -183,6 +183,25 @@ def test_a_changed_cluster_has_its_endpoints_sent_again(delta: ServerStream) -> 
     assert shown(delta.publish(snapshot("2", CDS_a="2", EDS_a="1"))) == ["CDS a", "EDS a"]
 
 
+@pytest.mark.parametrize("is_delta", [True, False])
+def test_clusters_are_warmed_while_newer_ones_wait_for_an_answer(is_delta: bool) -> None:
+    stream = ServerStream(is_delta)
+    ask(stream, Kind.CLUSTER)
+    ask(stream, Kind.LISTENER)
+    clusters, *more = stream.publish(snapshot("1", CDS_a="1", EDS_a="1", LDS_l="1", SDS_s="1"))
+    assert (shown([clusters]), more) == (["CDS a" if is_delta else "CDS 1"], [])
+    # Envoy asks before it answers, and answers when the clusters are warm.
+    ask(stream, Kind.ENDPOINTS, "a")
+    ask(stream, Kind.SECRET, "s")
+    newer = snapshot("2", CDS_a="1", CDS_b="1", EDS_a="1", EDS_b="1", LDS_l="1", SDS_s="1")
+    warming = stream.publish(newer)
+    assert shown(warming) == (["EDS a", "SDS s"] if is_delta else ["EDS 1", "SDS 1"])
+    answer(stream, warming, names=() if is_delta else ("a",))
+    assert stream.publish(newer) == []
+    answer(stream, [clusters])
+    assert shown(stream.publish(newer)) == (["CDS b"] if is_delta else ["CDS 1 1"])
+
+
 def test_state_of_the_world_sends_all_clusters_and_drops_the_gone_ones_last() -> None:
     stream = ServerStream(delta=False)
     ask(stream, Kind.CLUSTER)

@@ -162,6 +162,16 @@ def test_a_workload_behind_a_node() -> None:
         identity(node("a b", NODE_NAME="vm1"))
 
 
+def test_a_port_of_a_node_must_not_lead_to_itself() -> None:
+    def at(address: str, **place: Any) -> Registration | None:
+        return joined(NODE_NAME="vm1", **place).received(health(("HEALTHY", address)))
+
+    for good in (at("127.0.0.1", APP_PORTS={"9080": 1}), at("10.0.0.1"), at("127.0.0.1", NETNS="/n")):
+        assert good is not None
+    with pytest.raises(RegistrationError, match=r"port 9080 at 127\.0\.0\.1 is the application's own"):
+        at("127.0.0.1")
+
+
 @pytest.mark.parametrize(
     ("states", "expected"),
     [

@@ -1,0 +1,172 @@
+"""The end of a tunnel of HBONE at a workload: who may connect, to what, and what is known behind it.
+
+Rules (Istio, ztunnel):
+
+- A caller shows a certificate of one of the mesh's trust domains. `:authority` is the workload's own
+  address and a port; nothing else is connected to.
+- Whether a caller may connect to a port of TCP is judged before the workload hears of it. The rules are in
+  routes, so that they hold for the next tunnel on any connection. Behind the tunnel all is as at the port
+  itself.
+- Who called is known there by filter state: rules of authorization look at `io.istio.peer_principal`, and
+  x-forwarded-client-cert is made of what the handshake showed.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from meshlib.control.compile.authz import DECIDING, TCP_RBAC, deciding
+from meshlib.control.compile.breaker import breakers
+from meshlib.control.compile.hbone import (
+    HBONE,
+    MAX_STREAMS,
+    STATE,
+    STATE_FILTER,
+    TUNNELLED,
+    authority_of,
+    inside,
+    keep_alive,
+    mutual_tls,
+    put_state,
+)
+from meshlib.control.compile.secrets import put_socket
+from meshlib.identity.spiffe import SCHEME
+from meshlib.xds import pb
+from meshlib.xds.node import Flavour
+
+PRINCIPAL, CERTIFICATE = "io.istio.peer_principal", "meshlib.peer_certificate"
+"""Filter state behind the tunnel: the caller's identity, and what x-forwarded-client-cert says of it."""
+_MANAGER = "envoy.filters.network.http_connection_manager"
+_MUTATION = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"
+_LOCAL, _REMOTE = (
+    "envoy.filters.listener.original_dst.local_ip",
+    "envoy.filters.listener.original_dst.remote_ip",
+)
+_XFCC = (
+    'By=%DOWNSTREAM_LOCAL_URI_SAN%;Hash=%DOWNSTREAM_PEER_FINGERPRINT_256%;Subject="%DOWNSTREAM_PEER_SUBJECT%";'
+    "URI=%DOWNSTREAM_PEER_URI_SAN%"
+)
+
+
+def hbone_listener(address: str, own: str, domains: Iterable[str]) -> Any:
+    """The Listener at port 15008 of a workload of that address, without its own."""
+    made = pb.Listener(name=HBONE, traffic_direction="INBOUND")
+    context = pb.DownstreamTlsContext()
+    context.require_client_certificate.value = True
+    mutual_tls(context.common_tls_context, own, domains)
+    chain = made.filter_chains.add(name=HBONE)
+    put_socket(chain.transport_socket, context)
+    manager = pb.HttpConnectionManager(stat_prefix=HBONE, codec_type="HTTP2")
+    manager.http2_protocol_options.allow_connect = True
+    manager.http2_protocol_options.max_concurrent_streams.value = MAX_STREAMS
+    keep_alive(manager.http2_protocol_options)
+    manager.stream_idle_timeout.CopyFrom(pb.duration(0.0))
+    manager.upgrade_configs.add(upgrade_type="CONNECT")
+    states = pb.message(STATE.format("http"))()
+    for key, form, factory in (
+        (_LOCAL, "%REQ(:AUTHORITY)%", ""),
+        (_REMOTE, "%DOWNSTREAM_REMOTE_ADDRESS%", ""),
+        (PRINCIPAL, "%DOWNSTREAM_PEER_URI_SAN%", "envoy.string"),
+        (CERTIFICATE, _XFCC, "envoy.string"),
+    ):
+        put_state(states.on_request_headers.add(), key, form, factory, shared=True)
+    manager.http_filters.add(name=STATE_FILTER.format("http"), typed_config=pb.pack(states))
+    for name in DECIDING:
+        manager.http_filters.add(name=name, typed_config=pb.pack(pb.RBAC()))
+    manager.http_filters.add(name="envoy.filters.http.router", typed_config=pb.pack(pb.Router()))
+    manager.rds.route_config_name = HBONE
+    manager.rds.config_source.ads.SetInParent()
+    manager.rds.config_source.resource_api_version = "V3"
+    chain.filters.add(name=_MANAGER, typed_config=pb.pack(manager))
+    return made
+
+
+def hbone_routes(address: str, requests: Iterable[int], rules: Iterable[tuple[str, Any]]) -> Any:
+    """The RouteConfiguration of that Listener: to the workload's address, and nowhere else.
+
+    `requests` are the ports whose requests are judged behind the tunnel; whoever asks for another one must
+    pass these `rules` of connections, network filters by name.
+    """
+    made = pb.RouteConfiguration(name=HBONE)
+    host = made.virtual_hosts.add(name=HBONE, domains=["*"])
+    for port in sorted(requests):
+        _connect(host, {"exact": authority_of(address, port)})
+    rest = _connect(host, {"prefix": authority_of(address, 0).removesuffix("0")})
+    for name, config in rules:
+        if name != TCP_RBAC or not config.HasField("rules"):
+            continue
+        kept = pb.RBAC()
+        kept.rules.CopyFrom(config.rules)
+        for policy in kept.rules.policies.values():
+            for permission in policy.permissions:
+                _ask_authority(permission)
+        said = pb.message("envoy.extensions.filters.http.rbac.v3.RBACPerRoute")(rbac=kept)
+        rest.typed_per_filter_config[deciding(kept)].CopyFrom(pb.pack(said))
+    return made
+
+
+def _connect(host: Any, authority: Mapping[str, str]) -> Any:
+    made = host.routes.add()
+    made.match.connect_matcher.SetInParent()
+    made.match.headers.add(name=":authority", string_match=authority)
+    made.route.cluster = TUNNELLED
+    made.route.timeout.CopyFrom(pb.duration(0.0))
+    made.route.upgrade_configs.add(upgrade_type="CONNECT").connect_config.SetInParent()
+    return made
+
+
+def _ask_authority(permission: Any) -> None:
+    """The port that a tunnel is for is in `:authority`."""
+    match permission.WhichOneof("rule"):
+        case "and_rules" | "or_rules" as several:
+            for one in getattr(permission, several).rules:
+                _ask_authority(one)
+        case "not_rule":
+            _ask_authority(permission.not_rule)
+        case "destination_port":
+            wanted = {"suffix": f":{permission.destination_port}"}
+            permission.header.name = ":authority"
+            permission.header.string_match.CopyFrom(pb.StringMatcher(**wanted))
+
+
+def tunnelled_cluster(listener: str) -> Any:
+    """The Cluster that leads from the tunnels to the chains behind them, the Listener of that name."""
+    made = pb.Cluster(name=TUNNELLED, type="STATIC")
+    breakers(made, None, None, Flavour.NODE)
+    made.load_assignment.cluster_name = TUNNELLED
+    endpoint = made.load_assignment.endpoints.add().lb_endpoints.add()
+    endpoint.endpoint.address.envoy_internal_address.server_listener_name = listener
+    inside(made.transport_socket, metadata=False)
+    return made
+
+
+def certificate_filter() -> tuple[str, Any]:
+    """Name and configuration of the HTTP filter that says who called behind a tunnel, as a sidecar would."""
+    made = pb.message(_MUTATION)()
+    added = made.mutations.request_mutations.add().append
+    added.header.key, added.header.value = "x-forwarded-client-cert", f"%FILTER_STATE({CERTIFICATE}:PLAIN)%"
+    added.append_action = "APPEND_IF_EXISTS_OR_ADD"
+    return "envoy.filters.http.header_mutation", made
+
+
+def behind_tunnel(config: Any) -> None:
+    """Makes the RBAC of an HTTP or network filter look for identities where they are behind a tunnel."""
+    for rules in (config.rules, config.shadow_rules):
+        for policy in rules.policies.values():
+            for principal in policy.principals:
+                _look_in_state(principal)
+
+
+def _look_in_state(principal: Any) -> None:
+    match principal.WhichOneof("identifier"):
+        case "and_ids" | "or_ids" as several:
+            for one in getattr(principal, several).ids:
+                _look_in_state(one)
+        case "not_id":
+            _look_in_state(principal.not_id)
+        case "authenticated":
+            said = principal.authenticated.principal_name
+            wanted = pb.StringMatcher(prefix=SCHEME)
+            if said.ByteSize():
+                wanted.CopyFrom(said)
+            principal.filter_state.key = PRINCIPAL
+            principal.filter_state.string_match.CopyFrom(wanted)
