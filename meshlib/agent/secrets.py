@@ -3,32 +3,38 @@
 - `default` and `ROOTCA`: the workload's own certificate and the mesh's roots.
 - a SPIFFE id: the certificate of a workload of this node, for as long as the workload is there. Whose trust
   domain the name has does not count: the mesh may be about to get another one.
-- `file-cert:<certificate>~<key>` and `file-root:<ca>`: files of this machine that a Gateway names.
+- `file-cert:<certificate>~<key>`, `file-root:<ca>` and `file-crl:<ca>~<revoked>`: files of this machine that
+  a Gateway names.
 
 Rules:
 
 - Files are looked at again and again; changed ones are a new secret. A pair that does not fit, or can't be
   read, is told once, and the last good one stays: half of a replacement is never shown.
 - What was never good is no secret: Envoy then closes the connections that would need it.
+- What was not asked for in ten minutes is forgotten.
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
+
+from cryptography import x509
 
 from meshlib.identity.keys import load_key, same_key
 from meshlib.identity.pem import load_bundle
 from meshlib.identity.spiffe import SCHEME, SpiffeId
 from meshlib.xds import pb
 from meshlib.xds.kinds import Kind
-from meshlib.xds.names import FILE_CERT, FILE_ROOT, OWN_SECRET, ROOTS_SECRET
+from meshlib.xds.names import FILE_CERT, FILE_CRL, FILE_ROOT, OWN_SECRET, ROOTS_SECRET
 from meshlib.xds.snapshot import Resource
 
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 1024 * 1024
-"""Of a file with a certificate, a key or roots."""
+"""Of a file with a certificate, a key, roots or what is revoked."""
+KEEP_SECONDS = 600.0
 
 
 class Svid(Protocol):
@@ -54,9 +60,13 @@ class Secrets:
         self,
         own: Callable[[], Svid | None],
         workloads: Callable[[SpiffeId], Svid | None] = lambda _: None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`own` is the workload's certificate in force, `workloads` those of others; None: it has none."""
         self._own, self._workloads = own, workloads
+        self._clock = clock
+        self._asked: dict[str, float] = {}
         self._svid: Svid | None = None
         self._svids: dict[str, Svid] = {}
         """Of the workloads', by name: what is in `_good`."""
@@ -72,10 +82,11 @@ class Secrets:
             self._put(ROOTS_SECRET, roots(ROOTS_SECRET, svid.roots_pem.encode()))
         wanted = sorted(set(names))
         for name in wanted:
-            if name.startswith((FILE_CERT, FILE_ROOT)):
+            if name.startswith((FILE_CERT, FILE_ROOT, FILE_CRL)):
                 self._look(name)
             elif name.startswith(SCHEME):
                 self._look_at_workload(name)
+        self._forget(wanted)
         return [self._good[name] for name in wanted if name in self._good]
 
     def _look_at_workload(self, name: str) -> None:
@@ -90,6 +101,17 @@ class Secrets:
             self._svids[name] = found
             self._put(name, certificate(name, found.chain_pem.encode(), found.key_pem))
 
+    def _forget(self, wanted: Iterable[str]) -> None:
+        """What nobody asked for in a while."""
+        now = self._clock()
+        self._asked.update(dict.fromkeys(wanted, now))
+        for name in [name for name, asked in self._asked.items() if now - asked > KEEP_SECONDS]:
+            del self._asked[name]
+            self._stamps.pop(name, None)
+            self._svids.pop(name, None)
+            if name not in (OWN_SECRET, ROOTS_SECRET):
+                self._good.pop(name, None)
+
     def _put(self, name: str, message: Any) -> None:
         self._good[name] = Resource.of(Kind.SECRET, name, message)
 
@@ -101,7 +123,7 @@ class Secrets:
         self._stamps[name] = stamps
         try:
             read = [_read(path) for path in files]
-            made = roots(name, _checked_roots(*read)) if len(read) == 1 else _pair(name, *read)
+            made = _made(name, *read)
         except (OSError, ValueError) as error:
             stays = "; the last good one stays" if name in self._good else "; nothing is served with it"
             log.error("the secret of %s can't be used: %s%s", ", ".join(map(str, files)), error, stays)
@@ -127,16 +149,16 @@ def roots(name: str, pem: bytes) -> Any:
 def _files(name: str) -> list[Path]:
     if name.startswith(FILE_ROOT):
         return [Path(name.removeprefix(FILE_ROOT))]
-    chain, _, key = name.removeprefix(FILE_CERT).partition("~")
-    return [Path(chain), Path(key)]
+    first, _, second = name.partition(":")[2].partition("~")
+    return [Path(first), Path(second)]
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _stamp(path: Path) -> tuple[int, ...] | None:
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
 def _read(path: Path) -> bytes:
@@ -147,6 +169,24 @@ def _read(path: Path) -> bytes:
     if len(found) > MAX_BYTES:
         raise ValueError(f"{path} has more than {MAX_BYTES} bytes")
     return found
+
+
+def _made(name: str, first: bytes, second: bytes = b"") -> Any:
+    """The secret of these files. ValueError: they are none."""
+    if name.startswith(FILE_CERT):
+        return _pair(name, first, second)
+    made = roots(name, _checked_roots(first))
+    if name.startswith(FILE_CRL):
+        made.validation_context.crl.inline_bytes = _checked_crl(second)
+    return made
+
+
+def _checked_crl(pem: bytes) -> bytes:
+    try:
+        x509.load_pem_x509_crl(pem)
+    except ValueError:
+        raise ValueError("there is no list of revoked certificates in it") from None
+    return pem
 
 
 def _checked_roots(pem: bytes) -> bytes:

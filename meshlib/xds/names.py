@@ -8,8 +8,8 @@
 - of a node's workload: the same with `<uid>/` before it, and listeners `<uid>/outbound`, `inbound`, `hbone`,
   `dns`, `proxy`
 - secrets: `default` is the workload's own certificate, `ROOTCA` the roots it trusts; of a Gateway's servers
-  `kubernetes://<name>` (with `-cacert`: its CA), `file-cert:<certificate>~<key>`, `file-root:<ca>`; of a
-  node's workload its SPIFFE id
+  `kubernetes://<name>` (with `-cacert`: its CA), `file-cert:<certificate>~<key>`, `file-root:<ca>`,
+  `file-crl:<ca>~<revoked>`; of a node's workload its SPIFFE id
 """
 
 import functools
@@ -29,6 +29,7 @@ ROOTS_SECRET = "ROOTCA"  # noqa: S105 - a name
 SDS_CLUSTER = "sds-grpc"
 """The static cluster by which an Envoy asks the agent beside it for secrets."""
 KUBERNETES_SECRET, FILE_CERT, FILE_ROOT = "kubernetes://", "file-cert:", "file-root:"
+FILE_CRL = "file-crl:"
 OF_CA = "-cacert"
 """Ends the name of the secret with the CA that belongs to a certificate."""
 

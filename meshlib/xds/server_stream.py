@@ -14,6 +14,7 @@ sent to a snapshot. Rules:
   ends the wait.
 - Who asks for clusters and endpoints by name cancels what it needs no more, once it has all that its
   new routes name. So what is gone of these is not removed under its hands, but with `hurry`.
+- A secret that is gone is kept by who still asks for it; who asks no more cancels.
 - A changed cluster has its endpoints sent again: Envoy warms a changed cluster as a new one.
 - Endpoints and secrets do not wait for an answer about clusters: Envoy gives none before they are warm, and
   for that it needs just these.
@@ -74,6 +75,8 @@ class Subscription:
     """Names of what the client has, in whatever version: it accepted them, or came with them."""
     refused: dict[str, str] = field(default_factory=dict)
     """Version of each resource that was in a refused response since its last acceptance."""
+    reasons: dict[str, str] = field(default_factory=dict)
+    """The text of each of these refusals."""
     alone: deque[str] = field(default_factory=deque)
     """To be sent once more, one by one."""
     pending: Pending | None = None
@@ -83,7 +86,7 @@ class Subscription:
     acked: str = ""
     nacked: str = ""
     error: str = ""
-    """The text of the last NACK; empty after an ACK."""
+    """Why what is refused is refused: the text of the last NACK; empty once nothing is."""
 
     def wants(self, name: str) -> bool:
         return self.wildcard or name in self.names
@@ -212,18 +215,19 @@ class ServerStream:
             return False
         of.pending = None
         if not request.HasField("error_detail"):
-            of.acked, of.error = pending.version, ""
+            of.acked = pending.version
             accepted = pending.names if self._partial(of) else of.sent
             of.held.update(name for name in accepted if of.sent.get(name) is not None)
             for name in pending.names if self._partial(of) else tuple(of.refused):
                 of.refused.pop(name, None)
+            _told(of)
             return True
         of.nacked = pending.version
         of.error = request.error_detail.message[:_MAX_ERROR_TEXT] or f"code {request.error_detail.code}"
         for name in pending.names:
             sent = of.sent.get(name)
             if sent is not None:
-                of.refused[name] = sent.version
+                of.refused[name], of.reasons[name] = sent.version, of.error
         if len(pending.names) > 1 and self._partial(of):
             of.alone.extend(name for name in pending.names if name in of.refused)
         return True
@@ -328,6 +332,8 @@ class ServerStream:
                 continue
             if of.pending is not None or (kind in _NAMED_BY_ROUTES and self._lives_by_older()):
                 return
+            if kind is Kind.SECRET and not of.wildcard:
+                continue  # nobody gives up a secret that it shows or trusts for being told that it is gone
             if kind in _NAMED_BY_ROUTES and not of.wildcard and not hurry and (self._delta or kind.wildcard):
                 self.holding = True
                 return
@@ -392,7 +398,15 @@ def _again(of: Subscription, name: str) -> None:
 def _forget(of: Subscription, name: str) -> None:
     of.sent.pop(name, None)
     of.held.discard(name)
-    of.refused.pop(name, None)
+    if of.refused.pop(name, None) is not None:
+        _told(of)
+
+
+def _told(of: Subscription) -> None:
+    """A refusal is told until what is refused is accepted, replaced or gone."""
+    of.reasons = {name: text for name, text in of.reasons.items() if name in of.refused}
+    if of.error not in of.reasons.values():
+        of.error = next(reversed(of.reasons.values()), "")
 
 
 def _client(request: Any) -> Client:

@@ -56,7 +56,7 @@ spec:
       mode: SIMPLE
       credentialName: old
       maxProtocolVersion: TLSV1_2
-      cipherSuites: [ECDHE-ECDSA-AES256-GCM-SHA384]
+      cipherSuites: [TLS_AES_128_GCM_SHA256, NOT-A-CIPHER, ECDHE-ECDSA-AES256-GCM-SHA384]
   - port: {number: 443, name: missing, protocol: HTTPS}
     hosts: [missing.example.com]
     tls: {mode: SIMPLE, credentialName: missing}
@@ -84,6 +84,14 @@ spec:
       - {serverCertificate: FOLDER/ecdsa.pem, privateKey: FOLDER/ecdsa.key}
       caCertificates: FOLDER/callers.pem
       caCrl: FOLDER/crl.pem
+  - port: {number: 443, name: no-list, protocol: HTTPS}
+    hosts: [no-list.example.com]
+    tls:
+      mode: MUTUAL
+      serverCertificate: FOLDER/ecdsa.pem
+      privateKey: FOLDER/ecdsa.key
+      caCertificates: FOLDER/callers.pem
+      caCrl: FOLDER/not-there.pem
   - port: {number: 443, name: any, protocol: HTTPS}
     hosts: [any.example.com]
     tls: {mode: MUTUAL, credentialName: mutual, insecureSkipVerify: true}
@@ -92,7 +100,7 @@ spec:
     tls: {mode: MUTUAL, credentialName: all, caCertCredentialName: callers}
   - port: {number: 443, name: both, protocol: HTTPS}
     hosts: [both.example.com]
-    tls: {mode: SIMPLE, credentialNames: [rsa, all], ecdhCurves: [P-384]}
+    tls: {mode: SIMPLE, credentialNames: [rsa, all], ecdhCurves: [nonsense, P-384, P-384]}
   - port: {number: 9000, name: tcp, protocol: TCP}
     hosts: ["*"]
   - port: {number: 15443, name: mesh, protocol: HTTPS}
@@ -315,6 +323,12 @@ def test_optional_mutual_checks_what_it_is_shown(play: Play) -> None:
         play.edge.fetch(
             "optional.example.com", 443, play.client(SmallCa("strangers").issue(dns=["stranger"]))
         )
+
+
+def test_without_its_list_of_revoked_certificates_a_server_takes_nobody(play: Play) -> None:
+    with pytest.raises(OSError):
+        play.edge.fetch("no-list.example.com", 443, play.client(play.known))
+    assert "not-there.pem can't be used" in play.edge.said
 
 
 @pytest.mark.parametrize("host", ["names", "hash", "spki", "crl", "any", "other-ca"])

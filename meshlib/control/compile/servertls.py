@@ -3,11 +3,13 @@
 Rules (Istio):
 
 - `credentialName` is the secret `kubernetes://<name>` of the control service, its CA `kubernetes://<name>-cacert`;
-  files are secrets of the agent beside the Envoy, `file-cert:<certificate>~<key>` and `file-root:<ca>`, which
-  reads them again when they change.
+  files are secrets of the agent beside the Envoy, `file-cert:<certificate>~<key>`, `file-root:<ca>` and
+  `file-crl:<ca>~<revoked>`, which reads them again when they change.
 - MUTUAL wants a certificate of its caller, OPTIONAL_MUTUAL checks the one it is shown; ISTIO_MUTUAL is the
   mesh's own certificate and roots.
 - Versions are 1.2 to 1.3 unless said otherwise. ALPN offers h2 and http/1.1 where requests are looked at.
+- Cipher suites and curves that Envoy does not know are left out: it would refuse everything that shares the
+  listener or the secret.
 - Nothing is served while the secret is missing: a connection for that name is closed.
 """
 
@@ -15,9 +17,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from meshlib.control.compile.secrets import by_ads, by_agent, show_own, trust_mesh
+from meshlib.control.istio import tlsparameters
 from meshlib.control.istio.gateway import ServerTLSMode, ServerTLSSettings, TLSProtocol
 from meshlib.xds import pb
-from meshlib.xds.names import FILE_CERT, FILE_ROOT, KUBERNETES_SECRET, OF_CA
+from meshlib.xds.names import FILE_CERT, FILE_CRL, FILE_ROOT, KUBERNETES_SECRET, OF_CA
 from meshlib.xds.node import Flavour
 
 FETCH_SECONDS = 2.0
@@ -42,8 +45,8 @@ def server_tls(said: ServerTLSSettings, *, requests: bool) -> Any:
     params = common.tls_params
     params.tls_minimum_protocol_version = _VERSIONS[said.min_protocol_version] or "TLSv1_2"
     params.tls_maximum_protocol_version = _VERSIONS[said.max_protocol_version] or "TLSv1_3"
-    params.cipher_suites.extend(dict.fromkeys(said.cipher_suites))
-    params.ecdh_curves.extend(dict.fromkeys(said.ecdh_curves))
+    params.cipher_suites.extend(tlsparameters.suites(said.cipher_suites))
+    params.ecdh_curves.extend(tlsparameters.curves(said.ecdh_curves))
     if said.mode is ServerTLSMode.ISTIO_MUTUAL:
         made.require_client_certificate.value = True
         show_own(common, Flavour.GATEWAY)
@@ -59,8 +62,6 @@ def server_tls(said: ServerTLSSettings, *, requests: bool) -> Any:
         _names(combined.default_validation_context, said)
         if said.insecure_skip_verify:
             combined.default_validation_context.trust_chain_verification = "ACCEPT_UNTRUSTED"
-        if said.ca_crl:
-            combined.default_validation_context.crl.filename = said.ca_crl
     return made
 
 
@@ -75,6 +76,8 @@ def shown(said: ServerTLSSettings) -> Iterable[str]:
 
 def trusted(said: ServerTLSSettings) -> str:
     """The secret of the CA by which a server checks its callers' certificates."""
+    if said.ca_certificates and said.ca_crl:
+        return f"{FILE_CRL}{said.ca_certificates}~{said.ca_crl}"
     if said.ca_certificates:
         return FILE_ROOT + said.ca_certificates
     if said.ca_cert_credential_name:

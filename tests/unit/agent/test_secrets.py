@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from support.small_ca import Issued, SmallCa
 
-from meshlib.agent.secrets import MAX_BYTES, Secrets
+from meshlib.agent.secrets import KEEP_SECONDS, MAX_BYTES, Secrets
 from meshlib.dataplane.tls import Held
-from meshlib.xds.names import FILE_CERT, FILE_ROOT, OWN_SECRET, ROOTS_SECRET
+from meshlib.xds.names import FILE_CERT, FILE_CRL, FILE_ROOT, OWN_SECRET, ROOTS_SECRET
 
 CA = SmallCa()
 
@@ -67,6 +67,42 @@ def test_what_was_never_good_is_no_secret(tmp_path: Path, broken: bytes) -> None
     (tmp_path / "cert.pem").write_bytes(broken)
     assert shown(Secrets(lambda: None), name) is None
     assert Secrets(lambda: None).of([f"{FILE_ROOT}{tmp_path}/cert.pem"]) == []
+
+
+def test_a_ca_with_what_it_revoked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    name, secrets = f"{FILE_CRL}{tmp_path}/ca.pem~{tmp_path}/crl.pem", Secrets(lambda: None)
+    (tmp_path / "ca.pem").write_text(CA.pem)
+    assert secrets.of([name]) == []
+    (tmp_path / "crl.pem").write_text("none")
+    assert secrets.of([name]) == []
+    assert "there is no list of revoked certificates in it" in caplog.text
+    crl = CA.revoked(CA.issue(dns=["a"]))
+    (tmp_path / "crl.pem").write_bytes(crl)
+    (found,) = secrets.of([name])
+    context = found.message().validation_context
+    assert (context.trusted_ca.inline_bytes, context.crl.inline_bytes) == (CA.pem.encode(), crl)
+
+
+def test_a_file_of_the_same_time_and_size_is_another(tmp_path: Path) -> None:
+    secrets, place = Secrets(lambda: None), tmp_path / "ca.pem"
+    name, shown = f"{FILE_ROOT}{place}", []
+    for ca in (CA, SmallCa("other")):
+        place.write_text(ca.pem.ljust(2000))
+        os.utime(place, (1, 1))
+        shown += [resource.version for resource in secrets.of([name])]
+    assert len(set(shown)) == 2
+
+
+def test_what_is_not_asked_for_is_forgotten(tmp_path: Path) -> None:
+    now = [0.0]
+    secrets, name = Secrets(lambda: None, clock=lambda: now[0]), put(tmp_path, CA.issue(dns=["a"]))
+    for now[0] in (0.0, KEEP_SECONDS, 2 * KEEP_SECONDS):
+        assert len(secrets.of([name])) == 1
+    (tmp_path / "key.pem").unlink()
+    assert len(secrets.of([name])) == 1
+    now[0] = 3 * KEEP_SECONDS + 1
+    secrets.of([])
+    assert secrets.of([name]) == []
 
 
 @pytest.mark.parametrize("name", [f"{FILE_CERT}/nowhere~/nowhere", f"{FILE_CERT}x", f"{FILE_ROOT}/", "other"])

@@ -122,6 +122,35 @@ def test_a_refused_response_is_sent_once_more_in_parts_and_then_rests(delta: Ser
     assert shown(delta.publish(snapshot("2", CDS_a="1", CDS_b="2", CDS_c="1"))) == ["CDS b"]
 
 
+def test_a_refusal_is_told_until_it_is_over(delta: ServerStream) -> None:
+    answer(delta, delta.publish(snapshot("1", SDS_s="1", LDS_l="1", RDS_r="1")))
+    listeners = delta.subscriptions[Kind.LISTENER]
+    ask(delta, Kind.LISTENER, "m", "n")
+
+    def serve(now: Snapshot) -> None:
+        for _ in range(8):
+            for response in delta.publish(now):
+                bad = [r.name for r in response.resources if r.version == "bad"]
+                answer(delta, [response], error=f"{' '.join(bad)} is bad" if bad else "")
+
+    serve(snapshot("2", LDS_l="bad", LDS_m="bad", LDS_n="1", RDS_r="1"))
+    assert set(listeners.refused) == {"l", "m"}
+    assert listeners.error == "m is bad"
+    serve(snapshot("3", LDS_l="bad", LDS_m="3", LDS_n="2", RDS_r="1"))
+    assert (set(listeners.refused), listeners.error) == ({"l"}, "l is bad")
+    serve(snapshot("4", LDS_m="3", LDS_n="2", RDS_r="1"))
+    assert (set(listeners.refused), listeners.error) == (set(), "")
+
+
+def test_a_secret_that_is_gone_stays_with_who_asks_for_it(delta: ServerStream) -> None:
+    ask(delta, Kind.SECRET, "s")
+    answer(delta, delta.publish(snapshot("1", SDS_s="1", CDS_a="1", LDS_l="1", RDS_r="1")))
+    gone = snapshot("2", CDS_a="1", LDS_l="1", RDS_r="1")
+    assert delta.publish(gone) == []
+    assert not delta.holding
+    assert shown(delta.publish(snapshot("3", SDS_s="3", CDS_a="1", LDS_l="1", RDS_r="1"))) == ["SDS s"]
+
+
 def test_who_comes_back_is_sent_only_what_differs() -> None:
     stream = ServerStream(delta=True)
     ask(stream, Kind.CLUSTER, "*", initial_resource_versions={"a": "1", "b": "1", "gone": "1"})

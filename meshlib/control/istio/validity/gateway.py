@@ -1,5 +1,8 @@
 """Gateway and the TLS of servers, as Istio's webhook checks them."""
 
+from collections.abc import Callable, Iterable
+
+from meshlib.control.istio import tlsparameters
 from meshlib.control.istio.gateway import Gateway, Server, ServerTLSMode, ServerTLSSettings, TLSCertificate
 from meshlib.control.istio.validity import hosts
 from meshlib.control.istio.validity.report import Report
@@ -102,9 +105,13 @@ def certificates(tls: ServerTLSSettings, to: Report) -> None:
     if tls.ca_crl and tls.mode in _SPEAKING:
         if tls.credential_name:
             to.at("ca_crl").error("stands with credentialName", "", "the list in the credential")
+        elif tls.mode in _ASKING and not tls.ca_certificates:
+            to.at("ca_crl").error("stands without caCertificates", "", "the list in the credential")
         if tls.mode is ServerTLSMode.SIMPLE:
             to.at("ca_crl").error("SIMPLE asks for no certificate", "", "MUTUAL or OPTIONAL_MUTUAL")
     _versions(tls, to)
+    _parameters(tls, to)
+    _pins(tls, to)
 
 
 def _sources(tls: ServerTLSSettings, to: Report) -> None:
@@ -145,3 +152,32 @@ def _versions(tls: ServerTLSSettings, to: Report) -> None:
     if tls.min_protocol_version.value in _OLD and not tls.cipher_suites:
         found = tls.min_protocol_version.value
         to.at("min_protocol_version").warn("no cipher suite fits it", found, "cipherSuites, or TLSV1_2")
+    if not low and order[1:3].count(tls.max_protocol_version.value):
+        found, allowed = tls.max_protocol_version.value, "a minProtocolVersion, or TLSV1_2"
+        to.at("max_protocol_version").warn("nobody can connect: the least is TLSV1_2", found, allowed)
+
+
+def _parameters(tls: ServerTLSSettings, to: Report) -> None:
+    of: list[tuple[str, Iterable[str], Callable[[str], bool], Iterable[str]]] = [
+        ("cipher_suites", tls.cipher_suites, tlsparameters.is_suite, tlsparameters.CIPHER_SUITES),
+        ("ecdh_curves", tls.ecdh_curves, tlsparameters.CURVES.__contains__, tlsparameters.CURVES),
+    ]
+    for field, given, known, every in of:
+        seen: set[str] = set()
+        for index, name in enumerate(given):
+            if not known(name):
+                to.at(field, index).warn("left out: not known", repr(name), ", ".join(sorted(every)))
+            elif name in seen:
+                to.at(field, index).warn("left out: it stands twice", repr(name), "each once")
+            seen.add(name)
+
+
+def _pins(tls: ServerTLSSettings, to: Report) -> None:
+    for index, text in enumerate(tls.verify_certificate_hash):
+        if not tlsparameters.is_hash(text):
+            at = to.at("verify_certificate_hash", index)
+            at.error("no SHA-256 of a certificate", repr(text), "64 hexadecimal digits")
+    for index, text in enumerate(tls.verify_certificate_spki):
+        if not tlsparameters.is_spki(text):
+            at = to.at("verify_certificate_spki", index)
+            at.error("no SHA-256 of a public key", repr(text), "32 bytes in Base64")

@@ -34,6 +34,10 @@ def names(**said: Any) -> list[str]:
             ["file-cert:/c~/k", "file-root:/ca"],
         ),
         (
+            {"serverCertificate": "/c", "privateKey": "/k", "caCertificates": "/ca", "caCrl": "/crl"},
+            ["file-cert:/c~/k", "file-crl:/ca~/crl"],
+        ),
+        (
             {
                 "tlsCertificates": [
                     {"serverCertificate": "/1", "privateKey": "/2"},
@@ -58,7 +62,6 @@ def test_where_certificates_come_from(said: dict[str, Any], secrets: list[str]) 
         ({"verifyCertificateSpki": ["s"]}, {"verify_certificate_spki": ["s"]}),
         ({"verifyCertificateHash": ["h"]}, {"verify_certificate_hash": ["h"]}),
         ({"insecureSkipVerify": True}, {"trust_chain_verification": "ACCEPT_UNTRUSTED"}),
-        ({"caCrl": "/crl"}, {"crl": {"filename": "/crl"}}),
         ({}, {}),
     ],
 )
@@ -81,13 +84,17 @@ def test_versions() -> None:
         "tls_minimum_protocol_version": "TLSv1_2",
         "tls_maximum_protocol_version": "TLSv1_3",
     }
-    said = {"minProtocolVersion": "TLSV1_0", "maxProtocolVersion": "TLSV1_1", "cipherSuites": ["a", "a", "b"]}
-    params = made(mode="SIMPLE", credentialName="c", ecdhCurves=["P-256"], **said)["common_tls_context"][
-        "tls_params"
-    ]
+    said = {
+        "minProtocolVersion": "TLSV1_0",
+        "maxProtocolVersion": "TLSV1_1",
+        "cipherSuites": ["AES128-SHA", "x", "AES128-SHA", "AES256-SHA"],
+    }
+    params = made(mode="SIMPLE", credentialName="c", ecdhCurves=["P-256", "P-256", "x"], **said)[
+        "common_tls_context"
+    ]["tls_params"]
     assert params == {
         "tls_minimum_protocol_version": "TLSv1_0",
         "tls_maximum_protocol_version": "TLSv1_1",
-        "cipher_suites": ["a", "b"],
+        "cipher_suites": ["AES128-SHA", "AES256-SHA"],
         "ecdh_curves": ["P-256"],
     }
