@@ -1,7 +1,7 @@
 """Istio's four request metrics and a certificate's, as OpenTelemetry instruments; no request feels the cost.
 
 The three histograms are instruments of any SDK, or counted here for a provider that takes them as they are
-(`provider.py`), which costs a tenth.
+(`provider.py`), which costs a fraction.
 
 Rules:
 
