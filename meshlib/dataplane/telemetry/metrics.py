@@ -137,12 +137,13 @@ class Instruments:
                 self._thread.start()
 
     def _run(self) -> None:
-        """Until nothing waits any more."""
+        """Until nothing came in a whole rest: a busy process does not wait for a new thread every time."""
         while True:
             self._rest.wait(EVERY_SECONDS)
+            came = bool(self._waiting) and not self._rest.is_set()
             self.record()
             with self._guard:
-                if not self._waiting:
+                if not came and not self._waiting:
                     self._thread = None
                     self._rest.clear()
                     return

@@ -114,3 +114,33 @@ def test_how_long_a_certificate_is_good_is_told_while_there_is_one(told: Told) -
         }
     assert told.units()[name] == "s"
     telemetry.close()
+
+
+def test_one_thread_records_for_as_long_as_requests_come(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = instruments(told.meters)
+    series = made.series(ends("a"), OK)
+    left, threads = [3], set()
+
+    class Rest:
+        """Passes at once, and the first times a request comes meanwhile."""
+
+        def wait(self, _seconds: float) -> None:
+            threads.add(made._thread)
+            if left[0]:
+                left[0] -= 1
+                made.add((series, 1.0, 1, 1))
+
+        def is_set(self) -> bool:
+            return False
+
+        def clear(self) -> None:
+            """It is not set."""
+
+    monkeypatch.setattr(made, "_rest", Rest())
+    made.add((series, 1.0, 1, 1))
+    (thread,) = threads or {made._thread}
+    assert thread is not None
+    thread.join(10)
+    assert made._thread is None
+    assert threads == {thread}
+    assert [count for count, _ in told.requests()] == [4]
