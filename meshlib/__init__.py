@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from meshlib.dataplane.mesh import Mesh
     from meshlib.dataplane.register import Registration
+    from meshlib.dataplane.telemetry.provider import MeterProvider
     from meshlib_httpx import AsyncClient, AsyncTransport, Client, Transport
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "InvalidDocument",
     "Mesh",
     "MeshError",
+    "MeterProvider",
     "NoUpstream",
     "RefusedResource",
     "Registration",
@@ -74,6 +76,7 @@ _LAZY = {
     "AsyncTransport": "meshlib_httpx",
     "Client": "meshlib_httpx",
     "Mesh": "meshlib.dataplane.mesh",
+    "MeterProvider": "meshlib.dataplane.telemetry.provider",
     "Registration": "meshlib.dataplane.register",
     "Transport": "meshlib_httpx",
 }

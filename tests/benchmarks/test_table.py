@@ -5,7 +5,8 @@
 Every contestant is a client in a process of its own (`table/contestants.py`); the upstream is an Envoy that
 answers by itself, 100 bytes, with one thread; none of the clients keeps it busy. Rounds are interleaved in an
 order that changes; a ratio is the median of the rounds' ratios. The mesh is a real one: a control service
-with a certificate authority, routes, retries, circuit breaker, outlier detection, and an SDK for metrics.
+with a certificate authority, routes, retries, circuit breaker, outlier detection, and an SDK for metrics:
+`meshlib.MeterProvider`, with a reader that exports every second.
 `MESHLIB_BENCH_GB=1` moves a GiB instead of 256 MiB. Nothing is asserted but that all of it works: what the
 numbers are, the table says. Without --benchmark-enable one round of a few requests.
 """

@@ -20,10 +20,12 @@ NOTHING = View()
 class Told:
     """What an SDK was told, and the providers to tell it."""
 
-    def __init__(self, sampler: Sampler = ALWAYS_ON) -> None:
+    def __init__(
+        self, sampler: Sampler = ALWAYS_ON, made: Callable[..., MeterProvider] = MeterProvider
+    ) -> None:
         self._reader = InMemoryMetricReader()
         self._spans = InMemorySpanExporter()
-        self.meters = MeterProvider([self._reader])
+        self.meters = made([self._reader])
         self.tracers = TracerProvider(sampler)
         self.tracers.add_span_processor(SimpleSpanProcessor(self._spans))
 

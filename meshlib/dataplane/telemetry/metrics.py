@@ -1,5 +1,8 @@
 """Istio's four request metrics and a certificate's, as OpenTelemetry instruments; no request feels the cost.
 
+The three histograms are instruments of any SDK, or counted here for a provider that takes them as they are
+(`provider.py`), which costs a fraction.
+
 Rules:
 
 - A request's measurement is put into a queue: one append. Whoever collects takes the queue's content first,
@@ -13,27 +16,30 @@ Rules:
 """
 
 import threading
+import time
 import weakref
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from meshlib.dataplane import fork
+from meshlib.dataplane.telemetry.aggregate import BOUNDS, Aggregates, Told, Turns
 from meshlib.dataplane.telemetry.labels import NAMES, End, Ends
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+    from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
 
 SCOPE = "meshlib"
 MOST_SERIES = 2000
 MOST_WAITING = 50_000
 """Measurements in the queue; a request beyond waits for none and is not measured in the histograms."""
 EVERY_SECONDS = 0.5
-DURATIONS = (
-    *(0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000),
-    *(30000, 60000, 300000, 600000, 1800000, 3600000),
+HISTOGRAMS = (
+    ("istio_request_duration_milliseconds", "ms", "Duration of requests"),
+    ("istio_request_bytes", "By", "Bytes of requests, heads and bodies"),
+    ("istio_response_bytes", "By", "Bytes of responses, heads and bodies"),
 )
-"""Envoy's bounds, which Istio leaves as they are; those of bytes are the same."""
+"""Name, unit and description, in the order of a measurement."""
 _OVERFLOW = {"otel.metric.overflow": True}
 
 
@@ -62,27 +68,11 @@ class Certified(Protocol):
 class Instruments:
     """The metrics of one provider. Thread-safe."""
 
-    def __init__(self, provider: "MeterProvider") -> None:
+    def __init__(self, provider: "MeterProvider", *, aggregated: bool = False) -> None:
+        """`aggregated`: the provider takes finished histograms, by `turn`."""
         meter = provider.get_meter(SCOPE)
-        bounds: Sequence[float] = DURATIONS
-        self._duration = meter.create_histogram(
-            "istio_request_duration_milliseconds",
-            "ms",
-            "Duration of requests",
-            explicit_bucket_boundaries_advisory=bounds,
-        )
-        self._sent = meter.create_histogram(
-            "istio_request_bytes",
-            "By",
-            "Bytes of requests, heads and bodies",
-            explicit_bucket_boundaries_advisory=bounds,
-        )
-        self._received = meter.create_histogram(
-            "istio_response_bytes",
-            "By",
-            "Bytes of responses, heads and bodies",
-            explicit_bucket_boundaries_advisory=bounds,
-        )
+        self._aggregates = Aggregates() if aggregated else None
+        self._take = self._aggregates.add if self._aggregates is not None else _recorder(meter)
         self._series: dict[tuple[Ends, End], Series] = {}
         self._waiting: deque[Measurement] = deque()
         self._guard = threading.Lock()
@@ -147,12 +137,13 @@ class Instruments:
                 self._thread.start()
 
     def _run(self) -> None:
-        """Until nothing waits any more."""
+        """Until nothing came in a whole rest: a busy process does not wait for a new thread every time."""
         while True:
             self._rest.wait(EVERY_SECONDS)
+            came = bool(self._waiting) and not self._rest.is_set()
             self.record()
             with self._guard:
-                if not self._waiting:
+                if not came and not self._waiting:
                     self._thread = None
                     self._rest.clear()
                     return
@@ -166,21 +157,23 @@ class Instruments:
             thread.join(EVERY_SECONDS)
 
     def record(self) -> None:
-        """Gives the SDK what waits."""
-        waiting, now = self._waiting, len(self._waiting)
+        """Counts what waits."""
+        waiting, take, now = self._waiting, self._take, time.time_ns()
         with self._guard:
-            for _ in range(now):
+            for _ in range(len(waiting)):
                 try:
                     series, duration, sent, received = waiting.popleft()
                 except IndexError:  # another thread was faster
                     return
                 series.count += 1
-                if len(waiting) > MOST_WAITING:
-                    continue
-                attributes = series.attributes
-                self._duration.record(duration, attributes)
-                self._sent.record(sent, attributes)
-                self._received.record(received, attributes)
+                if len(waiting) <= MOST_WAITING:
+                    take(series, duration, sent, received, now)
+
+    def turn(self, reader: Turns, now: int) -> list[Told]:
+        """What the reader of a provider that takes finished histograms is told of them."""
+        assert self._aggregates is not None  # noqa: S101 - its provider said so
+        with self._guard:
+            return self._aggregates.turn(reader, now)
 
     def _observe(self, _options: "CallbackOptions") -> "Iterable[Observation]":
         """What is collected now; the histograms are brought up to date before they are read."""
@@ -203,18 +196,37 @@ class Instruments:
         self._guard, self._rest = threading.Lock(), threading.Event()
         self._thread = None
         self._waiting.clear()
+        if self._aggregates is not None:
+            self._aggregates.forget()
         for one in self._series.values():
             one.count = 0
+
+
+def _recorder(meter: "Meter") -> Callable[[Series, float, int, int, int], None]:
+    """Records a measurement in instruments of an SDK."""
+    bounds: Sequence[float] = BOUNDS
+    durations, requests, responses = (
+        meter.create_histogram(name, unit, about, explicit_bucket_boundaries_advisory=bounds)
+        for name, unit, about in HISTOGRAMS
+    )
+
+    def record(series: Series, duration: float, sent: int, received: int, _now: int) -> None:
+        attributes = series.attributes
+        durations.record(duration, attributes)
+        requests.record(sent, attributes)
+        responses.record(received, attributes)
+
+    return record
 
 
 _instruments: "weakref.WeakKeyDictionary[MeterProvider, Instruments]" = weakref.WeakKeyDictionary()
 _making = threading.Lock()
 
 
-def instruments(provider: "MeterProvider") -> Instruments:
-    """Those of a provider."""
+def instruments(provider: "MeterProvider", *, aggregated: bool = False) -> Instruments:
+    """Those of a provider; `aggregated` is said by itself, first."""
     with _making:
         found = _instruments.get(provider)
         if found is None:
-            found = _instruments[provider] = Instruments(provider)
+            found = _instruments[provider] = Instruments(provider, aggregated=aggregated)
         return found

@@ -97,8 +97,9 @@ def _measuring(settings: Bootstrap, names: tuple[str, ...]) -> Callable[[], None
     # The API gives its placeholder no public name.
     if not names or not type(metrics.get_meter_provider()).__module__.startswith("opentelemetry.metrics"):
         return None
-    from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+
+    from meshlib.dataplane.telemetry.provider import MeterProvider
 
     readers = []
     for name in names:

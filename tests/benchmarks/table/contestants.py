@@ -138,6 +138,13 @@ def _mesh(url: str, settings: dict[str, Any], **_: Any) -> Asks:
     return _AsyncOfHttpx(meshlib.AsyncClient(**settings), url)
 
 
+def _mesh_counted_by_the_sdk(url: str, settings: dict[str, Any], **_: Any) -> Asks:
+    import meshlib
+
+    _count(by_the_sdk=True)
+    return _AsyncOfHttpx(meshlib.AsyncClient(**settings), url)
+
+
 def _mesh_without_metrics(url: str, settings: dict[str, Any], **_: Any) -> Asks:
     import meshlib
 
@@ -197,13 +204,33 @@ def _mesh_aiohttp(url: str, settings: dict[str, Any], **_: Any) -> Asks:
     return _OfAiohttp(meshlib_aiohttp.ClientSession(**settings), url)
 
 
-def _count() -> None:
-    """Metrics are on: an SDK measures, and is read now and then."""
+def _count(*, by_the_sdk: bool = False) -> None:
+    """Metrics are on: every second all of them are collected, and encoded as OTLP's exporter does it."""
     from opentelemetry import metrics
+    from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
     from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    from opentelemetry.sdk.metrics.export import (
+        MetricExporter,
+        MetricExportResult,
+        MetricsData,
+        PeriodicExportingMetricReader,
+    )
 
-    metrics.set_meter_provider(MeterProvider(metric_readers=[InMemoryMetricReader()]))
+    import meshlib
+
+    class Exporter(MetricExporter):
+        def export(self, metrics_data: MetricsData, *_: Any, **__: Any) -> MetricExportResult:
+            encode_metrics(metrics_data).SerializeToString()
+            return MetricExportResult.SUCCESS
+
+        def force_flush(self, *_: Any, **__: Any) -> bool:
+            return True
+
+        def shutdown(self, *_: Any, **__: Any) -> None:
+            pass
+
+    made = MeterProvider if by_the_sdk else meshlib.MeterProvider
+    metrics.set_meter_provider(made([PeriodicExportingMetricReader(Exporter(), 1000)]))
 
 
 CONTESTANTS: dict[str, Callable[..., Any]] = {
@@ -211,6 +238,7 @@ CONTESTANTS: dict[str, Callable[..., Any]] = {
     "httpx2": _httpx2,
     "aiohttp": _aiohttp,
     "mesh": _mesh,
+    "mesh counted by the SDK": _mesh_counted_by_the_sdk,
     "mesh without metrics": _mesh_without_metrics,
     "lean": _lean,
     "httpx sync": _httpx_sync,

@@ -1,24 +1,26 @@
-"""Series, what waits to be recorded, and forks; with a real SDK."""
+"""Series, what waits to be recorded, and forks; with a real SDK, and with the mesh's own histograms in it."""
 
 import os
 from collections.abc import Iterator
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
 from support.telemetry import Told
 
+import meshlib
 from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane.telemetry import metrics
 from meshlib.dataplane.telemetry.labels import Ends, end_of, outbound
-from meshlib.dataplane.telemetry.metrics import Instruments, instruments
+from meshlib.dataplane.telemetry.metrics import instruments
 from meshlib.xds.workload import NOBODY, Workload
 
 OK = end_of(200, "-", grpc=False)
 
 
-@pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
+@pytest.fixture(params=[MeterProvider, meshlib.MeterProvider], ids=["sdk", "mesh"])
+def told(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
     monkeypatch.setattr(metrics, "EVERY_SECONDS", 3600.0)
-    made = Told()
+    made = Told(made=request.param)
     yield made
     made.close()
 
@@ -28,7 +30,7 @@ def ends(name: str) -> Ends:
 
 
 def test_a_series_is_made_once(told: Told) -> None:
-    made = Instruments(told.meters)
+    made = instruments(told.meters)
     assert made.series(ends("a"), OK) is made.series(ends("a"), OK)
     assert made.series(ends("a"), OK) is not made.series(ends("b"), OK)
     assert made.series(ends("a"), OK) is not made.series(ends("a"), end_of(500, "-", grpc=False))
@@ -85,10 +87,11 @@ def test_a_child_tells_of_its_own_requests_only(told: Told) -> None:
     if child == 0:
         made.add((series, 1.0, 1, 1))
         made.record()
-        os.write(writing, str(series.count).encode())
+        (told_of,) = told.requests()
+        os.write(writing, f"{series.count} {told_of[0]}".encode())
         os._exit(0)
     os.waitpid(child, 0)
-    assert os.read(reading, 10) == b"1"
+    assert os.read(reading, 10) == b"1 1"
     os.close(reading)
     os.close(writing)
     assert [count for count, _ in told.requests()] == [2]
@@ -111,3 +114,33 @@ def test_how_long_a_certificate_is_good_is_told_while_there_is_one(told: Told) -
         }
     assert told.units()[name] == "s"
     telemetry.close()
+
+
+def test_one_thread_records_for_as_long_as_requests_come(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = instruments(told.meters)
+    series = made.series(ends("a"), OK)
+    left, threads = [3], set()
+
+    class Rest:
+        """Passes at once, and the first times a request comes meanwhile."""
+
+        def wait(self, _seconds: float) -> None:
+            threads.add(made._thread)
+            if left[0]:
+                left[0] -= 1
+                made.add((series, 1.0, 1, 1))
+
+        def is_set(self) -> bool:
+            return False
+
+        def clear(self) -> None:
+            """It is not set."""
+
+    monkeypatch.setattr(made, "_rest", Rest())
+    made.add((series, 1.0, 1, 1))
+    (thread,) = threads or {made._thread}
+    assert thread is not None
+    thread.join(10)
+    assert made._thread is None
+    assert threads == {thread}
+    assert [count for count, _ in told.requests()] == [4]
