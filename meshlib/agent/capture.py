@@ -17,7 +17,6 @@ Rules:
 """
 
 import asyncio
-import contextlib
 import json
 from pathlib import Path
 
@@ -97,9 +96,12 @@ class Captures:
 
     async def release(self, netns: str) -> None:
         """Takes them away; a namespace that is gone has none. CommandFailed: they are still there."""
-        with contextlib.suppress(FileNotFoundError):
+        try:
             if _is_namespace(netns):
                 await _nft(netns, _RELEASED)
+        except CommandFailed:
+            if _is_namespace(netns):
+                raise
         async with self._lock:
             self._write(self._held - {netns})
 
@@ -120,7 +122,10 @@ async def _nft(netns: str, rules: str) -> None:
 
 def _is_namespace(path: str) -> bool:
     """What was mounted there may be gone, and the file still be there."""
-    return Path(path).exists() and Path(path).stat().st_dev == Path("/proc/self/ns/net").stat().st_dev
+    try:
+        return Path(path).stat().st_dev == Path("/proc/self/ns/net").stat().st_dev
+    except OSError:
+        return False
 
 
 def _is_own(path: str) -> bool:
