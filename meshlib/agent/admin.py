@@ -47,6 +47,14 @@ class Admin:
         )
         return tuple(sorted(found, key=lambda one: one.name))
 
+    async def epoch(self) -> int:
+        """How many processes it took over from, one after the other; -1: it does not answer."""
+        try:
+            said = await self._json("/server_info")
+        except AdminUnreachable:
+            return -1
+        return int(said.get("command_line_options", {}).get("restart_epoch", 0))
+
     async def count(self, statistic: str) -> int:
         """The sum of all counters and gauges whose names end so. AdminUnreachable."""
         said = await self._json(f"/stats?format=json&filter={statistic}$")

@@ -1,4 +1,4 @@
-"""The agent of one gateway: its folder, its secrets, its Envoy, and what it says of them.
+"""The agent of one Envoy: its folder, its secrets, its Envoy, and what it says of them.
 
     secrets ──SDS──► Envoy ◄──ADS over mTLS── control service
 
@@ -16,12 +16,14 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from meshlib.agent.admin import Admin, AdminUnreachable, Listening
-from meshlib.agent.bootstrap import ADMIN_SOCKET, SDS_SOCKET, Edge, gateway_bootstrap
+from meshlib.agent.bootstrap import ADMIN_SOCKET, SDS_SOCKET, Edge, gateway_bootstrap, node_bootstrap
+from meshlib.agent.capture import Captures
+from meshlib.agent.node import Join, Node
 from meshlib.agent.process import Envoy, envoy_path
 from meshlib.agent.sds import SecretServer
 from meshlib.agent.secrets import Secrets, Svid
@@ -30,6 +32,8 @@ from meshlib.bootstrap import Bootstrap
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.25
+PARTING_SECONDS = 5
+"""After the time to drain, before an Envoy that another took over from is ended."""
 
 
 class Certificates(Protocol):
@@ -46,6 +50,12 @@ class Certificates(Protocol):
         """Asks for the roots again and again."""
 
 
+async def wait_ready(admin: Admin) -> None:
+    """Until an Envoy serves."""
+    while not await admin.ready():  # noqa: ASYNC110 - another process says so
+        await asyncio.sleep(LOOK_SECONDS)
+
+
 class Gateway:
     """A gateway that runs."""
 
@@ -54,8 +64,7 @@ class Gateway:
 
     async def wait_ready(self) -> None:
         """Until it serves."""
-        while not await self.admin.ready():  # noqa: ASYNC110 - another process says so
-            await asyncio.sleep(LOOK_SECONDS)
+        await wait_ready(self.admin)
 
     async def follow(self, listens: Callable[[Sequence[Listening]], None]) -> None:
         """Tells of its listeners whenever they are others; for ever."""
@@ -83,29 +92,86 @@ async def run_gateway(
     `certificates` None: control is talked to in plain text. ConfigError: there is no Envoy, or the bootstrap
     can't be made. MeshError: the workload can't get a certificate.
     """
+    running = run_envoy(
+        "gateway",
+        lambda folder: gateway_bootstrap(settings, edge, folder),
+        certificates,
+        Secrets(lambda: None if certificates is None else certificates.held),
+        drain_seconds=drain_seconds,
+        arguments=arguments,
+    )
+    async with running as (envoy, admin):
+        yield Gateway(envoy, admin)
+
+
+@contextlib.asynccontextmanager
+async def run_node(
+    settings: Bootstrap,
+    name: str,
+    certificates: Certificates | None,
+    secrets: Secrets,
+    join: Join,
+    captures: Captures,
+    own_address: Callable[[], str],
+    *,
+    drain_seconds: float = 30.0,
+    arguments: Sequence[str] = (),
+) -> AsyncIterator[tuple[Node, Envoy, Admin]]:
+    """A node for the time of the block, at whose end its workloads leave. As `run_gateway`."""
+    running = run_envoy(
+        "node",
+        lambda folder: node_bootstrap(settings, name, folder),
+        certificates,
+        secrets,
+        drain_seconds=drain_seconds,
+        arguments=arguments,
+    )
+    async with running as (envoy, admin):
+        node = Node(admin, captures, join, own_address)
+        try:
+            yield node, envoy, admin
+        finally:
+            await node.close()
+
+
+@contextlib.asynccontextmanager
+async def run_envoy(
+    name: str,
+    bootstrap: Callable[[Path], Mapping[str, Any]],
+    certificates: Certificates | None,
+    secrets: Secrets,
+    *,
+    drain_seconds: float,
+    arguments: Sequence[str],
+) -> AsyncIterator[tuple[Envoy, Admin]]:
+    """An Envoy and its secrets for the time of the block; `bootstrap` makes its own, given its folder."""
     binary = envoy_path()
     if certificates is not None:
         await asyncio.to_thread(certificates.ensure)
     async with contextlib.AsyncExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="meshlib-gateway-"))  # 0700
+        folder = Path(tempfile.mkdtemp(prefix=f"meshlib-{name}-"))  # 0700
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         path = folder / "envoy.json"
-        path.write_text(json.dumps(gateway_bootstrap(settings, edge, folder)))
+        path.write_text(json.dumps(bootstrap(folder)))
         if certificates is not None:
-            held = certificates
-            await stack.enter_async_context(SecretServer(Secrets(lambda: held.held), folder / SDS_SOCKET))
+            await stack.enter_async_context(SecretServer(secrets, folder / SDS_SOCKET))
             certificates.watch_roots()
         admin = Admin(folder / ADMIN_SOCKET)
-        options = (
-            "--use-dynamic-base-id",
+        seconds = max(1, int(drain_seconds))
+        times = ("--drain-time-s", str(seconds), "--parent-shutdown-time-s", str(seconds + PARTING_SECONDS))
+        command = [
+            str(binary),
+            "-c",
+            str(path),
+            "-l",
+            "warning",
             "--skip-deprecated-logs",
-            "--drain-time-s",
-            str(max(1, int(drain_seconds))),
-        )
-        command = [str(binary), "-c", str(path), "-l", "warning", *options, *arguments]
-        envoy = Envoy(command, admin, drain_seconds=drain_seconds)
+            *times,
+            *arguments,
+        ]
+        envoy = Envoy(command, admin, base_id=folder / "base-id", drain_seconds=drain_seconds)
         await stack.enter_async_context(_task(envoy.run()))
-        yield Gateway(envoy, admin)
+        yield envoy, admin
 
 
 @contextlib.asynccontextmanager

@@ -28,6 +28,9 @@ _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _TLS = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 _CONNECTIONS = "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
 _HEAP = "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig"
+_INTERNAL = "envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
+NODE_CONNECTIONS = 200_000
+"""Of all workloads of a node together; more are closed at once."""
 _SHRINK, _STOP = 0.9, 0.95
 """Shares of the memory at which an Envoy gives back what it can, and at which it accepts nothing more."""
 
@@ -57,7 +60,30 @@ def gateway_bootstrap(settings: Bootstrap, edge: Edge, folder: Path) -> dict[str
         id=f"gateway~{edge.name}~{folder.name}",
     )
     ports = {str(port): own for port, own in edge.ports.items()}
-    node = pb.to_dict(to_node(client, extra={BIND: edge.bind, LISTEN_PORTS: ports}))
+    node = to_node(client, extra={BIND: edge.bind, LISTEN_PORTS: ports})
+    return _bootstrap(settings, node, folder) | {
+        "overload_manager": _overload(edge.max_connections, edge.max_heap)
+    }
+
+
+def node_bootstrap(settings: Bootstrap, name: str, folder: Path) -> dict[str, Any]:
+    """The same of the Envoy of a node, whose own identity `settings` has."""
+    client = Client(
+        flavour=Flavour.NODE,
+        namespace=settings.namespace,
+        service_account=settings.service_account,
+        locality=Locality.parse(settings.locality),
+        node=name,
+        id=f"node~{name}~{folder.name}",
+    )
+    internal = {"name": "envoy.bootstrap.internal_listener", "typed_config": {"@type": _URL + _INTERNAL}}
+    made = _bootstrap(settings, to_node(client), folder)
+    return made | {"bootstrap_extensions": [internal], "overload_manager": _overload(NODE_CONNECTIONS, 0)}
+
+
+def _bootstrap(settings: Bootstrap, said: Any, folder: Path) -> dict[str, Any]:
+    """`said`: the Node message."""
+    node = pb.to_dict(said)
     node.pop("user_agent_name", None)
     # However long it takes: without its configuration it is not ready.
     ads = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
@@ -69,7 +95,6 @@ def gateway_bootstrap(settings: Bootstrap, edge: Edge, folder: Path) -> dict[str
         "admin": {"address": {"pipe": {"path": str(folder / ADMIN_SOCKET), "mode": 0o600}}},
         "dynamic_resources": {"ads_config": _stream(), "cds_config": ads, "lds_config": ads},
         "static_resources": {"clusters": clusters},
-        "overload_manager": _overload(edge),
     }
 
 
@@ -143,16 +168,14 @@ def _grpc(name: str, address: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _overload(edge: Edge) -> dict[str, Any]:
-    most = {"@type": _URL + _CONNECTIONS, "max_active_downstream_connections": edge.max_connections}
+def _overload(max_connections: int, max_heap: int) -> dict[str, Any]:
+    most = {"@type": _URL + _CONNECTIONS, "max_active_downstream_connections": max_connections}
     name = "envoy.resource_monitors.global_downstream_max_connections"
     monitors: list[dict[str, Any]] = [{"name": name, "typed_config": most}]
-    if not edge.max_heap:
+    if not max_heap:
         return {"resource_monitors": monitors}
     heap = "envoy.resource_monitors.fixed_heap"
-    monitors.append(
-        {"name": heap, "typed_config": {"@type": _URL + _HEAP, "max_heap_size_bytes": edge.max_heap}}
-    )
+    monitors.append({"name": heap, "typed_config": {"@type": _URL + _HEAP, "max_heap_size_bytes": max_heap}})
     actions = [("shrink_heap", _SHRINK), ("stop_accepting_requests", _STOP)]
     return {
         "refresh_interval": "0.25s",

@@ -1,4 +1,4 @@
-"""One real Envoy, kept running: started, watched, started again after a crash, drained, stopped.
+"""One real Envoy, kept running: started, watched, started again after a crash, replaced, drained, stopped.
 
 Rules:
 
@@ -8,6 +8,8 @@ Rules:
   ran for a minute the pauses are forgotten.
 - One that never became ready and ended because of its arguments or its bootstrap (exit status 1, at once) is
   tried again in the same way: what it lacks may come, and what it says is in the log.
+- Replaced (Envoy's hot restart): another process takes over the sockets once it has its configuration; the
+  old one lets its connections end, and ends. If the new one fails, the old one stays.
 - Draining: responses ask their connections to end, and it waits for that for so many seconds at most. New
   connections are taken meanwhile: whoever stands before it has to hear first that it leaves.
 """
@@ -52,13 +54,18 @@ class Envoy:
         command: Sequence[str],
         admin: Admin,
         *,
+        base_id: Path | None = None,
         drain_seconds: float = 30.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """`base_id`: a file for what one process must know to take over from another; None: none can."""
         self._command, self._admin = list(command), admin
+        self._base_id = base_id
         self._drain_seconds = drain_seconds
         self._sleep = sleep
         self._process: asyncio.subprocess.Process | None = None
+        self._parting: list[asyncio.subprocess.Process] = []
+        self._epoch = 0
         self.starts = 0
         """How often it was started."""
 
@@ -74,17 +81,35 @@ class Envoy:
         try:
             while True:
                 began = loop.time()
-                self._process = await asyncio.create_subprocess_exec(
-                    *self._command, stdin=asyncio.subprocess.DEVNULL
-                )
-                self.starts += 1
-                status = await self._process.wait()
+                self._epoch = 0
+                self._process = await self._start(self._first())
+                status = await self._ended()
                 failures = 1 if loop.time() - began > STEADY_SECONDS else failures + 1
                 seconds = pause(failures)
                 log.error("Envoy ended (%s); it is started again in %g s", _said(status), seconds)
                 await self._sleep(seconds)
         finally:
             await self._stop()
+
+    async def restart(self) -> bool:
+        """Another process takes over; whether it did. It has as long as it needs."""
+        old, epoch = self._process, self._epoch + 1
+        if old is None or old.returncode is not None or self._base_id is None:
+            return False
+        base = self._base_id.read_text().strip()
+        new = await self._start(["--base-id", base, "--restart-epoch", str(epoch)])
+        try:
+            while await self._admin.epoch() != epoch or not await self._admin.ready():
+                if new.returncode is not None or self._process is not old or old.returncode is not None:
+                    log.error("the Envoy that was to take over does not; the one that runs stays")
+                    return False
+                await self._sleep(LOOK_SECONDS)
+            self._process, self._epoch = new, epoch
+            self._parting = [one for one in self._parting if one.returncode is None] + [old]
+        finally:
+            if self._process is not new:
+                await _end(new)
+        return True
 
     async def drain(self) -> None:
         """Lets connections end, for a while."""
@@ -98,18 +123,43 @@ class Envoy:
     async def _active(self) -> int:
         return await self._admin.count(f"^(http|tcp)\\..*{_ACTIVE}")
 
+    def _first(self) -> list[str]:
+        if self._base_id is None:
+            return []
+        return ["--use-dynamic-base-id", "--base-id-path", str(self._base_id)]
+
+    async def _start(self, arguments: Sequence[str]) -> asyncio.subprocess.Process:
+        self.starts += 1
+        return await asyncio.create_subprocess_exec(
+            *self._command, *arguments, stdin=asyncio.subprocess.DEVNULL
+        )
+
+    async def _ended(self) -> int:
+        """The status of the process that nobody took over from."""
+        while True:
+            process = self._process
+            assert process is not None  # noqa: S101 - it was started
+            status = await process.wait()
+            if process is self._process:
+                return status
+
     async def _stop(self) -> None:
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            async with asyncio.timeout(KILL_SECONDS):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
+        for process in (*self._parting, self._process):
+            if process is not None:
+                await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        async with asyncio.timeout(KILL_SECONDS):
             await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
 
 
 def _said(status: int) -> str:

@@ -29,6 +29,10 @@ COMMANDS = {
         "meshlib.cli.gateway:gateway",
         "Run an Envoy at the edge, for Gateways and the VirtualServices bound to them.",
     ),
+    "node": (
+        "meshlib.cli.node:app",
+        "Run an Envoy for the workloads of this machine: in network namespaces, or explicitly.",
+    ),
     "check": (
         "meshlib.cli.check:check",
         "Validate Istio YAML: schema, semantics, and what documents do to each other.",

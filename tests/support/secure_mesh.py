@@ -230,7 +230,9 @@ def _answers(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def secure_mesh(folder: Path, *documents: str, max_ttl_s: int = MAX_TTL_S) -> Iterator[SecureMesh]:
+def secure_mesh(
+    folder: Path, *documents: str, max_ttl_s: int = MAX_TTL_S, address: str = "127.0.0.1:0"
+) -> Iterator[SecureMesh]:
     """A mesh of the service reviews and these documents."""
     rules = folder / "mesh"
     rules.mkdir()
@@ -243,7 +245,7 @@ def secure_mesh(folder: Path, *documents: str, max_ttl_s: int = MAX_TTL_S) -> It
     made: list[SecureMesh] = []
 
     async def run() -> None:
-        mesh = SecureMesh(folder, rules, authority, tokens, asyncio.get_running_loop())
+        mesh = SecureMesh(folder, rules, authority, tokens, asyncio.get_running_loop(), address)
         await mesh.start()
         made.append(mesh)
         started.set()

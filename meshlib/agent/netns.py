@@ -1,0 +1,156 @@
+"""Network namespaces that are made for a program, and what is left of them.
+
+    the program's namespace  eth0 (ADDRESS/32) ◄── veth ──► ml<hex> (169.254.1.1)  the node's namespace
+
+Rules:
+
+- The name says the address: whoever makes the namespace of a name first has the address.
+- One in which no process lives is left over: a watcher (`watcher.py`) lives in each that is of use.
+- Its address leads to it from the node. From other machines a route has to lead to the node, which has to
+  forward (`net.ipv4.ip_forward`); neither is changed here.
+"""
+
+import contextlib
+import ipaddress
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshlib.agent.command import CommandFailed, run
+from meshlib.errors import ConfigError
+
+FOLDER = Path("/run/netns")
+PREFIX = "meshlib-"
+GATEWAY = "169.254.1.1"
+SUBNET = ipaddress.IPv4Network("10.215.0.0/24")
+"""Where addresses come from, if nothing else is said."""
+_KNOWN = "File exists"
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """One of ours."""
+
+    address: ipaddress.IPv4Address
+
+    @property
+    def name(self) -> str:
+        """As `ip netns` lists it."""
+        return f"{PREFIX}{self.address}"
+
+    @property
+    def path(self) -> str:
+        """By which others enter it."""
+        return str(FOLDER / self.name)
+
+    @property
+    def taken(self) -> bool:
+        """Whether there is one of that name."""
+        return Path(self.path).exists()
+
+    @property
+    def link(self) -> str:
+        """The node's end of its cable."""
+        return f"ml{int(self.address):08x}"
+
+    @classmethod
+    def of(cls, name: str) -> "Namespace | None":
+        """By its name; None: it is not one of ours."""
+        try:
+            return cls(ipaddress.IPv4Address(name.removeprefix(PREFIX))) if name.startswith(PREFIX) else None
+        except ValueError:
+            return None
+
+
+async def create(subnet: ipaddress.IPv4Network = SUBNET) -> Namespace:
+    """A new one, with the lowest address that is free. CommandFailed; ConfigError: none is free."""
+    for address in subnet.hosts():
+        found = Namespace(address)
+        if found.taken:
+            continue
+        try:
+            await run("ip", "netns", "add", found.name)
+        except CommandFailed as error:
+            if _KNOWN in str(error):
+                continue
+            raise
+        try:
+            await _connect(found)
+        except BaseException:
+            await remove(found)
+            raise
+        return found
+    raise ConfigError(f"subnet: all addresses of {subnet} are taken; `meshlib node clean` frees what is left")
+
+
+async def _connect(one: Namespace) -> None:
+    await run(
+        "ip",
+        "-batch",
+        "-",
+        given=f"""\
+link add {one.link} type veth peer name eth0 netns {one.name}
+addr add {GATEWAY}/32 dev {one.link} scope host
+link set {one.link} up
+route add {one.address}/32 dev {one.link}
+""",
+    )
+    await run(
+        "ip",
+        "-n",
+        one.name,
+        "-batch",
+        "-",
+        given=f"""\
+link set lo up
+addr add {one.address}/32 dev eth0
+link set eth0 up
+route add {GATEWAY} dev eth0 scope link
+route add default via {GATEWAY}
+""",
+    )
+
+
+async def remove(one: Namespace) -> None:
+    """Its cable and its name; the namespace itself goes with the last who is in it."""
+    with contextlib.suppress(CommandFailed):
+        await run("ip", "link", "del", one.link)
+    with contextlib.suppress(CommandFailed):
+        await run("ip", "netns", "del", one.name)
+
+
+def ours() -> list[Namespace]:
+    """All of ours that there are."""
+    names = sorted(path.name for path in FOLDER.iterdir()) if FOLDER.is_dir() else []
+    return [one for name in names if (one := Namespace.of(name)) is not None]
+
+
+def left_over() -> list[Namespace]:
+    """Those in which nobody lives."""
+    inhabited = set(_inhabited())
+    return [one for one in ours() if _number(Path(one.path)) not in inhabited]
+
+
+def _inhabited() -> Iterator[int]:
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            yield _number(process / "ns" / "net")
+
+
+def _number(path: Path) -> int:
+    """Of the namespace that is there; 0: none, or it is not ours to know."""
+    try:
+        return os.stat(path).st_ino  # noqa: PTH116
+    except OSError:
+        return 0
+
+
+async def address_of(netns: str) -> str:
+    """The first IPv4 address in a namespace that others could reach. CommandFailed: there is none."""
+    said = await run("nsenter", f"--net={netns}", "ip", "-o", "-4", "addr", "show", "scope", "global")
+    for line in said.splitlines():
+        words = line.split()
+        if "inet" in words:
+            return words[words.index("inet") + 1].partition("/")[0]
+    raise CommandFailed(f"there is no IPv4 address in {netns}; say `address`")

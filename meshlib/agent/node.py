@@ -1,0 +1,240 @@
+"""The workloads of a node: how each joins the mesh, and leaves it.
+
+    joining   captured (if it has a namespace) ─► certificate ─► registered ─► its listeners are there: ready
+    leaving   it says that it drains ─► not registered ─► not captured any more
+
+Rules:
+
+- Captured first: between that and being ready it is closed, not open.
+- What fails is tried again for ever, with pauses of up to ten seconds; what it was is said once, and shown.
+- An orderly end takes away what was put in force. What a crash left behind stays, closed, until its workload
+  comes back or somebody cleans up.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from meshlib.agent import netns
+from meshlib.agent.admin import Admin, AdminUnreachable
+from meshlib.agent.capture import Captures
+from meshlib.agent.process import pause
+from meshlib.agent.workload import Workload
+from meshlib.errors import ConfigError, MeshError
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.05
+PATIENCE = 5.0
+"""Seconds that a try to join may wait for the control service."""
+
+
+class Membership(Protocol):
+    """A workload's part in the mesh: a certificate that is renewed, and a registration that is kept up."""
+
+    @property
+    def joined(self) -> bool:
+        """Whether the control service has taken it."""
+
+    def drain(self) -> None:
+        """Says that it leaves; may wait for others to hear of it."""
+
+    def close(self) -> None:
+        """Leaves."""
+
+
+Join = Callable[[Workload], Membership]
+"""Begins one; may wait for the network. MeshError: it can't be had now."""
+
+
+@dataclass
+class Member:
+    """One workload and how far it came."""
+
+    workload: Workload
+    why: str = "joining"
+    """Why it is not ready; empty: it is."""
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    membership: Membership | None = None
+    keeping: "asyncio.Task[None] | None" = None
+
+
+class Node:
+    """All of them. One event loop."""
+
+    def __init__(self, admin: Admin, captures: Captures, join: Join, own_address: Callable[[], str]) -> None:
+        """`own_address`: where others reach the node, for workloads without a namespace. ConfigError."""
+        self._admin, self._captures, self._join = admin, captures, join
+        self._own_address = own_address
+        self._members: dict[str, Member] = {}
+        self._listed: dict[str, Workload] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """By name."""
+        return [self._members[name] for name in sorted(self._members)]
+
+    def enrol(self, workload: Workload) -> Member:
+        """Begins. ConfigError: it can't be, beside the others."""
+        self._check(workload)
+        member = Member(workload)
+        self._members[workload.name] = member
+        member.keeping = asyncio.create_task(self._keep(member))
+        return member
+
+    async def withdraw(self, name: str) -> None:
+        """It leaves; what has not begun can end, too."""
+        member = self._members.pop(name, None)
+        if member is None:
+            return
+        if member.keeping is not None:
+            member.keeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await member.keeping
+        membership, member.membership = member.membership, None
+        if membership is not None:
+            await asyncio.to_thread(membership.drain)
+            await asyncio.to_thread(membership.close)
+        if member.workload.netns:
+            await self._release(member.workload.netns)
+
+    async def enrolling(self, workload: Workload) -> AsyncGenerator[Mapping[str, Any], None]:
+        """It is one for as long as this is iterated: why it is not ready, again whenever that changes."""
+        member = self.enrol(workload)
+        try:
+            told: Mapping[str, Any] = {}
+            while True:
+                now = {"why": member.why, "address": member.workload.address}
+                if now != told:
+                    told = now
+                    yield now
+                await asyncio.sleep(LOOK_SECONDS)
+        finally:
+            await self.withdraw(workload.name)
+
+    async def listed(self, workloads: Sequence[Workload]) -> None:
+        """These are the workloads of the file, from now on."""
+        now = {one.name: one for one in workloads}
+        gone = [name for name, one in self._listed.items() if now.get(name) != one]
+        await asyncio.gather(*(self.withdraw(name) for name in gone))
+        self._listed = {name: one for name, one in self._listed.items() if name not in gone}
+        for name, one in now.items():
+            if name not in self._listed:
+                try:
+                    self.enrol(one)
+                except ConfigError as error:
+                    log.error("workload %s: %s", name, error)
+                else:
+                    self._listed[name] = one
+
+    async def clean(self) -> list[str]:
+        """What an earlier life left behind, and nobody claims, is taken away; says what that was."""
+        return await clean(self._captures, {one.workload.netns for one in self.members})
+
+    async def drain(self, *names: str) -> None:
+        """These say that they leave, and wait for others to have heard of it; without names: all."""
+        found = [one for one in self.members if not names or one.workload.name in names]
+        parts = [one.membership for one in found if one.membership is not None]
+        await asyncio.gather(*(asyncio.to_thread(one.drain) for one in parts))
+
+    async def close(self) -> None:
+        """All leave."""
+        await asyncio.gather(*(self.withdraw(one.workload.name) for one in self.members))
+
+    def _check(self, workload: Workload) -> None:
+        if workload.name in self._members:
+            raise ConfigError(f"name: there is a workload {workload.name!r} on this node already")
+        for one in self._members.values():
+            if workload.netns and workload.netns == one.workload.netns:
+                raise ConfigError(f"netns: {workload.netns} is that of {one.workload.name}")
+
+    async def _keep(self, member: Member) -> None:
+        failures = 0
+        while member.membership is None:
+            try:
+                member.workload = await self._placed(member.workload)
+                member.membership = await self._joined(member.workload)
+            except (MeshError, OSError) as error:
+                failures += 1
+                if member.why != str(error):
+                    member.why = str(error)
+                    log.error("workload %s can't join: %s", member.workload.name, error)
+                await asyncio.sleep(pause(failures + 1))
+        member.why = "waiting for the control service"
+        while not (member.membership.joined and await self._listening(member.workload)):  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_SECONDS)
+        member.why = ""
+        member.ready.set()
+
+    async def _placed(self, workload: Workload) -> Workload:
+        """Captured, and with an address. CommandFailed, ConfigError."""
+        if workload.netns:
+            if os.geteuid() != 0:
+                raise ConfigError("netns: root is needed to enter a network namespace")
+            await self._captures.capture(workload.netns)
+        address = workload.address or (
+            await netns.address_of(workload.netns) if workload.netns else self._own_address()
+        )
+        if not workload.netns and address.startswith("127."):
+            own = dict(workload.app_ports)
+            for _, port in workload.ports:
+                if own.get(port, port) == port:
+                    raise ConfigError(
+                        f"appPorts: the proxy is at {address}:{port}; the application needs a port of its own"
+                    )
+        return replace(workload, address=address)
+
+    async def _joined(self, workload: Workload) -> Membership:
+        joining = asyncio.create_task(asyncio.to_thread(self._join, workload))
+        try:
+            return await asyncio.shield(joining)
+        except asyncio.CancelledError:
+            # The thread goes on; what it brings is nobody's.
+            with contextlib.suppress(MeshError, OSError):
+                (await joining).close()
+            raise
+
+    async def _listening(self, workload: Workload) -> bool:
+        try:
+            names = {one.name for one in await self._admin.listening()}
+        except AdminUnreachable:
+            return False
+        return f"{workload.name}/inbound" in names
+
+    async def _release(self, path: str) -> None:
+        try:
+            await self._captures.release(path)
+        except OSError as error:
+            log.error("what is captured of %s stays captured: %s", path, error)
+
+
+async def clean(captures: Captures, claimed: set[str]) -> list[str]:
+    """Takes away what is left of workloads that nobody claims, and says what that was.
+
+    Namespaces of ours in which somebody lives are claimed by them.
+    """
+    done = []
+    empty = netns.left_over()
+    for path in sorted(captures.held - claimed - {one.path for one in netns.ours()}):
+        await captures.release(path)
+        done.append(f"the rules in {path}")
+    for one in empty:
+        if one.path not in claimed:
+            await netns.remove(one)
+            await captures.release(one.path)
+            done.append(f"the namespace {one.name}")
+    return done
+
+
+def runtime_folder() -> Path:
+    """Where the node's socket is, if nothing else is said: a folder of this user."""
+    if os.geteuid() == 0:
+        return Path("/run/meshlib")
+    given = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    return given / "meshlib" if given.is_absolute() else Path(f"/tmp/meshlib-{os.geteuid()}")  # noqa: S108

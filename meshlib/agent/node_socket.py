@@ -1,0 +1,177 @@
+"""How a node's agent is spoken to on its machine: a Unix socket, one JSON object a line.
+
+    {"do": "about"}                     ─► {"name": …, "subnet": …}
+    {"do": "list"}                      ─► {"workloads": [{…, "why": …}]}
+    {"do": "enrol", "workload": {…}}    ─► {"why": …, "address": …} at each change; no `why`: it is ready
+    {"do": "drain", "name": …}          ─► {} when others have heard that it leaves
+
+Rules:
+
+- A workload that was enrolled so is one for as long as that connection stands.
+- Who may speak is whoever may open the socket: its user, in a folder that is this user's alone.
+- One agent a socket: it holds a lock beside it. A socket that a killed one left is replaced.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from meshlib.agent.node import Member, Node
+from meshlib.agent.workload import Workload
+from meshlib.errors import ConfigError
+
+_LIMIT = 1024 * 1024
+
+
+class NodeUnreachable(OSError):
+    """No agent is at the socket, or none any more."""
+
+
+class NodeRefused(ConfigError):
+    """The agent does not do it; the text is why."""
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Nobody else serves that socket for the time of the block. ConfigError: somebody does."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.parent.stat()
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise ConfigError(f"socket: {path.parent} is not a folder that only this user may write to")
+    with path.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"socket: another `meshlib node` serves {path}") from None
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serve(path: Path, node: Node, about: Mapping[str, Any]) -> AsyncIterator[None]:
+    """Serves it for the time of the block; whoever calls is `alone`."""
+    _unlink(path)
+    talks: set[asyncio.Task[None]] = set()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - it is in one
+        talks.add(task)
+        try:
+            await _Talk(node, about, reader, writer).run()
+        finally:
+            talks.discard(task)
+            writer.close()
+
+    before = os.umask(0o177)
+    try:
+        server = await asyncio.start_unix_server(talk, path, limit=_LIMIT)
+    finally:
+        os.umask(before)
+    try:
+        yield
+    finally:
+        server.close()
+        for one in list(talks):
+            one.cancel()
+        await asyncio.gather(*talks, return_exceptions=True)
+        _unlink(path)
+
+
+def _unlink(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+class _Talk:
+    """One connection."""
+
+    def __init__(
+        self,
+        node: Node,
+        about: Mapping[str, Any],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._node, self._about = node, about
+        self._reader, self._writer = reader, writer
+
+    async def run(self) -> None:
+        """One question and its answers."""
+        with contextlib.suppress(ConnectionError):
+            try:
+                await self._answer(json.loads(await self._reader.readline()))
+            except (ValueError, AttributeError):
+                await self._say({"error": "that is no JSON object in a line"})
+            except ConfigError as error:
+                await self._say({"error": str(error)})
+
+    async def _answer(self, asked: Mapping[str, Any]) -> None:
+        match asked.get("do"):
+            case "about":
+                await self._say(self._about)
+            case "list":
+                await self._say({"workloads": [shown(one) for one in self._node.members]})
+            case "enrol":
+                await self._enrol(Workload.of(asked.get("workload")))
+            case "drain":
+                await self._node.drain(str(asked.get("name")))
+                await self._say({})
+            case other:
+                raise ConfigError(f"do: found {other!r}; allowed are about, list, enrol, drain")
+
+    async def _enrol(self, workload: Workload) -> None:
+        telling = asyncio.create_task(self._tell(workload))
+        gone = asyncio.create_task(self._reader.read(1))
+        try:
+            await asyncio.wait((gone, telling), return_when=asyncio.FIRST_COMPLETED)
+            if telling.done():
+                telling.result()
+        finally:
+            gone.cancel()
+            telling.cancel()
+            await asyncio.gather(gone, telling, return_exceptions=True)
+
+    async def _tell(self, workload: Workload) -> None:
+        async with contextlib.aclosing(self._node.enrolling(workload)) as changes:
+            async for one in changes:
+                await self._say(one)
+
+    async def _say(self, said: Mapping[str, Any]) -> None:
+        self._writer.write(json.dumps(said).encode() + b"\n")
+        await self._writer.drain()
+
+
+def shown(member: Member) -> dict[str, Any]:
+    """A workload as it is listed."""
+    return {**member.workload.said(), "why": member.why}
+
+
+async def ask(path: Path, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The answer of the agent at a socket. NodeUnreachable; NodeRefused."""
+    async with contextlib.aclosing(talk(path, asked)) as answers:
+        async for answer in answers:
+            return answer
+    raise NodeUnreachable(f"the agent at {path} hung up")
+
+
+async def talk(path: Path, asked: Mapping[str, Any]) -> AsyncGenerator[Mapping[str, Any], None]:
+    """All its answers, until it hangs up; the connection closes with the iterator. As `ask`."""
+    try:
+        reader, writer = await asyncio.open_unix_connection(path, limit=_LIMIT)
+    except OSError as error:
+        raise NodeUnreachable(f"no `meshlib node` answers at {path}: {error.strerror}") from None
+    try:
+        writer.write(json.dumps(asked).encode() + b"\n")
+        while line := await reader.readline():
+            answer: Mapping[str, Any] = json.loads(line)
+            if "error" in answer:
+                raise NodeRefused(str(answer["error"]))
+            yield answer
+    except ConnectionError:
+        raise NodeUnreachable(f"the agent at {path} hung up") from None
+    finally:
+        writer.close()

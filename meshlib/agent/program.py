@@ -1,0 +1,224 @@
+"""A program that is run as a workload of a node: `meshlib node run`.
+
+Rules:
+
+- It is started when its workload is ready: what it sends first is in the mesh already.
+- It is told nothing of the mesh that is not its affair: no MESHLIB_ variable of the node, above all no token.
+- Signals are passed on: one that ends it, when others have heard that it leaves. Its exit status is the exit
+  status. With it ends what it started, see `watcher.py`.
+- If the node's agent goes, the program stays, cut off if it is captured; it is enrolled again by the next.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from meshlib.agent import netns, node_socket
+from meshlib.agent.netns import Namespace
+from meshlib.agent.node_socket import NodeRefused, NodeUnreachable
+from meshlib.agent.watcher import Watcher
+from meshlib.agent.workload import Workload
+from meshlib.bootstrap import PREFIX
+from meshlib.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+AGAIN_SECONDS = 0.25
+SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
+LOOPBACK = "127.0.0.1"
+
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+PATIENCE = 2.0
+"""Seconds to be ready, before it is said why it is not."""
+
+
+class Agent(Protocol):
+    """The agent of a node."""
+
+    def enrolling(self, workload: Workload) -> AsyncGenerator[Mapping[str, Any], None]:
+        """Enrols for as long as it is iterated: `why` it is not ready, again whenever that changes."""
+
+    async def drain(self, *names: str) -> None:
+        """Workloads of these names leave soon; returns when others have heard of it."""
+
+
+async def run_program(
+    workload: Workload, command: Sequence[str], agent: Agent, *, isolated: Namespace | None
+) -> int:
+    """Its exit status; one of 128 and more is a signal's.
+
+    `isolated`: its own namespace, which goes with it; None: it is in that of the node. ConfigError.
+    """
+    watcher = Watcher(isolated)
+    try:
+        if isolated is None:
+            workload = _with_ports(workload)
+        else:
+            workload = replace(workload, netns=isolated.path, address=str(isolated.address))
+        ready = asyncio.Event()
+        async with _enrolled(workload, agent, ready) as enrolment:
+            await _first(ready, enrolment)
+            return await _run(workload, command, watcher, agent)
+    finally:
+        await asyncio.to_thread(watcher.end)
+
+
+def _with_ports(workload: Workload) -> Workload:
+    """Where the application is to listen, and its proxy."""
+    known = dict(workload.app_ports)
+    free = {port: known.get(port) or _free_port() for _, port in workload.ports}
+    proxy = workload.proxy_port or _free_port()
+    return replace(workload, app_ports=tuple(sorted(free.items())), proxy_port=proxy)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(workload: Workload, given: Mapping[str, str]) -> dict[str, str]:
+    """What the program is told."""
+    told = {name: value for name, value in given.items() if not name.startswith(PREFIX)}
+    _, port = workload.ports[0]
+    told["PORT"] = str(dict(workload.app_ports).get(port, port))
+    if not workload.captured:
+        proxy, no = f"http://{LOOPBACK}:{workload.proxy_port}", f"localhost,{LOOPBACK},::1"
+        told |= {"HTTP_PROXY": proxy, "http_proxy": proxy, "NO_PROXY": no, "no_proxy": no}
+    return told
+
+
+@contextlib.asynccontextmanager
+async def _enrolled(
+    workload: Workload, agent: Agent, ready: asyncio.Event
+) -> "AsyncIterator[asyncio.Task[None]]":
+    task = asyncio.create_task(_stay(workload, agent, ready))
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _stay(workload: Workload, agent: Agent, ready: asyncio.Event) -> None:
+    """Enrolled for ever; with another agent after the one that goes."""
+    loop, gone = asyncio.get_running_loop(), False
+    patient = loop.time() + PATIENCE
+    while True:
+        told = ""
+        try:
+            async with contextlib.aclosing(agent.enrolling(workload)) as said:
+                async for one in said:
+                    why = str(one.get("why", ""))
+                    if why and why != told and loop.time() > patient:
+                        log.warning("%s is not ready: %s", workload.name, why)
+                        told = why
+                    if not why:
+                        gone = False
+                        ready.set()
+        except NodeRefused:
+            if not ready.is_set():
+                raise
+        except NodeUnreachable as error:
+            if not ready.is_set():
+                raise ConfigError(str(error)) from None
+        if not gone:
+            gone = True
+            cut = "; the program is cut off until there is one again" if workload.captured else ""
+            log.warning("the node's agent is gone%s", cut)
+        await asyncio.sleep(AGAIN_SECONDS)
+
+
+async def _first(ready: asyncio.Event, enrolment: "asyncio.Task[None]") -> None:
+    waiting = asyncio.create_task(ready.wait())
+    try:
+        await asyncio.wait((waiting, enrolment), return_when=asyncio.FIRST_COMPLETED)
+        if enrolment.done():
+            enrolment.result()
+    finally:
+        waiting.cancel()
+
+
+async def _run(workload: Workload, command: Sequence[str], watcher: Watcher, agent: Agent) -> int:
+    enter = ["nsenter", f"--net={workload.netns}", "--"] if workload.captured else []
+    try:
+        program = await asyncio.create_subprocess_exec(
+            *enter, *command, env=environment(workload, os.environ), start_new_session=True
+        )
+    except OSError as error:
+        print(f"meshlib: {command[0]}: {error.strerror}", file=sys.stderr)
+        return 127 if isinstance(error, FileNotFoundError) else 126
+    watcher.watch(program.pid)
+
+    async def leave(number: int) -> None:
+        with contextlib.suppress(OSError, ConfigError, TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                await agent.drain(workload.name)
+        _tell(program.pid, number)
+
+    with _passed_on(program.pid, leave):
+        status = await program.wait()
+    return status if status >= 0 else 128 - status
+
+
+@contextlib.contextmanager
+def _passed_on(group: int, leave: Callable[[int], Coroutine[Any, Any, None]]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    found = [getattr(signal, name) for name in SIGNALS]
+    leaving: list[asyncio.Task[None]] = []
+
+    def heard(number: int) -> None:
+        if number in ENDING and not leaving:
+            leaving.append(loop.create_task(leave(number)))
+        else:
+            _tell(group, number)
+
+    for number in found:
+        loop.add_signal_handler(number, heard, number)
+    try:
+        yield
+    finally:
+        for number in found:
+            loop.remove_signal_handler(number)
+        for task in leaving:
+            task.cancel()
+
+
+def _tell(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        # A terminal tells all who are in front of it.
+        os.kill(group, number) if number not in ENDING[1:] else os.killpg(group, number)
+
+
+async def isolated(subnet: str) -> Namespace:
+    """A new namespace. ConfigError: it can't be made."""
+    import ipaddress
+
+    try:
+        return await netns.create(ipaddress.IPv4Network(subnet))
+    except OSError as error:
+        raise ConfigError(f"a network namespace can't be made: {error}") from None
+
+
+class AgentAt:
+    """The agent at a socket."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def enrolling(self, workload: Workload) -> AsyncGenerator[Mapping[str, Any], None]:
+        """As `Agent`. NodeUnreachable; NodeRefused."""
+        return node_socket.talk(self._path, {"do": "enrol", "workload": workload.said()})
+
+    async def drain(self, *names: str) -> None:
+        """As `Agent`."""
+        for name in names:
+            await node_socket.ask(self._path, {"do": "drain", "name": name})

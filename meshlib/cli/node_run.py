@@ -1,0 +1,189 @@
+"""`meshlib node run`, `list` and `clean`: what is said to the agent of this machine's node."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from meshlib.agent.program import Agent
+    from meshlib.agent.workload import Workload
+    from meshlib.cli.node_running import Machine
+
+Socket = Annotated[Path | None, typer.Option("--socket", help="Where the node's agent is spoken to.")]
+EXPLICIT = """\
+explicit mode: requests that come in, and HTTP by way of HTTP_PROXY, are in the mesh; nothing is captured.
+What the program sends otherwise, TCP and DNS included, is not; and it can be reached beside the mesh."""
+
+
+def run(
+    command: Annotated[list[str], typer.Argument(metavar="-- PROGRAM [ARGUMENTS]…", help="What to run.")],
+    service: Annotated[str, typer.Option(help="Of which service it is; as MESHLIB_SERVICE.")],
+    port: Annotated[
+        list[str], typer.Option(help="[NAME=]PORT, several times: what it serves, and others call.")
+    ],
+    account: Annotated[str | None, typer.Option(help="Its service account.")] = None,
+    namespace: Annotated[str | None, typer.Option(help="Its namespace.")] = None,
+    labels: Annotated[str | None, typer.Option(help="name=value,…, instead of those of the service.")] = None,
+    locality: Annotated[str | None, typer.Option(help="region/zone/subzone.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Explicit mode: the address at which others reach it.")
+    ] = None,
+    app_port: Annotated[
+        list[str] | None, typer.Option(help="PORT=OWN, several times: where it listens itself for PORT.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the workload on its node: SERVICE-PID.")] = None,
+    explicit: Annotated[
+        bool, typer.Option("--explicit", help="No network namespace, also as root: nothing is captured.")
+    ] = False,
+    node: Annotated[
+        str | None, typer.Option(help="If no agent answers: the name of the node that is run for it.")
+    ] = None,
+    control: Annotated[
+        str | None, typer.Option(help="If no agent answers: where the control service is.")
+    ] = None,
+    subnet: Annotated[
+        str | None, typer.Option(help="If no agent answers: where its address is taken from.")
+    ] = None,
+    at: Socket = None,
+) -> None:
+    """Run a program as a workload of this machine's node; of one of its own, if there is none."""
+    from meshlib.agent.workload import Workload
+
+    said: dict[str, Any] = {
+        "name": name or f"{service}-{os.getpid()}",
+        "service": service,
+        "namespace": namespace,
+        "serviceAccount": account,
+        "labels": labels,
+        "locality": locality,
+        "address": address,
+        "ports": _ports(port),
+        "appPorts": _app_ports(app_port or ()),
+    }
+    workload = Workload.of({field: value for field, value in said.items() if value})
+    logging.basicConfig(format="meshlib: %(message)s", stream=sys.stderr, level=logging.WARNING)
+    capture = not explicit and os.geteuid() == 0
+    if not capture:
+        print(EXPLICIT, file=sys.stderr)
+    raise typer.Exit(asyncio.run(_run(workload, command, capture, at, (node, control, subnet))))
+
+
+async def _run(
+    workload: "Workload",
+    command: Sequence[str],
+    capture: bool,
+    at: Path | None,
+    node: tuple[str | None, str | None, str | None],
+) -> int:
+    from meshlib.agent.program import isolated, run_program
+
+    async with _agent(at, node) as (agent, subnet):
+        own = await isolated(subnet) if capture else None
+        return await run_program(workload, command, agent, isolated=own)
+
+
+@contextlib.asynccontextmanager
+async def _agent(
+    at: Path | None, node: tuple[str | None, str | None, str | None]
+) -> "AsyncIterator[tuple[Agent, str]]":
+    """The agent of this machine's node, or one of our own; and where addresses come from."""
+    from meshlib.agent import node_socket
+    from meshlib.agent.program import AgentAt
+    from meshlib.cli.node_running import machine, running, socket_path
+
+    path = socket_path(at)
+    try:
+        about = await node_socket.ask(path, {"do": "about"})
+    except node_socket.NodeUnreachable:
+        name, control, subnet = node
+        own: Machine = machine(name, control, _of_this_run(path), subnet, 1, 5.0)
+        async with running(own) as (found, _, _):
+            yield found, own.subnet
+    else:
+        yield AgentAt(path), str(about["subnet"])
+
+
+def _of_this_run(path: Path) -> Path:
+    return path.with_name(f"run-{os.getpid()}.sock")
+
+
+def _ports(given: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in given:
+        name, _, number = text.rpartition("=")
+        name = name or ("http" if not found else f"http-{number}")
+        if name in found:
+            raise typer.BadParameter(f"the name {name} stands twice", param_hint="--port")
+        found[name] = number
+    return found
+
+
+def _app_ports(given: Sequence[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for text in given:
+        port, _, own = text.partition("=")
+        if not (own.isascii() and own.isdecimal()):
+            raise typer.BadParameter(f"{text!r} is not PORT=OWN", param_hint="--app-port")
+        found[port] = int(own)
+    return found
+
+
+def workloads(
+    at: Socket = None,
+    output: Annotated[str, typer.Option("--output", "-o", help="text or json.")] = "text",
+) -> None:
+    """List the workloads of this machine's node."""
+    import json
+
+    said = asyncio.run(_asked(at, {"do": "list"}))
+    found = said["workloads"]
+    if output == "json":
+        print(json.dumps(found, indent=2))
+        return
+    for one in found:
+        ports = ",".join(f"{name}={number}" for name, number in one["ports"].items())
+        where = one.get("netns", "explicit")
+        state = f"not ready: {one['why']}" if one["why"] else "ready"
+        print(f"{one['name']}  {one.get('address', '-')}  {ports}  {where}  {state}")
+    if not found:
+        print("no workloads")
+
+
+async def _asked(at: Path | None, asked: dict[str, Any]) -> Any:
+    from meshlib.agent import node_socket
+    from meshlib.cli.node_running import socket_path
+    from meshlib.errors import ConfigError
+
+    try:
+        return await node_socket.ask(socket_path(at), asked)
+    except node_socket.NodeUnreachable as error:
+        raise ConfigError(f"socket: {error}") from None
+
+
+def clean(at: Socket = None) -> None:
+    """Remove what a crashed agent left behind: rules in namespaces, and namespaces of programs."""
+    for one in asyncio.run(_clean(at)):
+        print(f"removed: {one}")
+
+
+async def _clean(at: Path | None) -> list[str]:
+    from meshlib.agent import node_socket
+    from meshlib.agent.capture import Captures
+    from meshlib.agent.node import clean as cleaned
+    from meshlib.cli.node_running import socket_path
+
+    path = socket_path(at)
+    done: list[str] = []
+    # An agent that runs cleans up itself, when it starts.
+    with node_socket.alone(path):
+        for record in sorted({path.with_suffix(".captured"), *path.parent.glob("run-*.captured")}):
+            done += await cleaned(Captures(record), set())
+            record.unlink(missing_ok=True)
+    return done

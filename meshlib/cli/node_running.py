@@ -1,0 +1,93 @@
+"""How a node of this machine is put together: its settings, its Envoy, its workloads' part in the mesh."""
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshlib.agent.agent import run_node, wait_ready
+from meshlib.agent.capture import Captures
+from meshlib.agent.netns import SUBNET
+from meshlib.agent.node import Node, runtime_folder
+from meshlib.agent.process import Envoy
+from meshlib.agent.secrets import Secrets
+from meshlib.bootstrap import Bootstrap, bootstrap
+from meshlib.dataplane.address import own_address
+from meshlib.dataplane.membership import Memberships
+from meshlib.errors import ConfigError
+from meshlib.xds.names import NODE_NAMESPACE
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What was said of the node."""
+
+    name: str
+    settings: Bootstrap
+    """Of the node's own identity."""
+    socket: Path
+    subnet: str
+    concurrency: int
+    drain: float
+
+    @property
+    def record(self) -> Path:
+        """What is captured, for those who come after a crash."""
+        return self.socket.with_suffix(".captured")
+
+
+def machine(
+    name: str | None,
+    control: str | None,
+    at: Path | None,
+    subnet: str | None,
+    concurrency: int,
+    drain: float,
+) -> Machine:
+    """ConfigError: something of it can't be used."""
+    name = name or socket.gethostname().lower()
+    settings = bootstrap(control=control, namespace=NODE_NAMESPACE, service_account=name)
+    if settings.local:
+        raise ConfigError(f"control: found {settings.control!r}; a node needs a service, HOST:PORT")
+    try:
+        network = ipaddress.IPv4Network(subnet) if subnet else SUBNET
+    except ValueError as error:
+        raise ConfigError(f"subnet: {error}; allowed is one such as {SUBNET}") from None
+    return Machine(name, settings, socket_path(at), str(network), concurrency, drain)
+
+
+def socket_path(at: Path | None) -> Path:
+    """Where the node's agent is spoken to."""
+    return (at or runtime_folder() / "node.sock").absolute()
+
+
+@contextlib.asynccontextmanager
+async def running(machine: Machine) -> "AsyncIterator[tuple[Node, Envoy, asyncio.Task[None]]]":
+    """The node, for the time of the block; the task ends when its Envoy serves."""
+    settings = machine.settings
+    members = Memberships(settings, machine.name)
+    machine.record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    node = run_node(
+        settings,
+        machine.name,
+        members.own,
+        Secrets(lambda: None if members.own is None else members.own.held, members.held),
+        members.join,
+        Captures(machine.record),
+        lambda: settings.address or own_address(settings.control),
+        drain_seconds=machine.drain,
+        arguments=("--concurrency", str(machine.concurrency)) if machine.concurrency else (),
+    )
+    try:
+        async with node as (found, envoy, admin):
+            ready = asyncio.create_task(wait_ready(admin))
+            try:
+                yield found, envoy, ready
+            finally:
+                ready.cancel()
+                await asyncio.gather(ready, return_exceptions=True)
+    finally:
+        members.close()

@@ -1,0 +1,239 @@
+"""What is captured of a real namespace, and what stays of it. Needs root."""
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from support.commands import wait_until
+
+from meshlib.agent import netns
+from meshlib.agent.capture import Captures
+from meshlib.agent.netns import Namespace
+from meshlib.agent.watcher import Watcher
+from meshlib.errors import ConfigError
+
+SUBNET = ipaddress.IPv4Network((0x0AD80000 + (os.getpid() % 8192) * 8, 29))
+"""Of this process: six addresses."""
+CONNECT = """
+import socket, sys
+try:
+    made = socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)
+    print(made.recv(100).decode())
+except OSError as error:
+    print(type(error).__name__)
+"""
+SAY = """
+import asyncio, sys
+async def main():
+    async def say(reader, writer, text):
+        writer.write(text); await writer.drain(); writer.close()
+    for port, where in ((15001, '127.0.0.1'), (15006, '0.0.0.0'), (15008, '0.0.0.0'), (80, '0.0.0.0')):
+        text = str(port).encode()
+        await asyncio.start_server(lambda r, w, text=text: say(r, w, text), where, port)
+    class Dns(asyncio.DatagramProtocol):
+        def connection_made(self, made): self.made = made
+        def datagram_received(self, data, peer): self.made.sendto(b'dns ' + data, peer)
+    await asyncio.get_running_loop().create_datagram_endpoint(Dns, ('127.0.0.1', 15053))
+    print('ready', flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
+ASK = """
+import socket, sys
+made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); made.settimeout(5)
+made.connect((sys.argv[1], 53))
+try:
+    made.send(b'q'); print(made.recv(100).decode())
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+@contextlib.asynccontextmanager
+async def namespace() -> AsyncIterator[Namespace]:
+    one = await netns.create(SUBNET)
+    try:
+        yield one
+    finally:
+        await netns.remove(one)
+
+
+def inside(one: Namespace, code: str, *arguments: str) -> str:
+    command = ["nsenter", f"--net={one.path}", sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+
+
+def outside(one: Namespace, port: int) -> str:
+    try:
+        with socket.create_connection((str(one.address), port), 5) as made:
+            return made.recv(100).decode()
+    except OSError as error:
+        return type(error).__name__
+
+
+@contextlib.contextmanager
+def proxy(one: Namespace) -> Iterator[None]:
+    """Stands in for the Envoy and the application."""
+    command = ["nsenter", f"--net={one.path}", sys.executable, "-c", SAY]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+async def test_all_tcp_and_dns_of_a_namespace_leads_to_the_proxy_or_nowhere(tmp_path: Path) -> None:
+    async with namespace() as one:
+        own = str(one.address)
+        captures = Captures(tmp_path / "captured")
+        await captures.capture(one.path)
+        # Nobody listens yet: nothing goes out, nothing comes in.
+        assert inside(one, CONNECT, "198.51.100.1", "80") == "ConnectionRefusedError"
+        assert outside(one, 80) == "ConnectionRefusedError"
+        with proxy(one):
+            assert inside(one, CONNECT, "198.51.100.1", "80") == "15001"
+            assert inside(one, CONNECT, "198.51.100.1", "53") == "15001"
+            assert inside(one, ASK, "198.51.100.53") == "dns q"
+            assert inside(one, ASK, "127.0.0.53") == "dns q"
+            assert [outside(one, port) for port in (80, 8080, 15008)] == ["15006", "15006", "15008"]
+            # Its own loopback is its own affair.
+            assert [inside(one, CONNECT, host, "80") for host in ("127.0.0.1", own)] == ["80", "80"]
+            # Nobody gets to the captured ports by their numbers.
+            assert [outside(one, port) for port in (15001, 15006)] == ["ConnectionRefusedError"] * 2
+            for host in ("127.0.0.1", own):
+                for port in ("15001", "15006"):
+                    assert inside(one, CONNECT, host, port) == "ConnectionRefusedError"
+        assert inside(one, CONNECT, "198.51.100.1", "80") == "ConnectionRefusedError"
+        await captures.release(one.path)
+        assert "meshlib" not in tables(one)
+
+
+async def test_rules_of_others_stay_and_ours_are_there_once(tmp_path: Path) -> None:
+    async with namespace() as one:
+        subprocess.run(["ip", "netns", "exec", one.name, "nft", "add", "table", "ip", "theirs"], check=True)
+        captures = Captures(tmp_path / "captured")
+        for _ in range(2):
+            await captures.capture(one.path)
+        assert set(tables(one).splitlines()) == {
+            "table ip meshlib",
+            "table ip theirs",
+            "table ip6 meshlib",
+        }
+        for _ in range(2):
+            await captures.release(one.path)
+        assert tables(one).splitlines() == ["table ip theirs"]
+
+
+async def test_ipv6_is_no_way_around(tmp_path: Path) -> None:
+    async with namespace() as one:
+        own = ["ip", "netns", "exec", one.name]
+        subprocess.run(["ip", "addr", "add", "fe80::1/64", "dev", one.link, "nodad"], check=True)
+        subprocess.run([*own, "ip", "addr", "add", "fe80::2/64", "dev", "eth0", "nodad"], check=True)
+        with socket.create_server(("::", 0), family=socket.AF_INET6) as server:
+            port = str(server.getsockname()[1])
+            assert inside(one, CONNECT.replace("made.recv(100).decode()", "1"), "fe80::1%eth0", port) == "1"
+            await Captures(tmp_path / "captured").capture(one.path)
+            assert inside(one, CONNECT, "fe80::1%eth0", port) == "ConnectionRefusedError"
+        assert inside(one, CONNECT, "::1", "80") == "ConnectionRefusedError"  # nobody listens
+        with pytest.raises(TimeoutError):
+            socket.create_connection((f"fe80::2%{one.link}", 80), 0.2)
+
+
+async def test_addresses_are_given_once_and_come_back() -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        made = await asyncio.gather(*(stack.enter_async_context(namespace()) for _ in range(6)))
+        assert {one.address for one in made} == set(SUBNET.hosts())
+        with pytest.raises(ConfigError, match=f"all addresses of {SUBNET} are taken"):
+            await netns.create(SUBNET)
+        assert set(made) <= set(netns.left_over())
+    assert not {one for one in netns.ours() if one.address in SUBNET}
+    async with namespace() as one:
+        assert one.address == SUBNET[1]
+
+
+async def test_the_first_address_of_a_namespace_is_found() -> None:
+    async with namespace() as one:
+        assert await netns.address_of(one.path) == str(one.address)
+
+
+def child(one: Namespace, code: str) -> subprocess.Popen[str]:
+    command = ["nsenter", f"--net={one.path}", sys.executable, "-c", code]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    return process
+
+
+FORKS = "import os,time,signal; os.fork() or os.setsid(); {}; print('up', flush=True); time.sleep(1000)"
+
+
+@pytest.mark.parametrize("stubborn", ["0", "signal.signal(15, signal.SIG_IGN)"])
+async def test_a_watcher_ends_all_who_live_there_when_its_pipe_closes(stubborn: str) -> None:
+    one = await netns.create(SUBNET)
+    watcher = Watcher(one, 30 if stubborn == "0" else 0.1)
+    with child(one, FORKS.format(stubborn)) as program:
+        watcher.watch(program.pid)
+        assert one not in netns.left_over()
+        watcher.end(30)
+        assert program.wait(10) == (-signal.SIGTERM if stubborn == "0" else -signal.SIGKILL)
+        assert program.stdout is not None
+        assert program.stdout.read() in ("", "up\n")  # the other process has closed it, too
+    assert one not in netns.ours()
+    assert one.link not in socket_names()
+
+
+async def test_a_watcher_outlives_whoever_is_killed() -> None:
+    one = await netns.create(SUBNET)
+    code = f"""
+import ipaddress, signal, subprocess, sys
+from meshlib.agent.netns import Namespace
+from meshlib.agent.watcher import Watcher
+one = Namespace(ipaddress.IPv4Address("{one.address}"))
+watcher = Watcher(one)
+program = subprocess.Popen(["nsenter", f"--net={{one.path}}", "sleep", "1000"], start_new_session=True)
+watcher.watch(program.pid)
+print(program.pid, flush=True)
+signal.pause()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as keeper:
+        assert keeper.stdout is not None
+        program = int(keeper.stdout.readline())
+        keeper.kill()
+        wait_until(lambda: one not in netns.ours(), 30, "the end of the namespace")
+        wait_until(lambda: not Path(f"/proc/{program}").exists(), 30, "the end of the program")
+
+
+async def test_without_a_namespace_a_watcher_ends_the_group() -> None:
+    watcher = Watcher(None, 0.1)
+    with subprocess.Popen(["/bin/sh", "-c", "sleep 1000 & sleep 1000"], start_new_session=True) as program:
+        watcher.watch(program.pid)
+        watcher.end(30)
+        assert program.wait(10) == -signal.SIGTERM
+        wait_until(lambda: gone(program.pid), 30, "the end of the group")
+
+
+def tables(one: Namespace) -> str:
+    command = ["ip", "netns", "exec", one.name, "nft", "list", "tables"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def socket_names() -> list[str]:
+    return [name for _, name in socket.if_nameindex()]
+
+
+def gone(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False

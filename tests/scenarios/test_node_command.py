@@ -1,0 +1,277 @@
+"""`meshlib node` on two machines that are network namespaces, everything STRICT: a Node.js program and plain
+ones of Python in pods, peers that are Python in the mesh. Needs root.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.commands import MESHLIB, wait_until
+from support.machines import Machine, Started, Underlay, system, underlay
+from support.secure_mesh import SecureMesh, secure_mesh
+
+import meshlib
+
+MESH = """
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: istio-system}
+spec: {mtls: {mode: STRICT}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: ratings}
+spec: {selector: {app: ratings}, ports: [{name: http, port: 9080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: details}
+spec: {selector: {app: details}, ports: [{name: http, port: 9080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: listed}
+spec: {selector: {app: listed}, ports: [{name: http, port: 9080}]}
+"""
+# The tutorial's: answers with the headers that it was sent.
+RATINGS = """
+const http = require('http');
+http.createServer((request, response) => {
+  response.setHeader('content-type', 'application/json');
+  const token = process.env.MESHLIB_TOKEN;
+  response.end(JSON.stringify({ratings: {Reviewer1: 5}, headers: request.headers, token}));
+}).listen(process.env.PORT, () => console.log('ratings listens'));
+"""
+DETAILS = """
+import http.server, json, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        body = json.dumps({"details": 1, "headers": dict(self.headers)}).encode()
+        self.send_response(200); self.send_header("content-length", str(len(body))); self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_): pass
+print("details listens", flush=True)
+http.server.ThreadingHTTPServer(("", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+HANDSHAKE = b"\x16\x03\x01"
+SPIFFE = "spiffe://cluster.local/ns/default/sa/"
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Underlay]:
+    with underlay(tmp_path_factory.mktemp("net")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def mesh(net: Underlay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureMesh]:
+    with secure_mesh(tmp_path_factory.mktemp("mesh"), MESH, address=f"{net.address}:0") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def one(net: Underlay) -> Machine:
+    return net.machine("vm1")
+
+
+@pytest.fixture(scope="module")
+def two(net: Underlay) -> Machine:
+    return net.machine("vm2")
+
+
+@pytest.fixture(scope="module")
+def nodes(mesh: SecureMesh, one: Machine, two: Machine) -> tuple[Started, Started]:
+    return one.node(mesh), two.node(mesh)
+
+
+@pytest.fixture(scope="module")
+def ratings(nodes: Any, one: Machine) -> Started:
+    script = one.folder / "ratings.js"
+    script.write_text(RATINGS)
+    made = one.run("ratings", "node", str(script))
+    made.wait_for("ratings listens")
+    return made
+
+
+@pytest.fixture(scope="module")
+def details(nodes: Any, two: Machine) -> Started:
+    made = two.run("details", sys.executable, "-c", DETAILS)
+    made.wait_for("details listens")
+    return made
+
+
+@pytest.fixture(scope="module")
+def reviews(net: Underlay, mesh: SecureMesh) -> Iterator[None]:
+    """A Python server in the mesh."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MESHLIB_")}
+    own |= {f"MESHLIB_{name.upper()}": str(value) for name, value in mesh.settings("reviews").items()}
+    own |= {"MESHLIB_STATE_DIR": str(net.folder / "reviews"), "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [*MESHLIB, "serve", "support.telling:app", "--service", "reviews", "--host", net.address]
+    log = net.folder / "reviews.log"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, env=own, stdout=output, stderr=output) as process,
+    ):
+        try:
+            wait_until(lambda: "serving at" in log.read_text() or process.poll() is not None, 60, "reviews")
+            yield
+        finally:
+            process.terminate()
+            process.wait(20)
+            print(log.read_text())
+
+
+def netns_of(machine: Machine, name: str) -> str:
+    return str(machine.workloads()[name]["netns"])
+
+
+def answer(machine: Machine, name: str, url: str) -> Any:
+    """What plain curl in a pod is answered in the end; the other may have joined just now."""
+    found: list[str] = []
+    netns = netns_of(machine, name)
+
+    def succeeds() -> bool:
+        found.append(machine.inside(netns, "curl", "-sS", "--max-time", "20", "-H", "x-marked: plainly", url))
+        return found[-1].startswith("{")
+
+    wait_until(succeeds, 20, f"an answer of {url}")
+    return json.loads(found[-1])
+
+
+def test_a_node_js_program_is_called_by_a_python_client(mesh: SecureMesh, ratings: Started) -> None:
+    with mesh.joined("productpage") as joined, meshlib.Client(mesh=joined) as client:
+        answer = client.get("http://ratings:9080/ratings/0")
+    assert answer.status_code == 200
+    assert answer.json()["ratings"] == {"Reviewer1": 5}
+    assert f"URI={SPIFFE}productpage" in answer.json()["headers"]["x-forwarded-client-cert"]
+    assert "token" not in answer.json()
+
+
+def test_plain_curl_in_a_pod_calls_a_python_server(one: Machine, ratings: Started, reviews: None) -> None:
+    found = answer(one, "ratings", "http://reviews:9080/reviews/0")
+    assert found["principal"] == f"{SPIFFE}ratings"
+
+
+def test_pods_of_two_nodes_and_of_one_call_each_other_and_only_tls_is_seen(
+    net: Underlay, one: Machine, two: Machine, ratings: Started, details: Started, reviews: None
+) -> None:
+    with net.seen() as file:
+        there = answer(one, "ratings", "http://details:9080/details/0")
+        back = answer(two, "details", "http://ratings.default:9080/")
+        answer(one, "ratings", "http://reviews:9080/")
+        wait_until(lambda: HANDSHAKE in file.read_bytes(), 20, "packets")
+    assert there["headers"]["x-marked"] == back["headers"]["x-marked"] == "plainly"
+    assert f"URI={SPIFFE}ratings" in there["headers"]["x-forwarded-client-cert"]
+    assert f"URI={SPIFFE}details" in back["headers"]["x-forwarded-client-cert"]
+    seen = file.read_bytes()
+    for word in (b"plainly", b"GET /", b"HTTP/1.1", b"Reviewer1"):
+        assert word not in seen
+
+
+def test_what_is_not_of_the_mesh_is_refused_by_the_workload(one: Machine, ratings: Started) -> None:
+    address = one.workloads()["ratings"]["address"]
+    with httpx.Client(trust_env=False) as stranger, pytest.raises(httpx.TransportError):
+        stranger.get(f"http://{address}:9080/")
+
+
+def test_workloads_of_a_file_come_and_go(mesh: SecureMesh, net: Underlay) -> None:
+    machine = net.machine("vm3")
+    file = machine.folder / "workloads.yaml"
+    file.write_text("[]\n")
+    node = machine.node(mesh, "--workloads", str(file))
+    with pod(machine) as netns:
+        enter = f"--net=/run/netns/{netns}"
+        server = machine.start("listed", "nsenter", enter, sys.executable, "-c", DETAILS, PORT="9080")
+        server.wait_for("details listens")
+        enrolled = [
+            {"name": "listed-1", "service": "listed", "ports": {"http": 9080}, "netns": f"/run/netns/{netns}"}
+        ]
+        began = time.monotonic()
+        replace(file, json.dumps(enrolled))
+        with mesh.joined("productpage") as joined, meshlib.Client(mesh=joined) as client:
+            wait_until(lambda: succeeded(client, "http://listed:9080/"), 30, "the enrolled pod")
+            print(f"enrolled after {time.monotonic() - began:.2f} s")
+            replace(file, "[{name: broken")
+            node.wait_for("the last good one stays")
+            assert client.get("http://listed:9080/").status_code == 200
+        assert "meshlib" in rules(netns)
+        replace(file, "[]")
+        wait_until(lambda: "meshlib" not in rules(netns), 30, "the end of the rules")
+        assert machine.workloads() == {}
+        assert "details" in httpx.get(f"http://{address_in(netns)}:9080/", trust_env=False).text
+        # A killed agent leaves the namespace closed; the next one opens what nobody claims.
+        replace(file, json.dumps(enrolled))
+        wait_until(
+            lambda: not machine.workloads()["listed-1"]["why"] if machine.workloads() else False, 30, "it"
+        )
+        node.end(signal.SIGKILL)
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"http://{address_in(netns)}:9080/", trust_env=False)
+        system(*MESHLIB, "node", "clean", "--socket", str(machine.socket))
+        assert "meshlib" not in rules(netns)
+        again = machine.node(mesh, "--workloads", str(file))
+        wait_until(lambda: ready(machine, "listed-1"), 30, "the workload")
+        again.end(signal.SIGKILL)
+        replace(file, "[]")
+        third = machine.node(mesh, "--workloads", str(file))
+        third.wait_for(f"removed what was left behind: the rules in /run/netns/{netns}")
+        assert "meshlib" not in rules(netns)
+        assert third.end() == 0
+
+
+def ready(machine: Machine, name: str) -> bool:
+    return machine.workloads().get(name, {}).get("why") == ""
+
+
+def succeeded(client: Any, url: str) -> bool:
+    with contextlib.suppress(Exception):
+        return bool(client.get(url).status_code == 200)
+    return False
+
+
+def replace(file: Path, text: str) -> None:
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.replace(file)
+
+
+def rules(netns: str) -> str:
+    return system("ip", "netns", "exec", netns, "nft", "list", "tables")
+
+
+def address_in(netns: str) -> str:
+    return json.loads(system("ip", "-n", netns, "-j", "-4", "addr", "show", "eth0"))[0]["addr_info"][0][
+        "local"
+    ]
+
+
+@contextlib.contextmanager
+def pod(machine: Machine) -> Iterator[str]:
+    """A namespace that somebody else made, with an address of the machine's."""
+    name, link = f"{machine.netns}-pod", "pod0"
+    address = machine.subnet.replace(".0/28", ".14")
+    system("ip", "netns", "add", name)
+    try:
+        outer, inner = ["ip", "-n", machine.netns], ["ip", "-n", name]
+        system(*outer, "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name)
+        system(*outer, "addr", "add", f"{address[:-2]}13/32", "dev", link)
+        system(*outer, "link", "set", link, "up")
+        system(*outer, "route", "add", f"{address}/32", "dev", link, "src", machine.address)
+        system(*inner, "addr", "add", f"{address}/32", "dev", "eth0")
+        system(*inner, "link", "set", "eth0", "up")
+        system(*inner, "link", "set", "lo", "up")
+        system(*inner, "route", "add", f"{address[:-2]}13", "dev", "eth0", "scope", "link")
+        system(*inner, "route", "add", "default", "via", f"{address[:-2]}13")
+        yield name
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)

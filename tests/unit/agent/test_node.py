@@ -1,0 +1,231 @@
+"""How workloads join a node and leave it, with a control service and an Envoy that are played."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from meshlib.agent.admin import Admin, AdminUnreachable, Listening
+from meshlib.agent.capture import Captures
+from meshlib.agent.node import Node
+from meshlib.agent.node_socket import NodeRefused, NodeUnreachable, alone, ask, serve, talk
+from meshlib.agent.workload import Workload
+from meshlib.errors import ConfigError, ControlUnavailable
+
+A = Workload("a", (("http", 9080),), address="10.0.0.1")
+B = Workload("b", (("http", 9080),), address="10.0.0.2")
+
+
+class Played(Admin):
+    """An Envoy whose listeners are said."""
+
+    def __init__(self) -> None:
+        self.names: set[str] | None = set()
+
+    async def listening(self) -> tuple[Listening, ...]:
+        if self.names is None:
+            raise AdminUnreachable("it is not there")
+        return tuple(Listening(f"{name}/inbound", "") for name in self.names)
+
+
+class Part:
+    """A workload's part in the mesh."""
+
+    def __init__(self, said: list[str], name: str) -> None:
+        self.said, self.name, self.joined = said, name, True
+        said.append(f"{name} joins")
+
+    def drain(self) -> None:
+        self.said.append(f"{self.name} drains")
+
+    def close(self) -> None:
+        self.said.append(f"{self.name} leaves")
+
+
+class Stage:
+    """A node with all that it is made of."""
+
+    def __init__(self, folder: Path) -> None:
+        self.admin, self.said = Played(), list[str]()
+        self.refusals: dict[str, list[str]] = {}
+        self.captures = Captures(folder / "captured")
+        self.node = Node(self.admin, self.captures, self.join, lambda: "10.9.9.9")
+        self.socket = folder / "own" / "node.sock"
+
+    def join(self, workload: Workload) -> Part:
+        if self.refusals.get(workload.name):
+            raise ControlUnavailable(self.refusals[workload.name].pop(0))
+        return Part(self.said, workload.name)
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    monkeypatch.setattr("meshlib.agent.node.LOOK_SECONDS", 0.001)
+    monkeypatch.setattr("meshlib.agent.node.pause", lambda failures: 0.001)
+    return Stage(tmp_path)
+
+
+async def test_it_is_ready_when_it_is_registered_and_its_listeners_are_there(stage: Stage) -> None:
+    stage.admin.names = None
+    member = stage.node.enrol(A)
+    while member.why != "waiting for the control service":
+        await asyncio.sleep(0.001)
+    assert not member.ready.is_set()
+    stage.admin.names = {"a"}
+    await member.ready.wait()
+    assert member.why == ""
+    await stage.node.withdraw("a")
+    await stage.node.withdraw("a")
+    assert stage.said == ["a joins", "a drains", "a leaves"]
+    assert stage.node.members == []
+
+
+async def test_what_fails_is_tried_again_and_told_once(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.refusals["a"], stage.admin.names = ["not now"] * 5, {"a"}
+    member = stage.node.enrol(A)
+    await member.ready.wait()
+    assert caplog.text.count("workload a can't join: not now") == 1
+    await stage.node.close()
+
+
+async def test_two_of_one_name_or_namespace_are_not_both_there(stage: Stage) -> None:
+    stage.node.enrol(A)
+    with pytest.raises(ConfigError, match="name: there is a workload 'a' on this node already"):
+        stage.node.enrol(A)
+    stage.node.enrol(Workload("c", A.ports, netns="/nowhere"))
+    with pytest.raises(ConfigError, match="netns: /nowhere is that of c"):
+        stage.node.enrol(Workload("d", A.ports, netns="/nowhere"))
+    await stage.node.close()
+
+
+async def test_a_namespace_that_is_not_there_is_waited_for(stage: Stage) -> None:
+    member = stage.node.enrol(Workload("c", A.ports, netns="/nowhere"))
+    while "is not a network namespace" not in member.why and "root is needed" not in member.why:
+        await asyncio.sleep(0.001)
+    await stage.node.close()
+    assert stage.said == []
+    assert stage.captures.held == frozenset()
+
+
+async def test_the_proxy_and_the_application_need_two_ports(stage: Stage) -> None:
+    member = stage.node.enrol(Workload("c", A.ports, address="127.0.0.1"))
+    while "appPorts: the proxy is at 127.0.0.1:9080" not in member.why:
+        await asyncio.sleep(0.001)
+    await stage.node.close()
+
+
+async def test_without_an_address_it_has_the_nodes(stage: Stage) -> None:
+    stage.admin.names = {"c"}
+    member = stage.node.enrol(Workload("c", A.ports))
+    await member.ready.wait()
+    assert member.workload.address == "10.9.9.9"
+    await stage.node.close()
+
+
+async def test_of_a_file_only_what_changed_leaves_and_comes(stage: Stage) -> None:
+    stage.admin.names = {"a", "b"}
+    await stage.node.listed([A, B])
+    await asyncio.gather(*(one.ready.wait() for one in stage.node.members))
+    heavier = Workload("b", B.ports, address=B.address, weight=2)
+    await stage.node.listed([A, heavier])
+    await asyncio.gather(*(one.ready.wait() for one in stage.node.members))
+    assert sorted(stage.said[:2]) == ["a joins", "b joins"]
+    assert stage.said[2:] == ["b drains", "b leaves", "b joins"]
+    await stage.node.listed([])
+    assert stage.node.members == []
+
+
+async def test_one_of_a_file_that_is_there_already_is_told(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.node.enrol(A)
+    await stage.node.listed([A, B])
+    assert [one.workload.name for one in stage.node.members] == ["a", "b"]
+    assert "workload a: name: there is a workload" in caplog.text
+    await stage.node.listed([])
+    assert [one.workload.name for one in stage.node.members] == ["a"]
+    await stage.node.close()
+
+
+async def test_who_leaves_while_it_joins_is_not_there(stage: Stage) -> None:
+    stage.node.enrol(A)
+    await asyncio.sleep(0)
+    await stage.node.withdraw("a")
+    assert stage.said in ([], ["a joins", "a leaves"])
+
+
+@contextlib.asynccontextmanager
+async def served(stage: Stage) -> AsyncIterator[None]:
+    with alone(stage.socket):
+        async with serve(stage.socket, stage.node, {"name": "vm1"}):
+            yield
+
+
+async def test_over_the_socket_it_is_one_for_as_long_as_the_connection_stands(stage: Stage) -> None:
+    async with served(stage):
+        assert await ask(stage.socket, {"do": "about"}) == {"name": "vm1"}
+        enrolling = talk(stage.socket, {"do": "enrol", "workload": A.said()})
+        assert (await anext(enrolling))["why"] == "joining"
+        stage.admin.names = {"a"}
+        while (await anext(enrolling))["why"]:
+            pass
+        (listed,) = (await ask(stage.socket, {"do": "list"}))["workloads"]
+        assert (listed["name"], listed["address"], listed["why"]) == ("a", "10.0.0.1", "")
+        assert await ask(stage.socket, {"do": "drain", "name": "a"}) == {}
+        assert stage.said == ["a joins", "a drains"]
+        await enrolling.aclose()
+        while stage.node.members:
+            await asyncio.sleep(0.001)
+        while "a leaves" not in stage.said:
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"do": "enrol"}, "allowed is an object"),
+        ({"do": "enrol", "workload": {"name": "a"}}, "ports: found None"),
+        ({"do": "dance"}, "do: found 'dance'; allowed are about, list, enrol, drain"),
+        ({}, "do: found None"),
+        ([], "no JSON object"),
+    ],
+)
+async def test_what_is_asked_wrongly_is_refused(stage: Stage, asked: dict[str, str], said: str) -> None:
+    async with served(stage):
+        with pytest.raises(NodeRefused, match=said):
+            await ask(stage.socket, asked)
+
+
+@pytest.mark.parametrize("text", [b"", b"\n", b"{", b"\xff\n", b"x" * 2_000_000])
+async def test_what_is_no_question_ends_that_talk_only(stage: Stage, text: bytes) -> None:
+    async with served(stage):
+        reader, writer = await asyncio.open_unix_connection(stage.socket)
+        writer.write(text)
+        writer.write_eof()
+        with contextlib.suppress(ConnectionError):
+            assert b"no JSON object" in await reader.read()
+        writer.close()
+        assert await ask(stage.socket, {"do": "about"}) == {"name": "vm1"}
+
+
+async def test_one_agent_a_socket(stage: Stage) -> None:
+    with pytest.raises(NodeUnreachable, match="no `meshlib node` answers"):
+        await ask(stage.socket, {"do": "about"})
+    async with served(stage):
+        with pytest.raises(ConfigError, match="another `meshlib node` serves"), alone(stage.socket):
+            pass
+        assert stage.socket.stat().st_mode & 0o777 == 0o600
+    assert not stage.socket.exists()
+
+
+def test_a_folder_that_others_write_to_is_not_used(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with (
+        pytest.raises(ConfigError, match="is not a folder that only this user"),
+        alone(tmp_path / "node.sock"),
+    ):
+        pass
