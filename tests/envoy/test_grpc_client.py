@@ -34,6 +34,7 @@ class Case(NamedTuple):
     method: str = "who"
     message: bytes = b""
     failing: int = 0
+    stalling: int = 0
     extra: dict[str, Any] = {}  # noqa: RUF012 - never changed
     """Of the route beside its action."""
 
@@ -56,6 +57,11 @@ def _fault(**abort: Any) -> dict[str, Any]:
     return {"typed_per_filter_config": {"envoy.filters.http.fault": fault}}
 
 
+def _hedged(on: str, retries: int = 2) -> dict[str, Any]:
+    hedge = {"hedge_policy": {"hedge_on_per_try_timeout": True}}
+    return {**_retry(on, num_retries=retries, per_try_timeout="0.4s"), **hedge, "timeout": "1.5s"}
+
+
 CASES = [
     *(
         Case(f"{word} {number}", _retry(word), "status", b"%d words" % number)
@@ -67,6 +73,11 @@ CASES = [
     Case("does not heal", _retry("unavailable"), failing=3),
     Case("try's time", _retry("5xx", num_retries=1, per_try_timeout="0.5s"), "slow", b"30"),
     Case("route's time", {"timeout": "0.5s"}, "slow", b"30"),
+    Case("hedged", _hedged("cancelled"), stalling=1),
+    Case("hedged again", _hedged("cancelled"), stalling=2),
+    Case("fails, and the next is slow", _hedged("unavailable", retries=1), failing=1, stalling=1),
+    Case("hedged, and none answers", _hedged("cancelled", retries=1), stalling=2),
+    Case("not hedged", _hedged("unavailable"), failing=2),
     Case("rewritten", {"regex_rewrite": {"pattern": {"regex": "nowhere"}, "substitution": "who"}}, "nowhere"),
     Case("added", {}, extra={"request_headers_to_add": [{"header": {"key": "x-added", "value": "yes"}}]}),
     Case("removed", {}, extra={"request_headers_to_remove": ["x-mine"]}),
@@ -146,6 +157,7 @@ def _ask(channel: grpc.Channel, server: Seen, number: int) -> Came:
     case = CASES[number]
     server.calls.clear()
     server.failing = {case.method: case.failing}
+    server.stalling = {case.method: case.stalling}
     server.metadata = []
     metadata = (("x-case", str(number)), ("x-mine", "here"))
     call: Callable[..., Any] = channel.unary_unary(PATH + case.method)
@@ -175,7 +187,7 @@ async def test_the_same_comes_of_calls_by_the_same_routes(tmp_path: Path) -> Non
             ask_all, meshlib_grpc.channel("reviews:9080", _mesh(server.port)), server
         )
     # Envoy answers 504 in gRPC's words, UNAVAILABLE; ours is what gRPC says of any other time that ran out.
-    late = {"try's time", "route's time"}
+    late = {"try's time", "route's time", "hedged, and none answers", "fails, and the next is slow"}
     for number, case in enumerate(CASES):
         if case.name in late:
             assert (theirs[number].code, ours[number].code) == ("UNAVAILABLE", "DEADLINE_EXCEEDED")
