@@ -3,7 +3,6 @@
 Both sides make one, if somebody wants to be told. Texts are as they were on the wire, decoded as Latin-1.
 """
 
-import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import field
 
@@ -100,4 +99,7 @@ def size(head: RequestHead) -> int:
 
 def size_of_headers(headers: Collection[Header]) -> int:
     """Bytes of headers in HTTP/1.1."""
-    return 4 * len(headers) + sum(map(len, itertools.chain.from_iterable(headers)))
+    found = 4 * len(headers)
+    for name, value in headers:
+        found += len(name) + len(value)
+    return found

@@ -171,13 +171,16 @@ class Inbound:
         assert telemetry.instruments is not None  # noqa: S101 - asked before
         index = self.head.index
         bound = telemetry.inbound_ends(self.peer, index.get(PEER_METADATA))
-        grpc = labels.is_grpc(index.get(b"content-type"))
         sent = self.sent + _STATUS_LINE + size_of_headers(self._headers)
-        if grpc and not self._grpc_status:
-            self.trailers(self._headers)
-        end = labels.end_of(self._status, self._flags, grpc=grpc, grpc_status=self._grpc_status)
+        kind = index.get(b"content-type")
+        if kind is not None and labels.is_grpc(kind):
+            if not self._grpc_status:
+                self.trailers(self._headers)
+            series = bound.of_grpc(self._status, self._flags, self._grpc_status, telemetry.instruments)
+        else:
+            series = bound.of(self._status, self._flags, telemetry.instruments)
         received = size(self.head) + self.received
-        telemetry.instruments.add((bound.of(end, telemetry.instruments), seconds * 1000, received, sent))
+        telemetry.instruments.add((series, seconds * 1000, received, sent))
 
 
 def _address(found: tuple[str, int]) -> str:

@@ -75,7 +75,8 @@ class Outbound:
         """Bytes that left after the request's body: of another protocol."""
         self._telemetry, self._body = telemetry, body
         self._logs, self._spans = telemetry.told(target)
-        self._started, self._wall = telemetry.clock(), telemetry.wall()
+        self._started = telemetry.clock()
+        self._wall = telemetry.wall() if self._logs else 0.0
         self._status, self._facts, self._details, self._failure = 0, _NO_FACTS, "", ""
         self._headers: Sequence[Header] = ()
         self._version = b"HTTP/1.1"
@@ -188,16 +189,21 @@ class Outbound:
         telemetry, facts = self._telemetry, self._facts
         assert telemetry.instruments is not None  # noqa: S101 - asked before
         bound = telemetry.outbound_ends(facts, self.head.authority)
-        grpc = labels.is_grpc(self.head.index.get(b"content-type"))
-        said = b""
-        if grpc:
-            for name, value in self._headers:
-                if name.lower() == b"grpc-status":
-                    said = value
-        end = labels.end_of(self._status, facts.flag, grpc=grpc, grpc_status=said.decode("latin-1"))
+        kind = self.head.index.get(b"content-type")
+        if kind is not None and labels.is_grpc(kind):
+            series = bound.of_grpc(self._status, facts.flag, self._grpc_status(), telemetry.instruments)
+        else:
+            series = bound.of(self._status, facts.flag, telemetry.instruments)
         received = self.received + _STATUS_LINE + size_of_headers(self._headers)
         sent = size(self.head) + self._body.size + self.sent
-        telemetry.instruments.add((bound.of(end, telemetry.instruments), seconds * 1000, sent, received))
+        telemetry.instruments.add((series, seconds * 1000, sent, received))
+
+    def _grpc_status(self) -> str:
+        said = b""
+        for name, value in self._headers:
+            if name.lower() == b"grpc-status":
+                said = value
+        return said.decode("latin-1")
 
 
 def watch(telemetry: Telemetry, target: str, head: RequestHead, body: Sized) -> Outbound | None:

@@ -24,7 +24,7 @@ from meshlib.core.request import Dice, Header, Peer
 from meshlib.core.telemetry import AccessLog, Telling, Tracing
 from meshlib.core.view import View
 from meshlib.dataplane.telemetry import labels, propagation, spans
-from meshlib.dataplane.telemetry.labels import End, Ends, Service
+from meshlib.dataplane.telemetry.labels import Ends, Service
 from meshlib.dataplane.telemetry.metrics import SCOPE, Instruments, Series, instruments
 from meshlib.dataplane.telemetry.spans import Spans
 from meshlib.dataplane.telemetry.workload import (
@@ -56,7 +56,7 @@ _MOST_CALLERS = 1_000
 class Bound:
     """Both ends of requests, and the series they have had."""
 
-    __slots__ = ("cluster", "endpoints", "ends", "series")
+    __slots__ = ("_series", "cluster", "endpoints", "ends")
 
     def __init__(
         self, ends: Ends, cluster: Cluster | None = None, endpoints: EndpointSet | None = None
@@ -65,13 +65,22 @@ class Bound:
         self.cluster = cluster
         self.endpoints = endpoints
         """What it was made of: another cluster or set of endpoints makes another."""
-        self.series: dict[End, Series] = {}
+        self._series: dict[tuple[int, str] | tuple[int, str, str], Series] = {}
 
-    def of(self, end: End, made: Instruments) -> Series:
-        """The series of requests that ended so."""
-        found = self.series.get(end)
+    def of(self, status: int, flags: str, made: Instruments) -> Series:
+        """The series of requests that ended so; `status` 0: there was no response."""
+        found = self._series.get((status, flags))
         if found is None:
-            found = self.series[end] = made.series(self.ends, end)
+            end = labels.end_of(status, flags, grpc=False)
+            found = self._series[status, flags] = made.series(self.ends, end)
+        return found
+
+    def of_grpc(self, status: int, flags: str, said: str, made: Instruments) -> Series:
+        """The same of calls of gRPC, which said `said`."""
+        found = self._series.get((status, flags, said))
+        if found is None:
+            end = labels.end_of(status, flags, grpc=True, grpc_status=said)
+            found = self._series[status, flags, said] = made.series(self.ends, end)
         return found
 
 
