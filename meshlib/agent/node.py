@@ -17,7 +17,6 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from meshlib.agent import netns
@@ -230,11 +229,3 @@ async def clean(captures: Captures, claimed: set[str]) -> list[str]:
             await captures.release(one.path)
             done.append(f"the namespace {one.name}")
     return done
-
-
-def runtime_folder() -> Path:
-    """Where the node's socket is, if nothing else is said: a folder of this user."""
-    if os.geteuid() == 0:
-        return Path("/run/meshlib")
-    given = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
-    return given / "meshlib" if given.is_absolute() else Path(f"/tmp/meshlib-{os.geteuid()}")  # noqa: S108

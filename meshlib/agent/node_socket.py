@@ -36,6 +36,17 @@ class NodeRefused(ConfigError):
     """The agent does not do it; the text is why."""
 
 
+def socket_path(said: Path | None = None) -> Path:
+    """Where the node's agent is spoken to; if nothing is said, in a folder of this user."""
+    if said is not None:
+        return said.absolute()
+    given = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    if os.geteuid() == 0:
+        return Path("/run/meshlib/node.sock")
+    folder = given / "meshlib" if given.is_absolute() else Path(f"/tmp/meshlib-{os.geteuid()}")  # noqa: S108
+    return folder / "node.sock"
+
+
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
     """Nobody else serves that socket for the time of the block. ConfigError: somebody does."""

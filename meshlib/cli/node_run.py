@@ -96,12 +96,13 @@ async def _agent(
     """The agent of this machine's node, or one of our own; and where addresses come from."""
     from meshlib.agent import node_socket
     from meshlib.agent.program import AgentAt
-    from meshlib.cli.node_running import machine, running, socket_path
 
-    path = socket_path(at)
+    path = node_socket.socket_path(at)
     try:
         about = await node_socket.ask(path, {"do": "about"})
     except node_socket.NodeUnreachable:
+        from meshlib.cli.node_running import machine, running
+
         name, control, subnet = node
         own: Machine = machine(name, control, _of_this_run(path), subnet, 1, 5.0)
         async with running(own) as (found, _, _):
@@ -158,11 +159,10 @@ def workloads(
 
 async def _asked(at: Path | None, asked: dict[str, Any]) -> Any:
     from meshlib.agent import node_socket
-    from meshlib.cli.node_running import socket_path
     from meshlib.errors import ConfigError
 
     try:
-        return await node_socket.ask(socket_path(at), asked)
+        return await node_socket.ask(node_socket.socket_path(at), asked)
     except node_socket.NodeUnreachable as error:
         raise ConfigError(f"socket: {error}") from None
 
@@ -177,9 +177,8 @@ async def _clean(at: Path | None) -> list[str]:
     from meshlib.agent import node_socket
     from meshlib.agent.capture import Captures
     from meshlib.agent.node import clean as cleaned
-    from meshlib.cli.node_running import socket_path
 
-    path = socket_path(at)
+    path = node_socket.socket_path(at)
     done: list[str] = []
     # An agent that runs cleans up itself, when it starts.
     with node_socket.alone(path):

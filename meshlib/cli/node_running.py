@@ -11,7 +11,8 @@ from pathlib import Path
 from meshlib.agent.agent import run_node, wait_ready
 from meshlib.agent.capture import Captures
 from meshlib.agent.netns import SUBNET
-from meshlib.agent.node import Node, runtime_folder
+from meshlib.agent.node import Node
+from meshlib.agent.node_socket import socket_path
 from meshlib.agent.process import Envoy
 from meshlib.agent.secrets import Secrets
 from meshlib.bootstrap import Bootstrap, bootstrap
@@ -57,11 +58,6 @@ def machine(
     except ValueError as error:
         raise ConfigError(f"subnet: {error}; allowed is one such as {SUBNET}") from None
     return Machine(name, settings, socket_path(at), str(network), concurrency, drain)
-
-
-def socket_path(at: Path | None) -> Path:
-    """Where the node's agent is spoken to."""
-    return (at or runtime_folder() / "node.sock").absolute()
 
 
 @contextlib.asynccontextmanager

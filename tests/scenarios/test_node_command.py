@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,8 +142,10 @@ def answer(machine: Machine, name: str, url: str) -> Any:
     netns = netns_of(machine, name)
 
     def succeeds() -> bool:
-        found.append(machine.inside(netns, "curl", "-sS", "--max-time", "20", "-H", "x-marked: plainly", url))
-        return found[-1].startswith("{")
+        command = ["curl", "-sS", "--max-time", "20", "-H", "x-marked: plainly", url]
+        with contextlib.suppress(subprocess.CalledProcessError):
+            found.append(machine.inside(netns, *command))
+        return bool(found) and found[-1].startswith("{")
 
     wait_until(succeeds, 20, f"an answer of {url}")
     return json.loads(found[-1])
@@ -231,6 +234,122 @@ def test_workloads_of_a_file_come_and_go(mesh: SecureMesh, net: Underlay) -> Non
 
 def ready(machine: Machine, name: str) -> bool:
     return machine.workloads().get(name, {}).get("why") == ""
+
+
+def envoys(node: Started) -> list[int]:
+    """The processes of its Envoy."""
+    own = node.process.pid
+    children = Path(f"/proc/{own}/task/{own}/children").read_text().split()
+    return [int(one) for one in children if "envoy" in Path(f"/proc/{one}/comm").read_text()]
+
+
+class Calls:
+    """Calls of a client all the time, on a thread."""
+
+    def __init__(self, client: Any, url: str) -> None:
+        self._client, self._url = client, url
+        self.answers, self.failures = 0, list[str]()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.01):
+            try:
+                found = self._client.get(self._url)
+                if found.status_code == 200:
+                    self.answers += 1
+                else:
+                    self.failures.append(f"{found.status_code} {found.text}")
+            except Exception as error:
+                self.failures.append(repr(error))
+
+    def more(self, count: int = 20) -> None:
+        """Waits for so many more answers."""
+        least = self.answers + count
+        wait_until(lambda: self.answers >= least or bool(self.failures), 60, "answers")
+
+    def __enter__(self) -> "Calls":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(30)
+
+
+def test_an_envoy_takes_over_from_another_while_it_is_called(
+    mesh: SecureMesh, one: Machine, nodes: tuple[Started, Started], ratings: Started
+) -> None:
+    with (
+        mesh.joined("productpage") as joined,
+        meshlib.Client(mesh=joined) as client,
+        Calls(client, "http://ratings:9080/") as calls,
+    ):
+        calls.more()
+        (before,) = envoys(nodes[0])
+        nodes[0].process.send_signal(signal.SIGHUP)
+        nodes[0].wait_for("another Envoy has taken over")
+        wait_until(lambda: before not in envoys(nodes[0]), 60, "the end of the old one")
+        calls.more()
+    assert calls.failures == []
+    assert len(envoys(nodes[0])) == 1
+    answer(one, "ratings", "http://ratings:9080/")
+
+
+def test_a_killed_envoy_means_no_traffic_and_comes_back(
+    mesh: SecureMesh, one: Machine, nodes: tuple[Started, Started], ratings: Started
+) -> None:
+    (before,) = envoys(nodes[0])
+    os.kill(before, signal.SIGKILL)
+    answer(one, "ratings", "http://ratings:9080/")
+    assert envoys(nodes[0]) not in ([], [before])
+
+
+def test_a_program_outlives_the_agent_and_is_enrolled_again(mesh: SecureMesh, net: Underlay) -> None:
+    machine = net.machine("vm4")
+    node = machine.node(mesh)
+    program = machine.run("listed", sys.executable, "-c", DETAILS)
+    program.wait_for("details listens")
+    netns = netns_of(machine, "listed")
+    node.end(signal.SIGKILL)
+    program.wait_for("the node's agent is gone; the program is cut off")
+    for url in ("http://listed:9080/", f"http://{net.address}:{mesh.address.rpartition(':')[2]}/"):
+        with pytest.raises(subprocess.CalledProcessError):
+            machine.inside(netns, "curl", "-sS", "--max-time", "20", url)
+    node = machine.node(mesh)
+    wait_until(lambda: ready(machine, "listed"), 60, "the workload")
+    answer(machine, "listed", "http://listed:9080/")
+    # And when `run` itself is killed, nothing is left of it.
+    program.end(signal.SIGKILL)
+    wait_until(lambda: not Path(netns).exists() and not machine.workloads(), 60, "the end of all")
+    assert node.end() == 0
+
+
+def test_a_program_ends_as_it_ends_and_its_signals_are_its_own(
+    nodes: tuple[Started, Started], two: Machine
+) -> None:
+    said = "process.on('SIGTERM', () => process.exit(7)); setInterval(() => 0, 1000); console.log('up')"
+    program = two.run("told", "node", "-e", said)
+    program.wait_for("up")
+    assert program.end() == 7
+    wait_until(lambda: "told" not in two.workloads(), 30, "its end")
+    assert two.run("none", "/nowhere/nothing").process.wait(60) == 127
+
+
+def test_without_a_namespace_it_has_a_proxy(
+    mesh: SecureMesh, nodes: tuple[Started, Started], two: Machine, ratings: Started
+) -> None:
+    code = DETAILS.replace('"details": 1', '"proxy": os.environ["HTTP_PROXY"]')
+    program = two.run("details", sys.executable, "-c", code, options=["--explicit", "--name", "told"])
+    program.wait_for("explicit mode: requests that come in")
+    program.wait_for("details listens")
+    with mesh.joined("productpage") as joined, meshlib.Client(mesh=joined) as client:
+        wait_until(lambda: succeeded(client, "http://details:9080/"), 30, "details")
+        proxies = [one["proxyPort"] for one in two.workloads().values() if "proxyPort" in one]
+    enter = ["nsenter", f"--net=/run/netns/{two.netns}", "curl", "-sS", "--max-time", "20"]
+    said = json.loads(system(*enter, "-x", f"http://127.0.0.1:{proxies[0]}", "http://ratings:9080/"))
+    assert f"URI={SPIFFE}details" in said["headers"]["x-forwarded-client-cert"]
+    assert program.end() == 128 + signal.SIGTERM
 
 
 def succeeded(client: Any, url: str) -> bool:
