@@ -60,6 +60,8 @@ class Member:
     """Why it is not ready; empty: it is."""
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     membership: Membership | None = None
+    process_id: int = 0
+    """Of the program that is run as it; 0: it is not known."""
     keeping: "asyncio.Task[None] | None" = None
 
 
@@ -86,6 +88,11 @@ class Node:
         self._members[workload.name] = member
         member.keeping = asyncio.create_task(self._keep(member))
         return member
+
+    async def started(self, name: str, process_id: int) -> None:
+        """The program of a workload runs."""
+        if name in self._members:
+            self._members[name].process_id = process_id
 
     async def withdraw(self, name: str) -> None:
         """It leaves; what has not begun can end, too."""

@@ -3,6 +3,7 @@
     {"do": "about"}                     ─► {"name": …, "subnet": …}
     {"do": "list"}                      ─► {"workloads": [{…, "why": …}]}
     {"do": "enrol", "workload": {…}}    ─► {"why": …, "address": …} at each change; no `why`: it is ready
+    {"do": "started", "name": …, "pid": …} ─► {}
     {"do": "drain", "name": …}          ─► {} when others have heard that it leaves
 
 Rules:
@@ -49,8 +50,11 @@ def socket_path(said: Path | None = None) -> Path:
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Nobody else serves that socket for the time of the block. ConfigError: somebody does."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Nobody else serves that socket for the time of the block. ConfigError: somebody does.
+
+    Others may enter its folder, for the Workload API's socket beside it.
+    """
+    path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
     found = path.parent.stat()
     if found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise ConfigError(f"socket: {path.parent} is not a folder that only this user may write to")
@@ -115,7 +119,7 @@ class _Talk:
         with contextlib.suppress(ConnectionError):
             try:
                 await self._answer(json.loads(await self._reader.readline()))
-            except (ValueError, AttributeError):
+            except (ValueError, AttributeError, TypeError):
                 await self._say({"error": "that is no JSON object in a line"})
             except ConfigError as error:
                 await self._say({"error": str(error)})
@@ -128,11 +132,14 @@ class _Talk:
                 await self._say({"workloads": [shown(one) for one in self._node.members]})
             case "enrol":
                 await self._enrol(Workload.of(asked.get("workload")))
+            case "started":
+                await self._node.started(str(asked.get("name")), int(asked.get("pid") or 0))
+                await self._say({})
             case "drain":
                 await self._node.drain(str(asked.get("name")))
                 await self._say({})
             case other:
-                raise ConfigError(f"do: found {other!r}; allowed are about, list, enrol, drain")
+                raise ConfigError(f"do: found {other!r}; allowed are about, list, enrol, started, drain")
 
     async def _enrol(self, workload: Workload) -> None:
         telling = asyncio.create_task(self._tell(workload))

@@ -3,7 +3,8 @@
 Rules:
 
 - It is started when its workload is ready: what it sends first is in the mesh already.
-- It is told nothing of the mesh that is not its affair: no MESHLIB_ variable of the node, above all no token.
+- It is told nothing of the mesh that is not its affair: no MESHLIB_ variable of the node, above all no token;
+  but where the SPIFFE Workload API is, and without capture where its proxy is.
 - Signals are passed on: one that ends it, when others have heard that it leaves. Its exit status is the exit
   status. With it ends what it started, see `watcher.py`.
 - If the node's agent goes, the program stays, cut off if it is captured; it is enrolled again by the next.
@@ -17,7 +18,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,16 +47,34 @@ class Agent(Protocol):
     def enrolling(self, workload: Workload) -> AsyncGenerator[Mapping[str, Any], None]:
         """Enrols for as long as it is iterated: `why` it is not ready, again whenever that changes."""
 
+    async def started(self, name: str, process_id: int) -> None:
+        """The program of a workload runs."""
+
     async def drain(self, *names: str) -> None:
         """Workloads of these names leave soon; returns when others have heard of it."""
 
 
+@dataclass
+class _State:
+    """What is known of the program."""
+
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    process_id: int = 0
+    """0: it does not run yet."""
+
+
 async def run_program(
-    workload: Workload, command: Sequence[str], agent: Agent, *, isolated: Namespace | None
+    workload: Workload,
+    command: Sequence[str],
+    agent: Agent,
+    *,
+    isolated: Namespace | None,
+    told: Mapping[str, str] | None = None,
 ) -> int:
     """Its exit status; one of 128 and more is a signal's.
 
-    `isolated`: its own namespace, which goes with it; None: it is in that of the node. ConfigError.
+    `isolated`: its own namespace, which goes with it; None: it is in that of the node. `told`: more variables
+    of its environment. ConfigError.
     """
     watcher = Watcher(isolated)
     try:
@@ -63,10 +82,10 @@ async def run_program(
             workload = _with_ports(workload)
         else:
             workload = replace(workload, netns=isolated.path, address=str(isolated.address))
-        ready = asyncio.Event()
-        async with _enrolled(workload, agent, ready) as enrolment:
-            await _first(ready, enrolment)
-            return await _run(workload, command, watcher, agent)
+        state, environ = _State(), environment(workload, os.environ) | dict(told or {})
+        async with _enrolled(workload, agent, state) as enrolment:
+            await _first(state.ready, enrolment)
+            return await _run(workload, command, environ, watcher, agent, state)
     finally:
         await asyncio.to_thread(watcher.end)
 
@@ -97,10 +116,8 @@ def environment(workload: Workload, given: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def _enrolled(
-    workload: Workload, agent: Agent, ready: asyncio.Event
-) -> "AsyncIterator[asyncio.Task[None]]":
-    task = asyncio.create_task(_stay(workload, agent, ready))
+async def _enrolled(workload: Workload, agent: Agent, state: _State) -> "AsyncIterator[asyncio.Task[None]]":
+    task = asyncio.create_task(_stay(workload, agent, state))
     try:
         yield task
     finally:
@@ -108,7 +125,7 @@ async def _enrolled(
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _stay(workload: Workload, agent: Agent, ready: asyncio.Event) -> None:
+async def _stay(workload: Workload, agent: Agent, state: _State) -> None:
     """Enrolled for ever; with another agent after the one that goes."""
     loop, gone = asyncio.get_running_loop(), False
     patient = loop.time() + PATIENCE
@@ -123,12 +140,14 @@ async def _stay(workload: Workload, agent: Agent, ready: asyncio.Event) -> None:
                         told = why
                     if not why:
                         gone = False
-                        ready.set()
+                        state.ready.set()
+                        if state.process_id:
+                            await agent.started(workload.name, state.process_id)
         except NodeRefused:
-            if not ready.is_set():
+            if not state.ready.is_set():
                 raise
         except NodeUnreachable as error:
-            if not ready.is_set():
+            if not state.ready.is_set():
                 raise ConfigError(str(error)) from None
         if not gone:
             gone = True
@@ -147,16 +166,24 @@ async def _first(ready: asyncio.Event, enrolment: "asyncio.Task[None]") -> None:
         waiting.cancel()
 
 
-async def _run(workload: Workload, command: Sequence[str], watcher: Watcher, agent: Agent) -> int:
+async def _run(
+    workload: Workload,
+    command: Sequence[str],
+    environ: Mapping[str, str],
+    watcher: Watcher,
+    agent: Agent,
+    state: _State,
+) -> int:
     enter = ["nsenter", f"--net={workload.netns}", "--"] if workload.captured else []
     try:
-        program = await asyncio.create_subprocess_exec(
-            *enter, *command, env=environment(workload, os.environ), start_new_session=True
-        )
+        program = await asyncio.create_subprocess_exec(*enter, *command, env=environ, start_new_session=True)
     except OSError as error:
         print(f"meshlib: {command[0]}: {error.strerror}", file=sys.stderr)
         return 127 if isinstance(error, FileNotFoundError) else 126
     watcher.watch(program.pid)
+    state.process_id = program.pid
+    with contextlib.suppress(NodeUnreachable):
+        await agent.started(workload.name, program.pid)
 
     async def leave(number: int) -> None:
         with contextlib.suppress(OSError, ConfigError, TimeoutError):
@@ -217,6 +244,10 @@ class AgentAt:
     def enrolling(self, workload: Workload) -> AsyncGenerator[Mapping[str, Any], None]:
         """As `Agent`. NodeUnreachable; NodeRefused."""
         return node_socket.talk(self._path, {"do": "enrol", "workload": workload.said()})
+
+    async def started(self, name: str, process_id: int) -> None:
+        """As `Agent`."""
+        await node_socket.ask(self._path, {"do": "started", "name": name, "pid": process_id})
 
     async def drain(self, *names: str) -> None:
         """As `Agent`."""

@@ -39,6 +39,10 @@ def node(
     at: Annotated[
         Path | None, typer.Option("--socket", help="Where this agent is spoken to on this machine.")
     ] = None,
+    api: Annotated[
+        Path | None,
+        typer.Option("--workload-api", help="Where the SPIFFE Workload API is served: beside the socket."),
+    ] = None,
     subnet: Annotated[
         str | None, typer.Option(help="Where programs that are run get addresses from: 10.215.0.0/24.")
     ] = None,
@@ -52,7 +56,7 @@ def node(
         return
     from meshlib.cli.node_running import machine
 
-    found = machine(name, control, at, subnet, concurrency, drain)
+    found = machine(name, control, at, subnet, concurrency, drain, api)
     logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr, level=logging.WARNING)
     raise typer.Exit(asyncio.run(_serve(found, file)))
 
@@ -64,7 +68,6 @@ async def _serve(machine: "Machine", file: Path | None) -> int:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    about = {"name": machine.name, "subnet": machine.subnet}
     with node_socket.alone(machine.socket):
         async with running(machine) as (node, envoy, ready), asyncio.TaskGroup() as group:
             again = asyncio.Event()
@@ -74,7 +77,7 @@ async def _serve(machine: "Machine", file: Path | None) -> int:
                 group.create_task(_follow(node, file)),
                 group.create_task(_renew(envoy, again)),
             ]
-            async with node_socket.serve(machine.socket, node, about):
+            async with node_socket.serve(machine.socket, node, machine.about):
                 await stop.wait()
             for task in working:
                 task.cancel()

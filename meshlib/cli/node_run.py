@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,16 +84,16 @@ async def _run(
 ) -> int:
     from meshlib.agent.program import isolated, run_program
 
-    async with _agent(at, node) as (agent, subnet):
-        own = await isolated(subnet) if capture else None
-        return await run_program(workload, command, agent, isolated=own)
+    async with _agent(at, node) as (agent, about):
+        own = await isolated(str(about["subnet"])) if capture else None
+        return await run_program(workload, command, agent, isolated=own, told=about.get("told"))
 
 
 @contextlib.asynccontextmanager
 async def _agent(
     at: Path | None, node: tuple[str | None, str | None, str | None]
-) -> "AsyncIterator[tuple[Agent, str]]":
-    """The agent of this machine's node, or one of our own; and where addresses come from."""
+) -> "AsyncIterator[tuple[Agent, Mapping[str, Any]]]":
+    """The agent of this machine's node, or one of our own; and what it says of itself."""
     from meshlib.agent import node_socket
     from meshlib.agent.program import AgentAt
 
@@ -104,11 +104,12 @@ async def _agent(
         from meshlib.cli.node_running import machine, running
 
         name, control, subnet = node
-        own: Machine = machine(name, control, _of_this_run(path), subnet, 1, 5.0)
+        api = _of_this_run(path).with_suffix(".api.sock")
+        own: Machine = machine(name, control, _of_this_run(path), subnet, 1, 5.0, api)
         async with running(own) as (found, _, _):
-            yield found, own.subnet
+            yield found, own.about
     else:
-        yield AgentAt(path), str(about["subnet"])
+        yield AgentAt(path), about
 
 
 def _of_this_run(path: Path) -> Path:

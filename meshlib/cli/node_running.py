@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from meshlib.agent.agent import run_node, wait_ready
 from meshlib.agent.capture import Captures
@@ -19,6 +21,7 @@ from meshlib.bootstrap import Bootstrap, bootstrap
 from meshlib.dataplane.address import own_address
 from meshlib.dataplane.membership import Memberships
 from meshlib.errors import ConfigError
+from meshlib.identity.spiffe import SpiffeId
 from meshlib.xds.names import NODE_NAMESPACE
 
 
@@ -33,6 +36,15 @@ class Machine:
     subnet: str
     concurrency: int
     drain: float
+    workload_api: Path | None
+    """Where the SPIFFE Workload API is served; None: nowhere."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the agent says of itself; `told`: more variables for the environment of programs."""
+        api = self.workload_api
+        told = {} if api is None else {"SPIFFE_ENDPOINT_SOCKET": f"unix://{api}"}
+        return {"name": self.name, "subnet": self.subnet, "told": told}
 
     @property
     def record(self) -> Path:
@@ -47,6 +59,7 @@ def machine(
     subnet: str | None,
     concurrency: int,
     drain: float,
+    workload_api: Path | None = None,
 ) -> Machine:
     """ConfigError: something of it can't be used."""
     name = name or socket.gethostname().lower()
@@ -57,7 +70,10 @@ def machine(
         network = ipaddress.IPv4Network(subnet) if subnet else SUBNET
     except ValueError as error:
         raise ConfigError(f"subnet: {error}; allowed is one such as {SUBNET}") from None
-    return Machine(name, settings, socket_path(at), str(network), concurrency, drain)
+    path = socket_path(at)
+    api = (workload_api or path.with_name("workload-api.sock")).absolute()
+    served = sys.platform == "linux" and not settings.allow_plaintext
+    return Machine(name, settings, path, str(network), concurrency, drain, api if served else None)
 
 
 @contextlib.asynccontextmanager
@@ -65,7 +81,7 @@ async def running(machine: Machine) -> "AsyncIterator[tuple[Node, Envoy, asyncio
     """The node, for the time of the block; the task ends when its Envoy serves."""
     settings = machine.settings
     members = Memberships(settings, machine.name)
-    machine.record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    machine.record.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
     node = run_node(
         settings,
         machine.name,
@@ -78,7 +94,7 @@ async def running(machine: Machine) -> "AsyncIterator[tuple[Node, Envoy, asyncio
         arguments=("--concurrency", str(machine.concurrency)) if machine.concurrency else (),
     )
     try:
-        async with node as (found, envoy, admin):
+        async with node as (found, envoy, admin), _workload_api(machine, found, members):
             ready = asyncio.create_task(wait_ready(admin))
             try:
                 yield found, envoy, ready
@@ -87,3 +103,27 @@ async def running(machine: Machine) -> "AsyncIterator[tuple[Node, Envoy, asyncio
                 await asyncio.gather(ready, return_exceptions=True)
     finally:
         members.close()
+
+
+def _workload_api(
+    machine: Machine, node: Node, members: Memberships
+) -> contextlib.AbstractAsyncContextManager[object]:
+    if machine.workload_api is None or members.own is None:
+        return contextlib.nullcontext()
+    from meshlib.agent.callers import Enrolled
+    from meshlib.agent.workload_api import WorkloadApi
+
+    def enrolled() -> list[Enrolled]:
+        own = None if members.own is None else members.own.held
+        domain = "" if own is None else SpiffeId.parse(own.principal).trust_domain
+        return [
+            Enrolled(
+                SpiffeId(domain, one.workload.namespace, one.workload.service_account),
+                one.workload.netns,
+                one.process_id,
+            )
+            for one in node.members
+            if domain
+        ]
+
+    return WorkloadApi(machine.workload_api, enrolled, members.held)

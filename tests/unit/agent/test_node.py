@@ -175,6 +175,8 @@ async def test_over_the_socket_it_is_one_for_as_long_as_the_connection_stands(st
             pass
         (listed,) = (await ask(stage.socket, {"do": "list"}))["workloads"]
         assert (listed["name"], listed["address"], listed["why"]) == ("a", "10.0.0.1", "")
+        assert await ask(stage.socket, {"do": "started", "name": "a", "pid": 7}) == {}
+        assert [one.process_id for one in stage.node.members] == [7]
         assert await ask(stage.socket, {"do": "drain", "name": "a"}) == {}
         assert stage.said == ["a joins", "a drains"]
         await enrolling.aclose()
@@ -189,8 +191,9 @@ async def test_over_the_socket_it_is_one_for_as_long_as_the_connection_stands(st
     [
         ({"do": "enrol"}, "allowed is an object"),
         ({"do": "enrol", "workload": {"name": "a"}}, "ports: found None"),
-        ({"do": "dance"}, "do: found 'dance'; allowed are about, list, enrol, drain"),
+        ({"do": "dance"}, "do: found 'dance'; allowed are about, list, enrol, started, drain"),
         ({}, "do: found None"),
+        ({"do": "started", "pid": "x"}, "no JSON object"),
         ([], "no JSON object"),
     ],
 )
