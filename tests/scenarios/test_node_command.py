@@ -244,24 +244,30 @@ def envoys(node: Started) -> list[int]:
 
 
 class Calls:
-    """Calls of a client all the time, on a thread."""
+    """Calls all the time, on a thread, with new connections every few calls."""
 
-    def __init__(self, client: Any, url: str) -> None:
-        self._client, self._url = client, url
+    def __init__(self, mesh: meshlib.Mesh, url: str) -> None:
+        self._mesh, self._url = mesh, url
         self.answers, self.failures = 0, list[str]()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
-        while not self._stop.wait(0.01):
-            try:
-                found = self._client.get(self._url)
-                if found.status_code == 200:
-                    self.answers += 1
-                else:
-                    self.failures.append(f"{found.status_code} {found.text}")
-            except Exception as error:
-                self.failures.append(repr(error))
+        while not self._stop.is_set():
+            with meshlib.Client(mesh=self._mesh) as client:
+                for _ in range(5):
+                    self._call(client)
+                    self._stop.wait(0.01)
+
+    def _call(self, client: Any) -> None:
+        try:
+            found = client.get(self._url)
+        except Exception as error:
+            self.failures.append(repr(error))
+        else:
+            self.answers += found.status_code == 200
+            if found.status_code != 200:
+                self.failures.append(f"{found.status_code} {found.text}")
 
     def more(self, count: int = 20) -> None:
         """Waits for so many more answers."""
@@ -280,11 +286,7 @@ class Calls:
 def test_an_envoy_takes_over_from_another_while_it_is_called(
     mesh: SecureMesh, one: Machine, nodes: tuple[Started, Started], ratings: Started
 ) -> None:
-    with (
-        mesh.joined("productpage") as joined,
-        meshlib.Client(mesh=joined) as client,
-        Calls(client, "http://ratings:9080/") as calls,
-    ):
+    with mesh.joined("productpage") as joined, Calls(joined, "http://ratings:9080/") as calls:
         calls.more()
         (before,) = envoys(nodes[0])
         nodes[0].process.send_signal(signal.SIGHUP)
@@ -334,6 +336,17 @@ def test_a_program_ends_as_it_ends_and_its_signals_are_its_own(
     assert program.end() == 7
     wait_until(lambda: "told" not in two.workloads(), 30, "its end")
     assert two.run("none", "/nowhere/nothing").process.wait(60) == 127
+
+
+@pytest.mark.parametrize("how", [[], ["--explicit"]])
+def test_a_program_is_told_where_it_gets_its_certificate(
+    nodes: tuple[Started, Started], two: Machine, how: list[str]
+) -> None:
+    code = "import os, support.spiffe_client as s; s.main(os.environ['SPIFFE_ENDPOINT_SOCKET'][7:], 'once')"
+    path = str(Path(__file__).parents[1])
+    program = two.run("told", sys.executable, "-c", code, options=how, PYTHONPATH=path)
+    program.wait_for(f"{SPIFFE}told ")
+    assert program.process.wait(30) == 0
 
 
 def test_without_a_namespace_it_has_a_proxy(
