@@ -16,8 +16,9 @@ import contextlib
 import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from meshlib.agent import netns
 from meshlib.agent.admin import Admin, AdminUnreachable
@@ -27,10 +28,10 @@ from meshlib.agent.workload import Workload
 from meshlib.errors import ConfigError, MeshError
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 LOOK_SECONDS = 0.05
-PATIENCE = 5.0
-"""Seconds that a try to join may wait for the control service."""
+THREADS = 64
 
 
 class Membership(Protocol):
@@ -74,7 +75,11 @@ class Node:
         self._own_address = own_address
         self._members: dict[str, Member] = {}
         self._listed: dict[str, Workload] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._listeners: frozenset[str] = frozenset()
+        self._looking = asyncio.Lock()
+        self._looked = -LOOK_SECONDS
+        # Each waits for the control service, or for others to hear of it: all of them do at once.
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="meshlib-node")
 
     @property
     def members(self) -> Sequence[Member]:
@@ -105,8 +110,8 @@ class Node:
                 await member.keeping
         membership, member.membership = member.membership, None
         if membership is not None:
-            await asyncio.to_thread(membership.drain)
-            await asyncio.to_thread(membership.close)
+            await self._in_thread(membership.drain)
+            await self._in_thread(membership.close)
         if member.workload.netns:
             await self._release(member.workload.netns)
 
@@ -147,11 +152,12 @@ class Node:
         """These say that they leave, and wait for others to have heard of it; without names: all."""
         found = [one for one in self.members if not names or one.workload.name in names]
         parts = [one.membership for one in found if one.membership is not None]
-        await asyncio.gather(*(asyncio.to_thread(one.drain) for one in parts))
+        await asyncio.gather(*(self._in_thread(one.drain) for one in parts))
 
     async def close(self) -> None:
         """All leave."""
         await asyncio.gather(*(self.withdraw(one.workload.name) for one in self.members))
+        self._threads.shutdown(wait=False)
 
     def _check(self, workload: Workload) -> None:
         if workload.name in self._members:
@@ -197,7 +203,7 @@ class Node:
         return replace(workload, address=address)
 
     async def _joined(self, workload: Workload) -> Membership:
-        joining = asyncio.create_task(asyncio.to_thread(self._join, workload))
+        joining = asyncio.ensure_future(self._in_thread(lambda: self._join(workload)))
         try:
             return await asyncio.shield(joining)
         except asyncio.CancelledError:
@@ -206,12 +212,20 @@ class Node:
                 (await joining).close()
             raise
 
+    def _in_thread(self, work: Callable[[], T]) -> "asyncio.Future[T]":
+        return asyncio.get_running_loop().run_in_executor(self._threads, work)
+
     async def _listening(self, workload: Workload) -> bool:
-        try:
-            names = {one.name for one in await self._admin.listening()}
-        except AdminUnreachable:
-            return False
-        return f"{workload.name}/inbound" in names
+        """Whether its listeners are there; all who wait look together."""
+        loop = asyncio.get_running_loop()
+        async with self._looking:
+            if loop.time() - self._looked >= LOOK_SECONDS:
+                try:
+                    self._listeners = frozenset(one.name for one in await self._admin.listening())
+                except AdminUnreachable:
+                    self._listeners = frozenset()
+                self._looked = loop.time()
+        return f"{workload.name}/inbound" in self._listeners
 
     async def _release(self, path: str) -> None:
         try:

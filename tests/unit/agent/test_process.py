@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,74 @@ async def test_it_is_stopped_with_its_keeper(tmp_path: Path) -> None:
 
 async def test_nobody_to_drain_is_no_error(tmp_path: Path) -> None:
     await Envoy(["/bin/true"], Admin(tmp_path / "none")).drain()
+
+
+class Epochs(Admin):
+    """An admin interface of which process is said."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "none")
+        self.of = -1
+
+    async def epoch(self) -> int:
+        return self.of
+
+    async def ready(self) -> bool:
+        return True
+
+
+async def until_told(path: Path) -> str:
+    while not path.exists() or not path.read_text().endswith("\n"):
+        await asyncio.sleep(0.001)
+    return path.read_text()
+
+
+@contextlib.asynccontextmanager
+async def kept(folder: Path, script: str) -> AsyncIterator[tuple[Envoy, Epochs]]:
+    """A shell that is kept running; it knows with which arguments it was started."""
+    (folder / "base").write_text("17\n")
+    admin = Epochs(folder)
+    envoy = Envoy(["/bin/sh", "-c", script, "x"], admin, base_id=folder / "base")
+    running = asyncio.create_task(envoy.run())
+    try:
+        while envoy.process_id is None:
+            await asyncio.sleep(0.001)
+        yield envoy, admin
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_another_takes_over_and_the_old_one_ends_by_itself(tmp_path: Path) -> None:
+    script = f'echo "$@" > {tmp_path}/said.$$; exec sleep 1000'
+    async with kept(tmp_path, script) as (envoy, admin):
+        old = envoy.process_id
+        first = await until_told(tmp_path / f"said.{old}")
+        assert first == f"--use-dynamic-base-id --base-id-path {tmp_path}/base\n"
+        admin.of = 1
+        assert await envoy.restart()
+        new = envoy.process_id
+        assert new != old
+        assert await until_told(tmp_path / f"said.{new}") == "--base-id 17 --restart-epoch 1\n"
+        assert old is not None
+        os.kill(old, 0)  # its connections may go on
+        assert envoy.starts == 2
+    for one in (old, new):
+        assert one is not None
+        with pytest.raises(ProcessLookupError):
+            os.kill(one, 0)
+
+
+async def test_if_the_new_one_fails_the_old_one_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = 'case "$*" in *epoch*) exit 1;; esac; exec sleep 1000'
+    async with kept(tmp_path, script) as (envoy, _):
+        old = envoy.process_id
+        assert not await envoy.restart()
+        assert envoy.process_id == old
+        assert "the one that runs stays" in caplog.text
+
+
+async def test_without_a_base_id_none_takes_over(tmp_path: Path) -> None:
+    assert not await Envoy(["/bin/true"], Admin(tmp_path / "none")).restart()
