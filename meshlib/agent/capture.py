@@ -106,9 +106,12 @@ class Captures:
             self._write(self._held - {netns})
 
     def _write(self, held: frozenset[str]) -> None:
-        new = self._record.with_suffix(".new")
-        new.write_text(json.dumps(sorted(held)))
-        new.replace(self._record)
+        if held:
+            new = self._record.with_suffix(".new")
+            new.write_text(json.dumps(sorted(held)))
+            new.replace(self._record)
+        else:
+            self._record.unlink(missing_ok=True)
         self._held = held
 
 
