@@ -48,16 +48,21 @@ def socket_path(said: Path | None = None) -> Path:
     return folder / "node.sock"
 
 
+def own_folder(path: Path) -> None:
+    """The folder of a socket is there, and this user's. ConfigError: it is somebody else's."""
+    path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    found = path.parent.stat()
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise ConfigError(f"socket: {path.parent} is not a folder that only this user may write to")
+
+
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
     """Nobody else serves that socket for the time of the block. ConfigError: somebody does.
 
     Others may enter its folder, for the Workload API's socket beside it.
     """
-    path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-    found = path.parent.stat()
-    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise ConfigError(f"socket: {path.parent} is not a folder that only this user may write to")
+    own_folder(path)
     with path.with_suffix(".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,6 +100,10 @@ async def serve(path: Path, node: Node, about: Mapping[str, Any]) -> AsyncIterat
             one.cancel()
         await asyncio.gather(*talks, return_exceptions=True)
         _unlink(path)
+
+
+def _owner(path: Path) -> int:
+    return path.stat().st_uid
 
 
 def _unlink(path: Path) -> None:
@@ -179,6 +188,8 @@ async def ask(path: Path, asked: Mapping[str, Any]) -> Mapping[str, Any]:
 async def talk(path: Path, asked: Mapping[str, Any]) -> AsyncGenerator[Mapping[str, Any], None]:
     """All its answers, until it hangs up; the connection closes with the iterator. As `ask`."""
     try:
+        if _owner(path) not in (0, os.geteuid()):
+            raise NodeRefused(f"socket: {path} is somebody else's")
         reader, writer = await asyncio.open_unix_connection(path, limit=_LIMIT)
     except OSError as error:
         raise NodeUnreachable(f"no `meshlib node` answers at {path}: {error.strerror}") from None

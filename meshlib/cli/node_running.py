@@ -14,7 +14,7 @@ from meshlib.agent.agent import run_node, wait_ready
 from meshlib.agent.capture import Captures
 from meshlib.agent.netns import SUBNET
 from meshlib.agent.node import Node
-from meshlib.agent.node_socket import socket_path
+from meshlib.agent.node_socket import own_folder, socket_path
 from meshlib.agent.process import Envoy
 from meshlib.agent.secrets import Secrets
 from meshlib.bootstrap import Bootstrap, bootstrap
@@ -81,7 +81,7 @@ async def running(machine: Machine) -> "AsyncIterator[tuple[Node, Envoy, asyncio
     """The node, for the time of the block; the task ends when its Envoy serves."""
     settings = machine.settings
     members = Memberships(settings, machine.name)
-    machine.record.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    own_folder(machine.record)
     node = run_node(
         settings,
         machine.name,

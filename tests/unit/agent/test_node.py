@@ -232,3 +232,12 @@ def test_a_folder_that_others_write_to_is_not_used(tmp_path: Path) -> None:
         alone(tmp_path / "node.sock"),
     ):
         pass
+
+
+async def test_an_agent_of_somebody_else_is_not_spoken_to(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with served(stage):
+        monkeypatch.setattr("meshlib.agent.node_socket._owner", lambda _: 12345)
+        with pytest.raises(NodeRefused, match="is somebody else's"):
+            await ask(stage.socket, {"do": "about"})
