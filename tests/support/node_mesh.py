@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from support.envoy import RealEnvoy, run_envoy
+from support.envoy_client import INTERNAL_LISTENERS
 from support.namespaces import Pod
 from support.secure_control import workload
 from support.secure_mesh import SecureMesh
 
 from meshlib.agent.bootstrap import SDS_SOCKET, XDS_CLUSTER
 from meshlib.agent.sds import SecretServer
+from meshlib.control.ca.authority import Authority
 from meshlib.control.registration import Place, Registration
 from meshlib.identity.spiffe import SpiffeId
 from meshlib.xds import pb
@@ -43,14 +45,13 @@ from meshlib.xds.snapshot import Resource
 
 _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 _OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-_INTERNAL = "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
 
 
 class Signed:
-    """Secrets by SPIFFE id, signed by the mesh's authority when they are first asked for."""
+    """Secrets by SPIFFE id, signed by an authority when they are first asked for."""
 
-    def __init__(self, mesh: SecureMesh) -> None:
-        self._mesh = mesh
+    def __init__(self, authority: Authority) -> None:
+        self._authority = authority
         self._made: dict[str, Resource] = {}
 
     def of(self, names: Iterable[str]) -> list[Resource]:
@@ -60,9 +61,9 @@ class Signed:
     def _make(self, name: str) -> Resource:
         secret = pb.Secret(name=name)
         if name == ROOTS_SECRET:
-            secret.validation_context.trusted_ca.inline_bytes = self._mesh.authority.roots_pem.encode()
+            secret.validation_context.trusted_ca.inline_bytes = self._authority.roots_pem.encode()
         else:
-            key, chain = workload(self._mesh.authority, SpiffeId.parse(name))
+            key, chain = workload(self._authority, SpiffeId.parse(name))
             secret.tls_certificate.private_key.inline_bytes = key
             secret.tls_certificate.certificate_chain.inline_bytes = chain
         self._made[name] = made = Resource.of(Kind.SECRET, name, secret)
@@ -109,7 +110,7 @@ def bootstrap(mesh: SecureMesh, name: str, folder: Path) -> dict[str, Any]:
             "clusters": [control, _grpc(SDS_CLUSTER, {"pipe": {"path": str(folder / SDS_SOCKET)}})]
         },
         "bootstrap_extensions": [
-            {"name": "envoy.bootstrap.internal_listener", "typed_config": {"@type": _INTERNAL}}
+            {"name": "envoy.bootstrap.internal_listener", "typed_config": {"@type": INTERNAL_LISTENERS}}
         ],
     }
 
@@ -169,7 +170,7 @@ def node(mesh: SecureMesh, name: str, *options: str) -> Iterator[Node]:
     stack = contextlib.AsyncExitStack()
 
     async def start() -> RealEnvoy:
-        await stack.enter_async_context(SecretServer(Signed(mesh), folder / SDS_SOCKET))  # type: ignore[arg-type]
+        await stack.enter_async_context(SecretServer(Signed(mesh.authority), folder / SDS_SOCKET))  # type: ignore[arg-type]
         return await stack.enter_async_context(run_envoy(bootstrap(mesh, name, folder), folder, *options))
 
     async def stop() -> None:
