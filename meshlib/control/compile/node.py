@@ -25,10 +25,9 @@ from meshlib.control.compile.memo import Key, Memo
 from meshlib.control.compile.mtls import trust_domains
 from meshlib.control.compile.nameserver import nameserver
 from meshlib.control.compile.owned import owned
-from meshlib.control.compile.provenance import mark_policies
 from meshlib.control.compile.routes import routes_for
 from meshlib.control.compile.secrets import own_secret, roots_secret
-from meshlib.control.compile.security import connection_filters, security_filters, sources_of
+from meshlib.control.compile.security import connection_filters, security_filters
 from meshlib.control.compile.served import Served, closed
 from meshlib.control.compile.vips import allocated, own_addresses
 from meshlib.control.graph import Graph
@@ -267,7 +266,6 @@ class Behind(Compiling):
             captured.inspect(made, "http_inspector", "HttpInspector", only=served.sniffed)
         captured.detect(made, self.graph.mesh)
         served.chains(made)
-        mark_policies(made, sources_of(self.graph, self.client.namespace, self.client.label_map))
         return made
 
     # Outbound

@@ -121,6 +121,38 @@ def differing(one: GraphCompiler, other: GraphCompiler) -> set[tuple[Kind, str]]
     return {(each.kind, each.name) for each in versions(one) ^ versions(other)}
 
 
+RULES = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: p}
+spec: {action: DENY, selector: {matchLabels: {app: web}}, rules: [{to: [{operation: {methods: [PUT]}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: p}
+spec: {mtls: {mode: STRICT}}
+"""
+
+
+def test_rules_change_chains_and_nothing_else_of_a_listener() -> None:
+    """An Envoy ends the connections of a listener in time of which anything else changes."""
+    ruled = build_graph(documents_in(f"{SERVICES}---{RULES}", "a.yaml").documents, [WEB])
+    after = {(one.kind, one.name): one for one in GraphCompiler(ruled, "2", None, ROOTS).resources(VM1)}
+    changed = [one for one in compiled(WEB).resources(VM1) if after[one.kind, one.name] != one]
+    assert {one.name for one in changed} == {
+        "web/hbone",
+        "web/inbound",
+        "web/inbound|80||",
+        "web/tunnelled",
+        "web/tunnelled|80||",
+    }
+    for one in changed:
+        if one.kind is Kind.LISTENER:
+            then, now = one.message(), after[one.kind, one.name].message()
+            del then.filter_chains[:], now.filter_chains[:]
+            assert then == now, one.name
+
+
 def test_secrets_have_the_names_of_identities() -> None:
     clusters = {one.name: one.message() for one in compiled(WEB).resources(VM1) if one.kind is Kind.CLUSTER}
     context = pb.unpack(clusters["web/hbone"].transport_socket.typed_config)
