@@ -3,12 +3,14 @@
 import contextlib
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 from support.commands import wait_until
 from support.namespaces import Pod, pod
-from support.node_mesh import Node, application, ask, node, registered
+from support.node_mesh import Node, application, ask, greeting, lookup, node, registered, talk, tunnel
 from support.secure_mesh import SecureMesh, secure_mesh
 
 import meshlib
@@ -29,6 +31,32 @@ apiVersion: v1
 kind: Service
 metadata: {name: details}
 spec: {selector: {app: details}, clusterIP: 10.96.0.8, ports: [{name: http, port: 9080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db}
+spec: {selector: {app: details}, ports: [{name: tcp, port: 5432}, {name: any, port: 7000}]}
+"""
+POLICY = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: details}
+spec:
+  selector: {matchLabels: {app: details}}
+  rules:
+  - from: [{source: {principals: [cluster.local/ns/default/sa/ratings]}}]
+    to: [{operation: {methods: [GET], ports: ["9080"]}}]
+  - from: [{source: {principals: [cluster.local/ns/default/sa/WHO]}}]
+    to: [{operation: {ports: ["5432"]}}]
+"""
+DENIED = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: nobody}
+spec:
+  action: DENY
+  selector: {matchLabels: {app: details}}
+  rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/ratings]}}]}]
 """
 
 
@@ -59,7 +87,15 @@ def ratings(mesh: SecureMesh, one: Node) -> Iterator[Pod]:
 
 @pytest.fixture(scope="module")
 def details(mesh: SecureMesh, two: Node) -> Iterator[Pod]:
-    with pod() as made, application("details", made, 9080), registered(mesh, "vm2", "details", made):
+    ports = (("http", 9080), ("tcp", 5432), ("any", 7000))
+    with (
+        pod() as made,
+        application("details", made, 9080),
+        application("any", made, 7000),
+        application("undeclared", made, 9999),
+        greeting(made, 5432),
+        registered(mesh, "vm2", "details", made, ports=ports),
+    ):
         wait_until(lambda: "details/inbound" in two.get("/listeners"), 20, "its listeners")
         yield made
 
@@ -102,3 +138,147 @@ def test_plain_text_is_refused(ratings: Pod) -> None:
         made.sendall(b"GET / HTTP/1.1\r\nhost: ratings\r\n\r\n")
         with contextlib.suppress(ConnectionResetError):
             assert made.recv(100) == b""
+
+
+# Names
+
+
+def test_names_of_the_mesh_lead_to_its_services(ratings: Pod, details: Pod) -> None:
+    for name in ("details", "details.default", "details.default.svc", "details.default.svc.cluster.local"):
+        assert lookup(ratings, name) == ["10.96.0.8"]
+    # Nothing is missing: where a known name has no address of a kind musl's resolver takes it for unknown.
+    assert lookup(ratings, "details", kind=28) == ["::ffff:10.96.0.8"]
+    (given,) = lookup(ratings, "db")
+    assert given.startswith("240.240.")
+    assert lookup(ratings, "localhost") == ["127.0.0.1"]
+    with pytest.raises(LookupError):
+        lookup(ratings, "nobody.invalid")
+
+
+def test_a_program_finds_a_service_by_name(ratings: Pod, details: Pod) -> None:
+    script = "import urllib.request as u; print(u.urlopen('http://details:9080/by-name', timeout=20).read())"
+    with ratings.resolving():
+        command = ["ip", "netns", "exec", ratings.name, sys.executable, "-S", "-c", script]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "/by-name" in found.stdout, found.stderr
+
+
+# Connections
+
+
+def test_connections_and_what_is_found_out(ratings: Pod, details: Pod) -> None:
+    (address,) = lookup(ratings, "db")
+    assert talk(ratings, address, 5432) == b"hello x"
+    assert ask(ratings, address, 7000, "db:7000").told["app"] == "any"
+
+
+def test_what_is_not_declared_is_under_the_same_mode(ratings: Pod, details: Pod) -> None:
+    # The caller knows no service there: it goes in plain text, which a STRICT workload does not take.
+    for port in (9999, 15006, 15001):
+        with pytest.raises(OSError):
+            ask(ratings, details.address, port, "details")
+    assert ask(ratings, details.address, 9080, "nobody.example").status == 503
+
+
+# Policies, on both ways in
+
+
+@pytest.fixture
+def ruled(mesh: SecureMesh, ratings: Pod, details: Pod) -> Iterator[None]:
+    mesh.edit(STRICT, SERVICES, POLICY.replace("WHO", "ratings"))
+    wait_until(lambda: ask(ratings, *DETAILS, method="POST").status == 403, 20, "the policy")
+    yield
+    mesh.edit(STRICT, SERVICES)
+    wait_until(lambda: ask(ratings, *DETAILS, method="POST").status == 200, 20, "no policy")
+
+
+@pytest.mark.usefixtures("ruled")
+def test_requests_are_judged_behind_a_tunnel(ratings: Pod, details: Pod) -> None:
+    assert ask(ratings, *DETAILS).status == 200
+    (address,) = lookup(ratings, "db")
+    # Rules for requests at one port are none for another.
+    assert ask(ratings, address, 7000, "db:7000").status == 403
+
+
+@pytest.mark.usefixtures("ruled")
+def test_requests_are_judged_at_the_port_itself(mesh: SecureMesh, details: Pod) -> None:
+    for account, status in (("ratings", 200), ("caller", 403)):
+        with mesh.joined(account) as joined, meshlib.Client(mesh=joined) as client:
+            assert client.get("http://details:9080/").status_code == status
+            assert client.post("http://details:9080/").status_code == 403
+
+
+def test_connections_are_judged(mesh: SecureMesh, ratings: Pod, details: Pod) -> None:
+    (address,) = lookup(ratings, "db")
+    mesh.edit(STRICT, SERVICES, POLICY.replace("WHO", "caller"))
+    # A tunnel is refused: the server, which speaks first, has not heard of it.
+    wait_until(lambda: talk(ratings, address, 5432) == b"", 20, "the policy")
+    with mesh.joined("caller") as joined, meshlib.create_connection(("db", 5432), mesh=joined) as made:
+        made.sendall(b"x")
+        assert made.recv(100) + made.recv(100) == b"hello x"
+    mesh.edit(STRICT, SERVICES)
+    wait_until(lambda: talk(ratings, address, 5432) == b"hello x", 20, "no policy")
+
+
+def test_a_policy_holds_for_the_next_request_on_a_connection(
+    mesh: SecureMesh, ratings: Pod, details: Pod
+) -> None:
+    with ratings.connect(*DETAILS[:2]) as made, made.makefile("rb") as lines:
+
+        def status() -> bytes:
+            made.sendall(b"GET / HTTP/1.1\r\nhost: details:9080\r\n\r\n")
+            first, size = lines.readline(), 0
+            while line := lines.readline().strip().lower():
+                if line.startswith(b"content-length:"):
+                    size = int(line.partition(b":")[2])
+            lines.read(size)
+            return first.split()[1]
+
+        assert status() == b"200"
+        mesh.edit(STRICT, SERVICES, DENIED)
+        wait_until(lambda: status() == b"403", 20, "the policy")
+        mesh.edit(STRICT, SERVICES)
+        wait_until(lambda: status() == b"200", 20, "no policy")
+
+
+def test_modes(mesh: SecureMesh, details: Pod) -> None:
+    def plainly() -> bool:
+        with contextlib.suppress(OSError), socket.create_connection((details.address, 9080), 5) as made:
+            made.sendall(b"GET / HTTP/1.1\r\nhost: details\r\nx-forwarded-client-cert: By=me\r\n\r\n")
+            return b'"app": "details"' in made.recv(4096)
+        return False
+
+    with mesh.joined("caller") as joined, meshlib.Client(mesh=joined) as client:
+        for mode, plain in (("PERMISSIVE", True), ("DISABLE", True), ("STRICT", False)):
+            mesh.edit(STRICT.replace("STRICT", mode), SERVICES)
+            wait_until(lambda: plainly() is plain, 20, mode)  # noqa: B023 - it is over then
+
+            def called() -> str:
+                answer = client.get("http://details:9080/")
+                assert answer.status_code == 200
+                return str(answer.json()["headers"].get("x-forwarded-client-cert", ""))
+
+            secured = mode != "DISABLE"
+            wait_until(lambda: ("sa/caller" in called()) is secured, 20, mode)  # noqa: B023
+
+
+# Hostile callers
+
+
+def test_a_tunnel_leads_nowhere_else(mesh: SecureMesh, details: Pod) -> None:
+    for method, authority, status in (
+        ("CONNECT", f"{details.address}:9080", "200"),
+        ("CONNECT", "127.0.0.1:9080", "404"),
+        ("CONNECT", f"{details.host}:22", "404"),
+        ("CONNECT", f"{details.address}.example:9080", "404"),
+        ("GET", f"{details.address}:9080", "404"),
+    ):
+        assert tunnel(mesh, details.address, "caller", method, authority) == status, authority
+    with pytest.raises(OSError):
+        tunnel(mesh, details.address, "", "CONNECT", f"{details.address}:9080")
+
+
+def test_listeners_lead_to_no_listener_of_their_own(mesh: SecureMesh, details: Pod) -> None:
+    assert tunnel(mesh, details.address, "caller", "CONNECT", f"{details.address}:15006") == "503"
+    with contextlib.suppress(OSError):
+        assert talk(details, "127.0.0.1", 15001) == b""

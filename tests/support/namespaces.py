@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import itertools
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -85,6 +86,17 @@ class Pod:
     def datagrams(self) -> socket.socket:
         """A socket of UDP of the workload."""
         return self.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+
+    @contextlib.contextmanager
+    def resolving(self) -> Iterator[None]:
+        """Programs that `ip netns exec` starts for the time of the block ask a name server."""
+        folder = Path("/etc/netns") / self.name
+        folder.mkdir(parents=True)
+        try:
+            (folder / "resolv.conf").write_text("nameserver 10.1.2.3\n")
+            yield
+        finally:
+            shutil.rmtree(folder)
 
 
 def _ip(*words: str) -> None:

@@ -10,6 +10,10 @@ import contextlib
 import http.server
 import json
 import socket
+import socketserver
+import ssl
+import struct
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -17,19 +21,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import ResponseReceived
 from support.envoy import RealEnvoy, run_envoy
+from support.envoy_client import INTERNAL_LISTENERS
 from support.namespaces import Pod
 from support.secure_control import workload
 from support.secure_mesh import SecureMesh
 
 from meshlib.agent.bootstrap import SDS_SOCKET, XDS_CLUSTER
 from meshlib.agent.sds import SecretServer
+from meshlib.control.ca.authority import Authority
+from meshlib.control.ca.nodes import allow
 from meshlib.control.registration import Place, Registration
 from meshlib.identity.spiffe import SpiffeId
 from meshlib.xds import pb
 from meshlib.xds.kinds import Kind
 from meshlib.xds.names import (
     CONTROL_SERVER,
+    HBONE_PORT,
     MUTUAL,
     NODE_NAMESPACE,
     ROOTS_SECRET,
@@ -43,14 +54,13 @@ from meshlib.xds.snapshot import Resource
 
 _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 _OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-_INTERNAL = "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
 
 
 class Signed:
-    """Secrets by SPIFFE id, signed by the mesh's authority when they are first asked for."""
+    """Secrets by SPIFFE id, signed by an authority when they are first asked for."""
 
-    def __init__(self, mesh: SecureMesh) -> None:
-        self._mesh = mesh
+    def __init__(self, authority: Authority) -> None:
+        self._authority = authority
         self._made: dict[str, Resource] = {}
 
     def of(self, names: Iterable[str]) -> list[Resource]:
@@ -60,9 +70,9 @@ class Signed:
     def _make(self, name: str) -> Resource:
         secret = pb.Secret(name=name)
         if name == ROOTS_SECRET:
-            secret.validation_context.trusted_ca.inline_bytes = self._mesh.authority.roots_pem.encode()
+            secret.validation_context.trusted_ca.inline_bytes = self._authority.roots_pem.encode()
         else:
-            key, chain = workload(self._mesh.authority, SpiffeId.parse(name))
+            key, chain = workload(self._authority, SpiffeId.parse(name))
             secret.tls_certificate.private_key.inline_bytes = key
             secret.tls_certificate.certificate_chain.inline_bytes = chain
         self._made[name] = made = Resource.of(Kind.SECRET, name, secret)
@@ -109,7 +119,7 @@ def bootstrap(mesh: SecureMesh, name: str, folder: Path) -> dict[str, Any]:
             "clusters": [control, _grpc(SDS_CLUSTER, {"pipe": {"path": str(folder / SDS_SOCKET)}})]
         },
         "bootstrap_extensions": [
-            {"name": "envoy.bootstrap.internal_listener", "typed_config": {"@type": _INTERNAL}}
+            {"name": "envoy.bootstrap.internal_listener", "typed_config": {"@type": INTERNAL_LISTENERS}}
         ],
     }
 
@@ -166,10 +176,11 @@ def node(mesh: SecureMesh, name: str, *options: str) -> Iterator[Node]:
     """A node for the time of the block."""
     folder = mesh.folder / name
     folder.mkdir()
+    allow(mesh.folder / "ca", name, ["default/*"])
     stack = contextlib.AsyncExitStack()
 
     async def start() -> RealEnvoy:
-        await stack.enter_async_context(SecretServer(Signed(mesh), folder / SDS_SOCKET))  # type: ignore[arg-type]
+        await stack.enter_async_context(SecretServer(Signed(mesh.authority), folder / SDS_SOCKET))  # type: ignore[arg-type]
         return await stack.enter_async_context(run_envoy(bootstrap(mesh, name, folder), folder, *options))
 
     async def stop() -> None:
@@ -330,3 +341,86 @@ def _joined(body: bytes) -> bytes:
         if not int(size, 16):
             break
     return found
+
+
+@contextlib.contextmanager
+def greeting(pod: Pod, port: int) -> Iterator[None]:
+    """A server of TCP that speaks first, and then says what it hears."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):
+                self.request.sendall(b"hello ")
+                while data := self.request.recv(1000):
+                    self.request.sendall(data)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    made = Server(("", port), Handler, bind_and_activate=False)
+    made.socket.close()
+    made.socket = pod.listen(port)
+    thread = threading.Thread(target=made.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield
+    finally:
+        made.shutdown()
+        thread.join(10)
+        made.server_close()
+
+
+def talk(pod: Pod, address: str, port: int) -> bytes:
+    """What a server that says what it hears answers to an x, as far as it answers."""
+    found = b""
+    with contextlib.suppress(ConnectionError), pod.connect(address, port) as made:
+        made.sendall(b"x")
+        while not found.endswith(b"x") and (more := made.recv(100)):
+            found += more
+    return found
+
+
+def lookup(pod: Pod, name: str, kind: int = 1) -> list[str]:
+    """The addresses of a name, as a workload asks any server for them. LookupError: there is no such name."""
+    labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split(".")) + b"\0"
+    question = struct.pack(">6H", 7, 0x0100, 1, 0, 0, 0) + labels + struct.pack(">2H", kind, 1)
+    with pod.datagrams() as made:
+        made.settimeout(20)
+        made.sendto(question, ("10.1.2.3", 53))
+        answer = made.recv(2000)
+    if answer[3] & 15:
+        raise LookupError(f"{name}: {answer[3] & 15}")
+    (count,), rest, found = struct.unpack(">H", answer[6:8]), answer[len(question) :], []
+    for _ in range(count):
+        end = 2 if rest[0] & 0xC0 else rest.index(b"\0") + 1
+        (size,) = struct.unpack(">H", rest[end + 8 : end + 10])
+        family = socket.AF_INET if size == 4 else socket.AF_INET6
+        found.append(socket.inet_ntop(family, rest[end + 10 : end + 10 + size]))
+        rest = rest[end + 10 + size :]
+    return found
+
+
+def tunnel(mesh: SecureMesh, address: str, account: str, method: str, authority: str) -> str:
+    """The status of one request to a workload at its port of tunnels; account empty: nobody asks."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    if account:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "own.pem"
+            key, chain = workload(mesh.authority, SpiffeId("cluster.local", "default", account))
+            path.write_bytes(key + chain)
+            context.load_cert_chain(path)
+    headers = [(":method", method), (":authority", authority)]
+    if method != "CONNECT":
+        headers += [(":scheme", "https"), (":path", "/")]
+    h2 = H2Connection(H2Configuration(validate_outbound_headers=False))
+    h2.initiate_connection()
+    h2.send_headers(1, headers)
+    with socket.create_connection((address, HBONE_PORT), 10) as plain, context.wrap_socket(plain) as made:
+        made.sendall(h2.data_to_send())
+        while data := made.recv(65536):
+            for event in h2.receive_data(data):
+                if isinstance(event, ResponseReceived):
+                    return dict(event.headers)[b":status"].decode()
+    raise ConnectionResetError("no answer")

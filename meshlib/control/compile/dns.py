@@ -60,6 +60,8 @@ def put_filter(manager: Any, mesh: MeshConfig) -> None:
 
 
 def _cache(config: Any, mesh: MeshConfig) -> None:
-    config.name = _CACHE
+    rate = mesh.dns_refresh_rate or REFRESH
+    # Of one name an Envoy takes one cache, as long as anybody uses it.
+    config.name = _CACHE if rate == REFRESH else f"{_CACHE}_{rate:g}s"
     config.dns_lookup_family = FAMILY
-    config.dns_refresh_rate.CopyFrom(pb.duration(mesh.dns_refresh_rate or REFRESH))
+    config.dns_refresh_rate.CopyFrom(pb.duration(rate))

@@ -21,14 +21,13 @@ from meshlib.control.compile import captured, dns, hbone, tunnelled
 from meshlib.control.compile.compiling import Compiling
 from meshlib.control.compile.context import Context
 from meshlib.control.compile.gateway import inputs
-from meshlib.control.compile.memo import Memo
+from meshlib.control.compile.memo import Key, Memo
 from meshlib.control.compile.mtls import trust_domains
 from meshlib.control.compile.nameserver import nameserver
 from meshlib.control.compile.owned import owned
-from meshlib.control.compile.provenance import mark_policies
 from meshlib.control.compile.routes import routes_for
 from meshlib.control.compile.secrets import own_secret, roots_secret
-from meshlib.control.compile.security import connection_filters, security_filters, sources_of
+from meshlib.control.compile.security import connection_filters, security_filters
 from meshlib.control.compile.served import Served, closed
 from meshlib.control.compile.vips import allocated, own_addresses
 from meshlib.control.graph import Graph
@@ -43,7 +42,13 @@ from meshlib.xds.node import Client, Flavour
 from meshlib.xds.snapshot import Resource
 
 INBOUND = "inbound"
+_Cluster = tuple[tuple[Resource, ...], tuple[Key, ...]]
+"""The resources of a cluster, and under which keys what they are made of is kept."""
 _ANYWHERE = "0.0.0.0"  # noqa: S104 - in the namespace of the workload
+
+
+def _host(cluster: str) -> str:
+    return cluster.rpartition("|")[2]
 
 
 def of_node(graph: Graph, memo: Memo, node: str, roots_pem: bytes) -> Iterator[Resource]:
@@ -52,6 +57,7 @@ def of_node(graph: Graph, memo: Memo, node: str, roots_pem: bytes) -> Iterator[R
     addresses = memo.get(
         ("addresses",), lambda then: then is services, lambda: (services, allocated(services))
     )
+    ends = Ends(graph)
     for registration, place in behind(graph, node):
         client = Client(
             Flavour.NODE,
@@ -60,9 +66,30 @@ def of_node(graph: Graph, memo: Memo, node: str, roots_pem: bytes) -> Iterator[R
             labels=registration.labels,
             locality=registration.locality,
         )
-        yield from Behind(graph, memo, client, roots_pem, registration, place, addresses).resources()
+        yield from Behind(graph, memo, client, roots_pem, registration, place, addresses).resources(ends)
     if roots_pem:
         yield Resource.of(Kind.SECRET, ROOTS_SECRET, roots_secret(roots_pem))
+
+
+class Ends:
+    """The endpoints of every host, and for which of them others were known before."""
+
+    def __init__(self, graph: Graph) -> None:
+        registry = graph.registry
+        self.of: dict[str, tuple[object, ...]] = {
+            host: tuple(registry.endpoints(one, port) for one in services for port in one.ports)
+            for host, services in registry.services.items()
+        }
+        self._unlike: dict[int, frozenset[str]] = {}
+
+    def unlike(self, before: "Ends") -> frozenset[str]:
+        """The hosts whose endpoints were others."""
+        found = self._unlike.get(id(before))
+        if found is None:
+            hosts = self.of.keys() | before.of.keys()
+            found = frozenset(host for host in hosts if self.of.get(host) != before.of.get(host))
+            self._unlike[id(before)] = found
+        return found
 
 
 def behind(graph: Graph, node: str) -> Iterable[tuple[Registration, Place]]:
@@ -93,13 +120,37 @@ class Behind(Compiling):
         self.registration, self.place, self.addresses = registration, place, addresses
         self.graph = graph
 
-    def resources(self) -> Iterator[Resource]:
+    def resources(self, ends: Ends) -> Iterator[Resource]:
         """All of it, with names of its own."""
         static, wanted = self._unless_read()
-        for name in wanted:
-            for resource in self.cluster(name):
-                yield self._owned(resource)
+        for found, _ in self._clusters(static, wanted, ends).values():
+            yield from found
         yield from static
+
+    def _clusters(self, static: object, wanted: Iterable[str], ends: Ends) -> dict[str, _Cluster]:
+        """The resources of each cluster; of those whose endpoints are the same they are not looked at."""
+        kept: dict[str, _Cluster] = {}
+
+        def holds(then: Any) -> bool:
+            same, before, found = then
+            if same is not static:
+                return False
+            others = ends.unlike(before)
+            kept.update((name, one) for name, one in found.items() if _host(name) not in others)
+            for _, keys in kept.values():
+                self.memo.keep(keys)
+            return len(kept) == len(found)
+
+        def make() -> tuple[object, dict[str, _Cluster]]:
+            found = {name: kept.get(name) or self._cluster_noted(name) for name in wanted}
+            return (static, ends, found), found
+
+        key = ("clusters", self.registration.node, self.place.uid)
+        made: dict[str, _Cluster] = self.memo.get(key, holds, make)
+        return made
+
+    def _cluster_noted(self, name: str) -> _Cluster:
+        return self.memo.noting(lambda: tuple(self._owned(resource) for resource in self.cluster(name)))
 
     def _owned(self, resource: Resource) -> Resource:
         kind, name, uid = resource.kind, f"{self.place.uid}/{resource.name}", self.place.uid
@@ -119,18 +170,17 @@ class Behind(Compiling):
 
     def _unless_read(self) -> tuple[tuple[Resource, ...], tuple[str, ...]]:
         """What does not depend on who else serves, and the clusters that are needed."""
-        read = (*inputs(self.graph), self.graph.sidecars, bool(self.roots_pem), self.registration)
+        peers, roots = self.graph.peer_authentications, bool(self.roots_pem)
+        read = (*inputs(self.graph), self.graph.sidecars, peers, roots, self.registration)
 
         def make() -> tuple[object, tuple[tuple[Resource, ...], tuple[str, ...]]]:
             found = [self._named(kind, message) for kind, message in self._messages()]
             return read, (tuple(found), tuple(self._wanted()))
 
         def holds(then: Any) -> bool:
-            *same, keys, sidecars, roots, registration = zip(then, read, strict=True)
-            return (
-                all(one is other for one, other in same)
-                and sidecars[0] is sidecars[1]
-                and all(one == other for one, other in (keys, roots, registration))
+            *same, keys, sidecars, peers, roots, registration = zip(then, read, strict=True)
+            return all(one is other for one, other in (*same, sidecars, peers)) and all(
+                one == other for one, other in (keys, roots, registration)
             )
 
         made: tuple[tuple[Resource, ...], tuple[str, ...]] = self.memo.get(
@@ -216,7 +266,6 @@ class Behind(Compiling):
             captured.inspect(made, "http_inspector", "HttpInspector", only=served.sniffed)
         captured.detect(made, self.graph.mesh)
         served.chains(made)
-        mark_policies(made, sources_of(self.graph, self.client.namespace, self.client.label_map))
         return made
 
     # Outbound

@@ -151,11 +151,10 @@ class Served:
             cluster = f"inbound|{port}||" if port in self.ports else PASSTHROUGH
             wanted = _behind_tunnel(speaks) if tunnel else _chains(self._mode(port), speaks)
             for each in wanted:
-                self._add(listener, port, each, cluster, tunnel=tunnel)
-            self._mark(listener, port)
+                self._mark(self._add(listener, port, each, cluster, tunnel=tunnel), port)
         if self.place.netns:
             for each in _behind_tunnel(Protocol.TCP) if tunnel else _chains(self._mode(0), Protocol.TCP):
-                self._add(listener, 0, each, PASSTHROUGH, tunnel=tunnel)
+                self._mark(self._add(listener, 0, each, PASSTHROUGH, tunnel=tunnel), 0)
 
     @property
     def _peers(self) -> Any:
@@ -171,12 +170,13 @@ class Served:
             return MutualTLSMode.DISABLE
         return MutualTLSMode(said)
 
-    def _mark(self, listener: Any, port: int) -> None:
+    def _mark(self, chain: Any, port: int) -> None:
+        # Not on the listener: one of which only chains change keeps its other connections.
         decided = self._peers.of_port(self.client.namespace, self.client.label_map, port)
         if decided.document is not None:
-            mark_document(listener, decided.document, spell(decided.path), *decided.path)
+            mark_document(chain, decided.document, spell(decided.path), *decided.path)
 
-    def _add(self, listener: Any, port: int, said: _Chain, cluster: str, *, tunnel: bool) -> None:
+    def _add(self, listener: Any, port: int, said: _Chain, cluster: str, *, tunnel: bool) -> Any:
         made = listener.filter_chains.add()
         match = made.filter_chain_match
         if port:
@@ -189,7 +189,7 @@ class Served:
         if said.http:
             manager = pb.pack(self._manager(port, listener, tunnel=tunnel))
             made.filters.add(name=_MANAGER, typed_config=manager)
-            return
+            return made
         for name, config in connection_filters(
             self.graph, self.client.namespace, self.client.label_map
         ).filters:
@@ -198,6 +198,7 @@ class Served:
             made.filters.add(name=name, typed_config=pb.pack(config))
         proxy = pb.TcpProxy(stat_prefix=cluster, cluster=cluster)
         made.filters.add(name=TCP_PROXY, typed_config=pb.pack(proxy))
+        return made
 
     def _tls_of(self, *, http: bool) -> Any:
         made = server_context(self.graph, Flavour.NODE, own_secret(self.client, self.graph.mesh))
