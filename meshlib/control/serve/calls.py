@@ -39,6 +39,7 @@ class Calls:
         """The result of `talk`, on the connection of that name. Denied: it was ended, and why."""
         call = _Call(connection, caller.ends, asyncio.get_running_loop().create_future())
         talking = asyncio.ensure_future(talk)
+        talking.add_done_callback(_noted)
         self._there.add(call)
         if (task := asyncio.current_task()) is not None:  # it goes on until the status is sent
             self._tasks.add(task)
@@ -54,8 +55,6 @@ class Calls:
                 talking.cancel()
                 await asyncio.wait({talking})
         if call.over.done():
-            if not talking.cancelled():
-                talking.exception()  # nobody asks for it any more
             raise call.over.result()
         return talking.result()
 
@@ -82,3 +81,9 @@ class Calls:
         for call in self._there:
             if not call.over.done() and which(call):
                 call.over.set_result(why)
+
+
+def _noted(talking: "asyncio.Future[Any]") -> None:
+    """How it ended is known: nobody may be left to ask, if the call was ended or its client has gone."""
+    if not talking.cancelled():
+        talking.exception()
