@@ -2,8 +2,8 @@
 
 Needs `pip install atheris`, which has wheels for Linux. Everything after the target is libFuzzer's. What is
 found interesting goes to `.fuzz/<target>`, where the next run begins; with `--keep` in place of options as
-much of it as the gate has time for becomes the corpus that it replays. What breaks a target is
-written to a file that the run names: add it to the corpus (a line of hexadecimal) with the mend.
+much of it as the gate has time for is added to the corpus that it replays. What breaks a target is written to
+a file that the run names: add it to the corpus (a line of hexadecimal) with the mend; there it stays.
 """
 
 import sys
@@ -13,7 +13,7 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 with atheris.instrument_imports(include=["meshlib", "h2", "hpack", "hyperframe"]):
-    from fuzz.targets import TARGETS, keep, kept
+    from fuzz.targets import TARGETS, chosen, keep, kept
 
 FOUND = Path(__file__).parents[2] / ".fuzz"
 MOST_KEPT = 150
@@ -30,8 +30,7 @@ def main() -> None:
     for number, data in enumerate(kept(name)):
         (found / f"kept-{number}").write_bytes(data)
     if options == ["--keep"]:
-        known = sorted({path.read_bytes() for path in found.iterdir()}, key=lambda data: (len(data), data))
-        keep(name, known[:: -(-len(known) // MOST_KEPT)])
+        keep(name, chosen(kept(name), [path.read_bytes() for path in found.iterdir()], MOST_KEPT))
         return
     artifacts = f"-artifact_prefix={FOUND}/{name}-"
     atheris.Setup([sys.argv[0], *options, artifacts, str(found)], TARGETS[name])

@@ -29,3 +29,15 @@ def kept(name: str) -> list[bytes]:
 def keep(name: str, corpus: Iterable[bytes]) -> None:
     """Another corpus."""
     (CORPUS / f"{name}.txt").write_text("".join(f"{data.hex()}\n" for data in corpus))
+
+
+def chosen(corpus: Iterable[bytes], found: Iterable[bytes], most: int) -> list[bytes]:
+    """All of the corpus, and of what was found so many, of all sizes, that it comes to `most`."""
+    old = set(corpus)
+    new = sorted(set(found) - old, key=_size)
+    room = max(0, most - len(old))
+    return sorted((*old, *(new[:: -(-len(new) // room)] if room and new else ())), key=_size)
+
+
+def _size(data: bytes) -> tuple[int, bytes]:
+    return len(data), data

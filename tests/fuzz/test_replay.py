@@ -1,7 +1,7 @@
 """Every input of the corpus, and some that hypothesis makes; `run.py` looks for more."""
 
 import pytest
-from fuzz.targets import CORPUS, TARGETS, kept
+from fuzz.targets import CORPUS, TARGETS, chosen, kept
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,3 +30,12 @@ def test_any_bytes(name: str) -> None:
 
 def test_there_is_no_corpus_without_a_target() -> None:
     assert {path.stem for path in CORPUS.iterdir()} == set(TARGETS)
+
+
+def test_what_is_in_a_corpus_stays_whatever_is_found() -> None:
+    old, new = [b"old", b"a long one"], [bytes((number,)) * number for number in range(1, 100)]
+    made = chosen(old, new, 20)
+    assert set(old) <= set(made) <= {*old, *new}
+    assert 15 < len(made) <= 20
+    assert max(map(len, made)) > 90
+    assert chosen(old, new, 2) == chosen(old, [], 20) == sorted(old, key=len)

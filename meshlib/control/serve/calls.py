@@ -43,6 +43,7 @@ class Calls:
         """The result of `talk`, on the connection of that name. Denied: it was ended, and why."""
         call = _Call(connection, caller.ends, asyncio.get_running_loop().create_future())
         talking = asyncio.create_task(talk)
+        talking.add_done_callback(_noted)
         self._there[talking] = call
         if (task := asyncio.current_task()) is not None:  # it goes on until the status is sent
             self._tasks.add(task)
@@ -58,8 +59,6 @@ class Calls:
                 talking.cancel()
                 await asyncio.wait({talking})
         if call.over.done():
-            if not talking.cancelled():
-                talking.exception()  # nobody asks for it any more
             raise call.over.result()
         return talking.result()
 
@@ -100,3 +99,9 @@ class Calls:
         for call in self._there.values():
             if not call.over.done() and which(call):
                 call.over.set_result(why)
+
+
+def _noted(talking: "asyncio.Future[Any]") -> None:
+    """How it ended is known: nobody may be left to ask, if the call was ended or its client has gone."""
+    if not talking.cancelled():
+        talking.exception()
