@@ -64,6 +64,7 @@ MODULES = (
     "envoy.extensions.transport_sockets.tls.v3.tls",
     "envoy.extensions.upstreams.http.v3.http_protocol_options",
     "envoy.extensions.bootstrap.internal_listener.v3.internal_listener",
+    "envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutation",
     "envoy.extensions.path.match.uri_template.v3.uri_template_match",
     "envoy.service.auth.v3.external_auth",
     "envoy.service.discovery.v3.ads",

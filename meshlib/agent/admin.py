@@ -1,4 +1,4 @@
-"""Envoy's admin interface on its Unix socket: is it ready, what does it listen on."""
+"""Envoy's admin interface on its Unix socket: is it ready, where does it listen."""
 
 import asyncio
 import json
@@ -9,6 +9,8 @@ from typing import Any
 
 PATIENCE = 5.0
 """Seconds for an answer."""
+_OWN = ("http.admin.", "listener.admin.")
+"""Who asks the interface is counted there."""
 
 
 class AdminUnreachable(OSError):
@@ -56,9 +58,10 @@ class Admin:
         return int(said.get("command_line_options", {}).get("restart_epoch", 0))
 
     async def count(self, statistic: str) -> int:
-        """The sum of all counters and gauges whose names end so. AdminUnreachable."""
+        """The sum of all counters and gauges whose names end so, but for its own. AdminUnreachable."""
         said = await self._json(f"/stats?format=json&filter={statistic}$")
-        return sum(int(one.get("value", 0)) for one in said.get("stats", ()) if "value" in one)
+        found = (one for one in said.get("stats", ()) if not str(one.get("name")).startswith(_OWN))
+        return sum(int(one["value"]) for one in found if "value" in one)
 
     async def post(self, path: str) -> None:
         """Tells it to do something. AdminUnreachable."""

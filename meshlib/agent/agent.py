@@ -8,6 +8,7 @@ Rules:
   there are no secrets, and no Envoy.
 - The control service's roots are asked for again and again: the control stream is Envoy's, and does not tell
   the agent of new ones.
+- Where it listens is told of an Envoy that has its configuration; one that waits for it listens nowhere yet.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import json
 import logging
 import shutil
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,12 +30,15 @@ from meshlib.agent.process import Envoy, envoy_path
 from meshlib.agent.sds import SecretServer
 from meshlib.agent.secrets import Secrets, Svid
 from meshlib.bootstrap import Bootstrap
+from meshlib.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.25
 PARTING_SECONDS = 5
 """After the time to drain, before an Envoy that another took over from is ended."""
+MAX_SOCKET_PATH = 107
+"""Bytes of a Unix socket's path on Linux."""
 
 
 class Certificates(Protocol):
@@ -71,8 +76,8 @@ class Gateway:
         told: tuple[Listening, ...] | None = None
         while True:
             with contextlib.suppress(AdminUnreachable):
-                now = await self.admin.listening()
-                if now != told:
+                now = await self.admin.listening() if await self.admin.ready() else told
+                if now is not None and now != told:
                     told = now
                     listens(now)
             await asyncio.sleep(LOOK_SECONDS)
@@ -92,6 +97,8 @@ async def run_gateway(
     `certificates` None: control is talked to in plain text. ConfigError: there is no Envoy, or the bootstrap
     can't be made. MeshError: the workload can't get a certificate.
     """
+    if certificates is not None:
+        _same(settings, await _ensured(certificates))
     running = run_envoy(
         "gateway",
         lambda folder: gateway_bootstrap(settings, edge, folder),
@@ -147,10 +154,11 @@ async def run_envoy(
     """An Envoy and its secrets for the time of the block; `bootstrap` makes its own, given its folder."""
     binary = envoy_path()
     if certificates is not None:
-        await asyncio.to_thread(certificates.ensure)
+        await _ensured(certificates)
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix=f"meshlib-{name}-"))  # 0700
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        _short(folder)
         path = folder / "envoy.json"
         path.write_text(json.dumps(bootstrap(folder)))
         if certificates is not None:
@@ -170,8 +178,53 @@ async def run_envoy(
             *arguments,
         ]
         envoy = Envoy(command, admin, base_id=folder / "base-id", drain_seconds=drain_seconds)
+        await envoy.start()
         await stack.enter_async_context(_task(envoy.run()))
         yield envoy, admin
+
+
+async def _ensured(certificates: Certificates) -> Svid:
+    """One that is good now. It is got on a thread of its own: nobody who stops waits for it to end."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Svid] = loop.create_future()
+
+    def settle(found: Svid | Exception) -> None:
+        if done.cancelled():
+            return
+        if isinstance(found, Exception):
+            done.set_exception(found)
+        else:
+            done.set_result(found)
+
+    def get() -> None:
+        found: Svid | Exception
+        try:
+            found = certificates.ensure()
+        except Exception as error:  # noqa: BLE001 - handed on
+            found = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, found)
+
+    threading.Thread(target=get, name="certificate", daemon=True).start()
+    return await done
+
+
+def _same(settings: Bootstrap, held: Svid) -> None:
+    """ConfigError: the certificate is another's; the control service would refuse what the Envoy says."""
+    said = f"/ns/{settings.namespace}/sa/{settings.service_account}"
+    if not held.principal.endswith(said):
+        raise ConfigError(
+            f"the certificate is of {held.principal}, but MESHLIB_NAMESPACE and MESHLIB_SERVICE_ACCOUNT say "
+            f"{settings.namespace}/{settings.service_account}; the token decides who it is"
+        )
+
+
+def _short(folder: Path) -> None:
+    """ConfigError: no Unix socket fits into it."""
+    if len(bytes(folder / ADMIN_SOCKET)) > MAX_SOCKET_PATH:
+        raise ConfigError(
+            f"the folder for temporary files is too long for a Unix socket: {folder}; set TMPDIR"
+        )
 
 
 @contextlib.asynccontextmanager

@@ -6,6 +6,8 @@ Rules:
   own certificate. The server must be the mesh's control service, whatever address it has.
 - Secrets of this machine come from the agent, on a Unix socket in a folder that only this user can enter; the
   admin interface is on another such socket.
+- An Envoy that lost the control service asks again after two seconds at most, not after Envoy's thirty: until
+  then it knows of no change.
 - Connections of strangers are bounded in number, so that a crowd leaves room for the control stream. With a
   limit of memory nothing more is accepted near to it.
 """
@@ -31,6 +33,7 @@ _HEAP = "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig"
 _INTERNAL = "envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
 NODE_CONNECTIONS = 200_000
 """Of all workloads of a node together; more are closed at once."""
+_AGAIN = {"retry_back_off": {"base_interval": "0.25s", "max_interval": "2s"}}
 _SHRINK, _STOP = 0.9, 0.95
 """Shares of the memory at which an Envoy gives back what it can, and at which it accepts nothing more."""
 
@@ -103,7 +106,7 @@ def _stream() -> dict[str, Any]:
         "api_type": "DELTA_GRPC",
         "transport_api_version": "V3",
         "set_node_on_first_message_only": True,
-        "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER}}],
+        "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER, "retry_policy": _AGAIN}}],
     }
 
 

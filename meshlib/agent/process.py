@@ -2,12 +2,17 @@
 
 Rules:
 
-- Envoy ends with the thread that started it (PR_SET_PDEATHSIG): it is started on the event loop's own thread,
-  which has to be one that lives, such as the main one. So it never outlives its keeper, even a killed one.
+- Envoy ends with the thread that started it (PR_SET_PDEATHSIG, which it sets unless its hot restart is
+  disabled): it is started on the event loop's own thread, which has to be one that lives, such as the main
+  one. So it never outlives its keeper, even a killed one.
 - After a crash it is started again, at once at first, then with growing pauses, up to ten seconds; once it
   ran for a minute the pauses are forgotten.
-- One that never became ready and ended because of its arguments or its bootstrap (exit status 1, at once) is
-  tried again in the same way: what it lacks may come, and what it says is in the log.
+- One that never became ready and ended because of its arguments or its bootstrap (exit status 1, at once), or
+  that can't be started any more, is tried again in the same way: what it lacks may come, and why it ended
+  is in the log.
+- It has a session of its own: what a terminal or a supervisor sends to its keeper's whole group does not end
+  it before its connections. Of the environment it has nothing that is the keeper's, such as a token.
+- What it leaves in shared memory is removed when it has ended.
 - Replaced (Envoy's hot restart): another process takes over the sockets once it has its configuration; the
   old one lets its connections end, and ends. If the new one fails, the old one stays.
 - Draining: responses ask their connections to end, and it waits for that for so many seconds at most. New
@@ -17,6 +22,7 @@ Rules:
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -27,6 +33,7 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE, STEADY_SECONDS = 0.1, 10.0, 60.0
 LOOK_SECONDS = 0.1
+SHARED = Path("/dev/shm")  # noqa: S108 - where Linux has it
 KILL_SECONDS = 5.0
 """After being told to stop, before it is made to."""
 _ACTIVE = "downstream_cx_active"
@@ -75,18 +82,23 @@ class Envoy:
         process = self._process
         return process.pid if process is not None and process.returncode is None else None
 
+    async def start(self) -> None:
+        """Starts it for the first time. ConfigError: it can't be run."""
+        try:
+            await self._begin()
+        except OSError as error:
+            raise ConfigError(f"Envoy can't be run: {error}") from None
+
     async def run(self) -> None:
         """Keeps it running until it is cancelled; then it is stopped."""
         failures, loop = 0, asyncio.get_running_loop()
         try:
             while True:
                 began = loop.time()
-                self._epoch = 0
-                self._process = await self._start(self._first())
-                status = await self._ended()
+                what = await self._life()
                 failures = 1 if loop.time() - began > STEADY_SECONDS else failures + 1
                 seconds = pause(failures)
-                log.error("Envoy ended (%s); it is started again in %g s", _said(status), seconds)
+                log.error("Envoy %s; it is started again in %g s", what, seconds)
                 await self._sleep(seconds)
         finally:
             await self._stop()
@@ -96,8 +108,12 @@ class Envoy:
         old, epoch = self._process, self._epoch + 1
         if old is None or old.returncode is not None or self._base_id is None:
             return False
-        base = self._base_id.read_text().strip()
-        new = await self._start(["--base-id", base, "--restart-epoch", str(epoch)])
+        try:
+            base = self._base_id.read_text().strip()
+            new = await self._start(["--base-id", base, "--restart-epoch", str(epoch)])
+        except OSError as error:
+            log.error("no Envoy can take over (%s); the one that runs stays", error)
+            return False
         try:
             while await self._admin.epoch() != epoch or not await self._admin.ready():
                 if new.returncode is not None or self._process is not old or old.returncode is not None:
@@ -111,6 +127,21 @@ class Envoy:
                 await _end(new)
         return True
 
+    async def _life(self) -> str:
+        """Waits for the end of the process that runs, or of one that is started, and says how it ended."""
+        try:
+            if self.process_id is None:
+                await self._begin()
+        except OSError as error:
+            return f"can't be started ({error})"
+        status = await self._ended()
+        self._clean()
+        return f"ended ({_said(status)})"
+
+    async def _begin(self) -> None:
+        self._epoch = 0
+        self._process = await self._start(self._first())
+
     async def drain(self) -> None:
         """Lets connections end, for a while."""
         with contextlib.suppress(AdminUnreachable, TimeoutError):
@@ -121,6 +152,7 @@ class Envoy:
                     await self._sleep(LOOK_SECONDS)
 
     async def _active(self) -> int:
+        """Connections of others; one that asks the admin interface is none."""
         return await self._admin.count(f"^(http|tcp)\\..*{_ACTIVE}")
 
     def _first(self) -> list[str]:
@@ -129,10 +161,24 @@ class Envoy:
         return ["--use-dynamic-base-id", "--base-id-path", str(self._base_id)]
 
     async def _start(self, arguments: Sequence[str]) -> asyncio.subprocess.Process:
-        self.starts += 1
-        return await asyncio.create_subprocess_exec(
-            *self._command, *arguments, stdin=asyncio.subprocess.DEVNULL
+        made = await asyncio.create_subprocess_exec(
+            *self._command,
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            env=_environment(),
+            start_new_session=True,
         )
+        self.starts += 1
+        return made
+
+    def _clean(self) -> None:
+        """Removes the shared memory of a process that has ended: Envoy leaves it there."""
+        if self._base_id is None:
+            return
+        with contextlib.suppress(OSError, ValueError):
+            number = int(self._base_id.read_text())
+            self._base_id.unlink()
+            (SHARED / f"envoy_shared_memory_{number * 10}").unlink()
 
     async def _ended(self) -> int:
         """The status of the process that nobody took over from."""
@@ -147,6 +193,7 @@ class Envoy:
         for process in (*self._parting, self._process):
             if process is not None:
                 await _end(process)
+        self._clean()
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -160,6 +207,10 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     except TimeoutError:
         process.kill()
         await process.wait()
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("MESHLIB_")}
 
 
 def _said(status: int) -> str:

@@ -45,6 +45,10 @@ class Svid(Protocol):
         """The leaf first."""
 
     @property
+    def principal(self) -> str:
+        """Whose it is: a SPIFFE id."""
+
+    @property
     def key_pem(self) -> bytes:
         """Its private key."""
 

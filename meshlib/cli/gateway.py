@@ -42,8 +42,13 @@ def gateway(
         int, typer.Option(min=1, help="Of all clients together; more are closed at once.")
     ] = 50_000,
     max_heap: Annotated[
-        int, typer.Option(min=0, help="MiB of memory, near to which it takes no more; 0: any.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0,
+            help="MiB of memory, near to which it takes no more; 0: any. Without it: all that the machine "
+            "has, or the container.",
+        ),
+    ] = None,
     concurrency: Annotated[int, typer.Option(min=0, help="Threads of Envoy; 0: one for each core.")] = 0,
     drain: Annotated[
         float, typer.Option(min=0, help="Seconds for connections to end when it is told to stop.")
@@ -51,6 +56,7 @@ def gateway(
 ) -> None:
     """Run an Envoy at the edge, for Gateways and the VirtualServices bound to them."""
     from meshlib.agent.bootstrap import Edge
+    from meshlib.agent.memory import memory
     from meshlib.bootstrap import bootstrap
     from meshlib.errors import ConfigError
 
@@ -64,7 +70,8 @@ def gateway(
     )
     if settings.local:
         raise ConfigError(f"control: found {settings.control!r}; a gateway needs a service, HOST:PORT")
-    edge = Edge(name, _address(address), _ports(port or ()), max_connections, max_heap * 1024 * 1024)
+    heap = memory() if max_heap is None else max_heap * 1024 * 1024
+    edge = Edge(name, _address(address), _ports(port or ()), max_connections, heap)
     logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr, level=logging.WARNING)
     more = ("--concurrency", str(concurrency)) if concurrency else ()
     raise typer.Exit(asyncio.run(_run(settings, edge, drain, more)))
@@ -74,12 +81,28 @@ async def _run(settings: "Bootstrap", edge: "Edge", drain: float, more: Sequence
     from meshlib.agent.agent import run_gateway
     from meshlib.dataplane.mesh import identity
 
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    stop, started, loop = asyncio.Event(), asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     certificates = identity(settings)
     running: Any = run_gateway(settings, edge, certificates, drain_seconds=drain, arguments=more)
+    serving = asyncio.create_task(_serve(running, edge, settings, stop, started))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not started.is_set():
+        serving.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
+    return 0
+
+
+async def _serve(
+    running: Any, edge: "Edge", settings: "Bootstrap", stop: asyncio.Event, started: asyncio.Event
+) -> None:
+    """Until it is told to stop and has drained."""
     async with running as found:
+        started.set()
         telling = asyncio.create_task(_tell(found, edge, settings))
         await stop.wait()
         telling.cancel()
@@ -91,7 +114,6 @@ async def _run(settings: "Bootstrap", edge: "Edge", drain: float, more: Sequence
         await asyncio.wait({hurried, draining}, return_when=asyncio.FIRST_COMPLETED)
         for task in (hurried, draining):
             task.cancel()
-    return 0
 
 
 async def _again(stop: asyncio.Event) -> None:

@@ -1,13 +1,18 @@
 """`meshlib gateway`: what it says of what it can't use."""
 
 import contextlib
+import os
+import signal
 import socket
+import subprocess
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
-from support.commands import meshlib, process, wait_until
+from support.commands import MESHLIB, meshlib, process, wait_until
 from support.edge import edge
-from support.secure_mesh import secure_mesh
+from support.secure_mesh import SecureMesh, secure_mesh
 
 GATEWAY = """
 apiVersion: networking.istio.io/v1
@@ -53,6 +58,12 @@ def test_it_says_why_it_has_no_certificate(tmp_path: Path, monkeypatch: pytest.M
     assert "Traceback" not in done.stderr
 
 
+def refusals(mesh: SecureMesh) -> list[str]:
+    """What the status says of what clients refused."""
+    assert mesh.service is not None
+    return [kind["nack"] for client in mesh.service.status()["clients"] for kind in client["kinds"]]
+
+
 def test_a_port_that_is_taken_is_told_and_the_others_are_served(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         taken = stack.enter_context(contextlib.closing(socket.create_server(("127.0.0.1", 0))))
@@ -60,4 +71,50 @@ def test_a_port_that_is_taken_is_told_and_the_others_are_served(tmp_path: Path) 
         options = ("--port", f"8081={taken.getsockname()[1]}")
         made = stack.enter_context(edge(mesh, 8082, options=options))
         wait_until(lambda: "cannot bind" in made.said, 30, "the word")
+        wait_until(lambda: any("cannot bind" in text for text in refusals(mesh)), 30, "the word at control")
         assert made.get("/", "any.example", 8082).status_code == 404
+        assert any("cannot bind" in text for text in refusals(mesh)), "what is accepted since hides it"
+
+
+def test_a_stop_is_heard_while_the_control_service_is_silent(tmp_path: Path) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        own = {name: value for name, value in os.environ.items() if not name.startswith("MESHLIB_")}
+        own |= {"MESHLIB_CONTROL": f"127.0.0.1:{silent.getsockname()[1]}", "MESHLIB_STATE_DIR": str(tmp_path)}
+        own |= {"MESHLIB_TOKEN": "x", "MESHLIB_CA_FINGERPRINT": "sha256:" + "0" * 64}
+        made = subprocess.Popen(
+            [*MESHLIB, "gateway"], env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        try:
+            silent.settimeout(30)
+            accepted, _ = silent.accept()
+            with accepted:
+                began = time.monotonic()
+                made.send_signal(signal.SIGHUP)
+                assert made.communicate(timeout=20) == (b"", b"")
+                assert made.returncode == 0
+                assert time.monotonic() - began < 5
+        finally:
+            made.kill()
+            made.communicate()
+
+
+def test_one_with_the_token_of_another_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with secure_mesh(tmp_path, GATEWAY) as mesh:
+        settings = mesh.settings("ratings") | {"service_account": "ingress", "state_dir": tmp_path / "edge"}
+        monkeypatch.delenv("MESHLIB_ALLOW_PLAINTEXT", raising=False)
+        for name, value in settings.items():
+            monkeypatch.setenv(f"MESHLIB_{name.upper()}", str(value))
+        done = meshlib("gateway")
+    assert done.returncode == 2
+    assert "the certificate is of spiffe://cluster.local/ns/default/sa/ratings" in done.stderr
+
+
+def test_a_folder_that_is_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("MESHLIB_ALLOW_PLAINTEXT", "true")
+    done = meshlib("gateway", "--control", "127.0.0.1:1")
+    assert done.returncode == 2
+    assert "too long for a Unix socket" in done.stderr
+    assert list(folder.iterdir()) == []

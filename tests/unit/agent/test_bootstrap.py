@@ -44,6 +44,11 @@ def test_the_control_service_is_known_by_its_name() -> None:
     ]
 
 
+def test_it_comes_back_soon_after_the_control_service() -> None:
+    (service,) = made()["dynamic_resources"]["ads_config"]["grpc_services"]
+    assert service["envoy_grpc"]["retry_policy"]["retry_back_off"]["max_interval"] == "2s"
+
+
 def test_a_control_service_by_name_is_looked_up() -> None:
     assert clusters(made(control="control.example:15010"))["xds-grpc"]["type"] == "STRICT_DNS"
 

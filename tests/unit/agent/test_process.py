@@ -10,6 +10,18 @@ import pytest
 
 from meshlib.agent.admin import Admin
 from meshlib.agent.process import LONGEST_PAUSE, Envoy, pause
+from meshlib.errors import ConfigError
+
+
+@contextlib.asynccontextmanager
+async def supervised(envoy: Envoy) -> AsyncIterator[None]:
+    running = asyncio.create_task(envoy.run())
+    try:
+        yield
+    finally:
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
 
 
 def test_pauses_grow() -> None:
@@ -49,6 +61,63 @@ async def test_it_is_stopped_with_its_keeper(tmp_path: Path) -> None:
     assert envoy.process_id is None
     with pytest.raises(ProcessLookupError):
         os.kill(found, 0)
+
+
+async def test_one_that_can_not_be_run(tmp_path: Path) -> None:
+    envoy = Envoy([str(tmp_path / "none")], Admin(tmp_path / "none"))
+    with pytest.raises(ConfigError, match="Envoy can't be run"):
+        await envoy.start()
+
+
+async def test_one_that_can_not_be_run_any_more_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = tmp_path / "envoy"
+    program.write_text("#!/bin/sh\nexit 3\n")
+    program.chmod(0o700)
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 1:
+            program.rename(tmp_path / "away")
+        elif len(slept) == 3:
+            (tmp_path / "away").rename(program)
+        elif len(slept) == 4:
+            await asyncio.Event().wait()
+
+    envoy = Envoy([str(program)], Admin(tmp_path / "none"), sleep=sleep)
+    await envoy.start()
+    async with supervised(envoy):
+        while len(slept) < 4:
+            await asyncio.sleep(0.001)
+    assert slept == [0.0, 0.1, 0.2, 0.4]
+    assert [record.message.partition(" (")[0] for record in caplog.records] == [
+        "Envoy ended",
+        "Envoy can't be started",
+        "Envoy can't be started",
+        "Envoy ended",
+    ]
+    assert envoy.starts == 2
+
+
+async def test_it_is_in_no_group_of_its_keeper_and_is_not_told_its_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MESHLIB_TOKEN", "secret")
+    monkeypatch.setenv("HTTP_WORD", "kept")
+    said = tmp_path / "said"
+    envoy = Envoy(
+        ["/bin/sh", "-c", f"env > {said}.new; mv {said}.new {said}; sleep 1000"], Admin(tmp_path / "n")
+    )
+    await envoy.start()
+    async with supervised(envoy):
+        while not said.exists():
+            await asyncio.sleep(0.001)
+        assert envoy.process_id is not None
+        assert os.getsid(envoy.process_id) == os.getpgid(envoy.process_id) == envoy.process_id
+    assert "MESHLIB_" not in said.read_text()
+    assert "HTTP_WORD=kept" in said.read_text()
 
 
 async def test_nobody_to_drain_is_no_error(tmp_path: Path) -> None:
