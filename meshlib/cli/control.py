@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,8 @@ from meshlib.errors import ConfigError
 if TYPE_CHECKING:
     from meshlib.cli.control_report import Report
     from meshlib.cli.control_security import Asked
+    from meshlib.control.build import Builder, Keys
+    from meshlib.control.serve.server import Security
 
 LOOK_SECONDS = 0.1
 """How often the report looks who came and went."""
@@ -76,6 +79,14 @@ def control(
         Path | None,
         typer.Option(metavar="DIR", help="A folder with ca.crt and token with which such keys are fetched."),
     ] = None,
+    gateway: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMESPACE/ACCOUNT",
+            help="A service account that is a gateway: it is given the keys of the Secrets that its Gateways "
+            "name, of its own namespace; repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Serve a folder of Istio YAML to the mesh; a saved edit takes effect within a second."""
     from meshlib.cli.address import checked_address
@@ -92,6 +103,7 @@ def control(
         kubernetes_jwks,
         kubernetes_issuer,
         kubernetes_credentials,
+        _accounts(gateway or ()),
     )
     if allow_plaintext and asked != Asked(state=state):
         raise typer.BadParameter(
@@ -108,7 +120,6 @@ async def _serve(folder: Path, listen: str, namespace: str, asked: "Asked | None
     from meshlib.cli.control_rotation import RotationReport
     from meshlib.cli.control_security import how_to_join, many_files, secured
     from meshlib.cli.foreign import Format
-    from meshlib.control.build import Builder
     from meshlib.control.jwks import KeyFetcher
     from meshlib.control.service import ControlService
     from meshlib.control.sources.files import FileSource
@@ -127,7 +138,7 @@ async def _serve(folder: Path, listen: str, namespace: str, asked: "Asked | None
     keys = KeyFetcher()
     service = ControlService(
         source,
-        reported(report, Builder(keys.want, security.authority.trust_domain if security else "")),
+        reported(report, _builder(keys.want, asked, security)),
         listen,
         security=security,
         allow_plaintext=security is None,
@@ -157,9 +168,33 @@ async def _serve(folder: Path, listen: str, namespace: str, asked: "Asked | None
     return 0
 
 
+def _builder(keys: "Keys", asked: "Asked | None", security: "Security | None") -> "Builder":
+    from meshlib.control.build import Builder
+
+    if asked is None or security is None:
+        return Builder(keys)
+    return Builder(keys, security.authority.trust_domain, asked.gateways)
+
+
+def _accounts(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    from meshlib.identity.spiffe import SpiffeId
+
+    found = []
+    for text in given:
+        namespace, slash, account = text.partition("/")
+        try:
+            SpiffeId("cluster.local", namespace, account)
+        except ValueError:
+            slash = ""
+        if not slash:
+            raise typer.BadParameter(f"{text!r} is not NAMESPACE/ACCOUNT", param_hint="--gateway")
+        found.append((namespace, account))
+    return tuple(found)
+
+
 async def _follow(report: "Report", service: Any, told: asyncio.Event) -> None:
     while not told.is_set():
-        report.look(service.hub)
+        report.look(service.hub, service.notes)
         try:
             async with asyncio.timeout(LOOK_SECONDS):
                 await told.wait()

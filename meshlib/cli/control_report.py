@@ -6,7 +6,7 @@ appear, and once more when they are gone; many servers or clients at once are on
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from rich.console import Console
@@ -18,6 +18,7 @@ from meshlib.control.istio.problem import Problem, Severity
 from meshlib.control.registration import Registration
 from meshlib.control.serve.push import Connection, Hub
 from meshlib.control.sources.source import Loaded
+from meshlib.xds.node import Client
 
 FEW = 5
 """Up to so many of a kind are named one by one."""
@@ -39,6 +40,7 @@ class Report:
         self._servers: Mapping[str, Registration] = {}
         self._clients: dict[int, str] = {}
         self._refusals: set[str] = set()
+        self._notes: set[str] = set()
         self._pushed: float | None = None
 
     def built(
@@ -57,8 +59,10 @@ class Report:
         """What the analyses found between the documents of the newest configuration."""
         self._of_problems(self._read, _told(problems))
 
-    def look(self, hub: Hub) -> None:
-        """Tells of clients that came, left, refused, or all have the newest configuration."""
+    def look(self, hub: Hub, notes: Callable[[Client], Sequence[str]] = lambda _: ()) -> None:
+        """Tells of clients that came, left, refused, or all have the newest configuration, and what they
+        do not get, by `notes`.
+        """
         known = {c.number: c for c in hub.connections if c.stream.client is not None}
         came = [who(c) for number, c in known.items() if number not in self._clients]
         left = [name for number, name in self._clients.items() if number not in known]
@@ -66,6 +70,7 @@ class Report:
         self._line("client connected", "clients connected", came, "[green]+[/]")
         self._line("client left", "clients left", left, "[yellow]-[/]")
         self._of_refusals(known.values())
+        self._of_notes(known.values(), notes)
         self._of_push(known.values())
 
     def _of_documents(self, now: dict[Key, AnyDocument], seconds: float) -> None:
@@ -135,6 +140,16 @@ class Report:
         for text in sorted(now - self._refusals):
             self._print(f"[red]✗[/] {escape(text)}")
         self._refusals = now
+
+    def _of_notes(self, connections: Iterable[Connection], notes: Callable[[Client], Sequence[str]]) -> None:
+        now = {
+            f"{who(c)}: {note}"
+            for c in connections
+            for note in (notes(c.stream.client) if c.stream.client is not None else ())
+        }
+        for text in sorted(now - self._notes):
+            self._print(f"[yellow]![/] {escape(text)}")
+        self._notes = now
 
     def _of_push(self, connections: Iterable[Connection]) -> None:
         """After a change: once every client answered, how long that took."""

@@ -35,6 +35,8 @@ class Asked:
     kubernetes_jwks: str = ""
     kubernetes_issuer: str = ""
     kubernetes_credentials: Path | None = None
+    gateways: tuple[tuple[str, str], ...] = ()
+    """Namespace and service account of each that may have keys of Secrets."""
 
     def folder(self) -> Path:
         """Where the authority is kept. BadParameter: nowhere."""

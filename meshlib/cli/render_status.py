@@ -33,6 +33,10 @@ def show_status(console: Console, address: str, found: dict[str, Any]) -> None:
                     highlight=False,
                     soft_wrap=True,
                 )
+        for note in client["notes"]:
+            console.print(
+                f"[yellow]note[/] of {escape(client['id'])}: {escape(note)}", highlight=False, soft_wrap=True
+            )
     for word, color in (("alarms", "bold red"), ("errors", "red"), ("warnings", "yellow")):
         for text in found[word]:
             console.print(
@@ -45,7 +49,8 @@ def _clients(clients: list[dict[str, Any]]) -> Table:
     for client in clients:
         who = f"{client['namespace']}/{client['service_account']}"
         for number, kind in enumerate(client["kinds"] or [None]):
-            name = f"{escape(who)}\n[dim]{escape(client['id'])}[/]" if number == 0 else ""
+            told = f"{escape(who)}\n[dim]{escape(client['flavour'])} {escape(client['id'])}[/]"
+            name = told if number == 0 else ""
             if kind is None:
                 table.add_row(name, "", "[dim]nothing[/]", "", _behind(client))
                 continue

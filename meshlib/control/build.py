@@ -6,7 +6,7 @@ A builder remembers its last result, so that what did not change is neither reso
 a server that joins touches endpoints only.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 
 from meshlib.control.analysis.analyze import analyze
@@ -27,11 +27,18 @@ Keys = Callable[[Mapping[KeySource, float]], Mapping[KeySource, str]]
 class Builder:
     """Builds one configuration after the other. Not thread-safe: the control service builds one at a time."""
 
-    def __init__(self, keys: Keys = lambda wanted: {}, trust_domain: str = "") -> None:
+    def __init__(
+        self,
+        keys: Keys = lambda wanted: {},
+        trust_domain: str = "",
+        gateways: Collection[tuple[str, str]] = (),
+    ) -> None:
         """`keys` knows the keys of token issuers that do not stand in the documents.
 
-        `trust_domain` is the one in which certificates are signed; empty: as the documents say.
+        `trust_domain` is the one in which certificates are signed; empty: as the documents say. `gateways`,
+        namespace and service account, may have keys of Secrets.
         """
+        self._gateways = frozenset(gateways)
         self._keys = keys
         self._trust_domain = trust_domain
         self._loaded: Loaded | None = None
@@ -54,9 +61,10 @@ class Builder:
             self._graph = self._graph.with_registrations(registrations)
             analyse = None
         self._graph = self._graph.with_keys(self._keys(self._graph.policies.key_sources()))
-        self._compiler = GraphCompiler(self._graph, version, before=self._compiler, roots_pem=roots_pem)
+        made = GraphCompiler(self._graph, version, self._compiler, roots_pem, self._gateways)
+        self._compiler = made
         problems = tuple(_of_trust_domain(loaded.documents, self._trust_domain))
-        return Built(self._compiler, problems, analyse, self._graph.mesh)
+        return Built(made, problems, analyse, made.notes, self._graph.mesh)
 
 
 def _of_trust_domain(documents: Iterable[AnyDocument], running: str) -> Iterator[Problem]:

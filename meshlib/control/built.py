@@ -8,6 +8,7 @@ from meshlib.control.istio.problem import Problem
 from meshlib.control.registration import Registration
 from meshlib.control.serve.closures import Compiler
 from meshlib.control.sources.source import Loaded
+from meshlib.xds.node import Client
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,8 @@ class Built:
     analyse: Callable[[], tuple[Problem, ...]] | None = None
     """Finds what is wrong between the documents; called on a thread once the configuration is served, for
     nobody should wait for it. None: nothing changed since the last one."""
+    notes: Callable[[Client], tuple[str, ...]] | None = None
+    """What a client does not get that documents say it has, and why."""
     mesh: MeshConfig | None = None
     """The settings of the mesh in this configuration."""
 

@@ -30,6 +30,7 @@ from meshlib.control.serve.push import Hub
 from meshlib.control.serve.server import ControlServer, Security
 from meshlib.control.sources.source import Loaded, Source
 from meshlib.control.status import status
+from meshlib.xds.node import Client, Flavour
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,8 @@ class ControlService:
         self._to_analyse = asyncio.Event()
         self._built_for: tuple[tuple[Registration, ...], bytes] | None = None
         """The registrations and roots in the configuration in force; None before the first."""
+        self._notes: Callable[[Client], tuple[str, ...]] | None = None
+        self._noted: dict[Client, tuple[str, ...]] = {}
         self._failure = ""
         self._changed = asyncio.Event()
         self._life = ""
@@ -130,7 +133,20 @@ class ControlService:
             now=now,
             authority=authority,
             renewed=self._server.renewed,
+            notes=self.notes,
         )
+
+    def notes(self, client: Client) -> tuple[str, ...]:
+        """What a gateway does not get that documents say it has, and why, in sentences."""
+        if client.flavour is not Flavour.GATEWAY or self._notes is None:
+            return ()
+        if client not in self._noted:
+            try:
+                self._noted[client] = self._notes(client)
+            except Exception:
+                log.exception("what %s does not get can't be told", client)
+                self._noted[client] = ()
+        return self._noted[client]
 
     async def start(self) -> None:
         """Loads, builds, then listens. ConfigError: the port can't be bound."""
@@ -218,6 +234,8 @@ class ControlService:
             return
         self._failure = ""
         self._loaded, self._built_for, self._problems = loaded, (registrations, roots), built.problems
+        self._notes = built.notes
+        self._noted.clear()
         self._hub.publish(built.compiler)
         if built.mesh is not None:
             self._server.adopt(built.mesh.trust_domain_aliases, built.mesh.root_namespace)

@@ -4,7 +4,7 @@ Plain values (texts, numbers, lists, objects) that survive JSON; times are in se
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from meshlib.identity.renewal import Health, health
 from meshlib.xds import pb
 from meshlib.xds.kinds import SENDING_ORDER
 from meshlib.xds.names import CONTROL_SERVER
-from meshlib.xds.node import Flavour
+from meshlib.xds.node import Client, Flavour
 from meshlib.xds.server_stream import Subscription
 
 MAX_NAMES_SHOWN = 1000
@@ -36,15 +36,17 @@ def status(
     now: float = 0.0,
     authority: Mapping[str, Any] | None = None,
     renewed: Callable[[Caller], bool] = lambda _: False,
+    notes: Callable[[Client], Sequence[str]] = lambda _: (),
 ) -> dict[str, Any]:
     """Keys: `version`, `clients`, `registrations`, `authority`, `alarms`, `errors`, `warnings`.
 
     `clock` is the hub's, `now` in Unix seconds; `authority` as `control.ca.report` says it, None: there is
-    none; `renewed`: whether a caller got a newer certificate than the one that its connection showed.
+    none; `renewed`: whether a caller got a newer certificate than the one that its connection showed;
+    `notes`: what a client does not get that documents say it has, and why.
 
     A client has `id`, `peer`, `flavour`, `user_agent_version`, `namespace`, `service_account`,
     `labels`, `locality`, `protocol` (delta or sotw), `connected_seconds`, `behind_seconds`,
-    `behind_versions`, `certificate`, `token_left` and `kinds`; see `_certificate` and `_kind` for these.
+    `behind_versions`, `certificate`, `token_left`, `notes` and `kinds`; see `_certificate` and `_kind`.
     `alarms` are sentences: what ends soon and should have been renewed.
     """
     known = [c for c in hub.connections if c.stream.client is not None]
@@ -53,6 +55,7 @@ def status(
         | {
             "certificate": _certificate(c, now, renewed),
             "token_left": None if c.caller.ends is None else max(c.caller.ends - now, 0.0),
+            "notes": list(notes(c.stream.client)) if c.stream.client is not None else [],
         }
         for c in known
     ]

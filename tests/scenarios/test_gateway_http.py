@@ -212,7 +212,17 @@ def test_what_a_caller_says_of_itself_is_not_believed(play: Play) -> None:
         "x-request-id": "mine",
         "x-forwarded-proto": "https",
     }
+    passed = (
+        "orig-method",
+        "upstream-canary",
+        "is-timeout-retry",
+        "fault-abort-request",
+        "original-dst-host",
+    )
+    passed += ("fault-delay-request", "auth-failure-mode-allowed", "foo")
+    said |= {f"X-Envoy-{name}": "said" for name in passed}
     found = told(play, headers=said)
+    assert [name for name, value in found.items() if value == "said"] == []
     assert "sa/admin" not in found.get("x-forwarded-client-cert", "")
     assert "x-envoy-upstream-rq-timeout-ms" not in found
     assert found["x-request-id"] != "mine"

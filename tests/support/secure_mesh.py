@@ -109,7 +109,7 @@ class SecureMesh:
         again = not self.address.endswith(":0")  # servers of an earlier life come back
         made = ControlService(
             FileSource(self.documents),
-            Builder(trust_domain=self.authority.trust_domain),
+            Builder(trust_domain=self.authority.trust_domain, gateways=[("default", "ingress")]),
             self.address,
             security=security,
             settle=3.0 * again,

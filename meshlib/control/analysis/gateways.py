@@ -53,7 +53,9 @@ def _secrets(document: AnyDocument, known: set[str]) -> Iterator[Problem]:
         for field, name in named:
             if name not in known and name + OF_CA not in known:
                 path = ("spec", "servers", index, "tls", field)
-                yield problem(Severity.ERROR, "IST0101", document, path, "no such Secret", repr(name))
+                yield problem(
+                    Severity.ERROR, "IST0101", document, path, "no such Secret in any namespace", repr(name)
+                )
 
 
 def _not_applied(document: AnyDocument) -> Iterator[Problem]:

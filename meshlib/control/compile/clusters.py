@@ -31,6 +31,8 @@ from meshlib.xds import pb
 from meshlib.xds.names import BLACK_HOLE_CLUSTER, ISTIO_METADATA, PASSTHROUGH_CLUSTER, ClusterName
 from meshlib.xds.node import Client, Flavour, Locality
 
+EDGE_BUFFER_BYTES = 32 * 1024
+"""Of a connection at an edge, as Envoy advises it, on both sides."""
 PASSTHROUGH_IDLE = 300.0
 
 
@@ -106,6 +108,8 @@ def cluster(found: Found, scope: Scope, client: Client, security: Secured | None
     made = pb.Cluster(name=name)
     flavour = client.flavour
     connection(made, found.policy.connection_pool, mesh)
+    if flavour is Flavour.GATEWAY:
+        made.per_connection_buffer_limit_bytes.value = EDGE_BUFFER_BYTES
     if client.flavour is not Flavour.GRPC and _passes_through(found):
         if _is_dynamic(found, flavour):
             dns.dynamic(made, mesh)

@@ -12,7 +12,7 @@
 What an earlier compiler made from the same documents and endpoints is taken over as it is.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from meshlib.control.compile.compiling import Compiling
 from meshlib.control.compile.memo import Memo
@@ -26,11 +26,18 @@ class GraphCompiler:
     """Compiles one graph for any client. Equal arguments give equal results."""
 
     def __init__(
-        self, graph: Graph, version: str, before: "GraphCompiler | None" = None, roots_pem: bytes = b""
+        self,
+        graph: Graph,
+        version: str,
+        before: "GraphCompiler | None" = None,
+        roots_pem: bytes = b"",
+        gateways: Collection[tuple[str, str]] = (),
     ) -> None:
         """`version` names the configuration; `before` is the compiler whose results are taken over;
-        `roots_pem` are the mesh's roots, without which nobody does mutual TLS.
+        `roots_pem` are the mesh's roots, without which nobody does mutual TLS; `gateways`, namespace and
+        service account, are those that may have keys of Secrets.
         """
+        self.gateways = frozenset(gateways)
         self.version = version
         self.roots_pem = roots_pem
         self.graph = graph
@@ -40,9 +47,16 @@ class GraphCompiler:
         """Everything for a client: `listeners` are the names asked for, of flavours meshlib and grpc."""
         if client.flavour is Flavour.NODE:
             return tuple(of_node(self.graph, self.memo, client.node, self.roots_pem))
-        compiling = Compiling(self.graph, self.memo, client, self.roots_pem)
+        compiling = self._compiling(client)
         if client.flavour is Flavour.ENVOY:
             return (*compiling.whole(), *compiling.secrets())
         if client.flavour is Flavour.GATEWAY:
             return (*compiling.edge(), *compiling.secrets())
         return (*compiling.closure(sorted(listeners)), *compiling.secrets())
+
+    def notes(self, client: Client) -> tuple[str, ...]:
+        """What a client does not get that documents say it has, and why, in sentences."""
+        return tuple(self._compiling(client).notes()) if client.flavour is Flavour.GATEWAY else ()
+
+    def _compiling(self, client: Client) -> Compiling:
+        return Compiling(self.graph, self.memo, client, self.roots_pem, self.gateways)

@@ -1,12 +1,13 @@
 """One client's resources, as `compiler.py` says."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from meshlib.control.compile import clusters, dns, listeners
 from meshlib.control.compile.context import Context
-from meshlib.control.compile.credentials import credentials
+from meshlib.control.compile.credentials import credentials, missing
 from meshlib.control.compile.endpoints import load_assignment
 from meshlib.control.compile.gateway import Edge, inputs
 from meshlib.control.compile.inbound import inbound_listener
@@ -16,6 +17,7 @@ from meshlib.control.compile.routes import applies, fill, fill_unknown, routes_f
 from meshlib.control.compile.secrets import roots_secret
 from meshlib.control.compile.tcp import Chains, addresses_of, clusters_in
 from meshlib.control.graph import Graph
+from meshlib.control.graph.delegates import Skipped
 from meshlib.control.graph.hosts import is_wildcard, spellings
 from meshlib.control.graph.scope import HTTP_PORT, Called, Scope
 from meshlib.control.graph.telemetries import Told
@@ -39,10 +41,27 @@ from meshlib.xds.node import Client, Flavour
 from meshlib.xds.snapshot import Resource
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What an Envoy at the edge is sent of its own."""
+
+    resources: tuple[Resource, ...]
+    clusters: tuple[str, ...]
+    secrets: tuple[str, ...]
+    left_out: tuple[Skipped, ...]
+
+
 class Compiling:
     """All that one client can be sent. It is for one compilation."""
 
-    def __init__(self, graph: Graph, memo: Memo, client: Client, roots_pem: bytes) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        memo: Memo,
+        client: Client,
+        roots_pem: bytes,
+        gateways: Collection[tuple[str, str]] = (),
+    ) -> None:
         self.roots_pem = roots_pem
         self.scope: Scope = graph.scope(client)
         self.memo = memo
@@ -51,6 +70,7 @@ class Compiling:
         self.base = (graph.mesh_fingerprint, sidecar.fingerprint if sidecar else "")
         account = client.service_account if client.flavour is Flavour.NODE else ""
         self.who = (client.flavour, client.namespace, client.labels, account)
+        self.may_have_keys = (client.namespace, client.service_account) in gateways
 
     @cached_property
     def _told(self) -> Told:
@@ -294,30 +314,42 @@ class Compiling:
 
     def edge(self) -> Iterator[Resource]:
         """Everything that an Envoy at the edge needs."""
-        graph = self.scope.graph
-        read = inputs(graph)
+        made, client = self._edge(), self.client
+        for name in made.clusters:
+            yield from self.cluster(name)
+        yield from made.resources
+        if self.roots_pem:
+            found = credentials(self.scope.graph, client.namespace, made.secrets, keys=self.may_have_keys)
+            for secret in found:
+                yield Resource.of(Kind.SECRET, secret.name, secret)
 
-        def make() -> tuple[object, tuple[tuple[Resource, ...], tuple[str, ...], tuple[str, ...]]]:
+    def notes(self) -> Iterator[str]:
+        """What an Envoy at the edge is not sent, and why."""
+        made, client = self._edge(), self.client
+        for one in made.left_out:
+            yield f"{one.source}: the server is left out: {one.reason}"
+        if self.roots_pem:
+            yield from missing(self.scope.graph, client, made.secrets, keys=self.may_have_keys)
+
+    def _edge(self) -> _Made:
+        read = inputs(self.scope.graph)
+
+        def make() -> tuple[object, _Made]:
             made = Edge(self.scope, self.client, self._told)
             wanted = dict(made.clusters)
             for routes in made.routes:
                 wanted.update(named_clusters(routes))
             found = [Resource.of(Kind.LISTENER, one.name, one) for one in made.listeners]
             found += [Resource.of(Kind.ROUTES, one.name, one) for one in made.routes]
-            return read, (tuple(found), tuple(wanted), tuple(made.secrets))
+            return read, _Made(tuple(found), tuple(wanted), tuple(made.secrets), tuple(made.left_out))
 
         def holds(then: Any) -> bool:
             *same, keys = zip(then, read, strict=True)
             return all(one is other for one, other in same) and keys[0] == keys[1]
 
         key = ("edge", *self.who, self.client.bind, self.client.ports)
-        found, wanted, asked = self.memo.get(key, holds, make)
-        for name in wanted:
-            yield from self.cluster(name)
-        yield from found
-        if self.roots_pem:
-            for secret in credentials(graph, self.client.namespace, asked):
-                yield Resource.of(Kind.SECRET, secret.name, secret)
+        found: _Made = self.memo.get(key, holds, make)
+        return found
 
     def _names(self, service: Service, port: int) -> Iterator[str]:
         yield cluster_name(port, "", service.host)

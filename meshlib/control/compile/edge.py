@@ -6,6 +6,8 @@ Rules:
   (MeshConfig.defaultConfig.gatewayTopology.numTrustedProxies). What a caller says of a certificate
   (x-forwarded-client-cert) is replaced by what the handshake showed, unless forwardClientCertDetails says
   otherwise.
+- What a caller says with a header `x-envoy-…` is dropped before anything reads it: it would steer an Envoy,
+  this one or one behind it. What this one says itself with them comes later.
 - Limits are those that Envoy advises for edges: names with underscores are refused, 100 streams of HTTP/2 at
   once, small windows, ten seconds for a request's headers, five minutes without a byte, an hour of an idle
   connection. There is no limit to the time of a whole request: uploads and streams are requests, too.
@@ -30,6 +32,8 @@ from meshlib.xds import pb
 MAX_STREAMS = 100
 STREAM_WINDOW, CONNECTION_WINDOW = 64 * 1024, 1024 * 1024
 HEADERS_SECONDS, STREAM_IDLE_SECONDS, IDLE_SECONDS = 10.0, 300.0, 3600.0
+_MUTATION = "envoy.http.early_header_mutation.header_mutation"
+_MUTATION_CONFIG = "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
 _SHOWING = ("SANITIZE_SET", "APPEND_FORWARD")
 
 
@@ -42,11 +46,19 @@ def edge_manager(routes: str, security: Security, mesh: MeshConfig) -> Any:
     made.server_name = "istio-envoy"
     made.upgrade_configs.add(upgrade_type="websocket")
     _callers(made, GatewayTopology.of(mesh))
+    made.early_header_mutation_extensions.add(name=_MUTATION, typed_config=pb.pack(_without_envoys()))
     _limits(made)
     _paths(made, mesh)
     filters = (*security.filters, (FAULT, pb.HTTPFault()), (CORS, pb.Cors()), (ROUTER, pb.Router()))
     for name, config in filters:
         made.http_filters.add(name=name, typed_config=pb.pack(config))
+    return made
+
+
+def _without_envoys() -> Any:
+    made = pb.message(_MUTATION_CONFIG)()
+    key = made.mutations.add().remove_on_match.key_matcher
+    key.prefix, key.ignore_case = "x-envoy-", True
     return made
 
 

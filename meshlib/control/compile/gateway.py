@@ -4,11 +4,13 @@ Rules (Istio):
 
 - A port of HTTP has one route configuration for all its servers, `http.<port>`; each server of HTTPS a filter
   chain for its names (SNI) and a configuration of its own, `https.<port>.<port name>.<gateway>.<namespace>`.
+  Of a server with `bind` the name ends with it.
 - A VirtualService has of a server the hosts that both name. Several for one host are merged, the oldest
   first; what takes every request comes last. A host that nobody has is answered 404.
 - TLS that is passed through follows `tls` rules, TLS and TCP that end here the `tcp` rules, of the first
   VirtualService that has one for it.
-- `httpsRedirect` answers every request for the server's hosts with 301.
+- `httpsRedirect` answers every request for the server's hosts with 301: those that it names, and those of the
+  VirtualServices bound to its Gateway. A host of another Gateway is not redirected.
 - It listens at the port of the Gateway, unless the agent names another, or a Service of Kubernetes that
   selects the gateway has a target port for it.
 - Requests come from strangers: what they say of themselves is not believed (`edge.py`).
@@ -18,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
 
+from meshlib.control.compile.clusters import EDGE_BUFFER_BYTES
 from meshlib.control.compile.context import Context
 from meshlib.control.compile.edge import edge_manager
 from meshlib.control.compile.inbound import TLS_INSPECTOR
@@ -30,7 +33,7 @@ from meshlib.control.compile.servertls import asked, server_tls
 from meshlib.control.compile.tcp import Chains, clusters_in
 from meshlib.control.compile.telemetry import put_telemetry
 from meshlib.control.graph.delegates import Skipped
-from meshlib.control.graph.gateways import Opened, Served, Speaks
+from meshlib.control.graph.gateways import ANYWHERE, UNIX, Opened, Served, Speaks
 from meshlib.control.graph.graph import Graph
 from meshlib.control.graph.scope import Scope
 from meshlib.control.graph.telemetries import Told
@@ -39,13 +42,9 @@ from meshlib.control.istio.gateway import ServerTLSMode
 from meshlib.xds import pb
 from meshlib.xds.node import Client, Flavour
 
-ANYWHERE = "0.0.0.0"  # noqa: S104 - an edge is for everybody
 EVERYWHERE = "::"
 """That of IPv6 takes IPv4, too."""
-UNIX = "unix://"
 HANDSHAKE_SECONDS = 15.0
-BUFFER_BYTES = 32 * 1024
-"""Of a connection, as Envoy has it for edges."""
 _MANAGER = "envoy.filters.network.http_connection_manager"
 _INSPECTOR = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
 
@@ -75,14 +74,15 @@ class Edge:
         """Those that connections and those who are asked need; of requests `routes` say it."""
         self.secrets: dict[str, None] = {}
         """Those of the control service that servers show, or check their callers by."""
-        taken: set[tuple[str, int]] = set()
-        for port in scope.graph.gateways.opened(client.label_map):
-            place = (port.bind or client.bind or ANYWHERE, self._own_port(port.port))
-            listener = self._listener(port, *place) if place not in taken else None
-            # Of two that would listen at one place the lower port of Gateways has it.
-            if listener is not None and listener.filter_chains:
-                taken.add(place)
-                mark_skipped(listener, [Skipped(one.source, reason) for one, reason in port.skipped])
+        self.left_out: list[Skipped] = []
+        """Servers that are not served, and why."""
+        address = client.bind or ANYWHERE
+        for port in scope.graph.gateways.opened(client.label_map, address, self._own_port):
+            listener = self._listener(port)
+            skipped = [Skipped(one.source, reason) for one, reason in port.skipped]
+            self.left_out += skipped
+            if listener.filter_chains:
+                mark_skipped(listener, skipped)
                 self.listeners.append(listener)
 
     def _own_port(self, port: int) -> int:
@@ -100,7 +100,8 @@ class Edge:
                     return found.target
         return port
 
-    def _listener(self, opened: Opened, address: str, port: int) -> Any:
+    def _listener(self, opened: Opened) -> Any:
+        address, port = opened.address, opened.own_port
         name = f"{address}_{opened.port}"
         made = pb.Listener(name=name, traffic_direction="OUTBOUND")
         if address.startswith(UNIX):
@@ -109,12 +110,14 @@ class Edge:
             made.address.socket_address.address = address
             made.address.socket_address.port_value = port
             made.address.socket_address.ipv4_compat = address == EVERYWHERE
-        made.per_connection_buffer_limit_bytes.value = BUFFER_BYTES
+        made.per_connection_buffer_limit_bytes.value = EDGE_BUFFER_BYTES
         first = opened.served[0]
         mark_document(made, first.document, f"spec.servers[{first.number}]", "spec", "servers", first.number)
         match opened.speaks:
             case Speaks.HTTP:
-                self._requests(made.filter_chains.add(), made, f"http.{opened.port}", opened.served)
+                self._requests(
+                    made.filter_chains.add(), made, _named("http", opened.port, opened.bind), opened.served
+                )
             case Speaks.TLS:
                 self._tls(made, opened)
             case Speaks.TCP:
@@ -144,14 +147,15 @@ class Edge:
         skipped: dict[str, list[Skipped]] = {}
         for one in served:
             context = self._context(one)
+            covered = dict.fromkeys(host for _, host in one.hosts)
             for virtual in self._bound(one):
                 reasons: list[Skipped] = []
                 routes = routes_of(virtual, context, reasons)
                 for host in one.shared(virtual.hosts, virtual.document.namespace) if routes else ():
                     self._host(hosts, host, port).routes.extend(routes)
+                    covered[host] = None
                     skipped.setdefault(host, []).extend(reasons)
             if one.server.tls is not None and one.server.tls.https_redirect and one.speaks is Speaks.HTTP:
-                covered = dict.fromkeys((*(host for _, host in one.hosts), *self._of(one, hosts)))
                 for host in covered:
                     self._host(hosts, host, port).require_tls = "ALL"
         made = routes_for(name, Context(self._scope, self._client, port))
@@ -170,10 +174,6 @@ class Edge:
             hosts[host] = virtual_host(f"{host}:{port}", [host])
         return hosts[host]
 
-    def _of(self, served: Served, hosts: dict[str, Any]) -> list[str]:
-        """Which of these hosts are the server's, whoever asks for them."""
-        return [host for host in hosts if any(True for _ in served.shared([host], served.document.namespace))]
-
     def _context(self, served: Served) -> Context:
         return Context(self._scope, self._client, served.port, gateway=served.key)
 
@@ -190,7 +190,8 @@ class Edge:
                 chains = self._connections(one)
             elif one.of_requests:
                 chains = [pb.FilterChain(name=".".join(one.key))]
-                routes = f"https.{one.port}.{one.port_name}.{one.document.name}.{one.document.namespace}"
+                who = (one.port_name, one.document.name, one.document.namespace)
+                routes = _named("https", one.port, *who, one.server.bind)
                 self._requests(chains[0], listener, routes, [one])
             else:
                 chains = self._connections(one)
@@ -241,3 +242,8 @@ class Edge:
             elif chains.tcp(virtual.document):
                 break
         return chains.made
+
+
+def _named(*parts: str | int) -> str:
+    """A route configuration's name, as Istio has it."""
+    return ".".join(str(part) for part in parts if part != "")

@@ -4,14 +4,16 @@ Rules (Istio):
 
 - A Gateway is for the workloads that carry all labels of its selector, in whatever namespace; one without a
   selector is for every gateway.
-- Several share a port, oldest first. The first says what the port speaks: servers of HTTP add up, so do those
-  of TLS, each with hosts of its own; of TCP there is one. A later server that does not fit is left out.
+- Several share a place to listen, an address with a port, oldest first, however each of them spells it. The
+  first says what is spoken there: servers of HTTP add up, so do those of TLS, each with hosts of its own; of
+  TCP there is one. A later server that does not fit is left out.
 - A host of TLS that is served at the port already leaves its server out: nothing would tell the two apart.
 - A host is `[namespace/]host`: only VirtualServices of that namespace may have it; `.` is the Gateway's own
   namespace, `*` or nothing any.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import ipaddress
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -20,6 +22,8 @@ from meshlib.control.graph.visibility import by_age
 from meshlib.control.istio.document import AnyDocument
 from meshlib.control.istio.gateway import Server, ServerTLSMode
 
+ANYWHERE = "0.0.0.0"  # noqa: S104 - an edge is for everybody
+UNIX = "unix://"
 _HTTP = ("HTTP", "HTTP2", "HTTP_PROXY", "GRPC", "GRPC-WEB")
 _PASSING = (ServerTLSMode.PASSTHROUGH, ServerTLSMode.AUTO_PASSTHROUGH)
 
@@ -105,10 +109,15 @@ class Served:
 
 @dataclass(slots=True)
 class Opened:
-    """A port of a gateway with all that is served there."""
+    """A place where a gateway listens, with all that is served there."""
 
-    bind: str
+    address: str
+    own_port: int
+    """Where it listens, which may be another port than that of its Gateways."""
     port: int
+    """Of the first server."""
+    bind: str
+    """As the first server says it; empty: it does not."""
     speaks: Speaks
     served: list[Served] = field(default_factory=list)
     skipped: list[tuple[Served, str]] = field(default_factory=list)
@@ -121,12 +130,18 @@ class Gateways:
     def __init__(self, documents: Iterable[AnyDocument]) -> None:
         self._documents = by_age(list(documents))
 
-    def opened(self, labels: Mapping[str, str]) -> tuple[Opened, ...]:
-        """The ports of such a workload, in order."""
+    def opened(
+        self,
+        labels: Mapping[str, str],
+        address: str = ANYWHERE,
+        own_port: Callable[[int], int] = lambda port: port,
+    ) -> tuple[Opened, ...]:
+        """The places of such a workload, in order; `address` is for servers that do not say `bind`."""
         ports: dict[tuple[str, int], Opened] = {}
         for served in self._served(labels):
-            place = (served.server.bind, served.port)
-            there = ports.setdefault(place, Opened(*place, served.speaks))
+            bind = served.server.bind
+            place = (_address(bind or address), own_port(served.port))
+            there = ports.setdefault(place, Opened(*place, served.port, bind, served.speaks))
             reason = _conflict(there, served) if there.served else ""
             if reason:
                 there.skipped.append((served, reason))
@@ -149,12 +164,19 @@ def _host(text: str, namespace: str) -> tuple[str, str]:
     return (namespace if place == "." else place), host.lower()
 
 
+def _address(text: str) -> str:
+    """As everybody would spell it."""
+    return text if text.startswith(UNIX) else str(ipaddress.ip_address(text))
+
+
 def _conflict(there: Opened, served: Served) -> str:
-    first = there.served[0].document.title
+    first, port = there.served[0].document.title, f"port {served.port}"
+    if served.port != there.port:
+        port += f", which listens where port {there.port} does,"
     if there.speaks is not served.speaks:
-        return f"port {served.port} speaks {there.speaks.value} already, by {first}"
+        return f"{port} speaks {there.speaks.value} already, by {first}"
     if there.speaks is Speaks.TCP:
-        return f"port {served.port} is {first}'s already, and nothing tells connections of TCP apart"
+        return f"{port} is {first}'s already, and nothing tells connections of TCP apart"
     if there.speaks is Speaks.TLS:
         taken = {host: one.document.title for one in there.served for _, host in one.hosts}
         for _, host in served.hosts:

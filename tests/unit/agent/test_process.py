@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from meshlib.agent import process
 from meshlib.agent.admin import Admin
 from meshlib.agent.process import LONGEST_PAUSE, Envoy, pause
 from meshlib.errors import ConfigError
@@ -118,6 +119,27 @@ async def test_it_is_in_no_group_of_its_keeper_and_is_not_told_its_secrets(
         assert os.getsid(envoy.process_id) == os.getpgid(envoy.process_id) == envoy.process_id
     assert "MESHLIB_" not in said.read_text()
     assert "HTTP_WORD=kept" in said.read_text()
+
+
+async def test_what_it_leaves_in_shared_memory_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "SHARED", tmp_path)
+    left, others, base_id = tmp_path / "envoy_shared_memory_120", tmp_path / "envoy_shared_memory_130", "12"
+    others.touch()
+    script = f'[ "$1" = --use-dynamic-base-id ] && touch {left} && echo {base_id} > "$3"'
+    ended = asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        ended.set()
+        await asyncio.Event().wait()
+
+    command = ["/bin/sh", "-c", script, "envoy"]
+    envoy = Envoy(command, Admin(tmp_path / "n"), base_id=tmp_path / "base-id", sleep=sleep)
+    await envoy.start()
+    async with supervised(envoy):
+        await ended.wait()
+    assert [path.name for path in tmp_path.iterdir()] == [others.name]
 
 
 async def test_nobody_to_drain_is_no_error(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ CLIENT: dict[str, Any] = {
     "behind_versions": 0,
     "certificate": None,
     "token_left": None,
+    "flavour": "meshlib",
+    "notes": [],
     "kinds": [RESOURCES],
 }
 SERVER: dict[str, Any] = {
@@ -53,6 +55,12 @@ def text(**found: Any) -> str:
     show_status(console, "127.0.0.1:15010", empty | found)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
+
+
+def test_a_gateway_is_shown_as_one_with_what_it_does_not_get() -> None:
+    shown = text(clients=[CLIENT | {"flavour": "gateway", "notes": ["there is no Secret default/[b]"]}])
+    assert "gateway productpage-1" in shown
+    assert "note of productpage-1: there is no Secret default/[b]" in shown
 
 
 def test_nobody_is_connected() -> None:

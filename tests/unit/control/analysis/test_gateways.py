@@ -42,7 +42,7 @@ def test_a_server_that_is_left_out() -> None:
 def test_a_secret_that_is_not_there() -> None:
     tls = ", tls: {mode: SIMPLE, credentialName: missing}"
     assert found(server("HTTPS", "a.b", tls), more=SECRET) == [
-        ("IST0101", "spec.servers[0].tls.credentialName", "no such Secret")
+        ("IST0101", "spec.servers[0].tls.credentialName", "no such Secret in any namespace")
     ]
 
 

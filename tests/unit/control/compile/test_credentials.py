@@ -1,6 +1,7 @@
 """Which Secrets a gateway is given: those that its Gateways name, of its own namespace, by TLS only."""
 
 import base64
+from dataclasses import replace
 
 import pytest
 from support.small_ca import SmallCa
@@ -26,7 +27,8 @@ spec:
     hosts: [a.example]
     tls: {mode: MUTUAL, credentialName: named}
 """
-EDGE = Client(Flavour.GATEWAY, namespace="edge", labels=(("istio", "edge"),))
+EDGE = Client(Flavour.GATEWAY, namespace="edge", service_account="gate", labels=(("istio", "edge"),))
+GATEWAYS = [("edge", "gate")]
 
 
 def secret(name: str, namespace: str = "edge", **data: str) -> str:
@@ -38,12 +40,14 @@ def secret(name: str, namespace: str = "edge", **data: str) -> str:
 PAIR = {"cert": LEAF.pem, "key": LEAF.key_pem.decode()}
 
 
-def given(*documents: str, roots: bytes = ROOTS, client: Client = EDGE) -> dict[str, bytes]:
+def compiler(*documents: str, roots: bytes = ROOTS) -> GraphCompiler:
     graph = build_graph(documents_in(GATEWAY + "".join(documents), "a.yaml").documents)
-    found = [
-        one for one in GraphCompiler(graph, "1", roots_pem=roots).resources(client) if one.kind is Kind.SECRET
-    ]
-    return {one.name: one.body for one in found if one.name != "ROOTCA"}
+    return GraphCompiler(graph, "1", roots_pem=roots, gateways=GATEWAYS)
+
+
+def given(*documents: str, roots: bytes = ROOTS, client: Client = EDGE) -> dict[str, bytes]:
+    found = compiler(*documents, roots=roots).resources(client)
+    return {one.name: one.body for one in found if one.kind is Kind.SECRET and one.name != "ROOTCA"}
 
 
 def test_what_is_named_and_no_more() -> None:
@@ -51,6 +55,24 @@ def test_what_is_named_and_no_more() -> None:
     assert list(found) == ["kubernetes://named", "kubernetes://named-cacert"]
     assert LEAF.key_pem in found["kubernetes://named"]
     assert LEAF.key_pem not in found["kubernetes://named-cacert"]
+
+
+@pytest.mark.parametrize(("namespace", "account"), [("edge", "ratings"), ("edge", ""), ("other", "gate")])
+def test_who_is_no_gateway_has_no_key(namespace: str, account: str) -> None:
+    client = replace(EDGE, namespace=namespace, service_account=account)
+    documents = [secret("named", place, cacert=CA.pem, **PAIR) for place in ("edge", "other")]
+    assert list(given(*documents, client=client)) == ["kubernetes://named-cacert"]
+    (note,) = compiler(*documents).notes(client)
+    assert f"with --gateway {namespace}/{account}" in note
+
+
+def test_what_is_missing_is_told() -> None:
+    assert compiler(secret("named", cacert=CA.pem, **PAIR)).notes(EDGE) == ()
+    assert compiler(secret("named", **PAIR)).notes(EDGE) == (
+        "there is no Secret edge/named with what kubernetes://named-cacert needs",
+    )
+    assert len(compiler().notes(EDGE)) == 2
+    assert compiler().notes(replace(EDGE, flavour=Flavour.ENVOY)) == ()
 
 
 def test_a_ca_of_its_own_goes_before() -> None:

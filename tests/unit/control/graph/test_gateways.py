@@ -71,6 +71,11 @@ def test_servers_of_http_and_of_tls_add_up() -> None:
         (server(80, "HTTP", "a.b"), server(80, "TCP", "'*'"), "port 80 speaks HTTP already, by"),
         (server(80, "TCP", "'*'"), server(80, "HTTP", "a.b"), "port 80 speaks TCP already, by"),
         (server(80, "TCP", "'*'"), server(80, "MONGO", "'*'"), "nothing tells connections of TCP apart"),
+        (
+            server(80, "HTTP", "a.b"),
+            server(80, "TCP", "'*'", ", bind: 0.0.0.0"),
+            "port 80 speaks HTTP already",
+        ),
         (server(80, "TLS", "a.b", TLS), server(80, "HTTPS", "c.b, x/a.b", TLS), "the host a.b is served"),
     ],
 )
@@ -80,6 +85,28 @@ def test_the_older_server_stays(first: str, second: str, why: str) -> None:
     ((left, reason),) = found.skipped
     assert left.document.name == "young"
     assert why in reason
+
+
+def test_one_place_has_many_spellings() -> None:
+    found = build_graph(
+        documents_in(
+            gateway("a", server(80, "HTTP", "a.b"))
+            + gateway("b", server(80, "HTTP", "b.b", ", bind: 127.0.0.1"))
+            + gateway("c", server(8080, "HTTP", "c.b", ", bind: '127.0.0.1'"))
+            + gateway("d", server(8080, "TCP", "'*'"))
+            + gateway("e", server(80, "HTTP", "'*'", ", bind: '0:0:0:0:0:0:0:1'"))
+            + gateway("f", server(80, "HTTP", "f.b", ", bind: '::1'")),
+            "a.yaml",
+        ).documents
+    ).gateways.opened({"istio": "edge"}, "127.0.0.1", lambda port: 8080)
+    assert [(one.address, one.own_port, one.port, one.bind) for one in found] == [
+        ("127.0.0.1", 8080, 80, ""),
+        ("::1", 8080, 80, "0:0:0:0:0:0:0:1"),
+    ]
+    assert [[s.document.name for s in one.served] for one in found] == [["a", "b", "c"], ["e", "f"]]
+    ((left, reason),) = found[0].skipped
+    assert left.document.name == "d"
+    assert reason == "port 8080, which listens where port 80 does, speaks HTTP already, by Gateway default/a"
 
 
 def served(hosts: str) -> Served:
