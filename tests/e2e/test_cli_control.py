@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.commands import MESHLIB, answers, control, wait_until
+from support.commands import MESHLIB, answers, control, meshlib, wait_until
 from support.commands import Control as Served
 from support.commands import process as command
 from support.ports import free_port
@@ -134,3 +134,10 @@ def test_the_helper_ends_what_it_starts(tmp_path: Path) -> None:
     with control(tmp_path) as served:
         assert served.status()["clients"] == []
     assert served.process.returncode == 0
+
+
+@pytest.mark.parametrize("text", ["ingress", "/ingress", "edge/", "edge/in gress", "a/b/c", ""])
+def test_a_gateway_is_a_namespace_with_an_account(text: str, tmp_path: Path) -> None:
+    done = meshlib("control", str(tmp_path), "--gateway", text)
+    assert done.returncode == 2
+    assert "is not NAMESPACE/ACCOUNT" in " ".join((done.stdout + done.stderr).replace("│", " ").split())

@@ -174,3 +174,16 @@ def test_a_problem_whose_file_holds_nothing_any_more_is_gone_not_fixed() -> None
     screen = Screen()
     screen.built([document("b")], BAD)
     assert screen.built([document("b")]) == ["1 problem gone with what was in the file"]
+
+
+def test_what_a_client_does_not_get_is_told_once() -> None:
+    screen, client = Screen(), connection(1)
+    hub: Any = SimpleNamespace(connections=[client])
+    for _ in range(2):
+        screen.report.look(hub, lambda _: ["there is no Secret default/[a]"])
+    assert screen.text() == [
+        "+ client connected: default/caller (meshlib)",
+        "! default/caller (meshlib): there is no Secret default/[a]",
+    ]
+    screen.report.look(hub)
+    assert screen.text() == []
