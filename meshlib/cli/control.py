@@ -181,13 +181,11 @@ def _accounts(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
     found = []
     for text in given:
-        namespace, slash, account = text.partition("/")
+        namespace, _, account = text.partition("/")
         try:
-            SpiffeId("cluster.local", namespace, account)
+            SpiffeId.of("cluster.local", namespace, account)
         except ValueError:
-            slash = ""
-        if not slash:
-            raise typer.BadParameter(f"{text!r} is not NAMESPACE/ACCOUNT", param_hint="--gateway")
+            raise typer.BadParameter(f"{text!r} is not NAMESPACE/ACCOUNT", param_hint="--gateway") from None
         found.append((namespace, account))
     return tuple(found)
 
