@@ -137,7 +137,7 @@ class _Tries:
         request = message_of(body.message) if isinstance(body, Message) else _messages(body)
         call = await wishes.continuation(told, request)
         wrapped = _Single(call) if wishes.single else _Many(call)
-        return AsyncStreamed(wrapped, attempt, self._clock, lambda _: None, kept=False)
+        return AsyncStreamed(wrapped, attempt, self._clock, lambda _: None, again=lambda _: False)
 
     async def send(self, attempt: Attempt, body: Any, own: OwnTimeouts = NO_TIMEOUTS) -> Any:
         """No copies are sent."""

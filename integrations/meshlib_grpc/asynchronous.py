@@ -20,8 +20,8 @@ from meshlib_grpc.metadata import sendable
 from meshlib_grpc.options import Options, options_of, target_of
 from meshlib_grpc.outcome import LEFT, Ended, begun, failure, of_status, ok, timeout_of, too_late
 from meshlib_grpc.pin import look
-from meshlib_grpc.pool import Carrier, Pool
-from meshlib_grpc.streamed import Trying
+from meshlib_grpc.pool import LOOKS, Carrier, Pool
+from meshlib_grpc.streamed import Again, Trying
 from meshlib_grpc.unary import NO_WISHES, WELL, Unary, Wishes
 
 _UNSENT = "Internal error from Core"
@@ -39,9 +39,9 @@ class AsyncStreamed(Trying):
         clock: Callable[[], float],
         release: Callable[[bool], None],
         *,
-        kept: bool,
+        again: Again,
     ) -> None:
-        super().__init__(call, attempt, clock, release, kept=kept)
+        super().__init__(call, attempt, clock, release, again=again)
         self._reading: asyncio.Future[Any] | None = None
         self._noted: Ended | None = None
         call.add_done_callback(self._note)
@@ -193,7 +193,9 @@ class Connections:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def unary(self, attempt: Attempt, message: bytes, wishes: Wishes = NO_WISHES) -> Unary | Failed:
+    async def unary(
+        self, attempt: Attempt, message: bytes, wishes: Wishes = NO_WISHES, looks: int = LOOKS
+    ) -> Unary | Failed:
         """One try of a call with one request and one response."""
         carrier = await self._carrier(attempt)
         if isinstance(carrier, Failed):
@@ -218,7 +220,7 @@ class Connections:
                 if not isinstance(outcome, Failed):
                     return Unary(outcome, b"", ended)
                 broken = not outcome.connected
-                if not (broken and carrier.kept):
+                if looks == 1 or not carrier.again(outcome):
                     return outcome
             else:
                 if left is not None and timeout_of(attempt, now := self.clock()) <= 0:  # type: ignore[operator]
@@ -226,7 +228,7 @@ class Connections:
                 return Unary(ok(await call.initial_metadata()), whole, WELL, call)
         finally:
             self._pool.release(carrier, broken=broken)
-        return await self.unary(attempt, message, wishes)
+        return await self.unary(attempt, message, wishes, looks - 1)
 
     async def begin(
         self, attempt: Attempt, body: Message | AsyncMessages, wishes: Wishes = NO_WISHES
@@ -250,7 +252,7 @@ class Connections:
             raise
         pool = self._pool
         release = lambda broken: pool.release(carrier, broken=broken)  # noqa: E731 - once
-        return AsyncStreamed(call, attempt, self.clock, release, kept=carrier.kept)
+        return AsyncStreamed(call, attempt, self.clock, release, again=carrier.again)
 
     async def _carrier(self, attempt: Attempt) -> Carrier[grpc.aio.Channel] | Failed:
         found = self._channels.find(attempt)

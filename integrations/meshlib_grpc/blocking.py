@@ -23,7 +23,7 @@ from meshlib_grpc.metadata import sendable
 from meshlib_grpc.options import Options, options_of, target_of
 from meshlib_grpc.outcome import NOTHING, Ended, of_status, ok, timeout_of, too_late
 from meshlib_grpc.pin import look
-from meshlib_grpc.pool import Carrier, Pool
+from meshlib_grpc.pool import LOOKS, Carrier, Pool
 from meshlib_grpc.streamed import Streamed
 from meshlib_grpc.unary import NO_WISHES, WELL, Unary, Wishes
 
@@ -53,7 +53,12 @@ class Connections:
         return f"<Connections {self._pool!r}>"
 
     def unary(
-        self, attempt: Attempt, message: bytes, wishes: Wishes = NO_WISHES, cut: Cut | None = None
+        self,
+        attempt: Attempt,
+        message: bytes,
+        wishes: Wishes = NO_WISHES,
+        cut: Cut | None = None,
+        looks: int = LOOKS,
     ) -> Unary | Failed:
         """One try of a call with one request and one response."""
         carrier = self._carrier(attempt)
@@ -75,7 +80,7 @@ class Connections:
                 if not isinstance(outcome, Failed):
                     return Unary(outcome, b"", ended)
                 broken = not outcome.connected
-                if not (broken and carrier.kept):
+                if looks == 1 or not carrier.again(outcome):
                     return outcome
             else:
                 if left is not None and timeout_of(attempt, now := self.clock()) <= 0:  # type: ignore[operator]
@@ -84,7 +89,7 @@ class Connections:
                 return Unary(ok(initial) if initial else NOTHING, whole, WELL, call)
         finally:
             self._pool.release(carrier, broken=broken)
-        return self.unary(attempt, message, wishes, cut)
+        return self.unary(attempt, message, wishes, cut, looks - 1)
 
     def begin(
         self, attempt: Attempt, body: Message | Messages, wishes: Wishes = NO_WISHES
@@ -110,7 +115,7 @@ class Connections:
             raise
         pool = self._pool
         release = lambda broken: pool.release(carrier, broken=broken)  # noqa: E731 - once
-        return Streamed(call, attempt, self.clock, release, kept=carrier.kept)
+        return Streamed(call, attempt, self.clock, release, again=carrier.again)
 
     def _carrier(self, attempt: Attempt) -> Carrier[grpc.Channel] | Failed:
         """A channel for the attempt, which may be used."""

@@ -127,7 +127,7 @@ class _Tries:
         request = message_of(body.message) if isinstance(body, Message) else map(message_of, body.each())
         call = wishes.continuation(told, request)
         wrapped = _Single(call) if wishes.single else _Many(call)
-        return Streamed(wrapped, attempt, self._clock, lambda _: None, kept=False)
+        return Streamed(wrapped, attempt, self._clock, lambda _: None, again=lambda _: False)
 
     def send(
         self,

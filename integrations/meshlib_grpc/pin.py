@@ -7,8 +7,8 @@ gRPC for Python checks a host name and nothing else: not a SPIFFE identity, no l
 - The channel then trusts that very certificate and no other: it is its only root. So gRPC's own handshake
   proves that the same peer answers, who has the certificate's key. What a name says does not matter any more;
   gRPC wants one, so it is given one that the certificate has.
-- A peer with a new certificate is a new channel, and is looked at again. So is everyone when our own
-  certificate, the roots or a policy's files have changed.
+- A peer with a new certificate is a new channel, and is looked at again, also if it got it between the look
+  and gRPC's handshake. So is everyone when our own certificate, the roots or a policy's files have changed.
 """
 
 import contextlib

@@ -18,11 +18,16 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from meshlib.core.actions import Attempt
 from meshlib.core.mtls import ClientTls
+from meshlib.core.request import Failed
 from meshlib.core.view import View
 from meshlib.dataplane.http.pools import MOST_IDLE, SHORTEST, listed
 
 _MIRROR = "mirror|"
 _MOST_STUBS = 1000
+ANOTHER = "CERTIFICATE_VERIFY_FAILED"
+"""What gRPC says of a certificate that is not the one that was looked at."""
+LOOKS = 3
+"""Channels for one try, if its peer has another certificate each time."""
 C = TypeVar("C")
 
 
@@ -68,12 +73,14 @@ class Carrier(Generic[C]):
         self.until = now + self.idle_timeout
         self.dies = now + attempt.upstream.max_connection_duration
 
-    @property
-    def kept(self) -> bool:
-        """Whether it is not new, and its peer was looked at: that may have another certificate by now, for
-        which gRPC does not take it. Who finds no connection then tries once more, on a new channel.
+    def again(self, failed: Failed) -> bool:
+        """Whether who found no connection is to try once more, on a new channel: its peer was looked at, and
+        may have another certificate by now, for which gRPC does not take it. If the channel is new, gRPC must
+        say so.
         """
-        return self.uses > 1 and self.secured is not None
+        if failed.connected or self.secured is None:
+            return False
+        return self.uses > 1 or ANOTHER in failed.detail
 
     def stub(self, kind: str, path: str) -> Any:
         """What calls that method, with messages as bytes."""

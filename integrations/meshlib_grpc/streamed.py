@@ -15,6 +15,8 @@ from meshlib.dataplane.http.limits import Broken
 from meshlib.dataplane.http.read import Need
 from meshlib_grpc.outcome import LEFT, UNKNOWN, Ended, begun, failure, of_status, too_late
 
+Again = Callable[[Failed], bool]
+
 
 class Trying:
     """What tries for threads and for tasks have in common."""
@@ -30,10 +32,10 @@ class Trying:
         clock: Callable[[], float],
         release: Callable[[bool], None],
         *,
-        kept: bool,
+        again: Again,
     ) -> None:
-        """`release` is called once, at its end; True: there was no connection. `kept`: as in `pool`."""
-        self.kept = kept
+        """`release` is called once, at its end; True: there was no connection. `again`: as of a `Carrier`."""
+        self.again = again
         self.head = ResponseHead(200)
         self.ended: Ended | None = None
         """How it ended; None: it goes on."""
@@ -66,9 +68,9 @@ class Streamed(Trying):
         clock: Callable[[], float],
         release: Callable[[bool], None],
         *,
-        kept: bool,
+        again: Again,
     ) -> None:
-        super().__init__(call, attempt, clock, release, kept=kept)
+        super().__init__(call, attempt, clock, release, again=again)
         self._first: bytes | None = None
         self._timer: threading.Timer | None = None
         one, whole = attempt.try_deadline, attempt.deadline

@@ -7,8 +7,9 @@ answers by itself, 100 bytes, with one thread; none of the clients keeps it busy
 order that changes; a ratio is the median of the rounds' ratios. The mesh is a real one: a control service
 with a certificate authority, routes, retries, circuit breaker, outlier detection, and an SDK for metrics:
 `meshlib.MeterProvider`, with a reader that exports every second.
-`MESHLIB_BENCH_GB=1` moves a GiB instead of 256 MiB. Nothing is asserted but that all of it works: what the
-numbers are, the table says. Without --benchmark-enable one round of a few requests.
+`MESHLIB_BENCH_GB=1` moves a GiB instead of 256 MiB; with it `-k gib` does that and nothing else. Nothing is
+asserted but that all of it works: what the numbers are, the table says. Without --benchmark-enable one round
+of a few requests.
 """
 
 import asyncio
@@ -162,7 +163,8 @@ def report(results: Results, size: int) -> None:
         cpu += statistics.mean(each["proxies"] for each in results.rounds[who, at_once]) * ("via side" in who)
         print(f"{who:34} {at_once:9} {p50:8.0f} {rps:11.0f} {cpu:7.0f}")
     for name in ("httpx ready", "mesh imported", "mesh ready", "httpx resident", "mesh resident"):
-        print(f"{name:34} {results.once[name]:.0f}")
+        if name in results.once:
+            print(f"{name:34} {results.once[name]:.0f}")
     for name in [name for name in results.once if name.endswith("load")]:
         print(f"{name:34} {size / 2**20 / results.once[name]:.0f} MiB/s")
     print(
@@ -197,6 +199,18 @@ async def test_table(request: pytest.FixtureRequest, tmp_path: Path) -> None:
         report(results, size)
     assert {who for who, _ in results.rounds} >= set(FEW)
     assert {"mesh ready", "mesh resident", "mesh download", "mesh upload", "mesh grown"} <= set(results.once)
+
+
+if os.environ.get("MESHLIB_BENCH_GB"):
+
+    @pytest.mark.timeout(1800)
+    async def test_a_gib_and_nothing_else(tmp_path: Path) -> None:
+        results = Results()
+        with secure_mesh(tmp_path) as control:
+            async with bulk_server() as bulk:
+                control.edit(*_documents({"bulk": (bulk, "DISABLE")}))
+                await _large(bulk, control, 5, 2**30, results.once)
+        report(results, 2**30)
 
 
 def test_each_row_is_made_of_what_is_measured(capsys: pytest.CaptureFixture[str]) -> None:

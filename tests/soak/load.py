@@ -1,164 +1,158 @@
-"""Load in a process of its own: settings of `meshlib.connect` come as JSON, a line of JSON a second goes out.
+"""One kind of client in a process of its own: `python -m soak.load`, settings as JSON come first.
 
-Threads and tasks, connections that last and new ones, small requests, bodies both ways, and responses that
-are given up.
+Lines that come name a phase, and are answered with it; so whoever changes something knows that every request
+from then on is counted for the new one. A line of JSON a second goes out that says how big the process
+is. When standard input ends, all ends, and the last line has what was asked and what failed.
 """
 
 import asyncio
 import contextlib
 import json
+import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+from soak.asking import KINDS, Asker, Failed, Given
+from support.envoy import RealEnvoy
 
 import meshlib
+from meshlib.identity import renewal
 
-URL = "http://reviews:9080"
-BLOCK = b"x" * 30_000
-THREADS, TASKS = 3, 8
-PAUSE = 0.02
-"""Seconds between two requests of one asker: the machine is others' as well."""
-OFTEN = 25
-"""Requests of a client that does not last."""
+MOST_WORDS = 20
+"""Failures of a kind that are told with all their words."""
 
 
-class Load:
-    """What was asked, and what came of it."""
+class Counts:
+    """What was asked, and what came of it. Thread-safe."""
 
-    def __init__(self, mesh: meshlib.Mesh) -> None:
-        self.mesh = mesh
-        self.answers = 0
-        self.failures: list[str] = []
-        self.end = threading.Event()
-        self.tasks = 0
+    def __init__(self) -> None:
+        self.phase = 0
+        self.good = 0
+        self._lock = threading.Lock()
+        self._asked: Counter[tuple[int, str, str]] = Counter()
+        self._failed: Counter[tuple[int, int, str, str, str]] = Counter()
+        self._words: dict[tuple[str, str, str], list[str]] = {}
 
-    def client(self) -> meshlib.Client:
-        return meshlib.Client(mesh=self.mesh, base_url=URL, timeout=10)
+    def begins(self, service: str, policy: str) -> int:
+        """A request; the phase that it begins in."""
+        with self._lock:
+            self._asked[self.phase, service, policy] += 1
+            return self.phase
 
-    def async_client(self) -> meshlib.AsyncClient:
-        return meshlib.AsyncClient(mesh=self.mesh, base_url=URL, timeout=10)
+    def well(self) -> None:
+        """One had a good response."""
+        with self._lock:
+            self.good += 1
 
-    def took(self, response: httpx.Response) -> None:
-        if response.status_code == 200:
-            self.answers += 1
-        else:
-            self.fail(f"{response.status_code} {response.text[:200]}")
+    def failed(self, began: int, service: str, policy: str, failed: Failed) -> None:
+        """One failed."""
+        with self._lock:
+            self._failed[began, self.phase, service, policy, failed.reason.name] += 1
+            words = self._words.setdefault((service, policy, failed.reason.name), [])
+            if len(words) < MOST_WORDS:
+                words.append(f"{time.time():.2f} phase {began} to {self.phase}: {failed.words}")
 
-    def fail(self, what: str) -> None:
-        known = {one.size for one in self.mesh.view.endpoints.values()}
-        self.failures.append(f"{time.time():.2f} {what}; {known} endpoints known")
+    @property
+    def failures(self) -> int:
+        """How many."""
+        return sum(self._failed.values())
 
-    def by_threads(self, often: bool) -> None:
-        while not self.end.is_set():
-            with self.client() as client:
-                for number in range(OFTEN if often else sys.maxsize):
-                    if self.end.wait(PAUSE):
-                        return
-                    try:
-                        self.ask(client, number)
-                    except Exception as error:
-                        self.fail(repr(error))
-
-    def ask(self, client: httpx.Client, number: int) -> None:
-        match number % 5:
-            case 0 | 1:
-                self.took(client.get("/x", headers={"x-user": str(number % 7)}))
-            case 2:
-                self.took(client.post("/x", content=BLOCK))
-            case 3:
-                self.took(client.put("/x", content=iter([BLOCK, BLOCK])))
-            case _:
-                with client.stream("GET", "/x") as response:
-                    self.took_head(response)
-
-    def took_head(self, response: httpx.Response) -> None:
-        if response.status_code == 200:
-            self.answers += 1
-        else:
-            self.fail(f"{response.status_code}")
-
-    async def by_tasks(self, often: bool) -> None:
-        while not self.end.is_set():
-            async with self.async_client() as client:
-                for number in range(OFTEN if often else sys.maxsize):
-                    await asyncio.sleep(PAUSE)
-                    if self.end.is_set():
-                        return
-                    try:
-                        await self.ask_async(client, number)
-                    except Exception as error:
-                        self.fail(repr(error))
-
-    async def ask_async(self, client: httpx.AsyncClient, number: int) -> None:
-        match number % 6:
-            case 0 | 1:
-                self.took(await client.get("/x", headers={"x-user": str(number % 7)}))
-            case 2:
-                self.took(await client.post("/x", content=BLOCK))
-            case 3:
-                self.took(await client.put("/x", content=_stream()))
-            case 4:
-                async with client.stream("GET", "/x") as response:
-                    self.took_head(response)
-            case _:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(0.002):
-                        await client.get("/x")
-                        self.answers += 1
-
-    async def all_tasks(self) -> None:
-        tasks = [asyncio.create_task(self.by_tasks(number == 0)) for number in range(TASKS)]
-        while not self.end.is_set():
-            await asyncio.sleep(0.1)
-            self.tasks = len(asyncio.all_tasks())
-        await asyncio.gather(*tasks)
-
-    def tell(self) -> None:
-        told = {
-            "at": time.time(),
-            "answers": self.answers,
-            "failures": len(self.failures),
-            "rss_kb": _rss_kb(),
-            "descriptors": len(list(Path("/proc/self/fd").iterdir())),
-            "threads": threading.active_count(),
-            "tasks": self.tasks,
+    def all(self) -> dict[str, Any]:
+        """Everything."""
+        asked = [[*key, count] for key, count in self._asked.items()]
+        failed = [[*key, count] for key, count in self._failed.items()]
+        return {
+            "asked": asked,
+            "failed": failed,
+            "words": [[*key, words] for key, words in self._words.items()],
         }
-        print(json.dumps(told), flush=True)
 
 
-async def _stream() -> AsyncIterator[bytes]:
-    yield BLOCK
-    yield BLOCK
+def size(mesh: meshlib.Mesh | None, envoy: RealEnvoy | None, tasks: int) -> dict[str, Any]:
+    """How big the process is, and what it goes by."""
+    states = list(mesh.ledger.clusters.values()) if mesh is not None else []
+    told: dict[str, Any] = {
+        "rss_kb": _rss_kb(os.getpid()),
+        "descriptors": len(list(Path("/proc/self/fd").iterdir())),
+        "threads": threading.active_count(),
+        "tasks": tasks,
+        "slots": sum(one.active + one.retries + one.waiting + one.connections for one in states),
+    }
+    if mesh is not None:
+        certificate = mesh.certs and mesh.certs.held and mesh.certs.held.not_after
+        told |= {"certificate": certificate, "configuration": mesh.view.version}
+    return told if envoy is None else told | {"envoy_kb": _rss_kb(envoy.process)}
 
 
-def _rss_kb() -> int:
-    (line,) = (one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmRSS"))
+def _rss_kb(process: int) -> int:
+    (line,) = (
+        one for one in Path(f"/proc/{process}/status").read_text().splitlines() if one.startswith("VmRSS")
+    )
     return int(line.split()[1])
 
 
+class Orders:
+    """Standard input, read by a thread."""
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+        self.end = threading.Event()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in sys.stdin:
+            self._counts.phase = json.loads(line)
+            print(json.dumps({"phase": self._counts.phase}), flush=True)
+        self.end.set()
+
+
+@contextlib.asynccontextmanager
+async def _given(kind: str, told: dict[str, Any]) -> AsyncIterator[Given]:
+    settings: dict[str, Any] = told["settings"]
+    if kind == "envoy":
+        from soak.beside import envoy_beside
+
+        async with envoy_beside(settings, set(told["ports"].values())) as envoy:
+            yield Given(told["ports"], None, envoy)
+    else:
+        with meshlib.connect(settings.pop("control"), **settings) as mesh:
+            yield Given(told["ports"], mesh, None)
+
+
+async def run(told: dict[str, Any]) -> None:
+    """Until standard input ends."""
+    counts = Counts()
+    async with _given(told["kind"], told) as given:
+        orders = Orders(counts)
+        askers: list[Asker] = [made(given, counts, orders.end) for made in KINDS[told["kind"]]]
+        running = [asyncio.ensure_future(one.run()) for one in askers]
+        while not orders.end.is_set():
+            await asyncio.to_thread(orders.end.wait, 1.0)
+            _tell(counts, given)
+            for one in running:
+                if one.done():
+                    one.result()
+        await asyncio.gather(*running)
+        _tell(counts, given)
+        print(json.dumps(counts.all()), flush=True)
+
+
+def _tell(counts: Counts, given: Given) -> None:
+    now = size(given.mesh, given.envoy, len(asyncio.all_tasks()))
+    print(
+        json.dumps({"at": time.time(), "good": counts.good, "failures": counts.failures, **now}), flush=True
+    )
+
+
 def main() -> None:
-    """Runs until standard input ends; the last line has the failures themselves."""
-    settings: dict[str, Any] = json.loads(sys.stdin.readline())
-    with meshlib.connect(settings.pop("control"), **settings) as mesh:
-        load = Load(mesh)
-        threads = [threading.Thread(target=load.by_threads, args=(number == 0,)) for number in range(THREADS)]
-        threads.append(threading.Thread(target=lambda: asyncio.run(load.all_tasks())))
-        for thread in threads:
-            thread.start()
-        ended = threading.Event()
-        threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
-        while not ended.wait(1.0):
-            load.tell()
-        load.end.set()
-        for thread in threads:
-            thread.join(20)
-        load.tell()
-        print(json.dumps({"failed": load.failures}), flush=True)
+    told = json.loads(sys.stdin.readline())
+    renewal.RATIO = told["renewed"]
+    asyncio.run(run(told))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class H2Server(Threaded):
         self.go = threading.Event()
         """Until it is set, `/wait` waits."""
         self.deaf = threading.Event()
-        """While it is set nothing is read."""
+        """While it is set nothing is read, and nothing said."""
         self.mute = False
         """Whether pings stay without an answer."""
         self.raw: dict[str, bytes] = {}
@@ -82,15 +82,15 @@ class _Connection:
     def run(self) -> None:
         self.socket.settimeout(TICK)
         while not self.done and not self.server.closing.is_set():
+            if self.server.deaf.is_set():
+                self.server.closing.wait(TICK)
+                continue
             self.flush()
             if self.server.go.is_set():
                 for stream in list(self.waiting):
                     self.waiting.discard(stream)
                     self.answer(stream, 200, b"waited")
                 self.flush()
-            if self.server.deaf.is_set():
-                self.server.closing.wait(TICK)
-                continue
             try:
                 data = self.socket.recv(65536)
             except TimeoutError:
@@ -102,8 +102,11 @@ class _Connection:
             except h2.exceptions.ProtocolError:
                 self.flush()
                 return
+            gone = {event.stream_id for event in events if isinstance(event, h2.events.StreamReset)}
             for event in events:
-                self.happened(event)
+                # A request that was given up in the same breath is not answered.
+                if not (isinstance(event, h2.events.StreamEnded) and event.stream_id in gone):
+                    self.happened(event)
 
     def flush(self) -> None:
         for stream in list(self.unsent):

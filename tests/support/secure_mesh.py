@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from support.turning import turn
 
 import meshlib
 from meshlib.control.build import Builder
+from meshlib.control.built import Build
 from meshlib.control.ca.authority import Authority
 from meshlib.control.ca.nodes import Permissions
 from meshlib.control.ca.request import MAX_TTL_S, service_names
@@ -85,6 +86,9 @@ OTHERS = {
     "serve-workers": [*MESHED["serve"], "--workers", "2"],
     # It renews its certificate after a quarter of its term.
     "serve-renewing": [sys.executable, "-m", "support.renewing", "0.25", *MESHED["serve"][2:]],
+    # More often yet.
+    "serve-often-renewing": [sys.executable, "-m", "support.renewing", "0.1", *MESHED["serve"][2:]],
+    "serve-greeter": [sys.executable, "-m", "support.renewing", "0.1", "soak.greeting", "PORT"],
     "serve-websockets": [*MESHLIB, "serve", "support.websocket_app:app", "--port", "PORT"],
 }
 """More that `served` knows."""
@@ -101,6 +105,8 @@ class SecureMesh:
     loop: asyncio.AbstractEventLoop
     address: str = "127.0.0.1:0"
     service: ControlService | None = None
+    build: Build | None = None
+    """What builds configurations in place of the real one."""
 
     async def start(self) -> None:
         """Runs at the address that it had, if it had one."""
@@ -109,7 +115,8 @@ class SecureMesh:
         again = not self.address.endswith(":0")  # servers of an earlier life come back
         made = ControlService(
             FileSource(self.documents),
-            Builder(trust_domain=self.authority.trust_domain, gateways=[("default", "ingress")]),
+            self.build
+            or Builder(trust_domain=self.authority.trust_domain, gateways=[("default", "ingress")]),
             self.address,
             security=security,
             settle=3.0 * again,
@@ -174,11 +181,10 @@ class SecureMesh:
         own = {name: value for name, value in os.environ.items() if not name.startswith("MESHLIB_")}
         own["PYTHONPATH"] = os.pathsep.join((str(Path(__file__).parents[1]), own.get("PYTHONPATH", "")))
         own["MESHLIB_STATE_DIR"] = str(self.folder / "served")
-        own |= {
-            f"MESHLIB_{name.upper()}": value for name, value in (self.settings("reviews") | settings).items()
-        }
+        known = {"labels": "app=reviews", "address": "127.0.0.1"} | self.settings("reviews") | settings
+        own |= {f"MESHLIB_{name.upper()}": value for name, value in known.items()}
         port = free_port()
-        own |= {"PORT": str(port), "MESHLIB_LABELS": "app=reviews", "MESHLIB_ADDRESS": "127.0.0.1"}
+        own["PORT"] = str(port)
         command = [one.replace("PORT", str(port)) for one in (SERVERS | OTHERS)[server]]
         process = subprocess.Popen(
             command, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -231,9 +237,13 @@ def _answers(port: int) -> bool:
 
 @contextlib.contextmanager
 def secure_mesh(
-    folder: Path, *documents: str, max_ttl_s: int = MAX_TTL_S, address: str = "127.0.0.1:0"
+    folder: Path,
+    *documents: str,
+    max_ttl_s: int = MAX_TTL_S,
+    address: str = "127.0.0.1:0",
+    building: Callable[[Authority], Build] | None = None,
 ) -> Iterator[SecureMesh]:
-    """A mesh of the service reviews and these documents."""
+    """A mesh of the service reviews and these documents; `building` makes what builds configurations."""
     rules = folder / "mesh"
     rules.mkdir()
     (rules / "mesh.yaml").write_text("\n---\n".join((SERVICE, *documents)))
@@ -246,6 +256,7 @@ def secure_mesh(
 
     async def run() -> None:
         mesh = SecureMesh(folder, rules, authority, tokens, asyncio.get_running_loop(), address)
+        mesh.build = None if building is None else building(authority)
         await mesh.start()
         made.append(mesh)
         started.set()

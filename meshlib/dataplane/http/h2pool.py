@@ -5,7 +5,8 @@ As Envoy's pool for HTTP/2, rules:
 - One connection takes requests for as long as it has room, so that others can grow old and go. Room is what
   the peer and the cluster allow.
 - While connections are being made, requests wait for them, as many as they are expected to carry; one more
-  makes another. Until its peer has said how many it takes, a connection carries that for which it was made.
+  makes another. Until its peer has said how many it takes, a connection carries one at a time: that for which
+  it was made, and when that was given up the next, for which somebody hears what the peer says.
 - `max_connections` counts all of a cluster; but an endpoint without any may have one, for its requests would
   wait for nothing (Envoy, ConnPoolImplBase::tryCreateNewConnection). At the limit an idle connection to
   another endpoint makes room.
@@ -261,7 +262,7 @@ class SharedPool(Generic[C]):
                 return True
             if shared.listed:
                 self._idle[shared] = None
-        if not shared.left and self._settle(line, shared):
+        if not shared.left and (self._settle(line, shared) or not shared.active):
             self._offer(line, shared)
         self._wake(line)
         return False
@@ -361,8 +362,8 @@ class SharedPool(Generic[C]):
         while line.offered:
             shared = line.offered[-1]
             usable = now < shared.dies and shared.connection.usable()
-            self._settle(line, shared)
-            room = min(terms.most_streams, line.allowed) - shared.active
+            settled = self._settle(line, shared)
+            room = (min(terms.most_streams, line.allowed) if settled else 1) - shared.active
             if not usable or (not shared.active and (now > shared.until or room <= 0)):
                 if shared.active:
                     self._leave_it(line, shared)

@@ -15,6 +15,7 @@ from support.small_ca import SmallCa
 import meshlib
 from meshlib.core.mtls import ClientTls, SanMatch, Trust
 from meshlib.dataplane.tls import Contexts, Held
+from meshlib_grpc import pin
 
 REVIEWS = "spiffe://cluster.local/ns/default/sa/reviews"
 OTHER = "spiffe://cluster.local/ns/default/sa/ratings"
@@ -117,6 +118,32 @@ def test_who_steps_in_after_the_look_is_refused(kind: str, ca: SmallCa, monkeypa
         ):
             caller.unary("echo", b"hello")
         assert not server.calls
+
+
+@kinds
+@pytest.mark.parametrize("method", ["unary", "streamed"])
+def test_a_peer_with_another_certificate_after_the_look_is_looked_at_again(
+    kind: str, method: str, ca: SmallCa, monkeypatch: Any
+) -> None:
+    held = ca.held(PAGE)
+    past = ca.held(REVIEWS, dns=[NAME]).chain_pem.encode()
+    looks: list[bytes] = []
+    with grpc_server(credentials=serving(ca.held(REVIEWS, dns=[NAME]))) as server:
+
+        def look(*asked: Any) -> Any:
+            seen = pin.look(*asked)
+            assert isinstance(seen, pin.Pinned)
+            looks.append(seen.leaf_pem)
+            return seen._replace(leaf_pem=past) if len(looks) < 3 else seen
+
+        monkeypatch.setattr("meshlib_grpc.blocking.look", look)
+        monkeypatch.setattr("meshlib_grpc.asynchronous.look", look)
+        with calling(kind, mesh_of(server.port, lambda: held)) as caller:
+            if method == "unary":
+                assert caller.unary("echo", b"hello").messages == [b"hello"]
+            else:
+                assert caller.streamed("count", b"2").messages == [b"0", b"1"]
+            assert (len(looks), caller.channels()) == (3, 1)
 
 
 @kinds

@@ -504,6 +504,16 @@ async def test_a_peer_that_does_not_read_makes_the_writer_wait(server: H2Server,
         assert (await c.get("/echo")).headers["x-connection"] == "1"
 
 
+async def test_a_peer_that_finds_its_tongue_is_heard(server: H2Server, client: Make) -> None:
+    server.deaf.set()
+    async with client(fake_mesh([server.port], http2=H2)) as c:
+        with pytest.raises(httpx.ReadTimeout):
+            await c.get("/echo", timeout=httpx.Timeout(30, read=0.1))
+        server.deaf.clear()
+        answers = await c.many(["/echo"] * 5)
+        assert [answer.headers["x-connection"] for answer in answers] == ["1"] * 5
+
+
 # Pings
 
 

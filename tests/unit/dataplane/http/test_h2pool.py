@@ -77,6 +77,36 @@ def test_until_a_peer_has_said_its_limit_others_wait() -> None:
     assert (pool.opened, pool.waiting) == (2, 1)
 
 
+def test_who_gives_up_before_a_peer_has_said_its_limit_leaves_the_connection_to_the_next() -> None:
+    pool: Pool = SharedPool()
+    woken: list[int] = []
+    shared = opened(pool, allowed=None)
+    places = [pool.join(A, 9, lambda n=n: woken.append(n)) for n in range(2)]  # type: ignore[misc]
+    assert not pool.release(shared, 0.0, 10.0, worn=False)
+    assert woken == [0]
+    assert pool.seek(A, FREE, 0.0, places[0]).shared is shared
+    # One at a time: how many it takes is still not known.
+    assert pool.seek(A, FREE, 0.0, places[1]) == Found()
+    shared.connection.allowed = 2
+    pool.changed(shared, 0.0)
+    assert pool.seek(A, FREE, 0.0, places[1]).shared is shared
+    assert (pool.opened, pool.waiting, shared.active) == (1, 0, 2)
+
+
+def test_a_connection_whose_peer_never_says_anything_is_closed_as_any_other() -> None:
+    pool: Pool = SharedPool()
+    shared = opened(pool, allowed=None)
+    assert not pool.release(shared, 0.0, 10.0, worn=False)
+    assert pool.due() == 10.0
+    assert pool.sweep(9.0) == []
+    assert pool.sweep(11.0) == [shared.connection]
+    assert pool.empty
+    late = opened(pool, allowed=None)
+    assert not pool.release(late, 20.0, 10.0, worn=False)
+    assert pool.clear() == [late.connection]
+    assert pool.empty
+
+
 def test_while_one_is_being_made_others_wait_for_it_as_many_as_it_will_carry() -> None:
     pool: Pool = SharedPool()
     terms = Terms(MANY, 3, 0, MANY)
