@@ -82,7 +82,9 @@ async def serve(path: Path, node: Node, about: Mapping[str, Any]) -> AsyncIterat
         assert task is not None  # noqa: S101 - it is in one
         talks.add(task)
         try:
-            await _Talk(node, about, reader, writer).run()
+            # Of one that is cancelled asyncio's streams would tell as of an error.
+            with contextlib.suppress(asyncio.CancelledError):
+                await _Talk(node, about, reader, writer).run()
         finally:
             talks.discard(task)
             writer.close()

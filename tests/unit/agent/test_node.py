@@ -241,3 +241,14 @@ async def test_an_agent_of_somebody_else_is_not_spoken_to(
         monkeypatch.setattr("meshlib.agent.node_socket._owner", lambda _: 12345)
         with pytest.raises(NodeRefused, match="is somebody else's"):
             await ask(stage.socket, {"do": "about"})
+
+
+async def test_an_agent_that_ends_hangs_up_without_a_word(stage: Stage) -> None:
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    async with served(stage):
+        enrolling = talk(stage.socket, {"do": "enrol", "workload": A.said()})
+        await anext(enrolling)
+    assert [one async for one in enrolling] == []
+    await stage.node.close()
+    assert errors == []
