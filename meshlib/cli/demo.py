@@ -1,11 +1,11 @@
-"""`meshlib demo`: Bookinfo under the tutorial's rules, seven real processes on this machine's loopback."""
+"""`meshlib demo`: Bookinfo under the tutorial's rules, real processes on this machine's loopback."""
 
 import asyncio
 import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -16,6 +16,9 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from meshlib.cli.demo_driver import Row
+    from meshlib.cli.demo_mixed_scenarios import MixedScenarios
+    from meshlib.cli.demo_scenarios import Scenarios
     from meshlib.cli.demo_stage import Stage
 
 
@@ -39,30 +42,59 @@ def demo(
     once: Annotated[
         bool, typer.Option("--once", help="Drive the scenarios, print expected against seen, exit 0 or 1.")
     ] = False,
+    mixed: Annotated[
+        bool,
+        typer.Option(
+            "--mixed",
+            help="STRICT, and half of it Python: a gateway; Node.js and nginx behind a node's Envoy.",
+        ),
+    ] = False,
+    capture: Annotated[
+        bool,
+        typer.Option(
+            "--capture",
+            help="With --mixed, as root, on Linux: network namespaces for what is not Python.",
+        ),
+    ] = False,
 ) -> None:
     """Bookinfo under a well-known Istio tutorial's rules: real processes, no sidecar, no network, no root."""
+    if capture and not mixed:
+        raise typer.BadParameter("only what --mixed runs is captured", param_hint="--capture")
     import starlette  # noqa: F401 what is missing is said before anything starts
     import uvicorn  # noqa: F401
     from rich.console import Console
 
     console = Console()
     chosen = (0 if once else 9080) if port is None else port
-    with _until_told_to_stop(once), _stage(folder, chosen, control_port, console) as stage:
+
+    def made(place: Path) -> "Stage":
+        if mixed:
+            from meshlib.cli.demo_mixed_stage import MixedStage
+
+            return MixedStage(place, chosen, control_port, capture=capture)
+        from meshlib.cli.demo_stage import Stage
+
+        return Stage(place, chosen, control_port)
+
+    with _until_told_to_stop(once), _stage(folder, made, console) as stage:
         if once:
             raise typer.Exit(_drive(stage, console))
         _linger(stage, console)
 
 
 @contextmanager
-def _stage(folder: Path | None, port: int, control_port: int, console: "Console") -> "Iterator[Stage]":
+def _stage(folder: Path | None, made: "Callable[[Path], Stage]", console: "Console") -> "Iterator[Stage]":
     """All processes up; none left afterwards, and no folder that nobody asked for."""
-    from meshlib.cli.demo_stage import DemoError, Stage
+    from meshlib.cli.demo_stage import DemoError
+    from meshlib.cli.foreign import escape
 
     kept = folder is not None
     place = folder.absolute() if folder else Path(tempfile.mkdtemp(prefix="meshlib-demo-"))
-    stage = Stage(place, port, control_port)
+    stage = made(place)
     try:
         stage.set_up()
+        for note in stage.notes:
+            console.print(f"[yellow]![/] {escape(note)}", highlight=False)
         with console.status("starting the control service and Bookinfo"):
             stage.start()
         yield stage
@@ -77,19 +109,26 @@ def _stage(folder: Path | None, port: int, control_port: int, console: "Console"
 
 
 def _drive(stage: "Stage", console: "Console") -> int:
-    from meshlib.cli.demo_scenarios import Scenarios
     from meshlib.cli.render_demo import show_end, show_result, show_row
 
     started = time.monotonic()
-    rows = asyncio.run(Scenarios(stage, lambda row: show_row(console, row)).run())
+    rows = asyncio.run(_scenarios(stage, lambda row: show_row(console, row)).run())
     show_result(console, rows, time.monotonic() - started)
     for child in stage.ended():
         show_end(console, child)
     return 0 if all(row.passed for row in rows) else 1
 
 
+def _scenarios(stage: "Stage", told: "Callable[[Row], None]") -> "Scenarios | MixedScenarios":
+    from meshlib.cli.demo_mixed_scenarios import MixedScenarios
+    from meshlib.cli.demo_mixed_stage import MixedStage
+    from meshlib.cli.demo_scenarios import Scenarios
+
+    return MixedScenarios(stage, told) if isinstance(stage, MixedStage) else Scenarios(stage, told)
+
+
 def _linger(stage: "Stage", console: "Console") -> None:
-    """Until Ctrl-C; a child that ends unasked is reported, and productpage's end ends the demo."""
+    """Until Ctrl-C; a child that ends unasked is reported, and without a page it ends."""
     from meshlib.cli.render_demo import show_end, show_start
 
     show_start(console, stage)
@@ -97,7 +136,7 @@ def _linger(stage: "Stage", console: "Console") -> None:
         time.sleep(0.2)
         for child in stage.ended():
             show_end(console, child)
-            if child.name.startswith("productpage"):
+            if child is stage.front:
                 raise typer.Exit(1)
 
 

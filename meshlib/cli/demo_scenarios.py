@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 import httpx
 
 import meshlib
+from meshlib.cli import demo_driver
+from meshlib.cli.demo_driver import Driver, Row, quick, seconds
 from meshlib.cli.demo_edit import FILE, ONLY_PRODUCTPAGE, broken, strict_mode, with_weights
 from meshlib.cli.demo_stage import JASON_WITH_CHROME, Stage
-from meshlib.errors import MeshError
 
 REVIEWS = "/api/v1/products/0/reviews"
 CHROME = {"user-agent": JASON_WITH_CHROME["user-agent"]}
@@ -24,23 +25,10 @@ SAMPLE = 400
 """Requests after a change of weights."""
 SPREAD = 0.08
 """Four standard deviations of a share of 20 % among 400."""
-PUSH_LIMIT = 1.0
-"""Seconds within which a saved edit takes effect."""
 PAGE_LIMIT = 1.5
 """Seconds within which a page is there, on top of what it waits for."""
 REJOIN_LIMIT = 15.0
 """Seconds within which clients find a restarted control service again."""
-LOOKING_LIMIT = 20.0
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the result."""
-
-    scenario: str
-    expected: str
-    seen: str
-    passed: bool
 
 
 @dataclass
@@ -73,13 +61,12 @@ class Traffic:
         return max((at - moment for at, who in self.answers if at >= moment and who == version), default=0.0)
 
 
-class Scenarios:
+class Scenarios(Driver):
     """The demo's scenarios on a stage that is up; `told` is called with each finished row."""
 
     def __init__(self, stage: Stage, told: Callable[[Row], None]) -> None:
+        super().__init__(stage.mesh, told)
         self.stage = stage
-        self.rows: list[Row] = []
-        self._told = told
         self._file = stage.mesh / FILE
         self._shipped = self._file.read_text()
 
@@ -89,7 +76,7 @@ class Scenarios:
             async with httpx.AsyncClient(
                 base_url=self.stage.page, verify=self.stage.context(), trust_env=False, timeout=10.0
             ) as self.browser:
-                for scenario in (
+                await self._play(
                     self.everybody_else,
                     self.jason,
                     self.the_page,
@@ -100,12 +87,7 @@ class Scenarios:
                     self.strict,
                     self.authorization,
                     self.control_killed,
-                ):
-                    try:
-                        await scenario()
-                    except (httpx.HTTPError, MeshError) as error:
-                        name = scenario.__name__.replace("_", " ")
-                        self._row(name, "an answer", str(error) or type(error).__name__, False)
+                )
         finally:
             self._file.write_text(self._shipped)
         return self.rows
@@ -193,9 +175,9 @@ class Scenarios:
             took, share = await self._new_share(traffic, saved)
         self._row(
             "edit: v1 80 %, v2 20 %",
-            f"effect in {PUSH_LIMIT:.0f} s, 20 % ± {SPREAD:.0%}, 0 failed",
-            f"effect in {_seconds(took)}, {share:.0%}, {traffic.failures}",
-            took is not None and took < PUSH_LIMIT and abs(share - 0.2) <= SPREAD and not traffic.failed,
+            f"effect in {demo_driver.PUSH_LIMIT:.0f} s, 20 % ± {SPREAD:.0%}, 0 failed",
+            f"effect in {seconds(took)}, {share:.0%}, {traffic.failures}",
+            quick(took) and abs(share - 0.2) <= SPREAD and not traffic.failed,
         )
 
     async def broken_edit(self) -> None:
@@ -230,9 +212,9 @@ class Scenarios:
         callers = (await self._stats("reviews v1"))["callers"]
         self._row(
             "enable-strict-mode.yml",
-            f"plain text 200, then refused in {PUSH_LIMIT:.0f} s, 0 failed",
-            f"plain text {before}, then refused in {_seconds(refused)}, {traffic.failures}",
-            before == "200" and refused is not None and refused < PUSH_LIMIT and not traffic.failed,
+            f"plain text 200, then refused in {demo_driver.PUSH_LIMIT:.0f} s, 0 failed",
+            f"plain text {before}, then refused in {seconds(refused)}, {traffic.failures}",
+            before == "200" and quick(refused) and not traffic.failed,
         )
         self._row("… who called reviews", page, ", ".join(sorted(callers)), set(callers) == {page})
 
@@ -247,12 +229,12 @@ class Scenarios:
                 told = time.monotonic()
                 await self._look(lambda: traffic.since(told).total() >= MANY)
         self._put("only-productpage.yml", "")
-        (self.stage.mesh / "only-productpage.yml").unlink()
+        self._remove("only-productpage.yml")
         self._row(
             "reviews for productpage only",
-            f"another 200, then 403 in {PUSH_LIMIT:.0f} s, 0 failed",
-            f"another {before}, then 403 in {_seconds(denied)}, {traffic.failures}",
-            before == 200 and denied is not None and denied < PUSH_LIMIT and not traffic.failed,
+            f"another 200, then 403 in {demo_driver.PUSH_LIMIT:.0f} s, 0 failed",
+            f"another {before}, then 403 in {seconds(denied)}, {traffic.failures}",
+            before == 200 and quick(denied) and not traffic.failed,
         )
 
     async def _is_denied(self, demo: httpx.AsyncClient) -> bool:
@@ -261,26 +243,6 @@ class Scenarios:
 
     async def _is_cut_off(self, url: str) -> bool:
         return await self._answer(url) == "cut off"
-
-    async def _answer(self, url: str) -> str:
-        """The status of a plain request on a connection of its own, as curl makes it."""
-        async with httpx.AsyncClient(trust_env=False, timeout=5.0) as curl:
-            try:
-                return str((await curl.get(url)).status_code)
-            except httpx.TransportError:
-                return "cut off"
-
-    async def _until_true(self, ask: Callable[[], Awaitable[bool]], since: float) -> float | None:
-        """Seconds from `since` until it holds; None: it never did."""
-        while time.monotonic() < since + LOOKING_LIMIT:
-            if await ask():
-                return time.monotonic() - since
-            await asyncio.sleep(0.02)
-        return None
-
-    def _put(self, name: str, text: str) -> float:
-        (self.stage.mesh / name).write_text(text)
-        return time.monotonic()
 
     async def control_killed(self) -> None:
         """Without a control service traffic goes on; a new one is found and obeyed."""
@@ -309,7 +271,7 @@ class Scenarios:
         self._row(
             "control again, edit: v2 100 %",
             f"reviews v2 only, in {REJOIN_LIMIT:.0f} s, 0 failed",
-            f"{_counts(last)}, in {_seconds(took)}, {traffic.failures}",
+            f"{_counts(last)}, in {seconds(took)}, {traffic.failures}",
             set(last) == {"v2"} and last.total() >= MANY and took < REJOIN_LIMIT and not traffic.failed,
         )
 
@@ -384,23 +346,12 @@ class Scenarios:
     async def _control_said(self, words: str) -> bool:
         return words in self.stage.control.log.read_text()
 
-    async def _look(self, true: Callable[[], bool]) -> None:
-        """Waits until it holds, or long enough."""
-        until = time.monotonic() + LOOKING_LIMIT
-        while not true() and time.monotonic() < until:  # noqa: ASYNC110 what is asked has no event
-            await asyncio.sleep(0.02)
-
     async def _until(self, ask: Callable[[], Any], goal: int) -> Any:
         """Asks until the answer reaches `goal`, or for 5 s; the last answer."""
         until = time.monotonic() + 5.0
         while (answer := await ask()) < goal and time.monotonic() < until:  # noqa: ASYNC110 as above
             await asyncio.sleep(0.05)
         return answer
-
-    def _row(self, scenario: str, expected: str, seen: str, passed: bool) -> None:
-        row = Row(scenario, expected, seen, passed)
-        self.rows.append(row)
-        self._told(row)
 
 
 def _counts(seen: Counter[str]) -> str:
@@ -411,10 +362,6 @@ def _counts(seen: Counter[str]) -> str:
 def _stars(html: str) -> str:
     colors = {match[1] for match in re.finditer(r'class="stars (\w+)"', html)}
     return f"{' and '.join(sorted(colors))} stars" if colors else "no stars"
-
-
-def _seconds(took: float | None) -> str:
-    return "never" if took is None else f"{took:.2f} s"
 
 
 async def _timed(asked: Any) -> tuple[httpx.Response, float]:

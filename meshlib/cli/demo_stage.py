@@ -31,20 +31,21 @@ from meshlib.errors import MeshError
 from meshlib.identity.spiffe import SpiffeId
 
 HOST = "127.0.0.1"
+FRONT = "productpage"
 CAST = (
     ("details", "v1"),
     ("ratings", "v1"),
     ("reviews", "v1"),
     ("reviews", "v2"),
     ("reviews", "v3"),
-    ("productpage", "v1"),
+    (FRONT, "v1"),
 )
 JASON_WITH_CHROME = {
     "end-user": "jason",
     "user-agent": "Mozilla/5.0 (X11; Linux x86_64) Chrome/140.0 Safari/537.36",
 }
-START_LIMIT = 40.0
-"""Seconds until everything must serve; a slow machine with cold caches needs a quarter of it."""
+START_LIMIT = 90.0
+"""Seconds until everything must serve; a slow machine with cold caches needs a third of it."""
 STOP_LIMIT = 5.0
 TOKEN_LIFE = 3600
 """Seconds within which a service must get its first certificate; later its certificate is its token."""
@@ -64,6 +65,9 @@ class Child:
     command: list[str]
     env: dict[str, str]
     log: Path
+    account: str = ""
+    """As whom it joins by a token; empty: it does not."""
+    namespace: str = "default"
     url: str = ""
     listener: socket.socket | None = None
     process: subprocess.Popen[bytes] | None = None
@@ -124,6 +128,8 @@ class Stage:
     port: int = 9080
     control_port: int = 0
     children: dict[str, Child] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """What is not as it was meant to be, and what to do about it."""
     _context: ssl.SSLContext | None = field(default=None, repr=False)
 
     @property
@@ -147,55 +153,73 @@ class Stage:
         return f"{HOST}:{self.control_port}"
 
     @property
+    def front(self) -> Child:
+        """Without it there is no page."""
+        return self.children[f"{FRONT} v1"]
+
+    @property
     def page(self) -> str:
         """Where the page is."""
         return f"http://{HOST}:{self.port}"
 
     def set_up(self) -> None:
         """Binds the ports and copies the YAML; nothing runs yet. Raises DemoError when a port is taken."""
-        with _bind(self.control_port, "--control-port") as probe:
+        with bind(self.control_port, "--control-port") as probe:
             self.control_port = probe.getsockname()[1]
-        for service, version in CAST:
-            wanted = self.port if service == "productpage" else 0
-            listener = _bind(wanted, "--port")
-            port = listener.getsockname()[1]
-            if service == "productpage":
-                self.port = port
-            name = f"{service} {version}"
-            self.children[name] = self._child(
-                name, "meshlib_bookinfo", service, "--version", version, "--fd", str(listener.fileno())
-            )
-            self.children[name].listener = listener
-            self.children[name].url = f"http://{HOST}:{port}"
+        self._cast()
         if not self.mesh.exists():
-            with as_file(files("meshlib_bookinfo") / "mesh") as shipped:
-                shutil.copytree(shipped, self.mesh)
+            with as_file(files("meshlib_bookinfo")) as shipped:
+                self._copy_rules(shipped)
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
-        self.children["control"] = self._child(
+        self._child(
             "control",
-            "meshlib.cli",
-            "control",
-            str(self.mesh),
-            "--listen",
-            self.control_address,
-            "--state",
-            str(self.authority),
+            *("meshlib.cli", "control", str(self.mesh)),
+            *("--listen", self.control_address, "--state", str(self.authority)),
         )
+
+    def _cast(self) -> None:
+        """Binds the services' ports."""
+        for service, version in CAST:
+            listener = bind(self.port if service == FRONT else 0, "--port")
+            if service == FRONT:
+                self.port = listener.getsockname()[1]
+            self._add_python(service, version, listener)
+
+    def _add_python(self, service: str, version: str, listener: socket.socket) -> None:
+        """A service of Bookinfo that is to serve at that socket."""
+        name = f"{service} {version}"
+        child = self._child(
+            name, "meshlib_bookinfo", service, "--version", version, "--fd", str(listener.fileno())
+        )
+        child.account, child.listener = f"bookinfo-{service}", listener
+        child.url = f"http://{HOST}:{listener.getsockname()[1]}"
+
+    def _copy_rules(self, shipped: Path) -> None:
+        """Puts the YAML where it is watched."""
+        shutil.copytree(shipped / "mesh", self.mesh)
 
     def start(self) -> None:
         """Starts everything and waits until the page is whole. DemoError when a child does not come up."""
         until = time.monotonic() + START_LIMIT
         self.start_control(until)
-        for child in self.children.values():
-            if child is not self.control:
-                child.env |= self._identity(f"bookinfo-{child.name.partition(' ')[0]}")
-                child.start()
+        self._start_cast(until)
         with httpx.Client(verify=self.context(), trust_env=False, timeout=5.0) as browser:
             self._wait(lambda: self._whole(browser), "Bookinfo to be whole", until)
 
+    def _start_cast(self, until: float) -> None:
+        """Starts all that the control service is there for; whoever needs another waits for it."""
+        for child in self.children.values():
+            if child is not self.control:
+                self._start(child)
+
+    def _start(self, child: Child) -> None:
+        if child.account:
+            child.env |= self.identity(child.account, child.namespace)
+        child.start()
+
     def join(self) -> meshlib.Mesh:
         """A mesh of the stage's own, as the workload `demo`."""
-        who = self._identity("demo")
+        who = self.identity("demo")
         return meshlib.connect(
             self.control_address,
             state_dir="",
@@ -214,9 +238,9 @@ class Stage:
                 self._context = mesh.certs.contexts.client(ClientTls())
         return self._context
 
-    def _identity(self, account: str) -> dict[str, str]:
+    def identity(self, account: str, namespace: str = "default") -> dict[str, str]:
         """The environment by which a workload of that account joins."""
-        who = SpiffeId.of(MeshNote.read(self.authority).trust_domain, "default", account)
+        who = SpiffeId.of(MeshNote.read(self.authority).trust_domain, namespace, account)
         token = JoinTokens.open(self.authority).issue(who, TOKEN_LIFE, time.time())
         return {"MESHLIB_CA_FILE": str(self.authority / "roots.pem"), "MESHLIB_TOKEN": token}
 
@@ -259,7 +283,9 @@ class Stage:
             "PYTHONUNBUFFERED": "1",
             "NO_COLOR": "1",
         }
-        return Child(name, list(command), env, self.folder / "logs" / f"{slug}.log")
+        made = Child(name, list(command), env, self.folder / "logs" / f"{slug}.log")
+        self.children[name] = made
+        return made
 
     def _control_listens(self) -> bool:
         try:
@@ -297,7 +323,7 @@ class Stage:
             time.sleep(0.05)
 
 
-def _bind(port: int, option: str) -> socket.socket:
+def bind(port: int, option: str) -> socket.socket:
     """A bound loopback socket; DemoError, with the option to choose another, when the port is taken."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     if port:

@@ -7,10 +7,12 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
+from meshlib.cli.demo_driver import Row
 from meshlib.cli.demo_edit import FILE
-from meshlib.cli.demo_scenarios import Row
+from meshlib.cli.demo_mixed_stage import MixedStage
 from meshlib.cli.demo_stage import Child, Stage
 from meshlib.cli.foreign import escape
+from meshlib.cli.render_demo_mixed import mixed_suggestions
 from meshlib.cli.started import command
 
 
@@ -25,7 +27,8 @@ def show_start(console: Console, stage: Stage) -> None:
     console.print(Panel(where, title="[bold green]Bookinfo is up[/]", border_style="green", box=box.ROUNDED))
     console.print(_processes(stage))
     console.print("\n[bold]Try[/]")
-    for what, how in _suggestions(stage):
+    found = mixed_suggestions(stage) if isinstance(stage, MixedStage) else _suggestions(stage)
+    for what, how in found:
         console.print(f"  [yellow]•[/] {what}")
         if how:
             console.print(f"      [cyan]{escape(how)}[/]", soft_wrap=True, highlight=False)
