@@ -22,11 +22,12 @@ from meshlib_grpc.aio_call import (
 )
 from meshlib_grpc.aio_channel import each_of
 from meshlib_grpc.aio_sender import AsyncSender
-from meshlib_grpc.asynchronous import AsyncStreamed, ended_of
+from meshlib_grpc.asynchronous import AsyncStreamed, failed
 from meshlib_grpc.bodies import AsyncMessages, Message
 from meshlib_grpc.metadata import Metadata
 from meshlib_grpc.onward import AloneTarget, Onward, Opaque, message_of, path_of, refused, target_for
-from meshlib_grpc.outcome import of_status, ok, timeout_of
+from meshlib_grpc.outcome import ok, timeout_of
+from meshlib_grpc.place import ELSEWHERE
 from meshlib_grpc.unary import WELL, Unary, Wishes
 
 
@@ -119,8 +120,7 @@ class _Tries:
         try:
             whole = await call
         except grpc.aio.AioRpcError as error:
-            ended = ended_of(error)
-            outcome = of_status(ended, error.initial_metadata() or (), attempt, self._clock)
+            outcome, ended = await failed(error, attempt, self._clock, ELSEWHERE)
             return outcome if isinstance(outcome, Failed) else Unary(outcome, b"", ended)
         return Unary(ok(await call.initial_metadata()), Opaque.of(whole), WELL, call)
 
@@ -137,7 +137,7 @@ class _Tries:
         request = message_of(body.message) if isinstance(body, Message) else _messages(body)
         call = await wishes.continuation(told, request)
         wrapped = _Single(call) if wishes.single else _Many(call)
-        return AsyncStreamed(wrapped, attempt, self._clock, lambda _: None, again=lambda _: False)
+        return AsyncStreamed(wrapped, attempt, self._clock, ELSEWHERE)
 
     async def send(self, attempt: Attempt, body: Any, own: OwnTimeouts = NO_TIMEOUTS) -> Any:
         """No copies are sent."""

@@ -12,7 +12,6 @@ from meshlib_grpc.asynchronous import AsyncStreamed, Connections
 from meshlib_grpc.bodies import AsyncMessages, Message
 from meshlib_grpc.hedged import AsyncHedged
 from meshlib_grpc.options import Options
-from meshlib_grpc.pool import LOOKS
 from meshlib_grpc.sender import refuse_network
 from meshlib_grpc.unary import Unary, Wishes
 
@@ -76,16 +75,12 @@ class AsyncHands:
         if self.wanted is None:
             assert isinstance(body, Message)  # noqa: S101 - of the one request
             return await sender.channels().unary(attempt, body.message, self._wishes)
-        for looks in range(LOOKS, 0, -1):
-            begun = await sender.channels().begin(attempt, body, self._wishes)
-            if isinstance(begun, Failed):
-                return begun
-            settled = await begun.settle(self.wanted)
-            if not isinstance(settled, Failed):
-                break
+        begun = await sender.channels().begin(attempt, body, self._wishes)
+        if isinstance(begun, Failed):
+            return begun
+        settled = await begun.settle(self.wanted)
+        if isinstance(settled, Failed):
             begun.close()
-            if looks == 1 or not begun.again(settled):
-                break
         return settled
 
     def _came(self, response: Unary | AsyncStreamed) -> None:

@@ -8,20 +8,24 @@ from typing import Any
 import grpc
 
 from meshlib.core.actions import Attempt
-from meshlib.core.request import Failed
+from meshlib.core.mtls import ClientTls
+from meshlib.core.request import Failed, ResponseHead
 from meshlib.core.view import View
 from meshlib.dataplane.http.alarm import Alarm
+from meshlib.dataplane.http.failures import closed
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, OwnTimeouts
 from meshlib.dataplane.http.pools import MOST_IDLE
 from meshlib.dataplane.http.secure import MakeContexts
 from meshlib_grpc.bodies import AsyncMessages, Message, messages
 from meshlib_grpc.channels import Channels, Wanted
+from meshlib_grpc.looks import AsyncLooks, Seen
 from meshlib_grpc.metadata import sendable
 from meshlib_grpc.options import Options, options_of, target_of
 from meshlib_grpc.outcome import LEFT, Ended, begun, failure, of_status, ok, timeout_of, too_late
-from meshlib_grpc.pin import look
-from meshlib_grpc.pool import LOOKS, Carrier, Pool
-from meshlib_grpc.streamed import Again, Trying
+from meshlib_grpc.pin import Pinned, alook
+from meshlib_grpc.place import Place, Taken, aconfirmed
+from meshlib_grpc.pool import Carrier, Pool, key_of
+from meshlib_grpc.streamed import Trying
 from meshlib_grpc.unary import NO_WISHES, WELL, Unary, Wishes
 
 _UNSENT = "Internal error from Core"
@@ -37,11 +41,9 @@ class AsyncStreamed(Trying):
         call: Any,
         attempt: Attempt,
         clock: Callable[[], float],
-        release: Callable[[bool], None],
-        *,
-        again: Again,
+        place: Place,
     ) -> None:
-        super().__init__(call, attempt, clock, release, again=again)
+        super().__init__(call, attempt, clock, place)
         self._reading: asyncio.Future[Any] | None = None
         self._noted: Ended | None = None
         call.add_done_callback(self._note)
@@ -68,13 +70,15 @@ class AsyncStreamed(Trying):
         try:
             message = reading.result()
         except grpc.aio.AioRpcError as error:
-            ended = await self._why(error)
-            self._end(ended)
-            outcome = of_status(ended, error.initial_metadata() or (), attempt, self._clock)
+            ended, initial = await self._why(error), error.initial_metadata() or ()
+            connection = await aconfirmed(ended, initial, self._place)
+            self._end(ended, connection)
+            outcome = of_status(ended, initial, attempt, self._clock, connection)
             if isinstance(outcome, Failed):
                 return outcome
             self.head = outcome
             return self
+        self._place.answered()
         self.head = begun(await self.call.initial_metadata())
         if message is grpc.aio.EOF:
             await self._end_well()
@@ -95,10 +99,11 @@ class AsyncStreamed(Trying):
                 message = await (self.call.read() if reading is None else reading)
             except grpc.aio.AioRpcError as error:
                 ended = await self._why(error)
-                self._end(ended)
-                failed = failure(ended, self._attempt, self._clock, head=True)
-                if failed is not None:
-                    raise Broken(failed) from None
+                connection = await aconfirmed(ended, (), self._place)
+                self._end(ended, connection)
+                broken = failure(ended, self._attempt, self._clock, connection, head=True)
+                if broken is not None:
+                    raise Broken(broken) from None
                 return
             if message is grpc.aio.EOF:
                 await self._end_well()
@@ -178,9 +183,12 @@ class Connections:
         self.clock = clock
         self._options = options
         self._closing: set[asyncio.Task[None]] = set()
-        self._pool: Pool[grpc.aio.Channel] = Pool(clock, view, self._close, self._expect, most_idle)
+        self._pool: Pool[grpc.aio.Channel] = Pool(
+            clock, view, self._close, self._expect, most_idle, state=_state
+        )
         self._alarm = Alarm(self._pool.look)
-        self._channels = Channels(self._pool, clock, contexts)
+        self._looks = AsyncLooks()
+        self._channels = Channels(self._pool, clock, contexts, self._renew)
         self._loop = asyncio.get_running_loop()
 
     def __repr__(self) -> str:
@@ -193,9 +201,7 @@ class Connections:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def unary(
-        self, attempt: Attempt, message: bytes, wishes: Wishes = NO_WISHES, looks: int = LOOKS
-    ) -> Unary | Failed:
+    async def unary(self, attempt: Attempt, message: bytes, wishes: Wishes = NO_WISHES) -> Unary | Failed:
         """One try of a call with one request and one response."""
         carrier = await self._carrier(attempt)
         if isinstance(carrier, Failed):
@@ -215,20 +221,17 @@ class Connections:
             try:
                 whole = await call
             except grpc.aio.AioRpcError as error:
-                ended = ended_of(error)
-                outcome = of_status(ended, error.initial_metadata() or (), attempt, self.clock)
+                outcome, ended = await failed(error, attempt, self.clock, Taken(self._pool, carrier))
                 if not isinstance(outcome, Failed):
                     return Unary(outcome, b"", ended)
                 broken = not outcome.connected
-                if looks == 1 or not carrier.again(outcome):
-                    return outcome
-            else:
-                if left is not None and timeout_of(attempt, now := self.clock()) <= 0:  # type: ignore[operator]
-                    return too_late(attempt, now)
-                return Unary(ok(await call.initial_metadata()), whole, WELL, call)
+                return outcome
+            carrier.connected = True
+            if left is not None and timeout_of(attempt, now := self.clock()) <= 0:  # type: ignore[operator]
+                return too_late(attempt, now)
+            return Unary(ok(await call.initial_metadata()), whole, WELL, call)
         finally:
             self._pool.release(carrier, broken=broken)
-        return await self.unary(attempt, message, wishes, looks - 1)
 
     async def begin(
         self, attempt: Attempt, body: Message | AsyncMessages, wishes: Wishes = NO_WISHES
@@ -250,25 +253,52 @@ class Connections:
         except BaseException:
             self._pool.release(carrier)
             raise
-        pool = self._pool
-        release = lambda broken: pool.release(carrier, broken=broken)  # noqa: E731 - once
-        return AsyncStreamed(call, attempt, self.clock, release, again=carrier.again)
+        return AsyncStreamed(call, attempt, self.clock, Taken(self._pool, carrier))
 
     async def _carrier(self, attempt: Attempt) -> Carrier[grpc.aio.Channel] | Failed:
+        """A channel for the attempt, which may be used."""
         found = self._channels.find(attempt)
         if not isinstance(found, Wanted):
             return found
-        target = target_of(attempt)
         if attempt.tls is None:
-            made = grpc.aio.insecure_channel(target, options_of(attempt, None, self._options))
-        else:
-            seen = await asyncio.to_thread(look, attempt, attempt.tls, found.contexts, found.seconds)
-            if isinstance(seen, Failed):
-                return seen
-            made = grpc.aio.secure_channel(
-                target, seen.credentials(), options_of(attempt, seen, self._options)
-            )
-        return self._pool.add(attempt, made, found.secured)
+            return self._pool.add(attempt, self._made(attempt, None), None)
+        going = self._look(attempt, attempt.tls, found)
+        await asyncio.wait({going}, timeout=timeout_of(attempt, self.clock()))
+        if self._channels.closed:
+            return closed()
+        if not going.done():
+            return too_late(attempt, self.clock())
+        seen = going.result()
+        if isinstance(seen, Failed):
+            return seen
+        made = self._pool.find(attempt, self.clock())
+        return made or self._pool.add(attempt, self._made(attempt, seen), found.secured)
+
+    def _look(self, attempt: Attempt, tls: ClientTls, wanted: Wanted) -> "asyncio.Task[Seen]":
+        """Finds out who answers. There is a channel then."""
+
+        async def seen() -> Seen:
+            found = await alook(attempt, tls, wanted.contexts, wanted.seconds)
+            if isinstance(found, Pinned):
+                self._pool.add(attempt, self._made(attempt, found), wanted.secured, idle=True)
+            return found
+
+        return self._looks.share((key_of(attempt), wanted.secured), seen)
+
+    def _renew(self, attempt: Attempt, carrier: Carrier[grpc.aio.Channel], wanted: Wanted) -> None:
+        assert attempt.tls is not None  # noqa: S101 - it was made by TLS
+
+        def leave(done: "asyncio.Task[Seen]") -> None:
+            if done.cancelled() or done.exception() is not None or isinstance(done.result(), Failed):
+                self._pool.leave(carrier)
+
+        self._look(attempt, attempt.tls, wanted).add_done_callback(leave)
+
+    def _made(self, attempt: Attempt, pinned: Pinned | None) -> grpc.aio.Channel:
+        target, options = target_of(attempt), options_of(attempt, pinned, self._options)
+        if pinned is None:
+            return grpc.aio.insecure_channel(target, options)
+        return grpc.aio.secure_channel(target, pinned.credentials(), options)
 
     async def send(
         self, attempt: Attempt, body: bytes | AsyncGenerator[bytes, None], own: OwnTimeouts = NO_TIMEOUTS
@@ -301,6 +331,19 @@ class Connections:
     async def closed(self) -> None:
         """Waits until those are closed that are being closed."""
         await asyncio.gather(*self._closing, return_exceptions=True)
+
+
+def _state(channel: grpc.aio.Channel) -> int:
+    return channel.get_state().value[0]  # type: ignore[no-any-return]
+
+
+async def failed(
+    error: grpc.aio.AioRpcError, attempt: Attempt, clock: Callable[[], float], place: Place
+) -> tuple[ResponseHead | Failed, Ended]:
+    """What a call came to that ended with an error of gRPC's."""
+    ended, initial = ended_of(error), error.initial_metadata() or ()
+    connection = await aconfirmed(ended, initial, place)
+    return of_status(ended, initial, attempt, clock, connection), ended
 
 
 def ended_of(error: grpc.aio.AioRpcError) -> Ended:

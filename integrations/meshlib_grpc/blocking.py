@@ -5,11 +5,13 @@ other is begun (`begin`) and waited for later.
 """
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from typing import Any
 
 import grpc
 
 from meshlib.core.actions import Attempt
+from meshlib.core.mtls import ClientTls
 from meshlib.core.request import Failed, Failure, ResponseHead
 from meshlib.core.view import View
 from meshlib.dataplane.http.cut import Cut
@@ -19,11 +21,13 @@ from meshlib.dataplane.http.secure import MakeContexts
 from meshlib.dataplane.http.upkeep import caretaker
 from meshlib_grpc.bodies import Message, Messages, messages
 from meshlib_grpc.channels import Channels, Wanted
+from meshlib_grpc.looks import Looks, Seen
 from meshlib_grpc.metadata import sendable
 from meshlib_grpc.options import Options, options_of, target_of
 from meshlib_grpc.outcome import NOTHING, Ended, of_status, ok, timeout_of, too_late
-from meshlib_grpc.pin import look
-from meshlib_grpc.pool import LOOKS, Carrier, Pool
+from meshlib_grpc.pin import Pinned, look
+from meshlib_grpc.place import Place, Taken, confirmed
+from meshlib_grpc.pool import Carrier, Pool, key_of
 from meshlib_grpc.streamed import Streamed
 from meshlib_grpc.unary import NO_WISHES, WELL, Unary, Wishes
 
@@ -45,20 +49,16 @@ class Connections:
         self.clock = clock
         self._options = options
         self._pool: Pool[grpc.Channel] = Pool(
-            clock, view, lambda channel: channel.close(), self._expect, most_idle
+            clock, view, lambda channel: channel.close(), self._expect, most_idle, state=_state
         )
-        self._channels = Channels(self._pool, clock, contexts)
+        self._looks = Looks()
+        self._channels = Channels(self._pool, clock, contexts, self._renew)
 
     def __repr__(self) -> str:
         return f"<Connections {self._pool!r}>"
 
     def unary(
-        self,
-        attempt: Attempt,
-        message: bytes,
-        wishes: Wishes = NO_WISHES,
-        cut: Cut | None = None,
-        looks: int = LOOKS,
+        self, attempt: Attempt, message: bytes, wishes: Wishes = NO_WISHES, cut: Cut | None = None
     ) -> Unary | Failed:
         """One try of a call with one request and one response."""
         carrier = self._carrier(attempt)
@@ -76,28 +76,38 @@ class Connections:
             except Broken as error:
                 return error.failed
             except grpc.RpcError as error:
-                outcome, ended = failed(error, attempt, self.clock)
+                outcome, ended = failed(error, attempt, self.clock, Taken(self._pool, carrier))
                 if not isinstance(outcome, Failed):
                     return Unary(outcome, b"", ended)
                 broken = not outcome.connected
-                if looks == 1 or not carrier.again(outcome):
-                    return outcome
-            else:
-                if left is not None and timeout_of(attempt, now := self.clock()) <= 0:  # type: ignore[operator]
-                    return too_late(attempt, now)
-                initial = call.initial_metadata()
-                return Unary(ok(initial) if initial else NOTHING, whole, WELL, call)
+                return outcome
+            carrier.connected = True
+            if left is not None and timeout_of(attempt, now := self.clock()) <= 0:  # type: ignore[operator]
+                return too_late(attempt, now)
+            initial = call.initial_metadata()
+            return Unary(ok(initial) if initial else NOTHING, whole, WELL, call)
         finally:
             self._pool.release(carrier, broken=broken)
-        return self.unary(attempt, message, wishes, cut, looks - 1)
 
     def begin(
         self, attempt: Attempt, body: Message | Messages, wishes: Wishes = NO_WISHES
     ) -> Streamed | Failed:
         """Begins one try of any call."""
         carrier = self._carrier(attempt)
-        if isinstance(carrier, Failed):
-            return carrier
+        return carrier if isinstance(carrier, Failed) else self._begin(carrier, attempt, body, wishes)
+
+    def begin_now(
+        self, attempt: Attempt, body: Message | Messages, wishes: Wishes
+    ) -> Streamed | Failed | None:
+        """As `begin`, without waiting; None: it has to wait for a channel, which is being made."""
+        carrier = self._find(attempt)
+        if isinstance(carrier, Future):
+            return None
+        return carrier if isinstance(carrier, Failed) else self._begin(carrier, attempt, body, wishes)
+
+    def _begin(
+        self, carrier: Carrier[grpc.Channel], attempt: Attempt, body: Message | Messages, wishes: Wishes
+    ) -> Streamed:
         whole, now = attempt.deadline, self.clock()
         left = None if whole is None else whole - now
         metadata, path = sendable(attempt.head.headers), attempt.head.path
@@ -113,27 +123,61 @@ class Connections:
         except BaseException:
             self._pool.release(carrier)
             raise
-        pool = self._pool
-        release = lambda broken: pool.release(carrier, broken=broken)  # noqa: E731 - once
-        return Streamed(call, attempt, self.clock, release, again=carrier.again)
+        return Streamed(call, attempt, self.clock, Taken(self._pool, carrier))
 
     def _carrier(self, attempt: Attempt) -> Carrier[grpc.Channel] | Failed:
         """A channel for the attempt, which may be used."""
+        found = self._find(attempt)
+        if not isinstance(found, Future):
+            return found
+        try:
+            seen = found.result(timeout_of(attempt, self.clock()))
+        except TimeoutError:
+            return too_late(attempt, self.clock())
+        if isinstance(seen, Failed):
+            return seen
+        made = self._pool.find(attempt, self.clock())
+        return made or self._pool.add(attempt, self._made(attempt, seen), seen.secured)
+
+    def _find(self, attempt: Attempt) -> "Carrier[grpc.Channel] | Failed | Future[Seen]":
+        """A channel for the attempt, or the look that has to be waited for."""
         found = self._channels.find(attempt)
         if not isinstance(found, Wanted):
             return found
-        pinned = None
-        if attempt.tls is not None:
-            seen = look(attempt, attempt.tls, found.contexts, found.seconds)
-            if isinstance(seen, Failed):
-                return seen
-            pinned = seen
+        if attempt.tls is None:
+            return self._pool.add(attempt, self._made(attempt, None), None)
+        return self._look(attempt, attempt.tls, found)
+
+    def _look(self, attempt: Attempt, tls: ClientTls, wanted: Wanted) -> "Future[Seen]":
+        """Finds out who answers. There is a channel then."""
+
+        def seen() -> Seen:
+            there = self._pool.peer_of(attempt, wanted.secured)  # since this was asked for
+            if isinstance(there, Pinned):
+                return there
+            found = look(attempt, tls, wanted.contexts, wanted.seconds)
+            if isinstance(found, Pinned):
+                found = found._replace(secured=wanted.secured)
+                channel = self._made(attempt, found)
+                self._pool.add(attempt, channel, wanted.secured, idle=True, peer=found)
+            return found
+
+        return self._looks.share((key_of(attempt), wanted.secured), seen)
+
+    def _renew(self, attempt: Attempt, carrier: Carrier[grpc.Channel], wanted: Wanted) -> None:
+        assert attempt.tls is not None  # noqa: S101 - it was made by TLS
+
+        def leave(done: "Future[Seen]") -> None:
+            if done.exception() is not None or isinstance(done.result(), Failed):
+                self._pool.leave(carrier)
+
+        self._look(attempt, attempt.tls, wanted).add_done_callback(leave)
+
+    def _made(self, attempt: Attempt, pinned: Pinned | None) -> grpc.Channel:
         target, options = target_of(attempt), options_of(attempt, pinned, self._options)
         if pinned is None:
-            channel = grpc.insecure_channel(target, options)
-        else:
-            channel = grpc.secure_channel(target, pinned.credentials(), options)
-        return self._pool.add(attempt, channel, found.secured)
+            return grpc.insecure_channel(target, options)
+        return grpc.secure_channel(target, pinned.credentials(), options)
 
     def send(
         self,
@@ -193,8 +237,15 @@ def _waited(call: Any, cut: Cut) -> tuple[bytes, Any]:
         cut.over()
 
 
-def failed(error: Any, attempt: Attempt, clock: Callable[[], float]) -> tuple[ResponseHead | Failed, Ended]:
+def _state(channel: grpc.Channel) -> int:
+    """gRPC tells of it on a thread of its own for each channel (`subscribe`), or in this way."""
+    return channel._channel.check_connectivity_state(False)  # type: ignore[no-any-return]  # noqa: SLF001
+
+
+def failed(
+    error: Any, attempt: Attempt, clock: Callable[[], float], place: Place
+) -> tuple[ResponseHead | Failed, Ended]:
     """What a call came to that ended with an error of gRPC's."""
     initial = error.initial_metadata() or ()
     ended = Ended(error.code(), error.details() or "", error.trailing_metadata() or ())
-    return of_status(ended, initial, attempt, clock), ended
+    return of_status(ended, initial, attempt, clock, confirmed(ended, initial, place)), ended

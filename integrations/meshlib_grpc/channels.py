@@ -21,13 +21,21 @@ class Wanted(NamedTuple):
     """By what TLS is made."""
     contexts: Contexts | None
     seconds: float
-    """How long connecting may take."""
+    """How long connecting may take, whoever waits for it."""
 
 
 class Channels(Generic[C]):
     """The way to the pool."""
 
-    def __init__(self, pool: Pool[C], clock: Callable[[], float], contexts: MakeContexts) -> None:
+    def __init__(
+        self,
+        pool: Pool[C],
+        clock: Callable[[], float],
+        contexts: MakeContexts,
+        renew: Callable[[Attempt, Carrier[C], Wanted], None],
+    ) -> None:
+        """`renew` makes a channel in the background in place of one that was made by other certificates."""
+        self._renew = renew
         self._pool = pool
         self._clock = clock
         self._contexts = contexts
@@ -48,13 +56,17 @@ class Channels(Generic[C]):
                 secured = context_for(tls, contexts)
             except OSError as error:
                 return Failed(Failure.CONNECT_FAILED, f"TLS: {error}", connected=False)
-        found = self._pool.find(attempt, now, secured)
+        longest = attempt.upstream.connect_timeout
+        found = self._pool.find(attempt, now)
         if found is not None:
+            if found.secured is not secured and found.awaits is not secured:
+                found.awaits = secured
+                self._renew(attempt, found, Wanted(secured, contexts, longest))
             return found
         if attempt.upstream.proxy_protocol:
             detail = "gRPC's library can't begin a connection with a PROXY header"
             return Failed(Failure.CONNECT_FAILED, detail, connected=False)
-        left, longest = timeout_of(attempt, now), attempt.upstream.connect_timeout
+        left = timeout_of(attempt, now)
         if left is not None and left <= 0:
             return too_late(attempt, now)
-        return Wanted(secured, contexts, longest if left is None else min(left, longest))
+        return Wanted(secured, contexts, longest)

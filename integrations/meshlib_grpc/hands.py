@@ -12,7 +12,6 @@ from meshlib.dataplane.http.limits import Broken
 from meshlib.dataplane.telemetry.outbound import introduced
 from meshlib_grpc.bodies import Message, Messages
 from meshlib_grpc.hedged import Hedged
-from meshlib_grpc.pool import LOOKS
 from meshlib_grpc.sender import Sender
 from meshlib_grpc.streamed import Streamed
 from meshlib_grpc.unary import Unary, Wishes
@@ -122,14 +121,6 @@ class StreamHands:
         if isinstance(made, Failed):
             return made
         settled = self._settled(made, cut)
-        looks = LOOKS
-        while looks > 1 and isinstance(settled, Failed) and made.again(settled):
-            looks -= 1
-            self._end(made)
-            made = self.begin(attempt)
-            if isinstance(made, Failed):
-                return made
-            settled = self._settled(made, cut)
         if self.cancelled:
             self._end(made)
             raise Gone

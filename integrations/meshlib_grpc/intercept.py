@@ -21,6 +21,7 @@ from meshlib_grpc.errors import Status
 from meshlib_grpc.methods import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from meshlib_grpc.onward import Onward, Opaque, message_of, path_of, refused, target_for
 from meshlib_grpc.outcome import NOTHING, ok, timeout_of
+from meshlib_grpc.place import ELSEWHERE
 from meshlib_grpc.sender import Sender
 from meshlib_grpc.streamed import Streamed
 from meshlib_grpc.unary import WELL, Unary, Wishes
@@ -111,7 +112,7 @@ class _Tries:
             return Unary(ok(initial) if initial else NOTHING, Opaque.of(call.result()), WELL, call)
         if not isinstance(error, grpc.RpcError):
             raise error
-        outcome, ended = failed(error, attempt, self._clock)
+        outcome, ended = failed(error, attempt, self._clock, ELSEWHERE)
         return outcome if isinstance(outcome, Failed) else Unary(outcome, b"", ended)
 
     def begin(self, attempt: Attempt, body: Message | Messages, wishes: Wishes | Onward) -> Streamed | Failed:
@@ -127,7 +128,7 @@ class _Tries:
         request = message_of(body.message) if isinstance(body, Message) else map(message_of, body.each())
         call = wishes.continuation(told, request)
         wrapped = _Single(call) if wishes.single else _Many(call)
-        return Streamed(wrapped, attempt, self._clock, lambda _: None, again=lambda _: False)
+        return Streamed(wrapped, attempt, self._clock, ELSEWHERE)
 
     def send(
         self,

@@ -1,8 +1,13 @@
 """What became of a call of gRPC's: a response, as far as Envoy would see one, or a failure of the way there.
 
-gRPC's library makes statuses of its own for what happens to a connection, and tells them apart from those of
-a server by its words only. Rules:
+gRPC's library makes statuses of its own for what happens to a connection or a stream, and only words tell
+them from those of a server. Rules:
 
+- They are gRPC's words, from the first on, with the code that gRPC gives them, and with no metadata: a status
+  of a server may have some, gRPC's own has none.
+- What they say of the connection counts if that confirms it (see `place`).
+- That a stream was reset nothing can confirm. A server that hands on such words alone, from the first to the
+  last, is taken at its word.
 - A call whose time ran out here is a time-out of the try or of the route, whatever status it has.
 - A status without a message before it counts as Envoy counts one in the head of a response ("trailers only").
 - A response that is not gRPC's is its HTTP status.
@@ -10,6 +15,7 @@ a server by its words only. Rules:
 
 import re
 from collections.abc import Callable
+from enum import Enum
 from typing import Any, NamedTuple
 
 import grpc
@@ -25,13 +31,19 @@ DEADLINE_EXCEEDED, UNAVAILABLE = grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusC
 _NOT_CONNECTED = ("failed to connect to all addresses", "empty address list", "DNS resolution failed")
 _NOT_HTTP2 = ("http1.x server", "Failed parsing HTTP/2", "Connection preface")
 _LOST = re.compile(
-    r"Socket closed|recvmsg:|sendmsg:|Connection reset|Broken pipe|GOAWAY|Stream removed|Transport closed"
-    r"|keepalive watchdog timeout|ping timeout|Endpoint closing|End of TCP stream|Goaway received"
-    r"|Connection dropped|Connection closed|Connection aborted"
+    r"(Stream removed( \(|$)|Socket closed|recvmsg:|sendmsg:|Connection (reset|dropped|closed|aborted)"
+    r"|Broken pipe|GOAWAY|Goaway received|Transport closed|keepalive watchdog timeout|ping timeout"
+    r"|Endpoint closing|End of TCP stream)"
 )
-_RESET = re.compile(r"Received RST_STREAM with error code (\d+)")
-_HTTP = re.compile(r"Received http2 header with status: (\d{3})$")
+_RESET = re.compile(
+    r"(?:Stream removed \()?(?:RST_STREAM \()?Received RST_STREAM with error code (\d+)\)*", re.ASCII
+)
+_HTTP = re.compile(r"Received http2 header with status: (\d{3})", re.ASCII)
 _REFUSED_STREAM = "7"
+_RESETS = {"7": 14, "8": 1, "11": 8, "12": 7}
+"""The code that gRPC gives to a reset of a stream (PROTOCOL-HTTP2, "Errors"); any other is INTERNAL."""
+_STATUSES = {"400": 13, "401": 16, "403": 7, "404": 12, "429": 14, "502": 14, "503": 14, "504": 14}
+"""The code that gRPC gives to an HTTP status; any other is UNKNOWN."""
 NOTHING = ResponseHead(200, status_headers(0))
 """The head of a whole response that went well and says nothing."""
 
@@ -42,6 +54,13 @@ class Ended(NamedTuple):
     code: grpc.StatusCode
     details: str = ""
     trailing: Any = ()
+
+
+class Doubt(Enum):
+    """What a status may say of the connection, which the connection has to confirm."""
+
+    NOT_CONNECTED = "none could be made"
+    LOST = "it broke"
 
 
 LEFT = Ended(CANCELLED, "Locally cancelled by application!")
@@ -75,44 +94,66 @@ def begun(initial: Any) -> ResponseHead:
     return ResponseHead(200, tuple(to_headers(initial)))
 
 
+def doubt_of(ended: Ended, initial: Any) -> Doubt | None:
+    """What the words of a status say of the connection; None: nothing. `initial`: metadata before it."""
+    if ended.code is not UNAVAILABLE or ended.trailing or initial:
+        return None
+    if ended.details.startswith(_NOT_CONNECTED):
+        return Doubt.NOT_CONNECTED
+    if _LOST.match(ended.details) and not _RESET.fullmatch(ended.details):
+        return Doubt.LOST
+    return None
+
+
 def of_status(
-    ended: Ended, initial: Any, attempt: Attempt, clock: Callable[[], float]
+    ended: Ended,
+    initial: Any,
+    attempt: Attempt,
+    clock: Callable[[], float],
+    connection: Doubt | None = None,
 ) -> ResponseHead | Failed:
-    """Of a call that came to a bad status before it came to a message."""
-    failed = failure(ended, attempt, clock)
+    """Of a call that came to a bad status before it came to a message. `connection`: what became of it."""
+    failed = failure(ended, attempt, clock, connection, plain=not initial)
     if failed is not None:
         return failed
-    found = _HTTP.search(ended.details)
-    if found is not None:
+    found = None if initial or ended.trailing else _HTTP.fullmatch(ended.details)
+    if found is not None and ended.code.value[0] == _STATUSES.get(found[1], UNKNOWN.value[0]):
         return ResponseHead(int(found[1]))
     headers = (*to_headers(initial), *to_headers(ended.trailing), *status_headers(ended.code.value[0]))
     return ResponseHead(200, headers)
 
 
 def failure(
-    ended: Ended, attempt: Attempt, clock: Callable[[], float], *, head: bool = False
+    ended: Ended,
+    attempt: Attempt,
+    clock: Callable[[], float],
+    connection: Doubt | None = None,
+    *,
+    head: bool = False,
+    plain: bool = True,
 ) -> Failed | None:
-    """What happened to the connection, or to the time; None: the status is the server's. `head`: the response
-    had begun.
+    """What happened to the connection, the stream, or the time; None: the status is the server's. `head`: the
+    response had begun; `plain`: no metadata came before.
     """
     code, words = ended.code, ended.details
     if code is DEADLINE_EXCEEDED:
         now = clock()
         left = timeout_of(attempt, now)
         return too_late(attempt, now, head=head) if left is not None and left <= EARLY else None
-    if reset := _RESET.search(words):
-        if head:
-            return Failed(Failure.BROKEN_OFF, words)
-        return Failed(Failure.REFUSED_STREAM if reset[1] == _REFUSED_STREAM else Failure.REMOTE_RESET, words)
-    if code is not UNAVAILABLE:
-        return None
-    if words.startswith(_NOT_CONNECTED):
+    if connection is Doubt.NOT_CONNECTED:
         if any(one in words for one in _NOT_HTTP2):
             return Failed(Failure.PROTOCOL, words)
         return Failed(Failure.CONNECT_FAILED, _last(words), connected=False)
-    if _LOST.search(words):
+    if connection is Doubt.LOST:
         return Failed(Failure.BROKEN_OFF if head else Failure.RESET, words)
-    return None
+    reset = _RESET.fullmatch(words)
+    if reset is None or ended.trailing or not (plain or head):
+        return None
+    if code.value[0] != _RESETS.get(reset[1], grpc.StatusCode.INTERNAL.value[0]):
+        return None
+    if head:
+        return Failed(Failure.BROKEN_OFF, words)
+    return Failed(Failure.REFUSED_STREAM if reset[1] == _REFUSED_STREAM else Failure.REMOTE_RESET, words)
 
 
 def _last(words: str) -> str:

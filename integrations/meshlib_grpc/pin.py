@@ -11,6 +11,7 @@ gRPC for Python checks a host name and nothing else: not a SPIFFE identity, no l
   and gRPC's handshake. So is everyone when our own certificate, the roots or a policy's files have changed.
 """
 
+import asyncio
 import contextlib
 import socket
 import ssl
@@ -25,9 +26,11 @@ from meshlib.core.actions import Attempt
 from meshlib.core.mtls import ClientTls
 from meshlib.core.request import Failed, Failure
 from meshlib.dataplane.http import local
+from meshlib.dataplane.http.reach import reach
 from meshlib.dataplane.http.secure import check, context_for, server_name, shake_hands, shown
 from meshlib.dataplane.tls import Contexts, NotTrusted, words
 from meshlib.dataplane.tls_session import Session
+from meshlib.dataplane.tls_transport import Secured, shaken
 
 
 class Pinned(NamedTuple):
@@ -38,6 +41,8 @@ class Pinned(NamedTuple):
     """One that is in its certificate."""
     shown: tuple[bytes, bytes] | None
     """Our chain and key."""
+    secured: object = None
+    """By what TLS it was seen."""
 
     def credentials(self) -> grpc.ChannelCredentials:
         """By which a channel leads to that peer and to nobody else."""
@@ -58,18 +63,47 @@ def look(attempt: Attempt, tls: ClientTls, contexts: Contexts | None, seconds: f
             leaf = session.tls.getpeercert(binary_form=True)
             with contextlib.suppress(OSError):
                 made.sendall(session.farewell())
-    except TimeoutError:
-        return Failed(Failure.CONNECT_TIMED_OUT, f"no connection within {seconds:g} s", connected=False)
-    except (ssl.SSLError, NotTrusted) as error:
-        return Failed(Failure.CONNECT_FAILED, f"TLS: {words(error)}", connected=False)
     except (OSError, ValueError) as error:
-        return Failed(Failure.CONNECT_FAILED, str(error), connected=False)
+        return _failed(error, seconds)
+    return _pinned(leaf, name, mine)
+
+
+async def alook(
+    attempt: Attempt, tls: ClientTls, contexts: Contexts | None, seconds: float
+) -> Pinned | Failed:
+    """As `look`, on the event loop."""
+    name = server_name(attempt, tls)
+    try:
+        mine = shown(tls, contexts)
+        session = Session(context_for(tls, contexts), name=name)
+        secured = Secured(session, asyncio.Protocol(), gathers=False)
+        try:
+            async with asyncio.timeout(max(seconds, 1e-4)):
+                await reach(asyncio.get_running_loop(), secured, attempt, lambda: False)
+                await shaken(secured)
+            check(tls, contexts, session.tls)
+            leaf = session.tls.getpeercert(binary_form=True)
+        finally:
+            secured.close()
+    except (OSError, ValueError) as error:
+        return _failed(error, seconds)
+    return _pinned(leaf, name, mine)
+
+
+def _failed(error: OSError | ValueError, seconds: float) -> Failed:
+    if isinstance(error, TimeoutError):
+        return Failed(Failure.CONNECT_TIMED_OUT, f"no connection within {seconds:g} s", connected=False)
+    told = f"TLS: {words(error)}" if isinstance(error, (ssl.SSLError, NotTrusted)) else str(error)
+    return Failed(Failure.CONNECT_FAILED, told, connected=False)
+
+
+def _pinned(leaf: bytes | None, asked: str, mine: tuple[bytes, bytes] | None) -> Pinned | Failed:
     certificate = x509.load_der_x509_certificate(leaf or b"")
-    found = _name_in(certificate, name)
-    if not found:
+    name = _name_in(certificate, asked)
+    if not name:
         detail = "TLS: its certificate has no DNS name, and gRPC's library takes none without"
         return Failed(Failure.CONNECT_FAILED, detail, connected=False)
-    return Pinned(certificate.public_bytes(Encoding.PEM), found, mine)
+    return Pinned(certificate.public_bytes(Encoding.PEM), name, mine)
 
 
 def _connect(address: tuple[str, int], seconds: float) -> socket.socket:

@@ -3,11 +3,13 @@
 Rules:
 
 - A channel is of one cluster, address, authority and way of TLS; gRPC multiplexes calls on it.
-- One that could not connect is left at once: gRPC would refuse calls for a while instead of trying again.
+- A channel is one connection. One that could not connect is left at once: gRPC would refuse calls for a while
+  instead of trying again. One that has lost its connection is left by the next call: whoever answers at the
+  endpoint by then is looked at anew, and a call on a channel that is connected has lost no connection.
+- One that was made with certificates that are not in force any more serves until there is another.
 - One whose endpoint is not in the view any more is left as soon as that is so; one that has been idle, or has
   lived, for too long when it has, also in a process that calls nobody: `looks_at` says when somebody is to
-  `look`. One that is worn, or was made with certificates that are not in force any more, is left by the next
-  call. What is left is closed when its last call has ended.
+  `look`. One that is worn is left by the next call. What is left is closed when its last call has ended.
 - Where one is made, at most `most_idle` idle ones stay; those used longest ago go.
 """
 
@@ -16,18 +18,18 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import grpc
+
 from meshlib.core.actions import Attempt
 from meshlib.core.mtls import ClientTls
-from meshlib.core.request import Failed
 from meshlib.core.view import View
 from meshlib.dataplane.http.pools import MOST_IDLE, SHORTEST, listed
 
+READY: int = grpc.ChannelConnectivity.READY.value[0]
+FAILING: int = grpc.ChannelConnectivity.TRANSIENT_FAILURE.value[0]
+"""No connection could be made. It stays so until one is."""
 _MIRROR = "mirror|"
 _MOST_STUBS = 1000
-ANOTHER = "CERTIFICATE_VERIFY_FAILED"
-"""What gRPC says of a certificate that is not the one that was looked at."""
-LOOKS = 3
-"""Channels for one try, if its peer has another certificate each time."""
 C = TypeVar("C")
 
 
@@ -45,11 +47,15 @@ class Carrier(Generic[C]):
 
     __slots__ = (
         "active",
+        "awaits",
         "channel",
+        "connected",
         "dies",
         "idle_timeout",
         "key",
         "left",
+        "lost",
+        "peer",
         "secured",
         "since",
         "stubs",
@@ -62,9 +68,17 @@ class Carrier(Generic[C]):
         self.key = key_of(attempt)
         self.active = 0
         self.uses = 0
+        self.connected = False
+        """Whether it is known that it had a connection."""
+        self.lost = False
+        """Whether it is known that it has none any more."""
         self.left = False
         self.secured = secured
         """By what TLS was made; None: plain text."""
+        self.peer: object = None
+        """Who is at its other end; None: it was not made by who looked."""
+        self.awaits: object = None
+        """By what TLS the one is made that comes in its place; None: none is."""
         self.stubs: dict[tuple[str, str], Any] = {}
         """What calls a method on it, by kind and path."""
         self.idle_timeout = attempt.upstream.idle_timeout
@@ -72,15 +86,6 @@ class Carrier(Generic[C]):
         """When it was used last."""
         self.until = now + self.idle_timeout
         self.dies = now + attempt.upstream.max_connection_duration
-
-    def again(self, failed: Failed) -> bool:
-        """Whether who found no connection is to try once more, on a new channel: its peer was looked at, and
-        may have another certificate by now, for which gRPC does not take it. If the channel is new, gRPC must
-        say so.
-        """
-        if failed.connected or self.secured is None:
-            return False
-        return self.uses > 1 or ANOTHER in failed.detail
 
     def stub(self, kind: str, path: str) -> Any:
         """What calls that method, with messages as bytes."""
@@ -107,16 +112,21 @@ class Pool(Generic[C]):
         close: Callable[[C], None],
         expect: Callable[[float], None],
         most_idle: int = MOST_IDLE,
+        *,
+        state: Callable[[C], int],
     ) -> None:
         """`view` is what is known now; `close` closes a channel; `expect` has somebody look after so many
-        seconds, and is called under the lock.
+        seconds, and is called under the lock; `state` is that of a channel, a number of gRPC's.
         """
+        self._state = state
         self._clock = clock
         self._view = view
         self._close = close
         self._expect = expect
         self._most_idle = most_idle
         self._open: dict[Key, Carrier[C]] = {}
+        self._leaving: set[Carrier[C]] = set()
+        """Those that were left with calls on them."""
         self._lock = threading.Lock()
         self._closed = False
         self.looks_at = math.inf
@@ -128,7 +138,7 @@ class Pool(Generic[C]):
     def __len__(self) -> int:
         return len(self._open)
 
-    def find(self, attempt: Attempt, now: float, secured: object) -> Carrier[C] | None:
+    def find(self, attempt: Attempt, now: float) -> Carrier[C] | None:
         """The channel for the attempt, which counts as in use; None: there is none (any more)."""
         # As `Key`, which takes longer to make, and is equal to it.
         key: Any = (attempt.cluster, attempt.address, attempt.head.authority, attempt.tls)
@@ -136,7 +146,7 @@ class Pool(Generic[C]):
             found = self._open.get(key)
             if found is None:
                 return None
-            if (not found.active and now > found.until) or now >= found.dies or found.secured is not secured:
+            if (not found.active and now > found.until) or now >= found.dies or self._is_lost(found):
                 closing = self._leave(found)
             else:
                 found.active += 1
@@ -148,15 +158,44 @@ class Pool(Generic[C]):
             self._close(found.channel)
         return None
 
-    def add(self, attempt: Attempt, channel: C, secured: object) -> Carrier[C]:
+    def _is_lost(self, carrier: Carrier[C]) -> bool:
+        """Whether it has no connection and does not make its first one."""
+        if not carrier.lost:
+            state = self._state(carrier.channel)
+            if state == READY:
+                carrier.connected = True
+            elif state == FAILING or carrier.connected:
+                carrier.lost = True
+        return carrier.lost
+
+    def peer_of(self, attempt: Attempt, secured: object) -> object:
+        """Who is at the other end of the channel for the attempt, if it was made by this TLS."""
+        with self._lock:
+            found = self._open.get(key_of(attempt))
+            there = found is not None and found.secured is secured and not self._is_lost(found)
+            return found.peer if there and found is not None else None
+
+    def is_lost(self, carrier: Carrier[C]) -> bool:
+        """Whether it has no connection any more."""
+        carrier.lost = carrier.lost or self._state(carrier.channel) != READY
+        return carrier.lost
+
+    def is_failing(self, carrier: Carrier[C]) -> bool:
+        """Whether no connection could be made."""
+        return self._state(carrier.channel) == FAILING
+
+    def add(
+        self, attempt: Attempt, channel: C, secured: object, *, idle: bool = False, peer: object = None
+    ) -> Carrier[C]:
         """A channel that was made for the attempt, or the one that somebody else made meanwhile. It counts as
-        in use.
+        in use, unless it is to be `idle`. `peer` is who is at its other end.
         """
         made = Carrier(channel, attempt, self._clock(), secured)
+        made.peer = peer
         closing: list[C] = []
         with self._lock:
             found = self._open.get(made.key)
-            if found is not None and found.secured is secured:
+            if found is not None and found.secured is secured and not self._is_lost(found):
                 closing.append(channel)
                 made = found
             else:
@@ -167,17 +206,30 @@ class Pool(Generic[C]):
                 else:
                     self._open[made.key] = made
                     self._soon(made.dies)
-            made.active += 1
-            made.uses += 1
-            if 0 < attempt.upstream.max_requests_per_connection <= made.uses:
-                self._leave(made)
-            idle = [one for one in self._open.values() if not one.active]
-            if len(idle) > self._most_idle:
-                idle.sort(key=lambda one: one.since)
-                closing += [one.channel for one in idle[: -self._most_idle or None] if self._leave(one)]
+            if idle:
+                if made.left:
+                    closing.append(channel)
+                else:
+                    self._soon(made.until)
+            else:
+                made.active += 1
+                made.uses += 1
+                if 0 < attempt.upstream.max_requests_per_connection <= made.uses:
+                    self._leave(made)
+            others = [one for one in self._open.values() if not one.active and one is not made]
+            if len(others) > self._most_idle:
+                others.sort(key=lambda one: one.since)
+                closing += [one.channel for one in others[: -self._most_idle or None] if self._leave(one)]
         for one in closing:
             self._close(one)
         return made
+
+    def leave(self, carrier: Carrier[C]) -> None:
+        """Nobody is to use it from now on."""
+        with self._lock:
+            closing = not carrier.left and self._leave(carrier)
+        if closing:
+            self._close(carrier.channel)
 
     def release(self, carrier: Carrier[C], *, broken: bool = False) -> None:
         """A call on it has ended; `broken`: there is no connection."""
@@ -186,6 +238,8 @@ class Pool(Generic[C]):
             if broken:
                 self._leave(carrier)
             closing = carrier.left and not carrier.active
+            if closing:
+                self._leaving.discard(carrier)
             if not carrier.active:
                 carrier.since = self._clock()
                 carrier.until = carrier.since + carrier.idle_timeout
@@ -200,6 +254,8 @@ class Pool(Generic[C]):
             carrier.left = True
             if self._open.get(carrier.key) is carrier:
                 del self._open[carrier.key]
+            if carrier.active:
+                self._leaving.add(carrier)
         return not carrier.active
 
     def _soon(self, due: float) -> None:
@@ -238,12 +294,16 @@ class Pool(Generic[C]):
         for channel in gone:
             self._close(channel)
 
-    def close(self) -> None:
-        """Closes what is idle now, and the rest when its last call ends."""
+    def close(self, *, now: bool = False) -> None:
+        """Closes what is idle now, and the rest when its last call ends; or all of it `now`, which ends the
+        calls on it.
+        """
         with self._lock:
             self._closed = True
-            idle = [one.channel for one in list(self._open.values()) if self._leave(one)]
-        for channel in idle:
+            closing = [one.channel for one in list(self._open.values()) if self._leave(one)]
+            if now:
+                closing += [one.channel for one in self._leaving]
+        for channel in closing:
             self._close(channel)
 
 

@@ -13,9 +13,8 @@ from meshlib.core.actions import Attempt
 from meshlib.core.request import Failed, ResponseHead
 from meshlib.dataplane.http.limits import Broken
 from meshlib.dataplane.http.read import Need
-from meshlib_grpc.outcome import LEFT, UNKNOWN, Ended, begun, failure, of_status, too_late
-
-Again = Callable[[Failed], bool]
+from meshlib_grpc.outcome import LEFT, UNKNOWN, Doubt, Ended, begun, failure, of_status, too_late
+from meshlib_grpc.place import Place, confirmed
 
 
 class Trying:
@@ -30,12 +29,9 @@ class Trying:
         call: Any,
         attempt: Attempt,
         clock: Callable[[], float],
-        release: Callable[[bool], None],
-        *,
-        again: Again,
+        place: Place,
     ) -> None:
-        """`release` is called once, at its end; True: there was no connection. `again`: as of a `Carrier`."""
-        self.again = again
+        """`place` is released once, at its end."""
         self.head = ResponseHead(200)
         self.ended: Ended | None = None
         """How it ended; None: it goes on."""
@@ -44,18 +40,20 @@ class Trying:
         self.call = call
         self._attempt = attempt
         self._clock = clock
-        self._release: Callable[[bool], None] | None = release
+        self._place = place
+        self._over = False
 
     def ready(self) -> bytes | Need:
         """It can't be told without waiting."""
         return Need.NOTHING if self.ended is not None else Need.DATA
 
-    def _end(self, ended: Ended) -> None:
+    def _end(self, ended: Ended, connection: Doubt | None = None) -> None:
+        """`connection`: what became of it."""
         self.ended = ended
         self.told(ended)
-        release, self._release = self._release, None
-        if release is not None:
-            release(ended.details.startswith("failed to connect"))
+        if not self._over:
+            self._over = True
+            self._place.release(broken=connection is Doubt.NOT_CONNECTED)
 
 
 class Streamed(Trying):
@@ -66,11 +64,9 @@ class Streamed(Trying):
         call: Any,
         attempt: Attempt,
         clock: Callable[[], float],
-        release: Callable[[bool], None],
-        *,
-        again: Again,
+        place: Place,
     ) -> None:
-        super().__init__(call, attempt, clock, release, again=again)
+        super().__init__(call, attempt, clock, place)
         self._first: bytes | None = None
         self._timer: threading.Timer | None = None
         one, whole = attempt.try_deadline, attempt.deadline
@@ -97,11 +93,12 @@ class Streamed(Trying):
         except StopIteration:
             self._end(_ended(self.call))
         except grpc.RpcError as error:
-            ended = _ended(error)
-            self._end(ended)
+            ended, initial = _ended(error), self.call.initial_metadata() or ()
+            connection = confirmed(ended, initial, self._place)
+            self._end(ended, connection)
             if self._cut:
                 return too_late(self._attempt, self._clock())
-            outcome = of_status(ended, self.call.initial_metadata() or (), self._attempt, self._clock)
+            outcome = of_status(ended, initial, self._attempt, self._clock, connection)
             if isinstance(outcome, Failed):
                 return outcome
             self.head = outcome
@@ -109,6 +106,7 @@ class Streamed(Trying):
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+        self._place.answered()
         self.head = begun(self.call.initial_metadata())
         return self
 
@@ -123,8 +121,9 @@ class Streamed(Trying):
             yield from self.call
         except grpc.RpcError as error:
             ended = _ended(error)
-            self._end(ended)
-            failed = failure(ended, self._attempt, self._clock, head=True)
+            connection = confirmed(ended, (), self._place)
+            self._end(ended, connection)
+            failed = failure(ended, self._attempt, self._clock, connection, head=True)
             if failed is not None:
                 raise Broken(failed) from None
             return
@@ -136,10 +135,10 @@ class Streamed(Trying):
             self.call.cancel()
             self._end(LEFT)
 
-    def _end(self, ended: Ended) -> None:
+    def _end(self, ended: Ended, connection: Doubt | None = None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        super()._end(ended)
+        super()._end(ended, connection)
 
 
 def _ended(call: Any) -> Ended:

@@ -90,7 +90,7 @@ class _Vouched:
 
 
 class Contexts:
-    """The contexts of one workload. Thread-safe: a context that two make at once is made twice."""
+    """The contexts of one workload. Thread-safe: of a context that two make at once both get the same."""
 
     def __init__(
         self,
@@ -205,10 +205,12 @@ class Contexts:
     ) -> ssl.SSLContext:
         found = self._made.get((policy, held))
         if found is None:
+            found, kept = make(), self._made
             # Those of replaced certificates go; too many go too, whatever a configuration piles up.
-            stay = {key: made for key, made in self._made.items() if key[1] is held}
-            found = make()
-            self._made = {**(stay if len(stay) < _MOST_CONTEXTS else {}), (policy, held): found}
+            for key in list(kept):
+                if key[1] is not held or len(kept) >= _MOST_CONTEXTS:
+                    kept.pop(key, None)
+            found = kept.setdefault((policy, held), found)
         return found
 
 

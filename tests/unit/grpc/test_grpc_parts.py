@@ -23,8 +23,8 @@ from meshlib_grpc.bodies import AsyncMessages, Message, Messages, framed, messag
 from meshlib_grpc.errors import FLAGS, of_failure
 from meshlib_grpc.metadata import sendable, status_of, to_metadata, to_request
 from meshlib_grpc.options import target_of
-from meshlib_grpc.outcome import Ended, failure, of_status
-from meshlib_grpc.pool import Carrier, Pool
+from meshlib_grpc.outcome import Ended, doubt_of, failure, of_status
+from meshlib_grpc.pool import READY, Carrier, Pool
 
 HEAD = RequestHead("POST", "http", "reviews:9080", "/a.B/C")
 ATTEMPT = Attempt("c", ("127.0.0.1", 1), HEAD, Upstream(), None, None)
@@ -63,30 +63,70 @@ def test_a_status_in_headers(value: bytes, number: int) -> None:
     assert status_of([(b"grpc-status", value), (b"grpc-message", b"a%20b")]) == (number, "a b")
 
 
+def ended(code: str, words: str, *trailing: tuple[str, str]) -> Ended:
+    return Ended(getattr(grpc.StatusCode, code), words, trailing)
+
+
+REFUSED = "failed to connect to all addresses; last error: UNKNOWN: x: refused"
+
+
 @pytest.mark.parametrize(
-    ("code", "words", "how"),
+    ("words", "how"),
     [
-        (
-            "UNAVAILABLE",
-            "failed to connect to all addresses; last error: UNKNOWN: x: refused",
-            Failure.CONNECT_FAILED,
-        ),
-        (
-            "UNAVAILABLE",
-            "failed to connect to all addresses; Trying to connect an http1.x server",
-            Failure.PROTOCOL,
-        ),
-        ("UNAVAILABLE", "Socket closed", Failure.RESET),
-        ("UNAVAILABLE", "GOAWAY received; Error code: 2", Failure.RESET),
-        ("UNAVAILABLE", "Received RST_STREAM with error code 7", Failure.REFUSED_STREAM),
-        ("INTERNAL", "Received RST_STREAM with error code 2", Failure.REMOTE_RESET),
+        (REFUSED, Failure.CONNECT_FAILED),
+        ("failed to connect to all addresses; Trying to connect an http1.x server", Failure.PROTOCOL),
+        ("Socket closed", Failure.RESET),
+        ("Stream removed (recvmsg:Connection reset by peer (104))", Failure.RESET),
+        ("GOAWAY received; Error code: 2", Failure.RESET),
     ],
 )
-def test_what_happened_to_the_connection(code: str, words: str, how: Failure) -> None:
-    found = of_status(Ended(getattr(grpc.StatusCode, code), words), (), ATTEMPT, lambda: 0.0)
+def test_what_happened_to_the_connection(words: str, how: Failure) -> None:
+    one = ended("UNAVAILABLE", words)
+    doubt = doubt_of(one, ())
+    found = of_status(one, (), ATTEMPT, lambda: 0.0, doubt)
     assert isinstance(found, Failed)
     assert found.how is how
     assert found.connected is (how is not Failure.CONNECT_FAILED)
+    # The connection did not confirm it.
+    assert of_status(one, (), ATTEMPT, lambda: 0.0) == ResponseHead(200, ((b"grpc-status", b"14"),))
+
+
+@pytest.mark.parametrize(
+    ("one", "initial"),
+    [
+        (ended("UNAVAILABLE", REFUSED, ("t", "1")), ()),
+        (ended("UNAVAILABLE", REFUSED), (("i", "1"),)),
+        (ended("UNAVAILABLE", "Socket closed", ("t", "1")), ()),
+        (ended("INTERNAL", "Socket closed"), ()),
+        (ended("UNAVAILABLE", "db: " + REFUSED), ()),
+        (ended("UNAVAILABLE", "db: Connection reset by peer"), ()),
+        (ended("UNAVAILABLE", "Stream removed (RST_STREAM (Received RST_STREAM with error code 7))"), ()),
+        (ended("UNAVAILABLE", "no such luck"), ()),
+    ],
+)
+def test_what_says_nothing_of_the_connection(one: Ended, initial: Any) -> None:
+    assert doubt_of(one, initial) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "number", "how"),
+    [
+        ("UNAVAILABLE", 7, Failure.REFUSED_STREAM),
+        ("INTERNAL", 2, Failure.REMOTE_RESET),
+        ("CANCELLED", 8, Failure.REMOTE_RESET),
+        ("RESOURCE_EXHAUSTED", 11, Failure.REMOTE_RESET),
+        ("INTERNAL", 7, None),
+        ("UNAVAILABLE", 2, None),
+    ],
+)
+def test_a_stream_that_was_reset(code: str, number: int, how: Failure | None) -> None:
+    words = f"Received RST_STREAM with error code {number}"
+    for said in (words, f"Stream removed (RST_STREAM ({words}))"):
+        found = failure(ended(code, said), ATTEMPT, lambda: 0.0)
+        assert (None if found is None else found.how) is how
+    others = (ended(code, words, ("t", "1")), ended(code, f"db: {words}"), ended(code, f"{words}, he said"))
+    assert [failure(one, ATTEMPT, lambda: 0.0) for one in others] == [None] * 3
+    assert failure(ended(code, words), ATTEMPT, lambda: 0.0, plain=False) is None
 
 
 @pytest.mark.parametrize("code", [one for one in grpc.StatusCode if one is not grpc.StatusCode.OK])
@@ -97,8 +137,12 @@ def test_a_servers_own_status_is_a_response(code: grpc.StatusCode) -> None:
 
 
 def test_a_response_that_is_not_grpcs_is_its_http_status() -> None:
-    ended = Ended(grpc.StatusCode.UNAVAILABLE, "Received http2 header with status: 503")
-    assert of_status(ended, (), ATTEMPT, lambda: 0.0) == ResponseHead(503)
+    words = "Received http2 header with status: "
+    assert of_status(ended("UNAVAILABLE", words + "503"), (), ATTEMPT, lambda: 0.0) == ResponseHead(503)
+    for one in (ended("UNAVAILABLE", words + "403"), ended("UNAVAILABLE", words + "503", ("t", "1"))):
+        found = of_status(one, (), ATTEMPT, lambda: 0.0)
+        assert isinstance(found, ResponseHead)
+        assert found.status == 200
 
 
 @pytest.mark.parametrize(
@@ -249,13 +293,19 @@ class Closing:
         self.now = 0.0
         self.closed: list[str] = []
         self.expected: list[float] = []
+        self.states: dict[str, int] = {}
         self.view = fake_mesh([1, 2]).view
         self.pool: Pool[str] = Pool(
-            lambda: self.now, lambda: self.view, self.closed.append, self.expected.append, most_idle
+            lambda: self.now,
+            lambda: self.view,
+            self.closed.append,
+            self.expected.append,
+            most_idle,
+            state=lambda name: self.states.get(name, READY),
         )
 
     def taken(self, name: str, attempt: Attempt = ATTEMPT, secured: object = None) -> Carrier[str]:
-        return self.pool.find(attempt, self.now, secured) or self.pool.add(attempt, name, secured)
+        return self.pool.find(attempt, self.now) or self.pool.add(attempt, name, secured)
 
     def used(self, name: str, attempt: Attempt = ATTEMPT, secured: object = None) -> str:
         found = self.taken(name, attempt, secured)
@@ -289,7 +339,7 @@ def test_a_channel_is_used_again() -> None:
 def test_a_channel_that_is_in_use_is_closed_after_its_last_call() -> None:
     one = Closing()
     found = one.pool.add(ATTEMPT, "a", None)
-    again = one.pool.find(ATTEMPT, 0.0, None)
+    again = one.pool.find(ATTEMPT, 0.0)
     assert again is found
     one.pool.release(found, broken=True)
     assert (len(one.pool), one.closed) == (0, [])
@@ -312,10 +362,45 @@ def test_what_ends_a_channel() -> None:
     one.used("a", old)
     one.now = 5.0
     assert one.used("b", old) == "b"
+
+
+def test_one_that_was_made_with_an_older_certificate_serves_until_there_is_another() -> None:
     one = Closing()
     one.used("a", secured="first")
-    assert one.used("b", secured="second") == "b"
+    held = one.taken("b", secured="second")
+    assert (held.channel, one.closed) == ("a", [])
+    assert one.pool.add(ATTEMPT, "b", "second", idle=True).active == 0
+    assert (one.used("c"), one.closed) == ("b", [])
+    one.pool.release(held)
     assert one.closed == ["a"]
+    one.pool.leave(one.taken("c"))
+    assert (one.used("d"), one.closed) == ("d", ["a"])
+
+
+def test_a_channel_is_one_connection() -> None:
+    idle, connecting, failing = 0, 1, 3
+    one = Closing()
+    one.states["a"] = connecting
+    assert one.used("a") == one.used("b") == "a"
+    one.states["a"] = READY
+    assert one.used("b") == "a"
+    for number, state in enumerate((idle, connecting, failing)):
+        one.states[str(number)] = READY
+        one.used("x")
+        one.states["a" if number == 0 else str(number - 1)] = state
+        assert one.used(str(number)) == str(number)
+    one = Closing()
+    one.states["a"] = failing
+    one.used("a")
+    assert (one.used("b"), one.closed) == ("b", ["a"])
+
+
+def test_all_channels_may_be_closed_at_once() -> None:
+    one = Closing()
+    one.taken("worn", to(1, max_requests_per_connection=1))
+    one.taken("used", to(2))
+    one.pool.close(now=True)
+    assert sorted(one.closed) == ["used", "worn"]
 
 
 def test_channels_end_when_they_are_due_though_nobody_calls() -> None:
