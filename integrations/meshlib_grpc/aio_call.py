@@ -1,6 +1,7 @@
 """A call for tasks, of each of the four kinds. It begins at once, in a task of its own."""
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator, Callable, Generator
 from typing import Any
 
@@ -52,7 +53,13 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
         self._until: float | None = None
         if request.patience is not None:
             self._until = asyncio.get_running_loop().time() + request.patience
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        sender.calls.add(self)
+        # A stream that the application drops is ended: its task must not keep it.
+        found = weakref.ref(self) if self._may_be_dropped else lambda: self
+        work = _run(found, sender, request, hands)
+        self._task = asyncio.get_running_loop().create_task(work, name="meshlib-grpc-call")
+
+    _may_be_dropped = False
 
     def _streams(self) -> bool:
         return True
@@ -61,27 +68,10 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
         if hasattr(self, "_task") and not self._is_over:
             self.cancel()
 
-    async def _run(self) -> None:
-        """Until it is decided which try counts; of a call with one response, to its end."""
-        try:
-            try:
-                answer = self._answer = await self._sender.send(self._request, self._hands)
-            except FlightFailed as error:
-                raise of_failure(error) from None
-            except ControlError as error:
-                raise of_control(error) from error
-            await self._answered(answer)
-        except Status as error:
-            self._fail(error)
-        except asyncio.CancelledError:
-            self._cancelled = True
-            self._fail(Status(CANCELLED, details=LEFT.details))
-            raise
-        except BaseException as error:
-            self._fail(Status(UNKNOWN, details=repr(error)))
-            raise
-
     async def _answered(self, answer: Answer) -> None:
+        self._answer = answer
+        if isinstance(self._body, AsyncMessages):
+            self._body.once()
         if answer.own or self._hands.last is None:
             raise said(answer, None).status()
         body, last = answer.body, self._hands.last
@@ -105,8 +95,7 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
             self._fail(how.status())
 
     def _tell(self) -> None:
-        if isinstance(self._body, AsyncMessages):
-            self._body.end()
+        self._body.drop()
         if not self._is_over:
             self._is_over = True
             if self._over is not None:
@@ -114,6 +103,11 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
             callbacks, self._callbacks = self._callbacks, []
             for call in callbacks:
                 call(self)
+
+    async def ended(self) -> None:
+        """Waits for the end, and for its task."""
+        await self._ended()
+        await asyncio.wait({self._task})
 
     async def _ended(self) -> None:
         if not self._is_over:
@@ -225,6 +219,41 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
             self._callbacks.append(callback)
 
 
+async def _run(
+    found: Callable[[], _Call | None], sender: AsyncSender, request: exchange.Request, hands: AsyncHands
+) -> None:
+    """Until it is decided which try counts; of a call with one response, to its end. `found` gives the call;
+    None: the application has dropped it.
+    """
+    error: Status
+    try:
+        try:
+            answer = await sender.send(request, hands)
+        except FlightFailed as raised:
+            raise of_failure(raised) from None
+        except ControlError as raised:
+            raise of_control(raised) from raised
+        call = found()
+        if call is not None:
+            await call._answered(answer)  # noqa: SLF001 - its other half
+        elif isinstance(answer.body, AsyncBody):
+            answer.body.close()
+        return
+    except Status as raised:
+        error = raised
+    except asyncio.CancelledError:
+        if (call := found()) is not None:
+            call._cancelled = True  # noqa: SLF001
+            call._fail(Status(CANCELLED, details=LEFT.details))  # noqa: SLF001
+        raise
+    except BaseException as raised:
+        if (call := found()) is not None:
+            call._fail(Status(UNKNOWN, details=repr(raised)))  # noqa: SLF001
+        raise
+    if (call := found()) is not None:
+        call._fail(error)  # noqa: SLF001
+
+
 class _Single(_Call):
     """With one response."""
 
@@ -327,6 +356,8 @@ class StreamUnaryCall(_Writing, _Single, grpc.aio.StreamUnaryCall):  # type: ign
 
 class _Reading(_Call):
     """With a stream of responses."""
+
+    _may_be_dropped = True
 
     async def read(self) -> Any:
         """The next response; `grpc.aio.EOF`: there is none. Status."""

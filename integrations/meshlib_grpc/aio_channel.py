@@ -37,6 +37,7 @@ class _Method(Method[AsyncSender]):
         credentials: Any,
         compression: Any,
     ) -> Any:
+        self._sender.refuse()
         body = Message(serialized(request, self._serialize))
         asked = self._target.request(self._path, body, metadata, timeout)
         wishes = wishes_of(credentials, compression)
@@ -51,6 +52,7 @@ class _Method(Method[AsyncSender]):
         credentials: Any,
         compression: Any,
     ) -> Any:
+        self._sender.refuse()
         body = AsyncMessages(None if requests is None else each_of(requests, self._serialize))
         asked = self._target.request(self._path, body, metadata, timeout)
         wishes = wishes_of(credentials, compression)
@@ -217,8 +219,8 @@ class AsyncChannel(grpc.aio.Channel):  # type: ignore[misc]
         await self._sender.mesh.aprepare(self._target.name)
 
     async def close(self, grace: float | None = None) -> None:
-        """Closes the connections; the mesh stays."""
-        await self._sender.aclose()
+        """Ends the calls, after `grace` seconds, and the connections; the mesh stays."""
+        await self._sender.aclose(grace)
 
     async def __aenter__(self) -> "AsyncChannel":
         return self

@@ -1,7 +1,10 @@
 """What sends calls for tasks: meshlib's sender over gRPC's channels, and what a flow acts with."""
 
 import asyncio
-from typing import cast
+import weakref
+from typing import Any, cast
+
+import grpc
 
 from meshlib.core.actions import Attempt, Mirror
 from meshlib.core.request import Failed
@@ -22,6 +25,14 @@ class AsyncSender(exchange.AsyncSender):
     def __init__(self, mesh: Mesh | exchange.FindMesh, options: Options) -> None:
         super().__init__(mesh)
         self._options = options
+        self.calls: weakref.WeakSet[Any] = weakref.WeakSet()
+        """Those that may go on (`aio_call`)."""
+        self._closed = False
+
+    def refuse(self) -> None:
+        """UsageError: the channel is closed."""
+        if self._closed:
+            raise grpc.aio.UsageError("Channel is closed.")  # gRPC's words
 
     def channels(self) -> Connections:
         """Those of the running loop."""
@@ -35,8 +46,17 @@ class AsyncSender(exchange.AsyncSender):
         mesh.told_to(made)
         return made
 
-    async def aclose(self) -> None:
-        """Closes the connections; the mesh stays."""
+    async def aclose(self, grace: float | None = None) -> None:
+        """Ends the calls, after `grace` seconds, and the connections; the mesh stays."""
+        self._closed = True
+        going = {asyncio.ensure_future(call.ended()): call for call in self.calls if not call.done()}
+        if going and grace:
+            await asyncio.wait(going, timeout=grace)
+        for ending, call in going.items():
+            if not ending.done():
+                call.cancel()
+        if going:
+            await asyncio.wait(going)
         made = cast(Connections | None, self._connections)
         await super().aclose()
         if made is not None:
@@ -64,6 +84,9 @@ class AsyncHands:
     async def send(self, attempt: Attempt) -> Unary | AsyncStreamed | Failed:
         """One try."""
         made = await self._make(attempt)
+        body = self._body
+        if isinstance(body, AsyncMessages) and (isinstance(made, Failed) or made.ended is not None):
+            body.hold()
         if not isinstance(made, Failed):
             self.last = made
         return made

@@ -11,7 +11,7 @@ from meshlib.dataplane.drive import Answer
 from meshlib.dataplane.exchange import Request
 from meshlib.dataplane.http.limits import NO_TIMEOUTS
 from meshlib_grpc.errors import FLAGS, Status
-from meshlib_grpc.metadata import Metadata, status_of, to_metadata, to_request
+from meshlib_grpc.metadata import Metadata, Metadatum, status_of, to_metadata, to_request
 from meshlib_grpc.outcome import CODES, OK, Ended
 
 Serialize = Any
@@ -101,7 +101,7 @@ def said(answer: Answer, ended: Ended | None) -> Said:
         number, words = status_of(headers)
         if number is None:
             number = _HTTP.get(answer.status, _UNKNOWN)
-        trailing = (*to_metadata(headers), (FLAGS, facts.flag))
+        trailing = (*to_metadata(headers), Metadatum(FLAGS, facts.flag))
         code = CODES.get(number, grpc.StatusCode.UNKNOWN)
         return Said(code, words or facts.detail, (), trailing, facts)
     if ended.code is OK:

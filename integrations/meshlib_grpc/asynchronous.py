@@ -329,8 +329,9 @@ class Connections:
         self._pool.close()
 
     async def closed(self) -> None:
-        """Waits until those are closed that are being closed."""
-        await asyncio.gather(*self._closing, return_exceptions=True)
+        """Ends what goes on, and waits until it has ended."""
+        self._pool.close(now=True)
+        await asyncio.gather(*self._looks.close(), *self._closing, return_exceptions=True)
 
 
 def _state(channel: grpc.aio.Channel) -> int:

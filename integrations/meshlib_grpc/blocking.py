@@ -123,7 +123,7 @@ class Connections:
         except BaseException:
             self._pool.release(carrier)
             raise
-        return Streamed(call, attempt, self.clock, Taken(self._pool, carrier))
+        return Streamed(call, attempt, self.clock, Taken(self._pool, carrier), body)
 
     def _carrier(self, attempt: Attempt) -> Carrier[grpc.Channel] | Failed:
         """A channel for the attempt, which may be used."""
@@ -219,6 +219,10 @@ class Connections:
         self._channels.closed = True
         caretaker.forget(self)
         self._pool.close()
+
+    def end(self) -> None:
+        """Closes all, and ends the calls."""
+        self._pool.close(now=True)
 
     def abandon(self) -> None:
         """In the child of a fork: gRPC knows itself what to do with its own."""

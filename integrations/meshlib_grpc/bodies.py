@@ -1,12 +1,17 @@
 """The messages of a request, as a body that can be sent again.
 
 A body is framed as on the wire (gRPC over HTTP/2, Length-Prefixed-Message), so that a mirror's copy can be
-read back.
+read back. Rules for a stream of messages:
+
+- They are kept up to a limit, for as long as they may be sent again: not where no retry is possible, not when
+  the response was handed out, and none when the call has ended.
+- What comes between two tries is kept for the next, whatever the limit: nobody has taken it.
 """
 
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from typing import Any
 
 from meshlib.dataplane.body import RequestBody
 
@@ -34,6 +39,7 @@ class Message(RequestBody):
 
     def __init__(self, message: bytes) -> None:
         self.message = message
+        self._size = len(message) + _PREFIX
 
     def replayable(self) -> bool:
         """Always."""
@@ -46,7 +52,11 @@ class Message(RequestBody):
     @property
     def size(self) -> int:
         """Its bytes."""
-        return len(self.message) + _PREFIX
+        return self._size
+
+    def drop(self) -> None:
+        """Nobody wants it any more."""
+        self.message = b""
 
     def when_known(self, tell: Callable[[bytes | None], None]) -> None:
         """At once."""
@@ -56,7 +66,7 @@ class Message(RequestBody):
 class _Fed(RequestBody):
     """Messages that come one by one, and are kept for as long as they are not too long."""
 
-    __slots__ = ("_base", "_bytes", "_done", "_error", "_kept_messages", "_taken")
+    __slots__ = ("_again", "_base", "_bytes", "_done", "_error", "_held", "_kept_messages", "_taken")
 
     def __init__(self) -> None:
         super().__init__(b"")
@@ -68,6 +78,26 @@ class _Fed(RequestBody):
         """The number of the next that no try has taken."""
         self._done = False
         self._error: BaseException | None = None
+        self._again = True
+        """Whether it may have to be sent again."""
+        self._held = False
+        """Whether no try takes any."""
+
+    def once(self) -> None:
+        """Nothing need be kept that a try has taken."""
+        self._again = False
+        self._trim()
+
+    def hold(self) -> None:
+        """A try has ended, and another may begin."""
+        self._held = True
+
+    def drop(self) -> None:
+        """The call has ended."""
+        self._done = True
+        self._tell(None)
+        self._base += len(self._kept_messages)
+        self._kept_messages.clear()
 
     def replayable(self) -> bool:
         """Whether all are kept that there were."""
@@ -94,23 +124,31 @@ class _Fed(RequestBody):
     def _add(self, message: bytes) -> None:
         self._kept_messages.append(message)
         self._bytes += len(message) + _PREFIX
-        if self._bytes > self.limit:
-            # What was taken goes; what was not is still to be sent for the first time.
-            gone = max(0, self._taken - self._base)
-            del self._kept_messages[:gone]
-            self._base += gone
-            if gone:
-                self._tell(None)
+        self._trim()
+
+    def _trim(self) -> None:
+        """What was taken goes, if it need not be kept; what was not is still to be sent."""
+        needed = self._again or self._told  # a mirror waits for the whole
+        if self._held or (needed and self._bytes <= self.limit):
+            return
+        gone = max(0, self._taken - self._base)
+        del self._kept_messages[:gone]
+        self._base += gone
+        if gone:
+            self._tell(None)
 
     def _finish(self, error: BaseException | None) -> None:
         self._done, self._error = True, error
-        whole = None if error is not None or self._base else b"".join(map(framed, self._kept_messages))
-        self._tell(whole)
+        if self._told:
+            lost = error is not None or self._base
+            self._tell(None if lost else b"".join(map(framed, self._kept_messages)))
 
     def _get(self, number: int) -> bytes | None:
         """The message of that number; None: it is not here yet."""
         at = number - self._base
         if at < 0:
+            if self._done:  # and dropped
+                return None
             raise RuntimeError("the messages can't be sent again")
         if at >= len(self._kept_messages):
             return None
@@ -123,11 +161,15 @@ class Messages(_Fed):
     begins: what it is given then is for both.
     """
 
-    __slots__ = ("_changed", "_feed", "_pulled")
+    __slots__ = ("_changed", "_feed", "_pulled", "_serialize", "unserialized")
 
-    def __init__(self, source: Iterable[bytes]) -> None:
+    def __init__(self, source: Iterable[Any], serialize: Callable[[Any], bytes] | None = None) -> None:
+        """`serialize` makes bytes of what the source gives; None: it is bytes."""
         super().__init__()
         self._feed = iter(source)
+        self._serialize = serialize
+        self.unserialized = False
+        """Whether one could not be made bytes."""
         self._changed = threading.Condition()
         self._pulled = False
         """Whether a thread stands in the iterator."""
@@ -135,6 +177,7 @@ class Messages(_Fed):
     def each(self) -> Iterator[bytes]:
         """The messages from the first, for one try."""
         number = 0
+        self._held = False
         while True:
             with self._changed:
                 while (message := self._get(number)) is None:
@@ -155,17 +198,38 @@ class Messages(_Fed):
     def _pull(self) -> None:
         message, error, done = b"", None, False
         try:
-            message = next(self._feed)
+            given = next(self._feed)
         except StopIteration:
             done = True
         except BaseException as raised:  # noqa: BLE001 - raised by `each`
             done, error = True, raised
+        else:
+            try:
+                message = given if self._serialize is None else self._serialize(given)
+            except Exception as raised:  # noqa: BLE001 - raised by `each`
+                done, error, self.unserialized = True, raised, True
         with self._changed:
             self._pulled = False
             if done:
                 self._finish(error)
             else:
                 self._add(message)
+            self._changed.notify_all()
+
+    def once(self) -> None:
+        """As of `_Fed`."""
+        with self._changed:
+            super().once()
+
+    def hold(self) -> None:
+        """As of `_Fed`."""
+        with self._changed:
+            super().hold()
+
+    def drop(self) -> None:
+        """As of `_Fed`."""
+        with self._changed:
+            super().drop()
             self._changed.notify_all()
 
 
@@ -194,6 +258,7 @@ class AsyncMessages(_Fed):
     async def each(self) -> AsyncGenerator[bytes, None]:
         """The messages from the first, for one try."""
         number = 0
+        self._held = False
         while True:
             message = self._get(number)
             if message is not None:
@@ -242,6 +307,11 @@ class AsyncMessages(_Fed):
         if not self._done:
             self._finish(None)
         self._notify()
+
+    def drop(self) -> None:
+        """As of `_Fed`."""
+        self.end()
+        super().drop()
 
     async def _change(self) -> None:
         if self._changed is None:

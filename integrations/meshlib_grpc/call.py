@@ -1,10 +1,16 @@
 """A call that goes on for a while, for threads: a `grpc.Call`, a `grpc.Future` and an iterator of responses.
 
 Its first try begins with it; what follows (whether it is tried again, and the responses) is done by whoever
-waits for it. A call that nobody waits for holds its place until it is cancelled or collected.
+waits for it. A call that nobody waits for holds its place until it is cancelled or collected. Rules:
+
+- To begin a call waits for nothing: what has to be waited for (what is known of the target, a connection) is
+  waited for on a thread of its own.
+- Who asks for the metadata waits for nobody who reads messages; who wants to be told of the end waits for
+  nothing.
 """
 
 import contextlib
+import contextvars
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +27,7 @@ from meshlib_grpc.bodies import Message, Messages
 from meshlib_grpc.errors import Status, of_control, of_failure
 from meshlib_grpc.hands import Gone, StreamHands
 from meshlib_grpc.metadata import status_headers, to_metadata
-from meshlib_grpc.outcome import CANCELLED, LEFT, OK, Ended
+from meshlib_grpc.outcome import CANCELLED, CLOSED, LEFT, OK, UNKNOWN, Ended
 from meshlib_grpc.sender import Sender
 from meshlib_grpc.unary import Wishes
 
@@ -47,23 +53,54 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
         self._deserialize = deserialize
         self._single = single
         self._hands = StreamHands(sender, request, body, wishes)
-        self._lock = threading.RLock()
+        self._body = body
+        self._deciding = threading.RLock()
+        """Of who finds out which try counts."""
+        self._reading = threading.RLock()
+        """Of who reads."""
+        self._telling = threading.Lock()
+        """For a moment, of what is to be told at the end."""
         self._ended = threading.Event()
         self._callbacks: list[Callable[[], Any]] = []
         self._flow: Flow | None = None
+        self._found: threading.Event | None = None
+        """Is set when it is known what to do with the call; None: that was known at once."""
+        self._raised: BaseException | None = None
+        self._why = LEFT
+        """As what it ends if it is given up."""
         self._answer: Answer | None = None
         self._messages: Any = None
         self._how: Said | None = None
         self._error: Status | None = None
         self._response: Any = None
         undertaker.expect(sender)
+        sender.calls.add(self)
         clock = sender.mesh.clock
         self._until = None if request.patience is None else clock() + request.patience
+        view = sender.mesh.known(request.name)
+        if view is not None:
+            self._flow = self._hands.begin_first(request.flow(sender.mesh, view))
+            return
+        self._found = threading.Event()
+        begin = contextvars.copy_context().run
+        threading.Thread(
+            target=begin, args=(self._begin, self._found), name="meshlib-grpc-begin", daemon=True
+        ).start()
+
+    def _begin(self, found: threading.Event) -> None:
+        """Finds out what to do with it, and begins."""
+        sender, request = self._sender, self._request
         try:
             flow = request.flow(sender.mesh, sender.mesh.prepare(request.name))
             self._flow = self._hands.begin_first(flow)
         except ControlError as error:
             self._fail(of_control(error))
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            self._raised = error
+        found.set()
+        if self._hands.cancelled:
+            with self._deciding:
+                self._leave()
 
     def __del__(self) -> None:
         # Wherever that is noticed: it may be under the lock of the pool.
@@ -77,7 +114,15 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
 
     def _settle(self, *, metadata: bool = False) -> None:
         """Waits until it is decided which try counts."""
-        with self._lock:
+        with self._deciding:
+            if self._found is not None:
+                self._found.wait()
+                raised, self._raised = self._raised, None
+                if self._hands.cancelled:
+                    self._fail(Status(CANCELLED, details=self._why.details))
+                elif raised is not None:
+                    self._fail(Status(UNKNOWN, details=repr(raised)))
+                    raise raised
             flow = self._flow
             if flow is None:
                 return
@@ -90,10 +135,10 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
                 self._fail(of_failure(error))
                 return
             except Gone:
-                self._fail(Status(CANCELLED, details=LEFT.details))
+                self._fail(Status(CANCELLED, details=self._why.details))
                 return
             except BaseException:
-                self._fail(Status(CANCELLED, details=LEFT.details))
+                self._fail(Status(CANCELLED, details=self._why.details))
                 raise
             self._answer = answer
             body = answer.body
@@ -106,12 +151,13 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
                 streamed.told = lambda ended: watched.trailed(status_headers(ended.code.value[0]))
                 if streamed.ended is not None:
                     streamed.told(streamed.ended)
+            self._body.once()
             self._messages = iter(body)
 
     def _next(self) -> bytes:
         """The next message. StopIteration: there is none, and the call has ended."""
-        self._settle()
-        with self._lock:
+        with self._reading:
+            self._settle()
             if self._messages is None:
                 raise StopIteration
             try:
@@ -119,7 +165,7 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
             except StopIteration:
                 streamed, answer = self._hands.current, self._answer
                 assert streamed is not None and answer is not None  # noqa: S101, PT018 - there were messages
-                ended = streamed.ended or LEFT
+                ended = streamed.ended or self._why
                 self._messages = None
                 self._finish(said(answer, ended))
                 raise
@@ -163,8 +209,12 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
 
     def start(self) -> "Call":
         """Lets a thread of its own wait for the one response."""
-        threading.Thread(target=self._complete, name="meshlib-grpc-call", daemon=True).start()
+        threading.Thread(target=self._complete_alone, name="meshlib-grpc-call", daemon=True).start()
         return self
+
+    def _complete_alone(self) -> None:
+        with contextlib.suppress(Exception):  # it is the call's error, too
+            self._complete()
 
     def completed(self) -> "Call":
         """Waits for the one response."""
@@ -198,9 +248,10 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
         self._tell()
 
     def _tell(self) -> None:
-        with self._lock:
+        with self._telling:
             self._ended.set()
             callbacks, self._callbacks = self._callbacks, []
+        self._body.drop()
         for call in callbacks:
             call()
 
@@ -265,27 +316,46 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
         """Ends it."""
         if self._ended.is_set():
             return False
-        hands = self._hands
-        hands.cancel()
-        if self._lock.acquire(blocking=False):  # else somebody waits, who notices
+        self._hands.cancel()
+        if self._found is not None:
+            self._found.set()  # nobody is to wait for that any more
+        if self._reading.acquire(blocking=False):  # else somebody reads, who notices
             try:
-                flow, self._flow = self._flow, None
-                if flow is not None:
-                    flow.close()
-                hands.close()
-                if self._answer is not None and isinstance(self._answer.body, Body):
-                    self._answer.body.close()
-                self._messages = None
-                if self._error is None:
-                    self._error = Status(CANCELLED, details=LEFT.details)
-                self._tell()
+                if self._deciding.acquire(blocking=False):  # else somebody waits, who notices
+                    try:
+                        self._give_up()
+                    finally:
+                        self._deciding.release()
             finally:
-                self._lock.release()
+                self._reading.release()
         return True
+
+    def _give_up(self) -> None:
+        """Nobody waits for it."""
+        self._leave()
+        if self._answer is not None and isinstance(self._answer.body, Body):
+            self._answer.body.close()
+        self._messages = None
+        if self._error is None:
+            self._error = Status(CANCELLED, details=self._why.details)
+        self._tell()
+
+    def _leave(self) -> None:
+        """Ends what was begun, before somebody has waited for it."""
+        flow, self._flow = self._flow, None
+        if flow is not None:
+            flow.close()
+        self._hands.close()
+
+    def end(self) -> None:
+        """The channel is closed."""
+        if not self._ended.is_set():
+            self._why = CLOSED
+            self.cancel()
 
     def cancelled(self) -> bool:
         """Whether the application ended it."""
-        return self._hands.cancelled
+        return self._hands.cancelled and self._why is LEFT
 
     def running(self) -> bool:
         """Whether it goes on."""
@@ -317,7 +387,7 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
 
     def add_callback(self, callback: Any) -> bool:
         """Calls it at the end; False: that was already."""
-        with self._lock:
+        with self._telling:
             if self._ended.is_set():
                 return False
             self._callbacks.append(callback)

@@ -21,6 +21,7 @@ from meshlib import errors
 from meshlib.core.actions import Facts
 from meshlib.dataplane.drive import FlightFailed
 from meshlib.dataplane.flights import flight_of, kind_of, words_of
+from meshlib_grpc.metadata import Metadatum
 from meshlib_grpc.over import Over
 
 FLAGS = "x-envoy-response-flags"
@@ -77,7 +78,7 @@ class _Lost(Status, errors.RequestError):
         errors.RequestError.__init__(self, message, flight)
         words = Exception.__str__(self)
         code = getattr(grpc.StatusCode, self.grpc_code)
-        Status.__init__(self, code, (), ((FLAGS, facts.flag),), words, facts)
+        Status.__init__(self, code, (), (Metadatum(FLAGS, facts.flag),), words, facts)
 
 
 class ConnectFailed(_Lost, errors.ConnectFailed):

@@ -1,7 +1,9 @@
 """What the flow of a call acts with, for threads: it makes tries and waits for them."""
 
+import contextlib
 import threading
 from collections.abc import Generator
+from concurrent.futures import CancelledError, Future, InvalidStateError
 
 from meshlib.core.actions import Action, Attempt, Event, Flow, Mirror
 from meshlib.core.request import Failed
@@ -11,7 +13,9 @@ from meshlib.dataplane.http.cut import Cut
 from meshlib.dataplane.http.limits import Broken
 from meshlib.dataplane.telemetry.outbound import introduced
 from meshlib_grpc.bodies import Message, Messages
+from meshlib_grpc.errors import Status
 from meshlib_grpc.hedged import Hedged
+from meshlib_grpc.outcome import CLOSED
 from meshlib_grpc.sender import Sender
 from meshlib_grpc.streamed import Streamed
 from meshlib_grpc.unary import Unary, Wishes
@@ -31,7 +35,7 @@ class UnaryHands:
         """What came last."""
 
     def send(self, attempt: Attempt) -> Unary | Failed:
-        """One try."""
+        """One try. Status: the channel was closed."""
         made = self._make(attempt)
         if not isinstance(made, Failed):
             self.last = made
@@ -41,7 +45,10 @@ class UnaryHands:
         sender = self._sender
         if attempt.tls is not None:
             attempt = introduced(attempt, attempt.tls, sender.mesh.telemetry)
-        return sender.channels().unary(attempt, self._message, self._wishes, cut)
+        made = sender.channels().unary(attempt, self._message, self._wishes, cut)
+        if sender.closed and (isinstance(made, Failed) or made.call is None):
+            raise Status(CLOSED.code, details=CLOSED.details)
+        return made
 
     def _came(self, response: Unary) -> None:
         self.last = response
@@ -72,6 +79,8 @@ class StreamHands:
         self._body = body
         self._wishes = wishes
         self._first: Streamed | Failed | None = None
+        self._later: Future[Streamed | Failed] | None = None
+        """The first try, where it had to wait."""
         self._flying: set[Streamed] = set()
         """What was begun and is not over."""
         self.current: Streamed | None = None
@@ -82,10 +91,15 @@ class StreamHands:
 
     def begin(self, attempt: Attempt) -> Streamed | Failed:
         """One try, which nobody waits for yet."""
-        sender = self._sender
-        if attempt.tls is not None:
-            attempt = introduced(attempt, attempt.tls, sender.mesh.telemetry)
-        made = sender.channels().begin(attempt, self._body, self._wishes)
+        made = self._sender.channels().begin(self._introduced(attempt), self._body, self._wishes)
+        return self._begun(made)
+
+    def _introduced(self, attempt: Attempt) -> Attempt:
+        if attempt.tls is None:
+            return attempt
+        return introduced(attempt, attempt.tls, self._sender.mesh.telemetry)
+
+    def _begun(self, made: Streamed | Failed) -> Streamed | Failed:
         if isinstance(made, Streamed):
             self._flying.add(made)
             if self.cancelled:
@@ -93,23 +107,56 @@ class StreamHands:
         return made
 
     def begin_first(self, flow: Flow) -> Flow:
-        """The first try, if nothing is before it; and what follows."""
+        """The first try, if nothing is before it; and what follows. Does not wait."""
         action = flow.send(None)
         while isinstance(action, Mirror):
             self.mirror(action)
             action = flow.send(None)
         if isinstance(action, Attempt):
             try:
-                self._first = self.begin(action)
+                asked = (self._introduced(action), self._body, self._wishes)
+                made = self._sender.channels().begin_now(*asked)
             except BaseException:
                 flow.close()
                 raise
+            if made is None:
+                self._begin_later(action)
+            else:
+                self._first = self._begun(made)
         return _resumed(flow, action)
+
+    def _begin_later(self, attempt: Attempt) -> None:
+        """On a thread of its own: a channel has to be made."""
+        later = self._later = Future()
+
+        def run() -> None:
+            made: Streamed | Failed | None = None
+            try:
+                made = self.begin(attempt)
+                later.set_result(made)
+            except InvalidStateError:  # the call was given up
+                if isinstance(made, Streamed):
+                    self._end(made)
+            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+                with contextlib.suppress(InvalidStateError):
+                    later.set_exception(error)
+
+        threading.Thread(target=run, name="meshlib-grpc-begin", daemon=True).start()
 
     def send(self, attempt: Attempt) -> Streamed | Failed:
         """One try. Gone."""
         first, self._first = self._first, None
+        later = self._later
+        if later is not None:
+            try:
+                first = later.result()
+            except CancelledError:
+                raise Gone from None
+            finally:
+                self._later = None
         made = self._make(attempt, None, first)
+        if isinstance(self._body, Messages) and (isinstance(made, Failed) or made.ended is not None):
+            self._body.hold()
         if not isinstance(made, Failed):
             self.current = made
         return made
@@ -151,11 +198,22 @@ class StreamHands:
     def cancel(self) -> None:
         """Ends it; who waits for it has to close it."""
         self._cancelled.set()
+        later = self._later
+        if later is not None:
+            later.cancel()
         for made in tuple(self._flying):
             made.call.cancel()
 
+    def delivered(self) -> None:
+        """The application has the response."""
+        self._body.once()
+
     def close(self) -> None:
         """Ends what goes on."""
+        later = self._later
+        if later is not None:
+            later.cancel()
+        self._body.drop()
         for made in tuple(self._flying):
             made.close()
 

@@ -128,7 +128,7 @@ class _Tries:
         request = message_of(body.message) if isinstance(body, Message) else map(message_of, body.each())
         call = wishes.continuation(told, request)
         wrapped = _Single(call) if wishes.single else _Many(call)
-        return Streamed(wrapped, attempt, self._clock, ELSEWHERE)
+        return Streamed(wrapped, attempt, self._clock, ELSEWHERE, body)
 
     def send(
         self,
@@ -139,6 +139,12 @@ class _Tries:
     ) -> Any:
         """No copies are sent."""
         raise NotImplementedError
+
+    def begin_now(
+        self, attempt: Attempt, body: Message | Messages, wishes: Wishes | Onward
+    ) -> Streamed | Failed:
+        """As `begin`, which waits for nothing."""
+        return self.begin(attempt, body, wishes)
 
     def close(self) -> None:
         """The channel is the application's."""

@@ -10,12 +10,20 @@ Rules (gRPC over HTTP/2):
 import base64
 import binascii
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from meshlib.core.request import Header
 
-Metadata = tuple[tuple[str, str | bytes], ...]
+
+class Metadatum(NamedTuple):
+    """As gRPC gives one."""
+
+    key: str
+    value: str | bytes
+
+
+Metadata = tuple[Metadatum, ...]
 
 TYPE = (b"content-type", b"application/grpc")
 _ALWAYS = [(b"te", b"trailers"), TYPE]
@@ -75,7 +83,7 @@ def _key_of(name: bytes) -> str:
 def to_metadata(headers: Iterable[Header]) -> Metadata:
     """What an application is given of a response's headers."""
     return tuple(
-        (
+        Metadatum(
             name.decode("latin-1").lower(),
             bytes_of(value) if name.endswith(b"-bin") else value.decode("latin-1"),
         )

@@ -27,14 +27,14 @@ class _Method(Method[Sender]):
     def begin(
         self, body: Message | Messages, timeout: float | None, metadata: Any, wishes: Wishes, *, single: bool
     ) -> Call:
-        """The call, which begins."""
+        """The call, which begins. ValueError: the channel is closed."""
+        self._sender.refuse()
         asked = self._target.request(self._path, body, metadata, timeout)
         return Call(self._sender, asked, body, wishes, self._deserialize, single=single)
 
     def messages(self, requests: Any) -> Messages:
         """The messages of a request."""
-        serialize = self._serialize
-        return Messages(requests if serialize is None else map(serialize, requests))
+        return Messages(requests, self._serialize)
 
 
 class UnaryUnary(_Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
@@ -70,7 +70,8 @@ class UnaryUnary(_Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
     def call(
         self, request: Any, timeout: float | None, metadata: Any, wishes: Wishes, *, told: bool
     ) -> tuple[Any, "Done | None"]:
-        """The response and, to be `told`, the call. Status."""
+        """The response and, to be `told`, the call. Status. ValueError: the channel is closed."""
+        self._sender.refuse()
         message = serialized(request, self._serialize)
         asked = self._target.request(self._path, Message(message), metadata, timeout)
         hands = UnaryHands(self._sender, asked, message, wishes)

@@ -65,6 +65,8 @@ class Doubt(Enum):
 
 LEFT = Ended(CANCELLED, "Locally cancelled by application!")
 """As gRPC says of a call that the application ends."""
+CLOSED = Ended(CANCELLED, "Channel closed!")
+"""As gRPC says of a call whose channel the application closes."""
 
 
 def timeout_of(attempt: Attempt, now: float) -> float | None:

@@ -1,10 +1,16 @@
 """What sends calls for threads: meshlib's sender, over gRPC's channels."""
 
+import weakref
+from typing import TYPE_CHECKING
+
 from meshlib.dataplane import exchange, network
 from meshlib.dataplane.mesh import Mesh
 from meshlib.errors import ConfigError
 from meshlib_grpc.blocking import Connections
 from meshlib_grpc.options import Options
+
+if TYPE_CHECKING:
+    from meshlib_grpc.call import Call
 
 
 class Sender(exchange.Sender):
@@ -13,6 +19,27 @@ class Sender(exchange.Sender):
     def __init__(self, mesh: Mesh | exchange.FindMesh, options: Options) -> None:
         super().__init__(mesh)
         self._options = options
+        self.calls: weakref.WeakSet[Call] = weakref.WeakSet()
+        """Those that go on for a while."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether no more calls are taken."""
+        return self._closed
+
+    def refuse(self) -> None:
+        """ValueError: the channel is closed."""
+        if self._closed:
+            raise ValueError("Cannot invoke RPC on closed channel!")  # gRPC's words
+
+    def close(self) -> None:
+        """Ends the calls and the connections; the mesh stays."""
+        super().close()
+        for call in list(self.calls):
+            call.end()
+        made = self._connections
+        if isinstance(made, Connections):
+            made.end()
 
     def channels(self) -> Connections:
         """Those of this process."""

@@ -13,6 +13,7 @@ from meshlib.core.actions import Attempt
 from meshlib.core.request import Failed, ResponseHead
 from meshlib.dataplane.http.limits import Broken
 from meshlib.dataplane.http.read import Need
+from meshlib_grpc.bodies import Message, Messages
 from meshlib_grpc.outcome import LEFT, UNKNOWN, Doubt, Ended, begun, failure, of_status, too_late
 from meshlib_grpc.place import Place, confirmed
 
@@ -65,8 +66,10 @@ class Streamed(Trying):
         attempt: Attempt,
         clock: Callable[[], float],
         place: Place,
+        body: Message | Messages,
     ) -> None:
         super().__init__(call, attempt, clock, place)
+        self._body = body
         self._first: bytes | None = None
         self._timer: threading.Timer | None = None
         one, whole = attempt.try_deadline, attempt.deadline
@@ -91,9 +94,9 @@ class Streamed(Trying):
                     return self
             self._first = next(self.call)
         except StopIteration:
-            self._end(_ended(self.call))
+            self._end(self._ended(self.call))
         except grpc.RpcError as error:
-            ended, initial = _ended(error), self.call.initial_metadata() or ()
+            ended, initial = self._ended(error), self.call.initial_metadata() or ()
             connection = confirmed(ended, initial, self._place)
             self._end(ended, connection)
             if self._cut:
@@ -120,14 +123,14 @@ class Streamed(Trying):
         try:
             yield from self.call
         except grpc.RpcError as error:
-            ended = _ended(error)
+            ended = self._ended(error)
             connection = confirmed(ended, (), self._place)
             self._end(ended, connection)
             failed = failure(ended, self._attempt, self._clock, connection, head=True)
             if failed is not None:
                 raise Broken(failed) from None
             return
-        self._end(_ended(self.call))
+        self._end(self._ended(self.call))
 
     def close(self) -> None:
         """Ends it."""
@@ -140,6 +143,9 @@ class Streamed(Trying):
             self._timer.cancel()
         super()._end(ended, connection)
 
-
-def _ended(call: Any) -> Ended:
-    return Ended(call.code() or UNKNOWN, call.details() or "", call.trailing_metadata() or ())
+    def _ended(self, call: Any) -> Ended:
+        ended = Ended(call.code() or UNKNOWN, call.details() or "", call.trailing_metadata() or ())
+        body = self._body
+        if ended.code is UNKNOWN and isinstance(body, Messages) and body.unserialized:
+            return Ended(grpc.StatusCode.INTERNAL, "Exception serializing request!")  # gRPC's words
+        return ended

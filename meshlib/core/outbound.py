@@ -80,6 +80,10 @@ class BodyFacts(Protocol):
         """Whether all of it is known, and kept."""
         ...
 
+    def once(self) -> None:
+        """It is sent once at most: nothing of it need be kept."""
+        ...
+
 
 def flow(
     head: RequestHead,
@@ -187,6 +191,8 @@ class OutboundRequest:
         else:
             limits = timeouts(action, head) if self.grpc else action.times
         policy = retry.effective(action.retry, head) if wishes else action.retry
+        if policy is None:
+            self.body.once()
         sent = self.outgoing(limits, wishes)
         if action.mirrors:
             yield from mirror.mirrors(action.mirrors, sent, limits.whole, self.dice, self.find)

@@ -43,6 +43,9 @@ class RequestBody:
         known = self._ended and self._kept is not None and not self._failed
         return isinstance(self._source, bytes) or known
 
+    def once(self) -> None:
+        """No retry of the mesh's needs it; a connection that turns out to be dead may."""
+
     @property
     def size(self) -> int:
         """Its bytes, as far as they were read."""

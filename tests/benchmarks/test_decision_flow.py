@@ -28,6 +28,9 @@ class Empty:
     def replayable(self) -> bool:
         return True
 
+    def once(self) -> None:
+        pass
+
 
 @pytest.mark.parametrize(("services", "rules"), [(10, 1), (10, 10), (10, 100), (1_000, 100), (10_000, 100)])
 def test_whole_decision(benchmark: BenchmarkFixture, services: int, rules: int) -> None:

@@ -6,8 +6,8 @@ from typing import Any, NoReturn
 import grpc
 from grpc import aio
 
-from meshlib_grpc.inbound.arrival import Metadatum
 from meshlib_grpc.inbound.serving import Serving, peer_text
+from meshlib_grpc.metadata import Metadatum
 
 
 class AsyncServedContext(aio.ServicerContext):  # type: ignore[misc]

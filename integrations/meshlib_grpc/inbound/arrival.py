@@ -9,11 +9,11 @@ Rules:
 """
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from meshlib.core.outsiders import is_claim
 from meshlib.core.request import Header, RequestHead
-from meshlib_grpc.metadata import bytes_of, to_request
+from meshlib_grpc.metadata import Metadatum, bytes_of, to_request
 
 HIDDEN = frozenset((b"content-type", b"te", b"grpc-timeout"))
 """What gRPC does not show to a server's handlers."""
@@ -40,13 +40,6 @@ class _Unknown(str):
 
 
 UNKNOWN = _Unknown()
-
-
-class Metadatum(NamedTuple):
-    """One of a call's metadata, as gRPC gives them to handlers."""
-
-    key: str
-    value: str | bytes
 
 
 def head_of(method: str, authority: str, secure: bool, metadata: Any, left: float | None) -> RequestHead:

@@ -5,8 +5,8 @@ from typing import Any, NoReturn
 
 import grpc
 
-from meshlib_grpc.inbound.arrival import Metadatum
 from meshlib_grpc.inbound.serving import Serving, peer_text
+from meshlib_grpc.metadata import Metadatum
 
 
 class ServedContext(grpc.ServicerContext):  # type: ignore[misc]

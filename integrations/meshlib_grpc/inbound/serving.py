@@ -17,8 +17,8 @@ from meshlib.core.request import Header, Peer
 from meshlib.dataplane.context import Handed
 from meshlib.dataplane.gate import Gate
 from meshlib.dataplane.telemetry.inbound import Inbound
-from meshlib_grpc.inbound.arrival import Metadatum, given
-from meshlib_grpc.metadata import TYPE, Metadata, status_headers, to_headers, to_metadata
+from meshlib_grpc.inbound.arrival import given
+from meshlib_grpc.metadata import TYPE, Metadata, Metadatum, status_headers, to_headers, to_metadata
 
 FRAME = 5
 """Bytes around a message: a flag and its length (gRPC over HTTP/2)."""

@@ -38,6 +38,9 @@ class Body:
     def replayable(self) -> bool:
         return True
 
+    def once(self) -> None:
+        pass
+
 
 def begin(
     fault: Fault,

@@ -48,6 +48,9 @@ class Body:
     def whole(self) -> bool:
         return self.known
 
+    def once(self) -> None:
+        pass
+
 
 class Played:
     """A flow, its clock and its ledger."""

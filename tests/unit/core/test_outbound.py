@@ -42,6 +42,9 @@ class Body:
     def replayable(self) -> bool:
         return self.again
 
+    def once(self) -> None:
+        pass
+
 
 def view_of(
     action: Forward | Redirect | DirectResponse,

@@ -37,6 +37,9 @@ class Body:
     def whole(self) -> bool:
         return True
 
+    def once(self) -> None:
+        pass
+
 
 class Case:
     """One endpoint, whose outliers are looked for, under a route of two seconds."""
