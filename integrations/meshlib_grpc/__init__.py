@@ -39,17 +39,28 @@ if TYPE_CHECKING:
 
 
 def channel(
-    target: str, mesh: Mesh | None = None, options: Iterable[tuple[str, Any]] | None = None
+    target: str,
+    mesh: Mesh | None = None,
+    options: Iterable[tuple[str, Any]] | None = None,
+    compression: grpc.Compression | None = None,
 ) -> Channel:
-    """A channel to `host:port` of the mesh. `mesh` None: the process's own; `options`: gRPC's arguments."""
-    return Channel(target, mesh, options)
+    """A channel to `host:port` of the mesh. `mesh` None: the process's own; `options` and `compression` are
+    gRPC's. ValueError: the target is anything else.
+    """
+    return Channel(target, mesh, options, compression)
 
 
 def aio_channel(
-    target: str, mesh: Mesh | None = None, options: Iterable[tuple[str, Any]] | None = None
+    target: str,
+    mesh: Mesh | None = None,
+    options: Iterable[tuple[str, Any]] | None = None,
+    compression: grpc.Compression | None = None,
+    interceptors: Sequence[grpc.aio.ClientInterceptor] | None = None,
 ) -> AsyncChannel:
-    """As `channel`, for tasks."""
-    return AsyncChannel(target, mesh, options)
+    """As `channel`, for tasks. `interceptors` are the application's own: gRPC can't put them around a channel
+    for tasks that is made.
+    """
+    return AsyncChannel(target, mesh, options, compression, interceptors)
 
 
 def interceptors(target: str, mesh: Mesh | None = None) -> list[grpc.UnaryUnaryClientInterceptor]:

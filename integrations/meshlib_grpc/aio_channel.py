@@ -4,7 +4,7 @@
 """
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from typing import Any, cast
 
 import grpc
@@ -12,6 +12,7 @@ import grpc
 import meshlib
 from meshlib.dataplane.mesh import Mesh
 from meshlib.errors import ControlError, RequestError
+from meshlib_grpc.aio_around import Around
 from meshlib_grpc.aio_call import (
     StreamStreamCall,
     StreamUnaryCall,
@@ -19,9 +20,10 @@ from meshlib_grpc.aio_call import (
     UnaryUnaryCall,
 )
 from meshlib_grpc.aio_sender import AsyncSender
-from meshlib_grpc.asked import Target, serialized
+from meshlib_grpc.asked import Deserialize, Serialize, Target, serialized
 from meshlib_grpc.bodies import AsyncMessages, Message
 from meshlib_grpc.method import Method
+from meshlib_grpc.options import compressed
 from meshlib_grpc.unary import wishes_of
 
 
@@ -150,10 +152,16 @@ class AsyncChannel(grpc.aio.Channel):  # type: ignore[misc]
     """A channel whose calls the mesh routes. One event loop at a time."""
 
     def __init__(
-        self, target: str, mesh: Mesh | None = None, options: Iterable[tuple[str, Any]] | None = None
+        self,
+        target: str,
+        mesh: Mesh | None = None,
+        options: Iterable[tuple[str, Any]] | None = None,
+        compression: grpc.Compression | None = None,
+        interceptors: Sequence[grpc.aio.ClientInterceptor] | None = None,
     ) -> None:
         self._target = Target.parse(target)
-        self._sender = AsyncSender(mesh or meshlib.default, tuple(options or ()))
+        self._sender = AsyncSender(mesh or meshlib.default, compressed(options, compression))
+        self._around = Around(interceptors) if interceptors else None
 
     def __repr__(self) -> str:
         return f"<AsyncChannel {self._target.authority} {self._sender!r}>"
@@ -164,9 +172,9 @@ class AsyncChannel(grpc.aio.Channel):  # type: ignore[misc]
         request_serializer: Any = None,
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
-    ) -> UnaryUnary:
+    ) -> Any:
         """What calls that method."""
-        return UnaryUnary(self._sender, self._target, method, request_serializer, response_deserializer)
+        return self._method("unary_unary", UnaryUnary, method, request_serializer, response_deserializer)
 
     def unary_stream(
         self,
@@ -174,9 +182,9 @@ class AsyncChannel(grpc.aio.Channel):  # type: ignore[misc]
         request_serializer: Any = None,
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
-    ) -> UnaryStream:
+    ) -> Any:
         """What calls that method."""
-        return UnaryStream(self._sender, self._target, method, request_serializer, response_deserializer)
+        return self._method("unary_stream", UnaryStream, method, request_serializer, response_deserializer)
 
     def stream_unary(
         self,
@@ -184,9 +192,9 @@ class AsyncChannel(grpc.aio.Channel):  # type: ignore[misc]
         request_serializer: Any = None,
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
-    ) -> StreamUnary:
+    ) -> Any:
         """What calls that method."""
-        return StreamUnary(self._sender, self._target, method, request_serializer, response_deserializer)
+        return self._method("stream_unary", StreamUnary, method, request_serializer, response_deserializer)
 
     def stream_stream(
         self,
@@ -194,9 +202,15 @@ class AsyncChannel(grpc.aio.Channel):  # type: ignore[misc]
         request_serializer: Any = None,
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
-    ) -> StreamStream:
+    ) -> Any:
         """What calls that method."""
-        return StreamStream(self._sender, self._target, method, request_serializer, response_deserializer)
+        return self._method("stream_stream", StreamStream, method, request_serializer, response_deserializer)
+
+    def _method(self, kind: str, made: Any, path: str, serialize: Serialize, deserialize: Deserialize) -> Any:
+        def begin(path: str) -> Any:
+            return made(self._sender, self._target, path, serialize, deserialize)
+
+        return begin(path) if self._around is None else self._around.method(kind, path, begin)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         """READY if it is known what to do with calls to the target."""
@@ -221,6 +235,8 @@ class AsyncChannel(grpc.aio.Channel):  # type: ignore[misc]
     async def close(self, grace: float | None = None) -> None:
         """Ends the calls, after `grace` seconds, and the connections; the mesh stays."""
         await self._sender.aclose(grace)
+        if self._around is not None:
+            await self._around.close()
 
     async def __aenter__(self) -> "AsyncChannel":
         return self

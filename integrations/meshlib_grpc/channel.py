@@ -11,6 +11,7 @@ from meshlib.dataplane.mesh import Mesh
 from meshlib.errors import ControlError, RequestError
 from meshlib_grpc.asked import Target
 from meshlib_grpc.methods import StreamStream, StreamUnary, UnaryStream, UnaryUnary
+from meshlib_grpc.options import compressed
 from meshlib_grpc.sender import Sender
 
 
@@ -18,10 +19,14 @@ class Channel(grpc.Channel):  # type: ignore[misc]
     """A channel whose calls the mesh routes. Thread-safe."""
 
     def __init__(
-        self, target: str, mesh: Mesh | None = None, options: Iterable[tuple[str, Any]] | None = None
+        self,
+        target: str,
+        mesh: Mesh | None = None,
+        options: Iterable[tuple[str, Any]] | None = None,
+        compression: grpc.Compression | None = None,
     ) -> None:
         self._target = Target.parse(target)
-        self._sender = Sender(mesh or meshlib.default, tuple(options or ()))
+        self._sender = Sender(mesh or meshlib.default, compressed(options, compression))
 
     def __repr__(self) -> str:
         return f"<Channel {self._target.authority} {self._sender!r}>"

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+import grpc
+
 from meshlib.core.actions import Attempt
 from meshlib.dataplane.http import local
 from meshlib.xds.names import split_authority
@@ -18,6 +20,14 @@ _OURS = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 _MOST_MILLISECONDS = 2**31 - 1
+
+
+def compressed(own: Iterable[tuple[str, Any]] | None, compression: grpc.Compression | None) -> Options:
+    """The application's own, with how messages are compressed unless a call says otherwise."""
+    given = tuple(own or ())
+    if compression is None:
+        return given
+    return (*given, ("grpc.default_compression_algorithm", compression.value))
 
 
 def target_of(attempt: Attempt) -> str:

@@ -319,3 +319,55 @@ def test_a_message_of_a_stream_that_can_not_be_made_bytes(server: Seen) -> None:
         error = raised.value
         assert error.code() is grpc.StatusCode.INTERNAL
         assert error.details() == "Exception serializing request!"
+
+
+# Interceptors of the application
+
+
+async def test_interceptors_of_the_application_stand_around_tasks(server: Seen) -> None:
+    seen: list[str] = []
+
+    def noted(details: Any) -> Any:
+        seen.append(details.method if isinstance(details.method, str) else details.method.decode())
+        metadata = grpc.aio.Metadata(*(details.metadata or ()), ("x-added", "1"))
+        return details._replace(metadata=metadata)
+
+    class One(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+        async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+            if request == b"mine":
+                return b"answered"
+            return await continuation(noted(details), request + b"!")
+
+    class Stream(grpc.aio.StreamStreamClientInterceptor):  # type: ignore[misc]
+        async def intercept_stream_stream(self, continuation: Any, details: Any, requests: Any) -> Any:
+            return await continuation(noted(details), requests)
+
+    class Sum(grpc.aio.StreamUnaryClientInterceptor):  # type: ignore[misc]
+        async def intercept_stream_unary(self, continuation: Any, details: Any, requests: Any) -> Any:
+            return await continuation(noted(details), requests)
+
+    class Many(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[misc]
+        async def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
+            return await continuation(noted(details), request)
+
+    mesh: Any = fake_mesh([server.port], route=RETRYING)
+    around = [One(), Stream(), Sum(), Many()]
+    async with meshlib_grpc.aio_channel("reviews:9080", mesh, interceptors=around) as channel:
+        echo = channel.unary_unary(PATH + "echo", bytes.lower, bytes.upper)
+        server.failing["echo"] = 1
+        assert await echo(b"Hello") == b"HELLO!"
+        assert server.calls["echo"] == 2  # by the rules of the mesh
+        assert ("x-added", "1") in server.metadata
+        assert await echo(b"mine") == b"answered"
+        assert [one async for one in channel.unary_stream(PATH + "count")(b"2")] == [b"0", b"1"]
+        assert await channel.stream_unary(PATH + "total")(iter([b"a", b"b"])) == b"a,b"
+        chat = channel.stream_stream(PATH + "chat")()
+        await chat.write(b"a")
+        assert await chat.read() == b"a"
+        await chat.done_writing()
+        assert await chat.read() is grpc.aio.EOF
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await channel.unary_unary(PATH + "status")(b"5 x")
+        assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+    assert [one.removeprefix(PATH) for one in seen] == ["echo", "count", "total", "chat", "status"]
+    assert mesh.in_flight() == 0

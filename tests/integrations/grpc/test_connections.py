@@ -232,6 +232,7 @@ class Breaking:
 
     def __init__(self) -> None:
         self.asked = 0
+        self.headers: dict[str, str] = {}
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listening.getsockname()[1]
         self._thread = threading.Thread(target=self._run)
@@ -254,6 +255,7 @@ class Breaking:
             for event in peer.receive_data(data):
                 if isinstance(event, RequestReceived):
                     self.asked += 1
+                    self.headers = {_text(name): _text(value) for name, value in event.headers}
                     return
             made.sendall(peer.data_to_send())
 
@@ -273,3 +275,29 @@ def test_a_connection_that_breaks_is_no_status(kind: str) -> None:
                 call("who", b"", timeout=30)
             assert raised.value.flight.attempts == 1
         assert breaking.asked == 2
+
+
+def _text(found: str | bytes) -> str:
+    return found.decode() if isinstance(found, bytes) else found
+
+
+def test_a_channel_may_compress() -> None:
+    breaking = Breaking()
+    mesh: Any = fake_mesh([breaking.port])
+    gzip = grpc.Compression.Gzip
+
+    async def run() -> None:
+        async with meshlib_grpc.aio_channel("reviews:9080", mesh, compression=gzip) as channel:
+            await channel.unary_unary(PATH + "who")(b"x" * 10_000)
+
+    with contextlib.closing(breaking):
+        with meshlib_grpc.channel("reviews:9080", mesh, compression=gzip) as channel:
+            with pytest.raises(meshlib.UpstreamReset):
+                channel.unary_unary(PATH + "who")(b"x" * 10_000)
+            assert breaking.headers["grpc-encoding"] == "gzip"
+            with pytest.raises(meshlib.UpstreamReset):
+                channel.unary_unary(PATH + "who")(b"x" * 10_000, compression=grpc.Compression.Deflate)
+            assert breaking.headers["grpc-encoding"] == "deflate"
+        with pytest.raises(meshlib.UpstreamReset):
+            asyncio.run(run())
+        assert breaking.headers["grpc-encoding"] == "gzip"
