@@ -129,7 +129,7 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
         except StopAsyncIteration:
             last = self._hands.last
             assert isinstance(last, AsyncStreamed)  # noqa: S101 - there were messages
-            self._finish(said(answer, last.ended or LEFT))
+            self._finish(said(answer, last.ended or LEFT, last.head))
         except FlightFailed as error:
             self._fail(of_failure(error))
         except Status as error:
@@ -283,7 +283,7 @@ class UnaryUnaryCall(_Single, grpc.aio.UnaryUnaryCall):  # type: ignore[misc]
         last = self._hands.last
         assert isinstance(last, Unary)  # noqa: S101 - it is no stream
         if last.call is None:
-            self._finish(said(answer, last.ended))
+            self._finish(said(answer, last.ended, last.head))
             return
         whole = last.whole
         self._response = deserialized(b"" if whole is None else whole, self._deserialize)
@@ -346,7 +346,7 @@ class StreamUnaryCall(_Writing, _Single, grpc.aio.StreamUnaryCall):  # type: ign
             found = [one async for one in body]
         except FlightFailed as error:
             raise of_failure(error) from None
-        how = said(answer, last.ended or LEFT)
+        how = said(answer, last.ended or LEFT, last.head)
         if how.code is OK and len(found) != 1:
             raise Status(grpc.StatusCode.INTERNAL, details="The response has not one message.")
         if how.code is OK:

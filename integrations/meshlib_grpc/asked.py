@@ -1,17 +1,18 @@
 """What an application asks of gRPC's API, in core's words; and what it is answered, in gRPC's."""
 
+import math
 from typing import Any, NamedTuple
 
 import grpc
 
 from meshlib.core.actions import Facts
-from meshlib.core.request import Header, RequestHead
+from meshlib.core.request import Header, RequestHead, ResponseHead
 from meshlib.dataplane.body import RequestBody
 from meshlib.dataplane.drive import Answer
 from meshlib.dataplane.exchange import Request
 from meshlib.dataplane.http.limits import NO_TIMEOUTS
 from meshlib_grpc.errors import FLAGS, Status
-from meshlib_grpc.metadata import Metadata, Metadatum, status_of, to_metadata, to_request
+from meshlib_grpc.metadata import BadName, Metadata, Metadatum, status_of, to_metadata, to_request
 from meshlib_grpc.outcome import CODES, OK, Ended
 
 Serialize = Any
@@ -39,8 +40,17 @@ class Target(NamedTuple):
         return cls(host.removeprefix("[").removesuffix("]"), int(port), text, text.lower())
 
     def request(self, path: str, body: RequestBody, metadata: Any, timeout: float | None) -> "Asked":
-        """A call of the method with that path."""
-        return Asked(self, path, to_request(metadata, timeout), body, timeout)
+        """A call of the method with that path. Status: its metadata can't be sent, as gRPC tells it."""
+        if timeout == math.inf:
+            timeout = None
+        try:
+            headers = to_request(metadata, timeout)
+        except BadName:
+            raise Status(grpc.StatusCode.INTERNAL, details="Invalid metadata") from None
+        return self._asked(path, headers, body, timeout)
+
+    def _asked(self, path: str, headers: list[Header], body: RequestBody, timeout: float | None) -> "Asked":
+        return Asked(self, path, headers, body, timeout)
 
 
 class Asked(Request):
@@ -94,8 +104,10 @@ class Said(NamedTuple):
         return Status(self.code, self.initial, self.trailing, self.details, self.facts)
 
 
-def said(answer: Answer, ended: Ended | None) -> Said:
-    """`ended`: of the call that was answered; None: the answer is the mesh's own."""
+def said(answer: Answer, ended: Ended | None, came: ResponseHead | None = None) -> Said:
+    """`ended`: of the call that was answered; None: the answer is the mesh's own. `came` is its head,
+    before the rules edited it.
+    """
     facts, headers = answer.facts, answer.headers
     if ended is None:
         number, words = status_of(headers)
@@ -108,15 +120,11 @@ def said(answer: Answer, ended: Ended | None) -> Said:
         return Said(OK, "", to_metadata(headers), tuple(ended.trailing), facts)
     if answer.status != 200:  # not gRPC's
         return Said(ended.code, ended.details, to_metadata(headers), tuple(ended.trailing), facts)
-    return _alone(headers, ended, facts)
-
-
-def _alone(headers: tuple[Header, ...], ended: Ended, facts: Facts) -> Said:
-    """A status other than OK. Without a message before it its headers are head and end at once, and edits
-    hold for both.
-    """
-    number, _ = status_of(headers)
-    if number is None:  # it came after a head of its own
+    if came is None or status_of(came.headers)[0] is None:  # the status came after a head of its own
         return Said(ended.code, ended.details, to_metadata(headers), tuple(ended.trailing), facts)
+    # Its headers are head and end at once, and edits hold for both.
+    number, _ = status_of(headers)
+    if number is None:  # the rules have removed it
+        number = _UNKNOWN
     code = CODES.get(number, grpc.StatusCode.UNKNOWN)
     return Said(code, ended.details, (), to_metadata(headers), facts)

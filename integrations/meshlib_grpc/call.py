@@ -91,8 +91,9 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
         """Finds out what to do with it, and begins."""
         sender, request = self._sender, self._request
         try:
-            flow = request.flow(sender.mesh, sender.mesh.prepare(request.name))
-            self._flow = self._hands.begin_first(flow)
+            view = sender.mesh.prepare(request.name)
+            if not self._hands.cancelled:
+                self._flow = self._hands.begin_first(request.flow(sender.mesh, view))
         except ControlError as error:
             self._fail(of_control(error))
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for
@@ -167,7 +168,7 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
                 assert streamed is not None and answer is not None  # noqa: S101, PT018 - there were messages
                 ended = streamed.ended or self._why
                 self._messages = None
-                self._finish(said(answer, ended))
+                self._finish(said(answer, ended, streamed.head))
                 raise
             except FlightFailed as error:
                 self._messages = None

@@ -25,6 +25,11 @@ class Metadatum(NamedTuple):
 
 Metadata = tuple[Metadatum, ...]
 
+
+class BadName(ValueError):
+    """A name of metadata has capitals, which gRPC does not take."""
+
+
 TYPE = (b"content-type", b"application/grpc")
 _ALWAYS = [(b"te", b"trailers"), TYPE]
 _GRPCS_OWN = frozenset(
@@ -46,10 +51,12 @@ _MOST_KEYS = 1000
 
 
 def to_request(metadata: Iterable[Any] | None, timeout: float | None) -> list[Header]:
-    """The headers of a request with that metadata, whose caller waits for `timeout` seconds."""
+    """The headers of a request with that metadata, whose caller waits for `timeout` seconds. BadName."""
     headers = _ALWAYS.copy()
     if metadata is not None:
         for name, value in metadata:
+            if name != name.lower():
+                raise BadName
             headers.append(_header(name, value))
     if timeout is not None:
         headers.append((b"grpc-timeout", _timeout(timeout)))
@@ -125,7 +132,7 @@ def bytes_of(value: bytes) -> bytes:
 
 
 def _timeout(seconds: float) -> bytes:
-    milliseconds = max(0, int(seconds * 1000))
+    milliseconds = max(0, int(min(seconds, _MOST_MILLISECONDS) * 1000))
     if milliseconds <= _MOST_MILLISECONDS:
         return b"%dm" % milliseconds
     return b"%dS" % min(milliseconds // 1000, _MOST_MILLISECONDS)

@@ -85,7 +85,7 @@ class UnaryUnary(_Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
         if answer.own or last is None:
             raise said(answer, None).status()
         if last.call is None:
-            raise said(answer, last.ended).status()
+            raise said(answer, last.ended, last.head).status()
         whole = last.whole
         response = deserialized(b"" if whole is None else whole, self._deserialize)
         return response, Done(said(answer, last.end()), response) if told else None

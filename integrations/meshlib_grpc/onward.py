@@ -18,13 +18,13 @@ from meshlib.core.actions import Attempt, Flow
 from meshlib.core.balance.cluster import Cluster, Policy, Resolution
 from meshlib.core.balance.endpoints import Endpoint, EndpointSet, LocalityEndpoints
 from meshlib.core.ledger import Ledger
-from meshlib.core.request import Failed
+from meshlib.core.request import Failed, Header
 from meshlib.core.view import View
 from meshlib.dataplane.body import RequestBody
 from meshlib.dataplane.http.failures import overflowing
 from meshlib.dataplane.mesh import Mesh
 from meshlib_grpc.asked import Asked, Target
-from meshlib_grpc.metadata import Metadata, to_metadata, to_request
+from meshlib_grpc.metadata import Metadata, to_metadata
 from meshlib_grpc.outcome import timeout_of, too_late
 
 _CHANNEL = EndpointSet((LocalityEndpoints("", 0, 1, (Endpoint("channel", 0),)),))
@@ -145,9 +145,8 @@ class AloneTarget(Target):
 
     alone: Alone
 
-    def request(self, path: str, body: RequestBody, metadata: Any, timeout: float | None) -> Asked:
-        """A call of the method with that path."""
-        made = _Asked(self, path, to_request(metadata, timeout), body, timeout)
+    def _asked(self, path: str, headers: list[Header], body: RequestBody, timeout: float | None) -> Asked:
+        made = _Asked(self, path, headers, body, timeout)
         made.alone = self.alone
         return made
 

@@ -83,17 +83,23 @@ def fake_mesh(
     mirror_ports: Sequence[int] = (),
     address: str = "127.0.0.1",
     tls: ClientTls | None = None,
+    answered: Mapping[str, str] | None = None,
     **upstream: Any,
 ) -> FakeMesh:
     """One route for all of `names` to cluster `c`, whose endpoints are `ports`; cluster `m` for mirrors.
 
-    `route` is added to the RouteAction, `fault` is an HTTPFault, both in the JSON of protobuf.
+    `route` is added to the RouteAction, `fault` is an HTTPFault, both in the JSON of protobuf. `answered` are
+    headers that responses are given.
     """
     action = {"cluster": "c", "timeout": "0s", **(route or {})}
     host = {
         "name": "v",
         "domains": ["*"],
         "routes": [{"name": "x", "match": {"prefix": "/"}, "route": action}],
+        "response_headers_to_add": [
+            {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+            for key, value in (answered or {}).items()
+        ],
     }
     config = {"name": "r", "ignore_port_in_host_matching": True, "virtual_hosts": [host]}
     message = pb.from_dict(pb.RouteConfiguration, config)

@@ -52,6 +52,7 @@ class AsyncServer(Standing, aio.Server):  # type: ignore[misc]
 
     async def start(self) -> None:
         """Serves, once it is known who may call. ControlUnavailable: it is not known; ConfigError."""
+        self._started = True
         gates = [Gate(self._mesh, one.getsockname()[1]) for one in self._sockets]
         for gate in gates:
             await gate.aprepare()

@@ -59,6 +59,7 @@ class Server(Standing, grpc.Server):  # type: ignore[misc]
 
     def start(self) -> None:
         """Serves, once it is known who may call. ControlUnavailable: it is not known; ConfigError."""
+        self._started = True
         gates = [Gate(self._mesh, one.getsockname()[1]) for one in self._sockets]
         for gate in gates:
             gate.prepare()

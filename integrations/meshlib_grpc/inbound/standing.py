@@ -99,6 +99,7 @@ class Standing:
         self._sockets: list[socket.socket] = []
         self._doors: list[Door] = []
         self._registration: Registration | None = None
+        self._started = False
 
     def __repr__(self) -> str:
         ports = ", ".join(str(one.getsockname()[1]) for one in self._sockets if one.fileno() >= 0)
@@ -107,8 +108,10 @@ class Standing:
     def add_port(self, address: str) -> int:
         """Serves at `host:port` (port 0: a free one) from `start` on, as the mesh says; the port.
 
-        ConfigError: nobody can serve there.
+        ConfigError: nobody can serve there, or it serves already.
         """
+        if self._started:
+            raise ConfigError("add_port comes before start")
         made = bind(address, self._shared)
         self._sockets.append(made)
         return int(made.getsockname()[1])

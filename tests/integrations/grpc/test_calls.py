@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import math
 import queue
 import socket
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 from support.fake_mesh import fake_mesh
-from support.grpc_callers import Blocking, calling, until
+from support.grpc_callers import CALLERS, Blocking, calling, until
 from support.grpc_server import PATH, Seen, grpc_server
 from support.small_ca import SmallCa
 
@@ -23,6 +24,9 @@ from meshlib.dataplane.tls import Contexts
 
 RETRY = {"num_retries": 2, "retry_back_off": {"base_interval": "0.001s"}}
 RETRYING = {"retry_policy": {"retry_on": "unavailable", **RETRY}}
+
+
+kinds = pytest.mark.parametrize("kind", CALLERS)
 
 
 @pytest.fixture(scope="module")
@@ -319,6 +323,38 @@ def test_a_message_of_a_stream_that_can_not_be_made_bytes(server: Seen) -> None:
         error = raised.value
         assert error.code() is grpc.StatusCode.INTERNAL
         assert error.details() == "Exception serializing request!"
+
+
+@kinds
+def test_time_without_end_is_none(kind: str, server: Seen) -> None:
+    with calling(kind, fake_mesh([server.port])) as caller:
+        assert caller.unary("who", b"", timeout=math.inf).messages == [b"v1"]
+        assert caller.streamed("count", b"1", timeout=math.inf).messages == [b"0"]
+
+
+@kinds
+def test_a_name_of_metadata_with_capitals_is_refused(kind: str, server: Seen) -> None:
+    with calling(kind, fake_mesh([server.port])) as caller:
+        for call in (caller.unary, caller.streamed):
+            with pytest.raises(grpc.RpcError) as raised:
+                call("who", b"", metadata=(("X-User", "jason"),))
+            error = raised.value
+            assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "Invalid metadata")
+    assert not server.calls
+
+
+@kinds
+def test_rules_edit_a_status_that_came_alone_and_no_other(kind: str, server: Seen) -> None:
+    mesh = fake_mesh([server.port], answered={"grpc-status": "5"})
+    with calling(kind, mesh) as caller:
+        for call, code, trailing in (
+            (lambda: caller.unary("status", b"14 x"), "NOT_FOUND", {}),
+            (lambda: caller.streamed("broken", b""), "DATA_LOSS", {"end": "broken"}),
+        ):
+            with pytest.raises(grpc.RpcError) as raised:
+                call()
+            error = raised.value
+            assert (error.code().name, dict(error.trailing_metadata())) == (code, trailing)
 
 
 # Interceptors of the application
