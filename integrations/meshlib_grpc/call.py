@@ -91,9 +91,12 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
         """Finds out what to do with it, and begins."""
         sender, request = self._sender, self._request
         try:
-            view = sender.mesh.prepare(request.name)
+            mesh = sender.mesh
+            begun = mesh.clock()
+            view = mesh.prepare(request.name)
+            request.waited(mesh.clock() - begun)
             if not self._hands.cancelled:
-                self._flow = self._hands.begin_first(request.flow(sender.mesh, view))
+                self._flow = self._hands.begin_first(request.flow(mesh, view))
         except ControlError as error:
             self._fail(of_control(error))
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for

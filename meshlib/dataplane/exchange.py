@@ -87,6 +87,11 @@ class Request:
         self.patience = patience
         self.watched: Outbound | None = None
 
+    def waited(self, seconds: float) -> None:
+        """So long it took until it was known what to do with it: the application waits that much less."""
+        if self.patience is not None:
+            self.patience -= seconds
+
     def _is_known(self, view: View) -> bool:
         table = view.tables.get(self.name)
         host = None if table is None else table.find_host(self.head.authority)
@@ -176,7 +181,12 @@ class Sender(_Asking):
         of a library that has connections of its own.
         """
         mesh = self.mesh
-        flow = request.flow(mesh, mesh.prepare(request.name))
+        view = mesh.known(request.name)
+        if view is None:
+            begun = mesh.clock()
+            view = mesh.prepare(request.name)
+            request.waited(mesh.clock() - begun)
+        flow = request.flow(mesh, view)
         return self.run(request, flow, hands or _Hands(self, request))
 
     def run(self, request: Request, flow: Flow, hands: Hands) -> Answer:
@@ -300,7 +310,12 @@ class AsyncSender(_Asking):
     async def send(self, request: Request, hands: AsyncHands | None = None) -> Answer:
         """As of `Sender`."""
         mesh = self.mesh
-        flow = request.flow(mesh, mesh.known(request.name) or await mesh.aprepare(request.name))
+        view = mesh.known(request.name)
+        if view is None:
+            begun = mesh.clock()
+            view = await mesh.aprepare(request.name)
+            request.waited(mesh.clock() - begun)
+        flow = request.flow(mesh, view)
         hands = hands or _AsyncHands(self, request)
         watched = request.watched
         if watched is None:

@@ -7,6 +7,7 @@ import math
 import queue
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,6 +96,23 @@ def test_a_call_begins_though_its_target_is_not_known_yet(server: Seen) -> None:
         assert list(stream) == [b"0", b"1"]
         until(lambda: mesh.in_flight() == 0)
     assert server.calls["who"] == 1
+
+
+@kinds
+def test_time_until_the_target_is_known_counts(kind: str, server: Seen) -> None:
+    mesh: Any = fake_mesh([server.port])
+    now, prepare = [time.monotonic()], mesh.prepare
+
+    def slowly(name: str) -> Any:
+        now[0] += 10
+        return prepare(name)
+
+    mesh.clock, mesh.known, mesh.prepare = (lambda: now[0]), (lambda name: None), slowly
+    with calling(kind, mesh) as caller:
+        for call in (caller.unary, caller.streamed):
+            with pytest.raises(meshlib.UpstreamTimedOut):
+                call("who", b"", timeout=5)
+    assert not server.calls
 
 
 def test_who_wants_to_be_told_of_the_end_waits_for_nothing(server: Seen) -> None:
