@@ -134,10 +134,11 @@ class _Tries:
             return failure
         left = None if attempt.deadline is None else attempt.deadline - now
         told = wishes.told(attempt, left)
-        request = message_of(body.message) if isinstance(body, Message) else _messages(body)
+        reading = None if isinstance(body, Message) else body.reading()
+        request = message_of(body.message) if isinstance(body, Message) else _messages(body.each(reading))
         call = await wishes.continuation(told, request)
         wrapped = _Single(call) if wishes.single else _Many(call)
-        return AsyncStreamed(wrapped, attempt, self._clock, ELSEWHERE)
+        return AsyncStreamed(wrapped, attempt, self._clock, ELSEWHERE, reading)
 
     async def send(self, attempt: Attempt, body: Any, own: OwnTimeouts = NO_TIMEOUTS) -> Any:
         """No copies are sent."""
@@ -147,8 +148,8 @@ class _Tries:
         """The channel is the application's."""
 
 
-async def _messages(body: AsyncMessages) -> AsyncIterator[Any]:
-    async for one in body.each():
+async def _messages(each: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    async for one in each:
         yield message_of(one)
 
 

@@ -15,6 +15,7 @@ from meshlib_grpc.asynchronous import AsyncStreamed, Connections
 from meshlib_grpc.bodies import AsyncMessages, Message
 from meshlib_grpc.hedged import AsyncHedged
 from meshlib_grpc.options import Options
+from meshlib_grpc.pool import LOOKS
 from meshlib_grpc.sender import refuse_network
 from meshlib_grpc.unary import Unary, Wishes
 
@@ -84,9 +85,6 @@ class AsyncHands:
     async def send(self, attempt: Attempt) -> Unary | AsyncStreamed | Failed:
         """One try."""
         made = await self._make(attempt)
-        body = self._body
-        if isinstance(body, AsyncMessages) and (isinstance(made, Failed) or made.ended is not None):
-            body.hold()
         if not isinstance(made, Failed):
             self.last = made
         return made
@@ -98,12 +96,16 @@ class AsyncHands:
         if self.wanted is None:
             assert isinstance(body, Message)  # noqa: S101 - of the one request
             return await sender.channels().unary(attempt, body.message, self._wishes)
-        begun = await sender.channels().begin(attempt, body, self._wishes)
-        if isinstance(begun, Failed):
-            return begun
-        settled = await begun.settle(self.wanted)
-        if isinstance(settled, Failed):
+        for looks in range(LOOKS, 0, -1):
+            begun = await sender.channels().begin(attempt, body, self._wishes)
+            if isinstance(begun, Failed):
+                return begun
+            settled = await begun.settle(self.wanted)
+            if not isinstance(settled, Failed):
+                break
             begun.close()
+            if looks == 1 or not begun.again(settled):
+                break
         return settled
 
     def _came(self, response: Unary | AsyncStreamed) -> None:

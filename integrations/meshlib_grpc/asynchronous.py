@@ -16,7 +16,7 @@ from meshlib.dataplane.http.failures import closed
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, OwnTimeouts
 from meshlib.dataplane.http.pools import MOST_IDLE
 from meshlib.dataplane.http.secure import MakeContexts
-from meshlib_grpc.bodies import AsyncMessages, Message, messages
+from meshlib_grpc.bodies import AsyncMessages, Message, Reading, messages
 from meshlib_grpc.channels import Channels, Wanted
 from meshlib_grpc.looks import AsyncLooks, Seen
 from meshlib_grpc.metadata import sendable
@@ -24,7 +24,7 @@ from meshlib_grpc.options import Options, options_of, target_of
 from meshlib_grpc.outcome import LEFT, Ended, begun, failure, of_status, ok, timeout_of, too_late
 from meshlib_grpc.pin import Pinned, alook
 from meshlib_grpc.place import Place, Taken, aconfirmed
-from meshlib_grpc.pool import Carrier, Pool, key_of
+from meshlib_grpc.pool import LOOKS, Carrier, Pool, key_of
 from meshlib_grpc.streamed import Trying
 from meshlib_grpc.unary import NO_WISHES, WELL, Unary, Wishes
 
@@ -42,8 +42,9 @@ class AsyncStreamed(Trying):
         attempt: Attempt,
         clock: Callable[[], float],
         place: Place,
+        reading: Reading | None,
     ) -> None:
-        super().__init__(call, attempt, clock, place)
+        super().__init__(call, attempt, clock, place, reading)
         self._reading: asyncio.Future[Any] | None = None
         self._noted: Ended | None = None
         call.add_done_callback(self._note)
@@ -201,7 +202,9 @@ class Connections:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def unary(self, attempt: Attempt, message: bytes, wishes: Wishes = NO_WISHES) -> Unary | Failed:
+    async def unary(
+        self, attempt: Attempt, message: bytes, wishes: Wishes = NO_WISHES, looks: int = LOOKS
+    ) -> Unary | Failed:
         """One try of a call with one request and one response."""
         carrier = await self._carrier(attempt)
         if isinstance(carrier, Failed):
@@ -225,13 +228,16 @@ class Connections:
                 if not isinstance(outcome, Failed):
                     return Unary(outcome, b"", ended)
                 broken = not outcome.connected
-                return outcome
-            carrier.connected = True
-            if left is not None and timeout_of(attempt, now := self.clock()) <= 0:  # type: ignore[operator]
-                return too_late(attempt, now)
-            return Unary(ok(await call.initial_metadata()), whole, WELL, call)
+                if looks == 1 or not carrier.again(outcome):
+                    return outcome
+            else:
+                carrier.connected = True
+                if left is not None and timeout_of(attempt, now := self.clock()) <= 0:  # type: ignore[operator]
+                    return too_late(attempt, now)
+                return Unary(ok(await call.initial_metadata()), whole, WELL, call)
         finally:
             self._pool.release(carrier, broken=broken)
+        return await self.unary(attempt, message, wishes, looks - 1)
 
     async def begin(
         self, attempt: Attempt, body: Message | AsyncMessages, wishes: Wishes = NO_WISHES
@@ -244,16 +250,20 @@ class Connections:
         left = None if whole is None else whole - now
         metadata, path = _Sent(sendable(attempt.head.headers)), attempt.head.path
         credentials, compression = wishes
+        reading = None if isinstance(body, Message) else body.reading()
         try:
             wanted = {"timeout": left, "metadata": metadata, "credentials": credentials}
-            if isinstance(body, Message):
+            if reading is None:
+                assert isinstance(body, Message)  # noqa: S101 - it is no stream
                 call = carrier.stub("unary_stream", path)(body.message, compression=compression, **wanted)
             else:
-                call = carrier.stub("stream_stream", path)(body.each(), compression=compression, **wanted)
+                call = carrier.stub("stream_stream", path)(reading.each(), compression=compression, **wanted)
         except BaseException:
             self._pool.release(carrier)
+            if reading is not None:
+                reading.leave()
             raise
-        return AsyncStreamed(call, attempt, self.clock, Taken(self._pool, carrier))
+        return AsyncStreamed(call, attempt, self.clock, Taken(self._pool, carrier), reading)
 
     async def _carrier(self, attempt: Attempt) -> Carrier[grpc.aio.Channel] | Failed:
         """A channel for the attempt, which may be used."""

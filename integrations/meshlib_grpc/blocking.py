@@ -27,7 +27,7 @@ from meshlib_grpc.options import Options, options_of, target_of
 from meshlib_grpc.outcome import NOTHING, Ended, of_status, ok, timeout_of, too_late
 from meshlib_grpc.pin import Pinned, look
 from meshlib_grpc.place import Place, Taken, confirmed
-from meshlib_grpc.pool import Carrier, Pool, key_of
+from meshlib_grpc.pool import LOOKS, Carrier, Pool, key_of
 from meshlib_grpc.streamed import Streamed
 from meshlib_grpc.unary import NO_WISHES, WELL, Unary, Wishes
 
@@ -58,7 +58,12 @@ class Connections:
         return f"<Connections {self._pool!r}>"
 
     def unary(
-        self, attempt: Attempt, message: bytes, wishes: Wishes = NO_WISHES, cut: Cut | None = None
+        self,
+        attempt: Attempt,
+        message: bytes,
+        wishes: Wishes = NO_WISHES,
+        cut: Cut | None = None,
+        looks: int = LOOKS,
     ) -> Unary | Failed:
         """One try of a call with one request and one response."""
         carrier = self._carrier(attempt)
@@ -80,14 +85,17 @@ class Connections:
                 if not isinstance(outcome, Failed):
                     return Unary(outcome, b"", ended)
                 broken = not outcome.connected
-                return outcome
-            carrier.connected = True
-            if left is not None and timeout_of(attempt, now := self.clock()) <= 0:  # type: ignore[operator]
-                return too_late(attempt, now)
-            initial = call.initial_metadata()
-            return Unary(ok(initial) if initial else NOTHING, whole, WELL, call)
+                if looks == 1 or not carrier.again(outcome):
+                    return outcome
+            else:
+                carrier.connected = True
+                if left is not None and timeout_of(attempt, now := self.clock()) <= 0:  # type: ignore[operator]
+                    return too_late(attempt, now)
+                initial = call.initial_metadata()
+                return Unary(ok(initial) if initial else NOTHING, whole, WELL, call)
         finally:
             self._pool.release(carrier, broken=broken)
+        return self.unary(attempt, message, wishes, cut, looks - 1)
 
     def begin(
         self, attempt: Attempt, body: Message | Messages, wishes: Wishes = NO_WISHES
@@ -112,18 +120,22 @@ class Connections:
         left = None if whole is None else whole - now
         metadata, path = sendable(attempt.head.headers), attempt.head.path
         credentials, compression = wishes
+        reading = None if isinstance(body, Message) else body.reading()
         try:
-            if isinstance(body, Message):
+            if reading is None:
+                assert isinstance(body, Message)  # noqa: S101 - it is no stream
                 call = carrier.stub("unary_stream", path)(
                     body.message, left, metadata, credentials, None, compression
                 )
             else:
                 stub = carrier.stub("stream_stream", path)
-                call = stub(body.each(), left, metadata, credentials, None, compression)
+                call = stub(reading.each(), left, metadata, credentials, None, compression)
         except BaseException:
             self._pool.release(carrier)
+            if reading is not None:
+                reading.leave()
             raise
-        return Streamed(call, attempt, self.clock, Taken(self._pool, carrier), body)
+        return Streamed(call, attempt, self.clock, Taken(self._pool, carrier), reading)
 
     def _carrier(self, attempt: Attempt) -> Carrier[grpc.Channel] | Failed:
         """A channel for the attempt, which may be used."""

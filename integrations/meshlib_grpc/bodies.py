@@ -66,7 +66,7 @@ class Message(RequestBody):
 class _Fed(RequestBody):
     """Messages that come one by one, and are kept for as long as they are not too long."""
 
-    __slots__ = ("_again", "_base", "_bytes", "_done", "_error", "_held", "_kept_messages", "_taken")
+    __slots__ = ("_again", "_base", "_bytes", "_done", "_error", "_kept_messages", "_readings", "_taken")
 
     def __init__(self) -> None:
         super().__init__(b"")
@@ -80,17 +80,27 @@ class _Fed(RequestBody):
         self._error: BaseException | None = None
         self._again = True
         """Whether it may have to be sent again."""
-        self._held = False
-        """Whether no try takes any."""
+        self._readings: set[Reading] = set()
+        """Those of tries that have not ended."""
 
     def once(self) -> None:
         """Nothing need be kept that a try has taken."""
         self._again = False
         self._trim()
 
-    def hold(self) -> None:
-        """A try has ended, and another may begin."""
-        self._held = True
+    def reading(self) -> "Reading":
+        """That of another try."""
+        made = Reading(self)
+        self._readings.add(made)
+        return made
+
+    def leave(self, reading: "Reading") -> None:
+        """Its try has ended; another may begin."""
+        self._readings.discard(reading)
+
+    def each(self, reading: "Reading | None" = None) -> Any:
+        """The messages from the first, for one try."""
+        raise NotImplementedError
 
     def drop(self) -> None:
         """The call has ended."""
@@ -127,11 +137,11 @@ class _Fed(RequestBody):
         self._trim()
 
     def _trim(self) -> None:
-        """What was taken goes, if it need not be kept; what was not is still to be sent."""
+        """What every try has taken goes, if it need not be kept. Where there is none, another may begin."""
         needed = self._again or self._told  # a mirror waits for the whole
-        if self._held or (needed and self._bytes <= self.limit):
+        if not self._readings or (needed and self._bytes <= self.limit):
             return
-        gone = max(0, self._taken - self._base)
+        gone = max(0, min(one.taken for one in self._readings) - self._base)
         del self._kept_messages[:gone]
         self._base += gone
         if gone:
@@ -156,6 +166,25 @@ class _Fed(RequestBody):
         return self._kept_messages[at]
 
 
+class Reading:
+    """The messages of one try."""
+
+    __slots__ = ("body", "taken")
+
+    def __init__(self, body: _Fed) -> None:
+        self.body = body
+        self.taken = 0
+        """How many it has taken."""
+
+    def each(self) -> Any:
+        """The messages from the first."""
+        return self.body.each(self)
+
+    def leave(self) -> None:
+        """The try has ended."""
+        self.body.leave(self)
+
+
 class Messages(_Fed):
     """For threads. A try that was given up may still stand in the application's iterator when the next one
     begins: what it is given then is for both.
@@ -174,10 +203,9 @@ class Messages(_Fed):
         self._pulled = False
         """Whether a thread stands in the iterator."""
 
-    def each(self) -> Iterator[bytes]:
-        """The messages from the first, for one try."""
-        number = 0
-        self._held = False
+    def each(self, reading: Reading | None = None) -> Iterator[bytes]:
+        """As of `_Fed`."""
+        number, reading = 0, reading or self.reading()
         while True:
             with self._changed:
                 while (message := self._get(number)) is None:
@@ -192,7 +220,7 @@ class Messages(_Fed):
             if message is None:
                 self._pull()
             else:
-                number += 1
+                number = reading.taken = number + 1
                 yield message
 
     def _pull(self) -> None:
@@ -221,10 +249,15 @@ class Messages(_Fed):
         with self._changed:
             super().once()
 
-    def hold(self) -> None:
+    def reading(self) -> Reading:
         """As of `_Fed`."""
         with self._changed:
-            super().hold()
+            return super().reading()
+
+    def leave(self, reading: Reading) -> None:
+        """As of `_Fed`."""
+        with self._changed:
+            super().leave(reading)
 
     def drop(self) -> None:
         """As of `_Fed`."""
@@ -255,14 +288,13 @@ class AsyncMessages(_Fed):
         """Whether no more come."""
         return self._done
 
-    async def each(self) -> AsyncGenerator[bytes, None]:
-        """The messages from the first, for one try."""
-        number = 0
-        self._held = False
+    async def each(self, reading: Reading | None = None) -> AsyncGenerator[bytes, None]:
+        """As of `_Fed`."""
+        number, reading = 0, reading or self.reading()
         while True:
             message = self._get(number)
             if message is not None:
-                number += 1
+                number = reading.taken = number + 1
                 self._notify()
                 yield message
             elif self._error is not None:

@@ -16,6 +16,7 @@ from meshlib_grpc.bodies import Message, Messages
 from meshlib_grpc.errors import Status
 from meshlib_grpc.hedged import Hedged
 from meshlib_grpc.outcome import CLOSED
+from meshlib_grpc.pool import LOOKS
 from meshlib_grpc.sender import Sender
 from meshlib_grpc.streamed import Streamed
 from meshlib_grpc.unary import Unary, Wishes
@@ -155,8 +156,6 @@ class StreamHands:
             finally:
                 self._later = None
         made = self._make(attempt, None, first)
-        if isinstance(self._body, Messages) and (isinstance(made, Failed) or made.ended is not None):
-            self._body.hold()
         if not isinstance(made, Failed):
             self.current = made
         return made
@@ -168,6 +167,14 @@ class StreamHands:
         if isinstance(made, Failed):
             return made
         settled = self._settled(made, cut)
+        looks = LOOKS
+        while looks > 1 and isinstance(settled, Failed) and made.again(settled):
+            looks -= 1
+            self._end(made)
+            made = self.begin(attempt)
+            if isinstance(made, Failed):
+                return made
+            settled = self._settled(made, cut)
         if self.cancelled:
             self._end(made)
             raise Gone

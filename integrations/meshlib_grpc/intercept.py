@@ -125,10 +125,13 @@ class _Tries:
         if not wishes.single:  # the time of a try ends with its first message
             left = None if attempt.deadline is None else attempt.deadline - now
         told = wishes.told(attempt, left)
-        request = message_of(body.message) if isinstance(body, Message) else map(message_of, body.each())
+        reading = None if isinstance(body, Message) else body.reading()
+        request = (
+            message_of(body.message) if isinstance(body, Message) else map(message_of, body.each(reading))
+        )
         call = wishes.continuation(told, request)
         wrapped = _Single(call) if wishes.single else _Many(call)
-        return Streamed(wrapped, attempt, self._clock, ELSEWHERE, body)
+        return Streamed(wrapped, attempt, self._clock, ELSEWHERE, reading)
 
     def send(
         self,

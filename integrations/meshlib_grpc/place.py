@@ -13,6 +13,7 @@ import asyncio
 import time
 from typing import Any, Protocol
 
+from meshlib.core.request import Failed
 from meshlib_grpc.outcome import Doubt, Ended, doubt_of
 from meshlib_grpc.pool import Carrier, Pool
 
@@ -31,6 +32,9 @@ class Place(Protocol):
 
     def is_failing(self) -> bool:
         """Whether no connection could be made."""
+
+    def again(self, failed: Failed) -> bool:
+        """As of a `Carrier`."""
 
     def release(self, *, broken: bool = False) -> None:
         """The call has ended; `broken`: there was no connection."""
@@ -57,6 +61,10 @@ class Taken:
         """As of `Place`."""
         return self._pool.is_failing(self._carrier)
 
+    def again(self, failed: Failed) -> bool:
+        """As of `Place`."""
+        return self._carrier.again(failed)
+
     def release(self, *, broken: bool = False) -> None:
         """As of `Place`."""
         self._pool.release(self._carrier, broken=broken)
@@ -70,6 +78,9 @@ class _Elsewhere:
         return False
 
     def is_failing(self) -> bool:
+        return False
+
+    def again(self, failed: Failed) -> bool:
         return False
 
     def release(self, *, broken: bool = False) -> None:

@@ -22,12 +22,17 @@ import grpc
 
 from meshlib.core.actions import Attempt
 from meshlib.core.mtls import ClientTls
+from meshlib.core.request import Failed
 from meshlib.core.view import View
 from meshlib.dataplane.http.pools import MOST_IDLE, SHORTEST, listed
 
 READY: int = grpc.ChannelConnectivity.READY.value[0]
 FAILING: int = grpc.ChannelConnectivity.TRANSIENT_FAILURE.value[0]
 """No connection could be made. It stays so until one is."""
+ANOTHER = "CERTIFICATE_VERIFY_FAILED"
+"""What gRPC says of a certificate that is not the one that was looked at."""
+LOOKS = 3
+"""Channels for one try, if its peer has another certificate each time."""
 _MIRROR = "mirror|"
 _MOST_STUBS = 1000
 C = TypeVar("C")
@@ -86,6 +91,12 @@ class Carrier(Generic[C]):
         """When it was used last."""
         self.until = now + self.idle_timeout
         self.dies = now + attempt.upstream.max_connection_duration
+
+    def again(self, failed: Failed) -> bool:
+        """Whether who found no connection is to try once more, on a new channel: its peer was looked at, and
+        has another certificate by now, for which gRPC does not take it.
+        """
+        return not failed.connected and self.secured is not None and ANOTHER in failed.detail
 
     def stub(self, kind: str, path: str) -> Any:
         """What calls that method, with messages as bytes."""

@@ -13,7 +13,7 @@ from meshlib.core.actions import Attempt
 from meshlib.core.request import Failed, ResponseHead
 from meshlib.dataplane.http.limits import Broken
 from meshlib.dataplane.http.read import Need
-from meshlib_grpc.bodies import Message, Messages
+from meshlib_grpc.bodies import Messages, Reading
 from meshlib_grpc.outcome import LEFT, UNKNOWN, Doubt, Ended, begun, failure, of_status, too_late
 from meshlib_grpc.place import Place, confirmed
 
@@ -31,8 +31,10 @@ class Trying:
         attempt: Attempt,
         clock: Callable[[], float],
         place: Place,
+        reading: Reading | None,
     ) -> None:
-        """`place` is released once, at its end."""
+        """`place` is released once, at its end, and `reading` left: the messages of a stream of requests."""
+        self._reading_requests = reading
         self.head = ResponseHead(200)
         self.ended: Ended | None = None
         """How it ended; None: it goes on."""
@@ -44,6 +46,10 @@ class Trying:
         self._place = place
         self._over = False
 
+    def again(self, failed: Failed) -> bool:
+        """Whether it is to be made once more, on a new channel."""
+        return self._place.again(failed)
+
     def ready(self) -> bytes | Need:
         """It can't be told without waiting."""
         return Need.NOTHING if self.ended is not None else Need.DATA
@@ -54,6 +60,8 @@ class Trying:
         self.told(ended)
         if not self._over:
             self._over = True
+            if self._reading_requests is not None:
+                self._reading_requests.leave()
             self._place.release(broken=connection is Doubt.NOT_CONNECTED)
 
 
@@ -66,10 +74,9 @@ class Streamed(Trying):
         attempt: Attempt,
         clock: Callable[[], float],
         place: Place,
-        body: Message | Messages,
+        reading: Reading | None,
     ) -> None:
-        super().__init__(call, attempt, clock, place)
-        self._body = body
+        super().__init__(call, attempt, clock, place, reading)
         self._first: bytes | None = None
         self._timer: threading.Timer | None = None
         one, whole = attempt.try_deadline, attempt.deadline
@@ -145,7 +152,8 @@ class Streamed(Trying):
 
     def _ended(self, call: Any) -> Ended:
         ended = Ended(call.code() or UNKNOWN, call.details() or "", call.trailing_metadata() or ())
-        body = self._body
+        reading = self._reading_requests
+        body = None if reading is None else reading.body
         if ended.code is UNKNOWN and isinstance(body, Messages) and body.unserialized:
             return Ended(grpc.StatusCode.INTERNAL, "Exception serializing request!")  # gRPC's words
         return ended

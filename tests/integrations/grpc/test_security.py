@@ -141,7 +141,11 @@ def test_a_peer_with_another_certificate_after_the_look_is_looked_at_again(
             return seen._replace(leaf_pem=past) if len(looks) < 3 else seen
 
         monkeypatch.setattr("meshlib_grpc.blocking.look", look)
-        monkeypatch.setattr("meshlib_grpc.asynchronous.look", look)
+
+        async def alook(*asked: Any) -> Any:
+            return look(*asked)
+
+        monkeypatch.setattr("meshlib_grpc.asynchronous.alook", alook)
         with calling(kind, mesh_of(server.port, lambda: held)) as caller:
             if method == "unary":
                 assert caller.unary("echo", b"hello").messages == [b"hello"]

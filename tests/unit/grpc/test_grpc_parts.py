@@ -198,6 +198,34 @@ def test_messages_are_given_to_each_try() -> None:
     assert list(messages(known[0] or b"")) == [b"a", b"", b"c"]
 
 
+def test_what_one_try_has_taken_is_kept_for_another() -> None:
+    body = Messages(iter([b"a", b"b", b"c"]))
+    first, second = body.reading(), body.reading()
+    ahead, behind = first.each(), second.each()
+    assert [next(ahead), next(ahead), next(behind)] == [b"a", b"b", b"a"]
+    body.once()
+    assert (next(behind), len(body._kept_messages)) == (b"b", 1)
+    first.leave()
+    assert list(behind) == [b"c"]
+    body.drop()
+    assert (body._kept_messages, list(ahead)) == ([], [])
+
+
+async def test_nothing_goes_between_two_tries() -> None:
+    body = AsyncMessages(None)
+    body.limit = 10
+    first = body.reading()
+    body._add(b"a")
+    assert await anext(first.each()) == b"a"
+    first.leave()
+    body._add(b"too long")
+    assert body.replayable()
+    each = body.reading().each()
+    assert [await anext(each), await anext(each)] == [b"a", b"too long"]
+    body._add(b"c")
+    assert (body.replayable(), body._kept_messages) == (False, [b"c"])
+
+
 def test_a_try_that_was_given_up_shares_what_it_waits_for() -> None:
     inside, go = threading.Event(), threading.Event()
 
