@@ -9,14 +9,21 @@ import pytest
 from support.commands import control
 from support.envoy_client import envoy
 from support.grpc_server import grpc_server
-from support.interop_cases import CASES, Case, Play, World
+from support.interop_cases import CASES
 from support.interop_clients import Client, foreign, tasks, threads, through
 from support.interop_page import agrees, table
+from support.interop_play import Case, Play, World
 from support.node_modules import install
 from support.ports import free_port
 
 import meshlib
 
+MESH = """
+apiVersion: mesh.istio.io/v1alpha1
+kind: MeshConfig
+metadata: {name: mesh}
+outboundTrafficPolicy: {mode: REGISTRY_ONLY}
+"""
 COLUMNS = {"threads": "ours", "tasks": "ours", "grpcio": "grpcio", "grpc-js": "grpc-js", "envoy": "Envoy"}
 """Of the page, by client."""
 EXPECTED = table("Routing")
@@ -39,6 +46,7 @@ def theatre(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
     with ExitStack() as stack:
         a, b = (stack.enter_context(grpc_server(name)) for name in "ab")
         world = World(folder, free_port(), a, b)
+        (folder / "mesh.yaml").write_text(MESH)
         for case in CASES:
             world.write(case)
         served = stack.enter_context(control(folder))
@@ -80,3 +88,22 @@ def test_the_page_tells_of_these_cases() -> None:
 
 def test_the_page_says_why_ours_differ_from_envoy() -> None:
     assert [name for name, row in EXPECTED.items() if row["ours"] != row["Envoy"] and not row["why"]] == []
+
+
+@pytest.mark.parametrize(
+    ("cell", "found", "agree"),
+    [
+        ("answered", "answered", True),
+        ("answered", "UNAVAILABLE", False),
+        ("A or B", "B", True),
+        ("A after 0.3 s", "A after 0.30 s", True),
+        ("A after 0.3 s", "A after 0.27 s", False),
+        ("A after 0.3 s", "A after 1.31 s", False),
+        ("A after 0.3 s", "B after 0.30 s", False),
+        ("A after 0.3 s", "A", False),
+        ("A after 0.4 to 1.3 s", "A after 1.20 s", True),
+        ("A or B after 0.4 to 1.3 s", "B after 2.31 s", False),
+    ],
+)
+def test_a_cell_agrees(cell: str, found: str, agree: bool) -> None:
+    assert agrees(cell, found) is agree
