@@ -14,6 +14,8 @@ from meshlib.xds import pb
 
 BIND, LISTEN_PORTS = "BIND", "LISTEN_PORTS"
 """Metadata of a gateway: where it listens."""
+C_CORE = "grpc c-core"
+"""How the user agents begin of those languages (Python, C++, Ruby, PHP) whose gRPC is the one in C."""
 NODE_NAME = "NODE_NAME"
 """Metadata of a node's Envoy and of a workload behind one: which node it is (Istio's word)."""
 
@@ -65,6 +67,8 @@ class Client:
     """Ports of Gateways, and those at which a gateway listens in their place."""
     node: str = ""
     """Of flavour node: the name of the node whose workloads it serves."""
+    hasty: bool = False
+    """Whether it ends calls one to two seconds before their time, as gRPC's C core does (grpc/grpc#34547)."""
     id: str = field(default="", compare=False)
     version: str = field(default="", compare=False)
     dns_domain: str = "cluster.local"
@@ -118,6 +122,7 @@ def from_node(node: Any) -> Client:
         bind=str(metadata.get(BIND) or ""),
         ports=_ports(metadata.get(LISTEN_PORTS)),
         node=str(metadata.get(NODE_NAME) or "") if flavour is Flavour.NODE else "",
+        hasty=node.user_agent_name.lower().startswith(C_CORE),
         locality=Locality(node.locality.region, node.locality.zone, node.locality.sub_zone),
         id=node.id,
         version=node.user_agent_version,

@@ -72,6 +72,7 @@ def client(said: dict[str, str]) -> Client:
         labels=pairs(said.get("labels", "")),
         locality=Locality.parse(said.get("locality", "")),
         node=said.get("node", ""),
+        hasty="hasty" in said,
     )
 
 

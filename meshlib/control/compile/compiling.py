@@ -69,7 +69,7 @@ class Compiling:
         sidecar = self.scope.sidecar
         self.base = (graph.mesh_fingerprint, sidecar.fingerprint if sidecar else "")
         account = client.service_account if client.flavour is Flavour.NODE else ""
-        self.who = (client.flavour, client.namespace, client.labels, account)
+        self.who = (client.flavour, client.namespace, client.labels, account, client.hasty)
         self.may_have_keys = (client.namespace, client.service_account) in gateways
 
     @cached_property

@@ -40,7 +40,7 @@ def forward(message: Any, rule: Rule, context: Context) -> None:
 def settle(action: Any, said: HTTPRoute | None, context: Context, *, sticky: bool) -> None:
     """Puts the retries on an envoy.config.route.v3.RouteAction."""
     default = context.scope.graph.mesh.default_http_retry_policy
-    policy = retry.retry_policy(said.retries if said else None, default, sticky=sticky)
+    policy = retry.retry_policy(said.retries if said else None, default, sticky=sticky, grpc=context.grpc)
     if policy is not None:
         action.retry_policy.CopyFrom(policy)
 

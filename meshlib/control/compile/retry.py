@@ -7,6 +7,8 @@ Rules (Istio):
 - Numbers among the conditions are statuses. Conditions left out are the default ones.
 - A retry goes to another endpoint unless `retryIgnorePreviousHosts` is false, or the destination sends
   each key to one endpoint.
+- gRPC's C core never tries again after a back-off that rounds down to 0 ms, and takes off up to a fifth: its
+  clients back off for 2 ms at least.
 """
 
 from typing import Any
@@ -17,15 +19,19 @@ from meshlib.xds import pb
 DEFAULT_ON = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
 DEFAULT_ATTEMPTS = 2
 HOST_ATTEMPTS = 5
+GRPC_LEAST_BACK_OFF = 0.002
 _BY_STATUS = "retriable-status-codes"
 _PREVIOUS_HOSTS = "envoy.retry_host_predicates.previous_hosts"
 _PREVIOUS_PRIORITIES = "envoy.retry_priorities.previous_priorities"
 
 
-def retry_policy(said: HTTPRetry | None, default: HTTPRetry | None, *, sticky: bool = False) -> Any:
+def retry_policy(
+    said: HTTPRetry | None, default: HTTPRetry | None, *, sticky: bool = False, grpc: bool = False
+) -> Any:
     """An envoy.config.route.v3.RetryPolicy, or None for no retries.
 
-    `default` is the mesh's; `sticky`: the only destination sends each key to one endpoint.
+    `default` is the mesh's; `sticky`: the only destination sends each key to one endpoint; `grpc`: the
+    client is gRPC's own.
     """
     said = said if said is not None else default
     if said is not None and said.attempts <= 0:
@@ -42,7 +48,8 @@ def retry_policy(said: HTTPRetry | None, default: HTTPRetry | None, *, sticky: b
     if said.per_try_timeout:
         made.per_try_timeout.CopyFrom(pb.duration(said.per_try_timeout))
     if said.backoff:
-        made.retry_back_off.base_interval.CopyFrom(pb.duration(said.backoff))
+        seconds = max(said.backoff, GRPC_LEAST_BACK_OFF) if grpc else said.backoff
+        made.retry_back_off.base_interval.CopyFrom(pb.duration(seconds))
     if said.retry_remote_localities:
         config = pb.message("envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig")
         made.retry_priority.name = _PREVIOUS_PRIORITIES

@@ -9,6 +9,11 @@ def test_a_node_says_its_name_and_is_understood() -> None:
     assert from_node(to_node(said)) == said
 
 
+def test_a_client_in_c_is_known_by_its_user_agent() -> None:
+    assert from_node(pb.Node(user_agent_name="gRPC C-core linux Python")) == Client(Flavour.GRPC, hasty=True)
+    assert from_node(pb.Node(user_agent_name="gRPC Node Pure JS")) == Client(Flavour.GRPC)
+
+
 def test_the_name_of_a_node_is_nothing_of_another_client() -> None:
     node = pb.Node(id="x")
     node.metadata.update({"NODE_NAME": "vm1"})

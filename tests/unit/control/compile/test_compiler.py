@@ -85,6 +85,16 @@ def test_clients_of_other_namespaces_share_nothing_that_differs() -> None:
     assert "reviews" not in yours.message().virtual_hosts[0].domains
 
 
+def test_clients_that_end_calls_early_share_no_time_out_with_others() -> None:
+    compiler = Builder()(MemorySource(SERVICES + RULES % ("1s", "reviews")).load(), (), "1").compiler
+    found = []
+    for client in (Client(Flavour.GRPC, hasty=True), Client(Flavour.GRPC)):
+        resources = compiler.resources(client, frozenset(("reviews:80",)))
+        (routes,) = (each.message() for each in resources if each.kind is Kind.ROUTES)
+        found.append(routes.virtual_hosts[0].routes[0].route.max_stream_duration.max_stream_duration.seconds)
+    assert found == [3, 1]
+
+
 def test_odd_names_are_answered_and_never_fail() -> None:
     compiler = Builder()(MemorySource(SERVICES).load(), (), "1").compiler
     odd = frozenset(("", ":", "a:b:c", "[::1]:80", "reviews", "reviews:99999", "*:80", "|", "reviews:80:80"))
