@@ -1,6 +1,7 @@
 """The workloads of a node: how each joins the mesh, and leaves it.
 
     joining   captured (if it has a namespace) ─► certificate ─► registered ─► its listeners are there: ready
+    serving   ready, and its program, if it is one that is run, listens: others are sent to it
     leaving   it says that it drains ─► not registered ─► not captured any more
 
 Rules:
@@ -41,6 +42,9 @@ class Membership(Protocol):
     def joined(self) -> bool:
         """Whether the control service has taken it."""
 
+    def serve(self) -> None:
+        """Others are sent to it from now on."""
+
     def drain(self) -> None:
         """Says that it leaves; may wait for others to hear of it."""
 
@@ -63,6 +67,8 @@ class Member:
     membership: Membership | None = None
     process_id: int = 0
     """Of the program that is run as it; 0: it is not known."""
+    listens: bool = True
+    """Whether its application is there, as far as is known."""
     keeping: "asyncio.Task[None] | None" = None
 
 
@@ -86,10 +92,10 @@ class Node:
         """By name."""
         return [self._members[name] for name in sorted(self._members)]
 
-    def enrol(self, workload: Workload) -> Member:
+    def enrol(self, workload: Workload, *, listens: bool = True) -> Member:
         """Begins. ConfigError: it can't be, beside the others."""
         self._check(workload)
-        member = Member(workload)
+        member = Member(workload, listens=listens)
         self._members[workload.name] = member
         member.keeping = asyncio.create_task(self._keep(member))
         return member
@@ -98,6 +104,12 @@ class Node:
         """The program of a workload runs."""
         if name in self._members:
             self._members[name].process_id = process_id
+
+    async def listens(self, name: str) -> None:
+        """The program of a workload is there for others."""
+        if name in self._members:
+            self._members[name].listens = True
+            _serve(self._members[name])
 
     async def withdraw(self, name: str) -> None:
         """It leaves; what has not begun can end, too."""
@@ -116,8 +128,11 @@ class Node:
             await self._release(member.workload.netns)
 
     async def enrolling(self, workload: Workload) -> AsyncGenerator[Mapping[str, Any], None]:
-        """It is one for as long as this is iterated: why it is not ready, again whenever that changes."""
-        member = self.enrol(workload)
+        """It is one for as long as this is iterated: why it is not ready, again whenever that changes.
+
+        Nobody is sent to it before it `listens`.
+        """
+        member = self.enrol(workload, listens=False)
         try:
             told: Mapping[str, Any] = {}
             while True:
@@ -183,6 +198,7 @@ class Node:
             await asyncio.sleep(LOOK_SECONDS)
         member.why = ""
         member.ready.set()
+        _serve(member)
 
     async def _placed(self, workload: Workload) -> Workload:
         """Captured, and with an address. CommandFailed, ConfigError."""
@@ -232,6 +248,11 @@ class Node:
             await self._captures.release(path)
         except OSError as error:
             log.error("what is captured of %s stays captured: %s", path, error)
+
+
+def _serve(member: Member) -> None:
+    if member.membership is not None and member.ready.is_set() and member.listens:
+        member.membership.serve()
 
 
 async def clean(captures: Captures, claimed: set[str]) -> list[str]:

@@ -4,6 +4,7 @@
     {"do": "list"}                      ─► {"workloads": [{…, "why": …}]}
     {"do": "enrol", "workload": {…}}    ─► {"why": …, "address": …} at each change; no `why`: it is ready
     {"do": "started", "name": …, "pid": …} ─► {}
+    {"do": "listens", "name": …}        ─► {}; until then nobody is sent to what was enrolled so
     {"do": "drain", "name": …}          ─► {} when others have heard that it leaves
 
 Rules:
@@ -146,11 +147,16 @@ class _Talk:
             case "started":
                 await self._node.started(str(asked.get("name")), int(asked.get("pid") or 0))
                 await self._say({})
+            case "listens":
+                await self._node.listens(str(asked.get("name")))
+                await self._say({})
             case "drain":
                 await self._node.drain(str(asked.get("name")))
                 await self._say({})
             case other:
-                raise ConfigError(f"do: found {other!r}; allowed are about, list, enrol, started, drain")
+                raise ConfigError(
+                    f"do: found {other!r}; allowed are about, list, enrol, started, listens, drain"
+                )
 
     async def _enrol(self, workload: Workload) -> None:
         telling = asyncio.create_task(self._tell(workload))

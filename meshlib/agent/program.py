@@ -3,6 +3,7 @@
 Rules:
 
 - It is started when its workload is ready: what it sends first is in the mesh already.
+- Others are sent to it when it listens at its ports; or after a while, if that can't be seen.
 - It is told nothing of the mesh that is not its affair: no MESHLIB_ variable of the node, above all no token;
   but where the SPIFFE Workload API is, and without capture where its proxy is.
 - Signals are passed on: one that ends it, when others have heard that it leaves. Its exit status is the exit
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from meshlib.agent import netns, node_socket
+from meshlib.agent.listening import listening
 from meshlib.agent.netns import Namespace
 from meshlib.agent.node_socket import NodeRefused, NodeUnreachable
 from meshlib.agent.watcher import Watcher
@@ -39,6 +41,9 @@ LOOPBACK = "127.0.0.1"
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 PATIENCE = 2.0
 """Seconds to be ready, before it is said why it is not."""
+LISTEN_SECONDS, PATIENT_SECONDS = 60.0, 10.0
+"""For a program to listen: then others are sent to it as it is; and before it is said that it does not."""
+LOOK_SECONDS = 0.05
 
 
 class Agent(Protocol):
@@ -49,6 +54,9 @@ class Agent(Protocol):
 
     async def started(self, name: str, process_id: int) -> None:
         """The program of a workload runs."""
+
+    async def listens(self, name: str) -> None:
+        """The program of a workload is there for others."""
 
     async def drain(self, *names: str) -> None:
         """Workloads of these names leave soon; returns when others have heard of it."""
@@ -61,6 +69,8 @@ class _State:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     process_id: int = 0
     """0: it does not run yet."""
+    listens: bool = False
+    """Whether others are sent to it."""
 
 
 async def run_program(
@@ -143,6 +153,8 @@ async def _stay(workload: Workload, agent: Agent, state: _State) -> None:
                         state.ready.set()
                         if state.process_id:
                             await agent.started(workload.name, state.process_id)
+                        if state.listens:
+                            await agent.listens(workload.name)
         except NodeRefused:
             if not state.ready.is_set():
                 raise
@@ -191,9 +203,32 @@ async def _run(
                 await agent.drain(workload.name)
         _tell(program.pid, number)
 
+    looking = asyncio.create_task(_look(workload, agent, state))
     with _passed_on(program.pid, leave):
         status = await program.wait()
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
     return status if status >= 0 else 128 - status
+
+
+async def _look(workload: Workload, agent: Agent, state: _State) -> None:
+    """Tells when the program listens at all its ports."""
+    own = dict(workload.app_ports)
+    wanted = {own.get(port, port) for _, port in workload.ports}
+    loop = asyncio.get_running_loop()
+    began, told = loop.time(), False
+    while missing := sorted(wanted - listening(wanted, state.process_id, workload.netns)):
+        waited, ports = loop.time() - began, ", ".join(map(str, missing))
+        if waited > LISTEN_SECONDS:
+            log.warning("%s is not seen to listen at %s; others are sent to it now", workload.name, ports)
+            break
+        if waited > PATIENT_SECONDS and not told:
+            log.warning("nobody is sent to %s before it listens at %s", workload.name, ports)
+            told = True
+        await asyncio.sleep(LOOK_SECONDS)
+    state.listens = True
+    with contextlib.suppress(NodeUnreachable):
+        await agent.listens(workload.name)
 
 
 @contextlib.contextmanager
@@ -248,6 +283,10 @@ class AgentAt:
     async def started(self, name: str, process_id: int) -> None:
         """As `Agent`."""
         await node_socket.ask(self._path, {"do": "started", "name": name, "pid": process_id})
+
+    async def listens(self, name: str) -> None:
+        """As `Agent`."""
+        await node_socket.ask(self._path, {"do": "listens", "name": name})
 
     async def drain(self, *names: str) -> None:
         """As `Agent`."""

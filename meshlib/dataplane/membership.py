@@ -2,7 +2,8 @@
 
 Rules:
 
-- First the certificate, then the registration: who hears of a workload can reach it.
+- First the certificate, then the registration, which says DRAINING until it is told that the workload serves:
+  who is sent to a workload can reach it.
 - One identity of the node's shows all that; the workloads' own are shown to their peers only.
 - Where control is talked to in plain text there are no certificates, and nothing takes mutual TLS.
 """
@@ -94,6 +95,10 @@ class Membership:
         """Whether the control service has taken it, on the stream that is open now."""
         return self._registration.joined
 
+    def serve(self) -> None:
+        """It takes calls from now on."""
+        self._registration.serve()
+
     def drain(self) -> None:
         """Says that it leaves; waits until others have heard of it."""
         self._registration.drain()
@@ -136,6 +141,7 @@ class Memberships:
                 mutual_tls=others is not None,
                 certs=self.own,
                 place=self._place(workload),
+                serving=False,
             )
         except BaseException:
             if others is not None:

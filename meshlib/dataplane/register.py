@@ -7,6 +7,7 @@ Rules:
 - A lost stream is opened again for ever, from a daemon thread; the same registration returns.
 - Who is told how often to report, again on the same stream, asks which roots are trusted now: a process that
   only registers has no other way to hear of them.
+- Who does not serve yet reports DRAINING until `serve`: it is known, and nobody is sent to it.
 - `drain` reports DRAINING and waits a moment, so that clients stop sending; `close` drains and leaves.
   At the end of the process it drains by itself. Signals are the application's: on SIGTERM call
   `drain()`, stop accepting, then `close()`; most servers do so in their shutdown hook.
@@ -55,12 +56,13 @@ class Registration:
         mutual_tls: bool = False,
         certs: "Certs | None" = None,
         place: Mapping[str, Any] | None = None,
+        serving: bool = True,
     ) -> None:
         """Starts at once, and waits for nothing; `keep` None: on a stream to the control service.
 
         `mutual_tls`: whatever listens at `ports` takes Istio's mutual TLS, so clients of the mesh speak it.
         A plain application server does not. A node registers others by its own `certs`, and says in which
-        `place` they are: more metadata.
+        `place` they are: more metadata. `serving` False: nobody is sent to it before `serve`.
 
         ConfigError: `ports` is missing, or has no address.
         """
@@ -75,7 +77,7 @@ class Registration:
         self._lock = threading.RLock()
         self._joined = threading.Event()
         self._left = threading.Event()
-        self._draining = False
+        self._serving, self._draining = serving, False
         self._introduced = False
         self._due = True
         self._interval = _LONGEST_INTERVAL
@@ -105,6 +107,14 @@ class Registration:
         """Waits until it has joined; False after that many seconds."""
         return self._joined.wait(timeout)
 
+    def serve(self) -> None:
+        """From now on it takes calls. Twice is once."""
+        with self._lock:
+            if self._serving:
+                return
+            self._serving = self._due = True
+        self._kept.wake()
+
     def drain(self, seconds: float | None = None) -> None:
         """Says DRAINING, and waits so long (the setting `drain`, if None) that clients have heard of it."""
         with self._lock:
@@ -112,7 +122,7 @@ class Registration:
                 return
             self._draining = self._due = True
         self._kept.wake()
-        if self.joined:
+        if self.joined and self._serving:
             self._left.wait(self._settings.drain if seconds is None else seconds)
 
     def close(self) -> None:
@@ -181,7 +191,7 @@ class Registration:
         message = pb.HealthCheckRequestOrEndpointHealthResponse()
         for _, number in self._settings.ports:
             health = message.endpoint_health_response.endpoints_health.add()
-            health.health_status = _DRAINING if self._draining else _HEALTHY
+            health.health_status = _HEALTHY if self._serving and not self._draining else _DRAINING
             health.endpoint.address.socket_address.address = self.address
             health.endpoint.address.socket_address.port_value = number
         return message

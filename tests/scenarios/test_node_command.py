@@ -339,6 +339,33 @@ def test_a_program_ends_as_it_ends_and_its_signals_are_its_own(
 
 
 @pytest.mark.parametrize("how", [[], ["--explicit"]])
+def test_nobody_is_sent_to_a_program_before_it_listens(
+    mesh: SecureMesh, nodes: tuple[Started, Started], one: Machine, two: Machine, how: list[str]
+) -> None:
+    first = one.run("listed", sys.executable, "-c", DETAILS)
+    first.wait_for("details listens")
+    go = two.folder / f"go{len(how)}"
+    slow = (
+        f"import os, time\nprint('up', flush=True)\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
+    )
+    with mesh.joined("productpage") as joined, meshlib.Client(mesh=joined) as client:
+        wait_until(lambda: succeeded(client, "http://listed:9080/"), 30, "the first")
+        with Calls(joined, "http://listed:9080/") as calls:
+            second = two.run("listed", sys.executable, "-c", slow + DETAILS, options=how)
+            second.wait_for("up")
+            assert ready(two, "listed")
+            calls.more()
+            go.touch()
+            second.wait_for("details listens")
+            assert first.end() == 128 + signal.SIGTERM
+            # Only the second is left: it is called now.
+            calls.more()
+        assert calls.failures == []
+    assert second.end() == 128 + signal.SIGTERM
+    wait_until(lambda: "listed" not in {**one.workloads(), **two.workloads()}, 30, "their end")
+
+
+@pytest.mark.parametrize("how", [[], ["--explicit"]])
 def test_a_program_is_told_where_it_gets_its_certificate(
     nodes: tuple[Started, Started], two: Machine, how: list[str]
 ) -> None:

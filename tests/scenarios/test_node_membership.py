@@ -92,6 +92,9 @@ def test_a_workload_has_a_certificate_and_is_registered_and_both_end_with_it(mes
         (said,) = registered(mesh)
         assert (said.namespace, said.service_account, said.node) == ("default", "ratings", "vm1")
         assert said.place == Place("a", "/run/netns/a", ((9080, 19080),))
+        assert said.draining
+        one.serve()
+        wait_until(lambda: not registered(mesh)[0].draining, 30, "that it serves")
         assert said.label_map == {
             "app": "ratings",
             "networking.istio.io/tunnel": "http",

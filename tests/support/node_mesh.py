@@ -321,12 +321,15 @@ def ask(
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     with pod.connect(address, port) as made:
         made.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
-        whole = b"".join(iter(lambda: made.recv(65536), b""))
-    if not whole:
-        raise ConnectionResetError("no answer")
-    head, _, body = whole.partition(b"\r\n\r\n")
-    first, *rest = head.decode().split("\r\n")
-    found = {name.lower(): value for name, _, value in (line.partition(": ") for line in rest)}
+        with made.makefile("rb") as answer:
+            first = answer.readline()
+            if not first:
+                raise ConnectionResetError("no answer")
+            head = iter(lambda: answer.readline().decode().strip(), "")
+            found = {name.lower(): value for name, _, value in (line.partition(": ") for line in head)}
+            # Envoy waits for the caller to close, after an answer of its own.
+            size = found.get("content-length")
+            body = answer.read(-1 if size is None else int(size))
     if found.get("transfer-encoding") == "chunked":
         body = _joined(body)
     return Answer(int(first.split()[1]), found, body)

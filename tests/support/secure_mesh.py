@@ -89,6 +89,7 @@ OTHERS = {
     # More often yet.
     "serve-often-renewing": [sys.executable, "-m", "support.renewing", "0.1", *MESHED["serve"][2:]],
     "serve-greeter": [sys.executable, "-m", "support.renewing", "0.1", "soak.greeting", "PORT"],
+    "serve-versioned": [*MESHLIB, "serve", "support.versioned:app", "--port", "PORT", "--host", "HOST"],
     "serve-websockets": [*MESHLIB, "serve", "support.websocket_app:app", "--port", "PORT"],
 }
 """More that `served` knows."""
@@ -176,16 +177,19 @@ class SecureMesh:
         new.rename(self.documents / "mesh.yaml")
 
     @contextlib.contextmanager
-    def served(self, server: str = "serve", **settings: str) -> Iterator["Served"]:
-        """`support.telling` in a process of its own, by one of SERVERS or OTHERS."""
+    def served(self, server: str = "serve", port: int = 0, **settings: str) -> Iterator["Served"]:
+        """`support.telling` in a process of its own, by one of SERVERS or OTHERS; `port` 0: any."""
         own = {name: value for name, value in os.environ.items() if not name.startswith("MESHLIB_")}
         own["PYTHONPATH"] = os.pathsep.join((str(Path(__file__).parents[1]), own.get("PYTHONPATH", "")))
-        own["MESHLIB_STATE_DIR"] = str(self.folder / "served")
-        known = {"labels": "app=reviews", "address": "127.0.0.1"} | self.settings("reviews") | settings
-        own |= {f"MESHLIB_{name.upper()}": value for name, value in known.items()}
-        port = free_port()
+        usual = {"state_dir": str(self.folder / "served"), "labels": "app=reviews", "address": "127.0.0.1"}
+        own |= {
+            f"MESHLIB_{name.upper()}": value
+            for name, value in (usual | self.settings("reviews") | settings).items()
+        }
+        port = port or free_port()
         own["PORT"] = str(port)
-        command = [one.replace("PORT", str(port)) for one in (SERVERS | OTHERS)[server]]
+        host = own["MESHLIB_ADDRESS"]
+        command = [one.replace("PORT", str(port)).replace("HOST", host) for one in (SERVERS | OTHERS)[server]]
         process = subprocess.Popen(
             command, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

@@ -37,6 +37,9 @@ class Part:
         self.said, self.name, self.joined = said, name, True
         said.append(f"{name} joins")
 
+    def serve(self) -> None:
+        self.said.append(f"{self.name} serves")
+
     def drain(self) -> None:
         self.said.append(f"{self.name} drains")
 
@@ -78,7 +81,7 @@ async def test_it_is_ready_when_it_is_registered_and_its_listeners_are_there(sta
     assert member.why == ""
     await stage.node.withdraw("a")
     await stage.node.withdraw("a")
-    assert stage.said == ["a joins", "a drains", "a leaves"]
+    assert stage.said == ["a joins", "a serves", "a drains", "a leaves"]
     assert stage.node.members == []
 
 
@@ -133,8 +136,8 @@ async def test_of_a_file_only_what_changed_leaves_and_comes(stage: Stage) -> Non
     heavier = Workload("b", B.ports, address=B.address, weight=2)
     await stage.node.listed([A, heavier])
     await asyncio.gather(*(one.ready.wait() for one in stage.node.members))
-    assert sorted(stage.said[:2]) == ["a joins", "b joins"]
-    assert stage.said[2:] == ["b drains", "b leaves", "b joins"]
+    assert sorted(stage.said[:4]) == ["a joins", "a serves", "b joins", "b serves"]
+    assert stage.said[4:] == ["b drains", "b leaves", "b joins", "b serves"]
     await stage.node.listed([])
     assert stage.node.members == []
 
@@ -177,8 +180,11 @@ async def test_over_the_socket_it_is_one_for_as_long_as_the_connection_stands(st
         assert (listed["name"], listed["address"], listed["why"]) == ("a", "10.0.0.1", "")
         assert await ask(stage.socket, {"do": "started", "name": "a", "pid": 7}) == {}
         assert [one.process_id for one in stage.node.members] == [7]
+        assert stage.said == ["a joins"]
+        assert await ask(stage.socket, {"do": "listens", "name": "a"}) == {}
+        assert await ask(stage.socket, {"do": "listens", "name": "nobody"}) == {}
         assert await ask(stage.socket, {"do": "drain", "name": "a"}) == {}
-        assert stage.said == ["a joins", "a drains"]
+        assert stage.said == ["a joins", "a serves", "a drains"]
         await enrolling.aclose()
         while stage.node.members:
             await asyncio.sleep(0.001)
@@ -191,7 +197,7 @@ async def test_over_the_socket_it_is_one_for_as_long_as_the_connection_stands(st
     [
         ({"do": "enrol"}, "allowed is an object"),
         ({"do": "enrol", "workload": {"name": "a"}}, "ports: found None"),
-        ({"do": "dance"}, "do: found 'dance'; allowed are about, list, enrol, started, drain"),
+        ({"do": "dance"}, "do: found 'dance'; allowed are about, list, enrol, started, listens, drain"),
         ({}, "do: found None"),
         ({"do": "started", "pid": "x"}, "no JSON object"),
         ([], "no JSON object"),

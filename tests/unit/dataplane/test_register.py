@@ -124,6 +124,33 @@ def test_it_joins_reports_and_leaves(made: tuple[Registration, Kept]) -> None:
     assert not registration.joined
 
 
+def test_who_does_not_serve_yet_is_known_and_not_used() -> None:
+    kept: list[Kept] = []
+
+    def keep(*arguments: Any) -> Kept:
+        kept.append(Kept(*arguments))
+        return kept[0]
+
+    settings = bootstrap({}, control="127.0.0.1:15010", ports={"http": 9080}, drain=3600)
+    registration = Registration(settings, keep, serving=False)
+    registration.opened()
+    assert reported(heard(registration)[1]) == [("127.0.0.1", 9080, DRAINING)]
+    registration.take(specifier(10))
+    registration.serve()
+    registration.serve()
+    assert kept[0].calls == ["start", "wake"]
+    assert reported(heard(registration)[0]) == [("127.0.0.1", 9080, HEALTHY)]
+    registration.drain(0)
+    registration.serve()
+    assert reported(heard(registration)[0]) == [("127.0.0.1", 9080, DRAINING)]
+    registration.close()
+    # Nobody has to hear that it leaves whom nobody was sent to.
+    never = Registration(settings, Kept, serving=False)
+    never.take(specifier(10))
+    never.drain()
+    never.close()
+
+
 def test_who_is_told_once_more_asks_for_the_roots(made: tuple[Registration, Kept]) -> None:
     registration, _ = made
     looks: list[bool] = []
