@@ -27,6 +27,15 @@ MOST_WORDS = 20
 """Failures of a kind that are told with all their words."""
 
 
+_saying = threading.Lock()
+
+
+def say(what: dict[str, Any]) -> None:
+    """A line of standard output, whoever says another."""
+    with _saying:
+        print(json.dumps(what), flush=True)
+
+
 class Counts:
     """What was asked, and what came of it. Thread-safe."""
 
@@ -107,7 +116,7 @@ class Orders:
     def _read(self) -> None:
         for line in sys.stdin:
             self._counts.phase = json.loads(line)
-            print(json.dumps({"phase": self._counts.phase}), flush=True)
+            say({"phase": self._counts.phase})
         self.end.set()
 
 
@@ -139,14 +148,12 @@ async def run(told: dict[str, Any]) -> None:
                     one.result()
         await asyncio.gather(*running)
         _tell(counts, given)
-        print(json.dumps(counts.all()), flush=True)
+        say(counts.all())
 
 
 def _tell(counts: Counts, given: Given) -> None:
     now = size(given.mesh, given.envoy, len(asyncio.all_tasks()))
-    print(
-        json.dumps({"at": time.time(), "good": counts.good, "failures": counts.failures, **now}), flush=True
-    )
+    say({"at": time.time(), "good": counts.good, "failures": counts.failures, **now})
 
 
 def main() -> None:

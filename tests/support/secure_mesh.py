@@ -87,8 +87,8 @@ OTHERS = {
     # It renews its certificate after a quarter of its term.
     "serve-renewing": [sys.executable, "-m", "support.renewing", "0.25", *MESHED["serve"][2:]],
     # More often yet.
-    "serve-often-renewing": [sys.executable, "-m", "support.renewing", "0.1", *MESHED["serve"][2:]],
-    "serve-greeter": [sys.executable, "-m", "support.renewing", "0.1", "soak.greeting", "PORT"],
+    "serve-often-renewing": [sys.executable, "-m", "support.renewing", "0.02", *MESHED["serve"][2:]],
+    "serve-greeter": [sys.executable, "-m", "support.renewing", "0.02", "soak.greeting", "PORT"],
     "serve-versioned": [*MESHLIB, "serve", "support.versioned:app", "--port", "PORT", "--host", "HOST"],
     "serve-websockets": [*MESHLIB, "serve", "support.websocket_app:app", "--port", "PORT"],
 }
