@@ -219,12 +219,12 @@ async def _look(workload: Workload, agent: Agent, state: _State) -> None:
     began, told = loop.time(), False
     while missing := sorted(wanted - listening(wanted, state.process_id, workload.netns)):
         waited, ports = loop.time() - began, ", ".join(map(str, missing))
-        if waited > LISTEN_SECONDS:
-            log.warning("%s is not seen to listen at %s; others are sent to it now", workload.name, ports)
-            break
         if waited > PATIENT_SECONDS and not told:
             log.warning("nobody is sent to %s before it listens at %s", workload.name, ports)
             told = True
+        elif waited > LISTEN_SECONDS:
+            log.warning("%s is not seen to listen at %s; others are sent to it now", workload.name, ports)
+            break
         await asyncio.sleep(LOOK_SECONDS)
     state.listens = True
     with contextlib.suppress(NodeUnreachable):

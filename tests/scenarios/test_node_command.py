@@ -392,6 +392,29 @@ def test_without_a_namespace_it_has_a_proxy(
     assert program.end() == 128 + signal.SIGTERM
 
 
+def test_the_example_of_a_machine(mesh: SecureMesh, nodes: tuple[Started, Started], two: Machine) -> None:
+    example = Path(__file__).parents[2] / "examples" / "node_vm"
+    script, rules = example / "ratings.js", (example / "mesh" / "ratings.yaml").read_text()
+    program = two.run("ratings", "node", str(script), options=["--name", "example"])
+    program.wait_for("ratings listens at 9080")
+    with (
+        mesh.joined("reviews") as allowed,
+        mesh.joined("productpage") as other,
+        meshlib.Client(mesh=allowed) as reviews,
+        meshlib.Client(mesh=other) as productpage,
+    ):
+        mesh.edit(*rules.split("---\n"))
+        url = "http://ratings:9080/"
+        # Another ratings may be there, of another test: they take turns.
+        wait_until(lambda: f"URI={SPIFFE}reviews" in reviews.get(url).json().get("caller", ""), 30, "it")
+        wait_until(lambda: productpage.get(url).status_code == 403, 30, "the rule")
+        assert reviews.get(url).status_code == 200
+        assert reviews.post(url).status_code == 403
+        mesh.edit(MESH)
+        wait_until(lambda: productpage.get(url).status_code == 200, 30, "no rule")
+    assert program.end() == 128 + signal.SIGTERM
+
+
 def succeeded(client: Any, url: str) -> bool:
     with contextlib.suppress(Exception):
         return bool(client.get(url).status_code == 200)

@@ -10,6 +10,7 @@ import itertools
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -62,18 +63,29 @@ class Machine:
         self.processes.append(process)
         return Started(process, log)
 
-    def node(self, mesh: SecureMesh, *options: str) -> "Started":
-        """Its node's agent, which is ready."""
+    def node(self, mesh: SecureMesh, *options: str, renewing: float = 0.0) -> "Started":
+        """Its node's agent, which is ready; `renewing`: certificates, after that share of their term."""
+        often = [sys.executable, "-m", "support.renewing", str(renewing), *MESHLIB[2:]]
         who = SpiffeId("cluster.local", "meshlib-node", self.name)
         allow(mesh.folder / "ca", self.name, ["default/*"])
         found = self.start(
             "node",
-            *(*MESHLIB, "node", "--name", self.name, "--socket", str(self.socket), "--subnet", self.subnet),
+            *(
+                *(often if renewing else MESHLIB),
+                "node",
+                "--name",
+                self.name,
+                "--socket",
+                str(self.socket),
+                "--subnet",
+                self.subnet,
+            ),
             *("--concurrency", "1", "--drain", "1", *options),
             MESHLIB_CONTROL=mesh.address,
             MESHLIB_CA_FINGERPRINT=mesh.authority.fingerprint,
             MESHLIB_TOKEN=mesh.tokens.issue(who, 600, time.time()),
             MESHLIB_STATE_DIR=str(self.folder / "state"),
+            PYTHONPATH=str(Path(__file__).parents[1]),
         )
         found.wait_for(f"node {self.name} is ready")
         return found

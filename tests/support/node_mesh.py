@@ -214,7 +214,7 @@ def registered(
     """A workload of a node, for the time of the block; its account is the app."""
     said = {"app": app, TLS_MODE_LABEL: MUTUAL, **labels}
     if pod is not None:
-        said[TUNNEL_LABEL] = TUNNEL_HTTP
+        said.setdefault(TUNNEL_LABEL, TUNNEL_HTTP)
     where = pod.address if pod is not None else address
     made = Registration(
         id=f"{node_name}~{app}@{where}",
