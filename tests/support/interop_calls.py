@@ -138,7 +138,7 @@ def tries(play: Play) -> str:
 
 def per_try(play: Play) -> str:
     play.world.a.calls.clear()
-    found = play.ask("slow", "10", deadline=1.5)
+    found = play.ask("slow", "10", deadline=2)
     return f"{tried(play, 'slow')}, {timed(found)}"
 
 

@@ -95,9 +95,9 @@ CASES = [
     Case("timeout: 0.3s", late, "[{timeout: 0.3s, route: [{destination: <all>}]}]"),
     Case("the call's own deadline, 0.3 s", own_deadline),
     Case(
-        "perTryTimeout: 0.3s, attempts: 1",
+        "perTryTimeout: 0.6s, attempts: 1",
         per_try,
-        retries("1, perTryTimeout: 0.3s", "'5xx,deadline-exceeded,cancelled'"),
+        retries("1, perTryTimeout: 0.6s", "'5xx,deadline-exceeded,cancelled'"),
     ),
     Case("attempts: 2", tries, retries("2")),
     Case("attempts: 2, backoff: 1ms", tries, retries("2, backoff: 1ms")),
