@@ -121,10 +121,11 @@ async def run_node(
     captures: Captures,
     own_address: Callable[[], str],
     *,
+    open_at_end: bool = False,
     drain_seconds: float = 30.0,
     arguments: Sequence[str] = (),
 ) -> AsyncIterator[tuple[Node, Envoy, Admin]]:
-    """A node for the time of the block, at whose end its workloads leave. As `run_gateway`."""
+    """A node for the time of the block, at whose end its workloads leave. As `Node` and `run_gateway`."""
     running = run_envoy(
         "node",
         lambda folder: node_bootstrap(settings, name, folder),
@@ -134,7 +135,7 @@ async def run_node(
         arguments=arguments,
     )
     async with running as (envoy, admin):
-        node = Node(admin, captures, join, own_address)
+        node = Node(admin, captures, join, own_address, open_at_end=open_at_end)
         try:
             yield node, envoy, admin
         finally:

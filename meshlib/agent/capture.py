@@ -13,7 +13,8 @@ Rules:
 - IPv6 has no way around: nothing but the namespace's own loopback.
 - Other UDP, and what is neither TCP nor UDP, passes: as with Istio, it is not of the mesh.
 - Two tables named `meshlib`, put and replaced at once; what others put into the namespace is not touched.
-- A namespace is written down before it gets rules, so that whoever comes after a crash knows where to look.
+- The node's own namespace never gets any. Any other is written down before it gets them, so that whoever
+  comes after a crash knows where to look.
 """
 
 import asyncio
@@ -90,18 +91,29 @@ class Captures:
 
     async def capture(self, netns: str) -> None:
         """Puts the rules in force, in the place of older ones. CommandFailed; nothing is open then."""
+        if not _is_namespace(netns):
+            raise CommandFailed(f"{netns} is not a network namespace")
+        if _is_own(netns):
+            raise CommandFailed(f"{netns} is the network namespace of this node itself")
         async with self._lock:
             self._write(self._held | {netns})
         await _nft(netns, RULES)
 
     async def release(self, netns: str) -> None:
-        """Takes them away; a namespace that is gone has none. CommandFailed: they are still there."""
+        """Takes them away; a namespace that is gone, or is the node's own, has none.
+
+        CommandFailed: they are still there.
+        """
         try:
-            if _is_namespace(netns):
+            if _is_foreign(netns):
                 await _nft(netns, _RELEASED)
         except CommandFailed:
-            if _is_namespace(netns):
+            if _is_foreign(netns):
                 raise
+        await self.forget(netns)
+
+    async def forget(self, netns: str) -> None:
+        """It goes, and its rules with it."""
         async with self._lock:
             self._write(self._held - {netns})
 
@@ -116,10 +128,6 @@ class Captures:
 
 
 async def _nft(netns: str, rules: str) -> None:
-    if not _is_namespace(netns):
-        raise CommandFailed(f"{netns} is not a network namespace")
-    if _is_own(netns):
-        raise CommandFailed(f"{netns} is the network namespace of this node itself")
     await run("nsenter", f"--net={netns}", "nft", "-f", "-", given=rules)
 
 
@@ -133,6 +141,11 @@ def _is_namespace(path: str) -> bool:
 
 def _is_own(path: str) -> bool:
     return Path(path).samefile("/proc/self/ns/net")
+
+
+def _is_foreign(path: str) -> bool:
+    """One that is there, and not the node's own."""
+    return _is_namespace(path) and not _is_own(path)
 
 
 def _read(record: Path) -> frozenset[str]:

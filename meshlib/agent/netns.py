@@ -126,6 +126,12 @@ def ours() -> list[Namespace]:
     return [one for name in names if (one := Namespace.of(name)) is not None]
 
 
+def is_ours(path: str) -> bool:
+    """Whether one of ours is, or was, at a path."""
+    found = Namespace.of(Path(path).name)
+    return found is not None and found.path == path
+
+
 def left_over() -> list[Namespace]:
     """Those in which nobody lives."""
     inhabited = set(_inhabited())

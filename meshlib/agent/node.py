@@ -8,8 +8,9 @@ Rules:
 
 - Captured first: between that and being ready it is closed, not open.
 - What fails is tried again for ever, with pauses of up to ten seconds; what it was is said once, and shown.
-- An orderly end takes away what was put in force. What a crash left behind stays, closed, until its workload
-  comes back or somebody cleans up.
+- Who leaves is not captured any more. When the agent ends, its workloads stay captured, closed, as after a
+  crash, until it comes back or somebody cleans up: a restart opens nothing. It can be told to open them.
+- A namespace that was made for a program is never opened: it goes with the program.
 """
 
 import asyncio
@@ -75,10 +76,22 @@ class Member:
 class Node:
     """All of them. One event loop."""
 
-    def __init__(self, admin: Admin, captures: Captures, join: Join, own_address: Callable[[], str]) -> None:
-        """`own_address`: where others reach the node, for workloads without a namespace. ConfigError."""
+    def __init__(
+        self,
+        admin: Admin,
+        captures: Captures,
+        join: Join,
+        own_address: Callable[[], str],
+        *,
+        open_at_end: bool = False,
+    ) -> None:
+        """`own_address`: where others reach the node, for workloads without a namespace. ConfigError.
+
+        `open_at_end`: what is captured is opened when the node ends.
+        """
         self._admin, self._captures, self._join = admin, captures, join
         self._own_address = own_address
+        self._open_at_end, self._ending = open_at_end, False
         self._members: dict[str, Member] = {}
         self._listed: dict[str, Workload] = {}
         self._listeners: frozenset[str] = frozenset()
@@ -111,8 +124,8 @@ class Node:
             self._members[name].listens = True
             _serve(self._members[name])
 
-    async def withdraw(self, name: str) -> None:
-        """It leaves; what has not begun can end, too."""
+    async def withdraw(self, name: str, *, captured: bool = False) -> None:
+        """It leaves; what has not begun can end, too. `captured`: its namespace stays so, for another."""
         member = self._members.pop(name, None)
         if member is None:
             return
@@ -124,7 +137,7 @@ class Node:
         if membership is not None:
             await self._in_thread(membership.drain)
             await self._in_thread(membership.close)
-        if member.workload.netns:
+        if member.workload.netns and not captured:
             await self._release(member.workload.netns)
 
     async def enrolling(self, workload: Workload) -> AsyncGenerator[Mapping[str, Any], None]:
@@ -147,8 +160,10 @@ class Node:
     async def listed(self, workloads: Sequence[Workload]) -> None:
         """These are the workloads of the file, from now on."""
         now = {one.name: one for one in workloads}
-        gone = [name for name, one in self._listed.items() if now.get(name) != one]
-        await asyncio.gather(*(self.withdraw(name) for name in gone))
+        gone = {name: one for name, one in self._listed.items() if now.get(name) != one}
+        stay = {one.netns for one in workloads}
+        # One that comes back is not open meanwhile.
+        await asyncio.gather(*(self.withdraw(name, captured=one.netns in stay) for name, one in gone.items()))
         self._listed = {name: one for name, one in self._listed.items() if name not in gone}
         for name, one in now.items():
             if name not in self._listed:
@@ -169,8 +184,13 @@ class Node:
         parts = [one.membership for one in found if one.membership is not None]
         await asyncio.gather(*(self._in_thread(one.drain) for one in parts))
 
+    def ending(self) -> None:
+        """Who leaves from now on leaves because the node ends."""
+        self._ending = True
+
     async def close(self) -> None:
         """All leave."""
+        self.ending()
         await asyncio.gather(*(self.withdraw(one.workload.name) for one in self.members))
         self._threads.shutdown(wait=False)
 
@@ -244,6 +264,11 @@ class Node:
         return f"{workload.name}/inbound" in self._listeners
 
     async def _release(self, path: str) -> None:
+        if netns.is_ours(path):
+            await self._captures.forget(path)
+            return
+        if self._ending and not self._open_at_end:
+            return
         try:
             await self._captures.release(path)
         except OSError as error:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,13 +51,20 @@ def node(
     drain: Annotated[
         float, typer.Option(min=0, help="Seconds for connections to end when it is told to stop.")
     ] = 30.0,
+    open_at_end: Annotated[
+        bool,
+        typer.Option(
+            "--open-at-end",
+            help="Remove the rules when it ends: workloads are outside of the mesh then, and open.",
+        ),
+    ] = False,
 ) -> None:
     """Run an Envoy for the workloads of this machine: in network namespaces, or explicitly."""
     if context.invoked_subcommand is not None:
         return
     from meshlib.cli.node_running import machine
 
-    found = machine(name, control, at, subnet, concurrency, drain, api)
+    found = replace(machine(name, control, at, subnet, concurrency, drain, api), open_at_end=open_at_end)
     logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr, level=logging.WARNING)
     raise typer.Exit(asyncio.run(_serve(found, file)))
 
@@ -79,6 +87,7 @@ async def _serve(machine: "Machine", file: Path | None) -> int:
             ]
             async with node_socket.serve(machine.socket, node, machine.about):
                 await stop.wait()
+                node.ending()
             for task in working:
                 task.cancel()
             print("draining", flush=True)

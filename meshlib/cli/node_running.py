@@ -38,6 +38,8 @@ class Machine:
     drain: float
     workload_api: Path | None
     """Where the SPIFFE Workload API is served; None: nowhere."""
+    open_at_end: bool = False
+    """Whether what is captured is opened when the agent ends."""
 
     @property
     def about(self) -> dict[str, Any]:
@@ -90,6 +92,7 @@ async def running(machine: Machine) -> "AsyncIterator[tuple[Node, Envoy, asyncio
         members.join,
         Captures(machine.record),
         lambda: settings.address or own_address(settings.control),
+        open_at_end=machine.open_at_end,
         drain_seconds=machine.drain,
         arguments=("--concurrency", str(machine.concurrency)) if machine.concurrency else (),
     )

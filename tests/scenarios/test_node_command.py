@@ -229,7 +229,16 @@ def test_workloads_of_a_file_come_and_go(mesh: SecureMesh, net: Underlay) -> Non
         third = machine.node(mesh, "--workloads", str(file))
         third.wait_for(f"removed what was left behind: the rules in /run/netns/{netns}")
         assert "meshlib" not in rules(netns)
+        # One that ends orderly leaves it closed, too.
+        replace(file, json.dumps(enrolled))
+        wait_until(lambda: ready(machine, "listed-1"), 30, "the workload")
         assert third.end() == 0
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"http://{address_in(netns)}:9080/", trust_env=False)
+        fourth = machine.node(mesh, "--workloads", str(file), "--open-at-end")
+        wait_until(lambda: ready(machine, "listed-1"), 30, "the workload")
+        assert fourth.end() == 0
+        assert "meshlib" not in rules(netns)
 
 
 def ready(machine: Machine, name: str) -> bool:
@@ -307,14 +316,18 @@ def test_a_killed_envoy_means_no_traffic_and_comes_back(
     assert envoys(nodes[0]) not in ([], [before])
 
 
-def test_a_program_outlives_the_agent_and_is_enrolled_again(mesh: SecureMesh, net: Underlay) -> None:
-    machine = net.machine("vm4")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_program_outlives_the_agent_and_is_enrolled_again(
+    mesh: SecureMesh, net: Underlay, how: signal.Signals
+) -> None:
+    machine = net.machine(f"vm{how}")
     node = machine.node(mesh)
     program = machine.run("listed", sys.executable, "-c", DETAILS)
     program.wait_for("details listens")
     netns = netns_of(machine, "listed")
-    node.end(signal.SIGKILL)
+    assert node.end(how) == (0 if how == signal.SIGTERM else -how)
     program.wait_for("the node's agent is gone; the program is cut off")
+    assert "meshlib" in rules(Path(netns).name)
     for url in ("http://listed:9080/", f"http://{net.address}:{mesh.address.rpartition(':')[2]}/"):
         with pytest.raises(subprocess.CalledProcessError):
             machine.inside(netns, "curl", "-sS", "--max-time", "20", url)

@@ -1,5 +1,6 @@
 """What is written down of captured namespaces, and which are none. The rules: scenarios/test_netns.py."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,19 @@ from meshlib.agent.command import CommandFailed
 async def test_no_rules_are_put_anywhere_else(tmp_path: Path, path: str, said: str) -> None:
     with pytest.raises(CommandFailed, match=said):
         await Captures(tmp_path / "captured").capture(path)
+    assert not (tmp_path / "captured").exists()
+
+
+@pytest.mark.parametrize("path", ["/proc/self/ns/net", "/nowhere", "/etc/passwd", "relative"])
+async def test_what_can_have_no_rules_is_released(tmp_path: Path, path: str) -> None:
+    """Such as the node's own namespace: a process of that number is another one now."""
+    (tmp_path / "captured").write_text(json.dumps([path]))
+    await Captures(tmp_path / "captured").release(path)
+    assert not (tmp_path / "captured").exists()
 
 
 async def test_what_was_captured_is_known_after_a_crash(tmp_path: Path) -> None:
-    with pytest.raises(CommandFailed):
-        await Captures(tmp_path / "captured").capture("/nowhere")
+    (tmp_path / "captured").write_text('["/nowhere"]')
     found = Captures(tmp_path / "captured")
     assert found.held == {"/nowhere"}
     await found.release("/nowhere")

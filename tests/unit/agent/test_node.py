@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,20 @@ class Played(Admin):
         if self.names is None:
             raise AdminUnreachable("it is not there")
         return tuple(Listening(f"{name}/inbound", "") for name in self.names)
+
+
+class Rules(Captures):
+    """Which namespaces have rules; says what becomes of them."""
+
+    def __init__(self, record: Path, said: list[str]) -> None:
+        super().__init__(record)
+        self.said = said
+
+    async def capture(self, netns: str) -> None:
+        self.said.append(f"{netns} closes")
+
+    async def release(self, netns: str) -> None:
+        self.said.append(f"{netns} opens")
 
 
 class Part:
@@ -159,6 +174,63 @@ async def test_who_leaves_while_it_joins_is_not_there(stage: Stage) -> None:
     await asyncio.sleep(0)
     await stage.node.withdraw("a")
     assert stage.said in ([], ["a joins", "a leaves"])
+
+
+@pytest.fixture
+def captured(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    stage.captures = Rules(stage.socket.with_name("captured"), stage.said)
+    stage.node = Node(stage.admin, stage.captures, stage.join, lambda: "10.9.9.9")
+    stage.admin.names = {"a", "b"}
+    return stage
+
+
+IN_POD = Workload("a", A.ports, address=A.address, netns="/nowhere/a")
+
+
+async def test_who_leaves_is_open_and_a_node_that_ends_opens_nobody(captured: Stage) -> None:
+    await captured.node.listed([IN_POD])
+    await captured.node.members[0].ready.wait()
+    await captured.node.listed([])
+    assert captured.said == [
+        "/nowhere/a closes",
+        "a joins",
+        "a serves",
+        "a drains",
+        "a leaves",
+        "/nowhere/a opens",
+    ]
+    captured.said.clear()
+    await captured.node.listed([IN_POD])
+    await captured.node.members[0].ready.wait()
+    await captured.node.close()
+    assert captured.said == ["/nowhere/a closes", "a joins", "a serves", "a drains", "a leaves"]
+
+
+async def test_a_node_that_ends_opens_all_if_it_is_told_to(captured: Stage) -> None:
+    node = Node(captured.admin, captured.captures, captured.join, lambda: "", open_at_end=True)
+    await node.enrol(IN_POD).ready.wait()
+    await node.close()
+    assert captured.said[-2:] == ["a leaves", "/nowhere/a opens"]
+
+
+async def test_who_is_changed_is_not_open_meanwhile(captured: Stage) -> None:
+    await captured.node.listed([IN_POD])
+    await captured.node.members[0].ready.wait()
+    await captured.node.listed([replace(IN_POD, weight=2)])
+    await captured.node.members[0].ready.wait()
+    await captured.node.listed([replace(IN_POD, name="b")])
+    await captured.node.members[0].ready.wait()
+    assert captured.said.count("/nowhere/a closes") == 3
+    assert "/nowhere/a opens" not in captured.said
+    await captured.node.close()
+
+
+async def test_the_namespace_of_a_program_is_never_open(captured: Stage) -> None:
+    made = replace(IN_POD, netns="/run/netns/meshlib-192.0.2.1")
+    await captured.node.enrol(made).ready.wait()
+    await captured.node.withdraw("a")
+    assert captured.said[-1] == "a leaves"
 
 
 @contextlib.asynccontextmanager
