@@ -17,10 +17,10 @@ from support.mesh_cases import TESTS as ROOT
 from meshlib.control.compile.compiler import GraphCompiler
 from meshlib.control.graph import build_graph
 from meshlib.control.sources.text import documents_in
+from meshlib.dataplane.accepted import Accepted
 from meshlib.dataplane.ads import decoders
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.inbound import decode_inbound
-from meshlib.dataplane.views import Views
 from meshlib.xds import pb
 from meshlib.xds.kinds import Kind
 from meshlib.xds.names import INBOUND_LISTENER, inbound_port
@@ -85,19 +85,13 @@ def bytes_of_resource(data: bytes) -> None:
     _take_bytes(kind, name, choices.rest())
 
 
-@functools.cache
-def _views() -> Views:
-    return Views(decoders(), published=lambda *_: None)
-
-
 def _take(kind: Kind, name: str, message: Any) -> None:
     with contextlib.suppress(ValueError):  # a text that is no UTF-8
         _take_bytes(kind, name, message.SerializeToString())
 
 
 def _take_bytes(kind: Kind, name: str, body: bytes) -> None:
-    with contextlib.suppress(Refused):
-        _views()._decode(kind, "1", Resource(kind, name, "1", body))
+    Accepted((kind,), decoders()).take(kind, name, "1", Resource(kind, name, "1", body))
     if kind is Kind.LISTENER and inbound_port(name) is not None:
         with contextlib.suppress(Refused, DecodeError):
             decode_inbound(Resource(kind, name, "1", body).message())
