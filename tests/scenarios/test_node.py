@@ -220,6 +220,52 @@ def test_connections_are_judged(mesh: SecureMesh, ratings: Pod, details: Pod) ->
     wait_until(lambda: talk(ratings, address, 5432) == b"hello x", 20, "no policy")
 
 
+def _ruled(action: str, rule: str) -> str:
+    return f"""
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: by-address}}
+spec: {{action: {action}, selector: {{matchLabels: {{app: details}}}}, rules: [{rule}]}}
+"""
+
+
+def test_rules_on_addresses_hold_on_both_ways_in(mesh: SecureMesh, ratings: Pod, details: Pod) -> None:
+    def statuses(account: str) -> tuple[int, int, bytes]:
+        with mesh.joined(account) as joined, meshlib.Client(mesh=joined) as client:
+            direct = client.get("http://details:9080/").status_code
+        (address,) = lookup(ratings, "db")
+        return ask(ratings, *DETAILS).status, direct, talk(ratings, address, 5432)
+
+    refused, taken = (403, 403, b""), (200, 200, b"hello x")
+    # Who calls is the node, on the link to the workload.
+    node_itself, other = f'["{details.host}/32"]', '["192.0.2.0/24"]'
+    for action, rule, expected in (
+        ("DENY", 'from: [{source: {ipBlocks: ["0.0.0.0/0"]}}]', refused),
+        ("ALLOW", f"from: [{{source: {{ipBlocks: {node_itself}}}}}]", taken),
+        ("DENY", f"when: [{{key: source.ip, values: {node_itself}}}]", refused),
+        ("ALLOW", f"from: [{{source: {{notIpBlocks: {other}}}}}]", taken),
+        ("ALLOW", f"from: [{{source: {{notIpBlocks: {node_itself}}}}}]", refused),
+        ("DENY", f"when: [{{key: source.ip, notValues: {node_itself}}}]", taken),
+        ("DENY", f"from: [{{source: {{remoteIpBlocks: {node_itself}}}}}]", refused),
+        ("DENY", f"from: [{{source: {{ipBlocks: {other}}}}}]", taken),
+    ):
+        mesh.edit(STRICT, SERVICES, _ruled(action, "{" + rule + "}"))
+        wait_until(lambda: statuses("caller") == expected, 20, f"{action} {rule}")  # noqa: B023 - it is over
+    mesh.edit(STRICT, SERVICES)
+
+
+def test_what_a_tunnel_says_of_its_caller_is_not_believed(mesh: SecureMesh, details: Pod) -> None:
+    def status() -> str:
+        authority = f"{details.address}:5432"
+        return tunnel(mesh, details.address, "caller", "CONNECT", authority, x_forwarded_for="192.0.2.1")
+
+    for block, expected in ((f"{details.host}/32", "403"), ("192.0.2.0/24", "200")):
+        rule = f'{{from: [{{source: {{remoteIpBlocks: ["{block}"]}}}}]}}'
+        mesh.edit(STRICT, SERVICES, _ruled("DENY", rule))
+        wait_until(lambda: status() == expected, 20, block)  # noqa: B023 - it is over then
+    mesh.edit(STRICT, SERVICES)
+
+
 def test_a_policy_holds_for_the_next_request_on_a_connection(
     mesh: SecureMesh, ratings: Pod, details: Pod
 ) -> None:
@@ -271,6 +317,10 @@ def test_a_tunnel_leads_nowhere_else(mesh: SecureMesh, details: Pod) -> None:
         ("CONNECT", "127.0.0.1:9080", "404"),
         ("CONNECT", f"{details.host}:22", "404"),
         ("CONNECT", f"{details.address}.example:9080", "404"),
+        # What Envoy would read as the port, and rules of ports would not.
+        *(("CONNECT", f"{details.address}:{port}", "404") for port in ("09080", "+7000", "05432", "7000x")),
+        *(("CONNECT", f"{details.address}:{port}", "404") for port in ("0", "65536", "99999", "")),
+        ("CONNECT", details.address, "404"),
         ("GET", f"{details.address}:9080", "404"),
     ):
         assert tunnel(mesh, details.address, "caller", method, authority) == status, authority

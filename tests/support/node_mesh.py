@@ -403,7 +403,7 @@ def lookup(pod: Pod, name: str, kind: int = 1) -> list[str]:
     return found
 
 
-def tunnel(mesh: SecureMesh, address: str, account: str, method: str, authority: str) -> str:
+def tunnel(mesh: SecureMesh, address: str, account: str, method: str, authority: str, **more: str) -> str:
     """The status of one request to a workload at its port of tunnels; account empty: nobody asks."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -417,6 +417,7 @@ def tunnel(mesh: SecureMesh, address: str, account: str, method: str, authority:
     headers = [(":method", method), (":authority", authority)]
     if method != "CONNECT":
         headers += [(":scheme", "https"), (":path", "/")]
+    headers += [(name.replace("_", "-"), value) for name, value in more.items()]
     h2 = H2Connection(H2Configuration(validate_outbound_headers=False))
     h2.initiate_connection()
     h2.send_headers(1, headers)
