@@ -18,15 +18,15 @@ from typing import Any
 
 from meshlib.control.compile import matchers
 from meshlib.control.compile.authz import DECIDING, TCP_RBAC, deciding
-from meshlib.control.compile.breaker import breakers
 from meshlib.control.compile.hbone import (
     HBONE,
+    LOCAL,
     MAX_STREAMS,
+    REMOTE,
     STATE,
     STATE_FILTER,
     TUNNELLED,
     authority_of,
-    inside,
     keep_alive,
     mutual_tls,
     put_state,
@@ -34,7 +34,6 @@ from meshlib.control.compile.hbone import (
 from meshlib.control.compile.secrets import put_socket
 from meshlib.identity.spiffe import SCHEME
 from meshlib.xds import pb
-from meshlib.xds.node import Flavour
 
 PRINCIPAL, CERTIFICATE = "io.istio.peer_principal", "meshlib.peer_certificate"
 """Filter state behind the tunnel: the caller's identity, and what x-forwarded-client-cert says of it."""
@@ -44,10 +43,6 @@ _PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][
 """1 to 65535, without a sign or zeros before it."""
 _MANAGER = "envoy.filters.network.http_connection_manager"
 _MUTATION = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"
-_LOCAL, _REMOTE = (
-    "envoy.filters.listener.original_dst.local_ip",
-    "envoy.filters.listener.original_dst.remote_ip",
-)
 _XFCC = (
     'By=%DOWNSTREAM_LOCAL_URI_SAN%;Hash=%DOWNSTREAM_PEER_FINGERPRINT_256%;Subject="%DOWNSTREAM_PEER_SUBJECT%";'
     "URI=%DOWNSTREAM_PEER_URI_SAN%"
@@ -71,8 +66,8 @@ def hbone_listener(address: str, own: str, domains: Iterable[str]) -> Any:
     manager.upgrade_configs.add(upgrade_type="CONNECT")
     states = pb.message(STATE.format("http"))()
     for key, form, factory in (
-        (_LOCAL, "%REQ(:AUTHORITY)%", ""),
-        (_REMOTE, "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%", ""),
+        (LOCAL, "%REQ(:AUTHORITY)%", ""),
+        (REMOTE, "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%", ""),
         (ADDRESS, "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%", "envoy.network.ip"),
         (PRINCIPAL, "%DOWNSTREAM_PEER_URI_SAN%", "envoy.string"),
         (CERTIFICATE, _XFCC, "envoy.string"),
@@ -137,17 +132,6 @@ def _ask_authority(permission: Any) -> None:
             wanted = {"suffix": f":{permission.destination_port}"}
             permission.header.name = ":authority"
             permission.header.string_match.CopyFrom(pb.StringMatcher(**wanted))
-
-
-def tunnelled_cluster(listener: str) -> Any:
-    """The Cluster that leads from the tunnels to the chains behind them, the Listener of that name."""
-    made = pb.Cluster(name=TUNNELLED, type="STATIC")
-    breakers(made, None, None, Flavour.NODE)
-    made.load_assignment.cluster_name = TUNNELLED
-    endpoint = made.load_assignment.endpoints.add().lb_endpoints.add()
-    endpoint.endpoint.address.envoy_internal_address.server_listener_name = listener
-    inside(made.transport_socket, metadata=False)
-    return made
 
 
 def certificate_filter() -> tuple[str, Any]:
