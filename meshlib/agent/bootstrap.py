@@ -33,6 +33,15 @@ _HEAP = "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig"
 _INTERNAL = "envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
 NODE_CONNECTIONS = 200_000
 """Of all workloads of a node together; more are closed at once."""
+NODE_RUNTIME = {
+    "layers": [
+        {
+            "name": "meshlib",
+            "static_layer": {"envoy.reloadable_features.enable_send_rst_on_user_space_socket": False},
+        }
+    ]
+}
+"""Else Envoy takes every end of a connection inside it for a reset, and what a server said last is lost."""
 _AGAIN = {"retry_back_off": {"base_interval": "0.25s", "max_interval": "2s"}}
 _SHRINK, _STOP = 0.9, 0.95
 """Shares of the memory at which an Envoy gives back what it can, and at which it accepts nothing more."""
@@ -81,7 +90,11 @@ def node_bootstrap(settings: Bootstrap, name: str, folder: Path) -> dict[str, An
     )
     internal = {"name": "envoy.bootstrap.internal_listener", "typed_config": {"@type": _URL + _INTERNAL}}
     made = _bootstrap(settings, to_node(client), folder)
-    return made | {"bootstrap_extensions": [internal], "overload_manager": _overload(NODE_CONNECTIONS, 0)}
+    return made | {
+        "bootstrap_extensions": [internal],
+        "layered_runtime": NODE_RUNTIME,
+        "overload_manager": _overload(NODE_CONNECTIONS, 0),
+    }
 
 
 def _bootstrap(settings: Bootstrap, said: Any, folder: Path) -> dict[str, Any]:

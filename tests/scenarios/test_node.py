@@ -6,11 +6,23 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import pytest
 from support.commands import wait_until
 from support.namespaces import Pod, pod
-from support.node_mesh import Node, application, ask, greeting, lookup, node, registered, talk, tunnel
+from support.node_mesh import (
+    PARTING,
+    Node,
+    application,
+    ask,
+    greeting,
+    lookup,
+    node,
+    registered,
+    talk,
+    tunnel,
+)
 from support.secure_mesh import SecureMesh, secure_mesh
 
 import meshlib
@@ -36,6 +48,12 @@ apiVersion: v1
 kind: Service
 metadata: {name: db}
 spec: {selector: {app: details}, ports: [{name: tcp, port: 5432}, {name: any, port: 7000}]}
+"""
+ADDED = """
+apiVersion: v1
+kind: Service
+metadata: {name: added}
+spec: {selector: {app: added}, ports: [{name: tls, port: 8443}, {name: a, port: 8444}, {name: tcp, port: 99}]}
 """
 POLICY = """
 apiVersion: security.istio.io/v1
@@ -68,7 +86,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureMesh]:
 
 @pytest.fixture(scope="module")
 def one(mesh: SecureMesh) -> Iterator[Node]:
-    with node(mesh, "vm1", "--skip-deprecated-logs") as made:
+    with node(mesh, "vm1", "--skip-deprecated-logs", "--drain-time-s", "1") as made:
         yield made
 
 
@@ -172,6 +190,55 @@ def test_connections_and_what_is_found_out(ratings: Pod, details: Pod) -> None:
     assert ask(ratings, address, 7000, "db:7000").told["app"] == "any"
 
 
+def test_what_a_server_says_last_arrives(ratings: Pod, details: Pod) -> None:
+    (address,) = lookup(ratings, "db")
+    for _ in range(5):
+        with ratings.connect(address, 5432) as made:
+            made.sendall(b"q")
+            found = bytearray()
+            while more := made.recv(65536):
+                found += more
+        assert found == b"hello " + b"y" * PARTING
+
+
+def _status(made: socket.socket, lines: BinaryIO, host: str = "details:9080") -> bytes:
+    """Of one request more on a connection; empty: it is over."""
+    made.sendall(f"GET / HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
+    first, size = lines.readline(), 0
+    while line := lines.readline().strip().lower():
+        if line.startswith(b"content-length:"):
+            size = int(line.partition(b":")[2])
+    lines.read(size)
+    return b"".join(first.split()[1:2])
+
+
+def test_a_service_that_comes_cuts_no_connection(
+    mesh: SecureMesh, ratings: Pod, details: Pod, one: Node
+) -> None:
+    (address,) = lookup(ratings, "db")
+    with (
+        ratings.connect(address, 5432) as first,
+        ratings.connect(address, 7000) as second,
+        second.makefile("rb") as lines,
+    ):
+
+        def talked() -> bool:
+            first.sendall(b"x")
+            return first.recv(100) == b"x" and _status(second, lines, "db:7000") == b"200"
+
+        def drained() -> bool:
+            kinds = ("listeners", "filter_chains")
+            return not any(one.stat(f"listener_manager.total_{kind}_draining") for kind in kinds)
+
+        assert first.recv(100) == b"hello "
+        assert talked()
+        mesh.edit(STRICT, SERVICES, ADDED)
+        wait_until(lambda: "ratings/inspected|8443" in one.get("/listeners"), 20, "its listener")
+        wait_until(drained, 20, "the end of what was before")
+        assert talked()
+    mesh.edit(STRICT, SERVICES)
+
+
 def test_what_is_not_declared_is_under_the_same_mode(ratings: Pod, details: Pod) -> None:
     # The caller knows no service there: it goes in plain text, which a STRICT workload does not take.
     for port in (9999, 15006, 15001):
@@ -215,30 +282,69 @@ def test_connections_are_judged(mesh: SecureMesh, ratings: Pod, details: Pod) ->
     wait_until(lambda: talk(ratings, address, 5432) == b"", 20, "the policy")
     with mesh.joined("caller") as joined, meshlib.create_connection(("db", 5432), mesh=joined) as made:
         made.sendall(b"x")
-        assert made.recv(100) + made.recv(100) == b"hello x"
+        found = made.recv(100)
+        while len(found) < 7 and (more := made.recv(100)):
+            found += more
+        assert found == b"hello x"
     mesh.edit(STRICT, SERVICES)
     wait_until(lambda: talk(ratings, address, 5432) == b"hello x", 20, "no policy")
+
+
+def _ruled(action: str, rule: str) -> str:
+    return f"""
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: by-address}}
+spec: {{action: {action}, selector: {{matchLabels: {{app: details}}}}, rules: [{rule}]}}
+"""
+
+
+def test_rules_on_addresses_hold_on_both_ways_in(mesh: SecureMesh, ratings: Pod, details: Pod) -> None:
+    def statuses(account: str) -> tuple[int, int, bytes]:
+        with mesh.joined(account) as joined, meshlib.Client(mesh=joined) as client:
+            direct = client.get("http://details:9080/").status_code
+        (address,) = lookup(ratings, "db")
+        return ask(ratings, *DETAILS).status, direct, talk(ratings, address, 5432)
+
+    refused, taken = (403, 403, b""), (200, 200, b"hello x")
+    # Who calls is the node, on the link to the workload.
+    node_itself, other = f'["{details.host}/32"]', '["192.0.2.0/24"]'
+    for action, rule, expected in (
+        ("DENY", 'from: [{source: {ipBlocks: ["0.0.0.0/0"]}}]', refused),
+        ("ALLOW", f"from: [{{source: {{ipBlocks: {node_itself}}}}}]", taken),
+        ("DENY", f"when: [{{key: source.ip, values: {node_itself}}}]", refused),
+        ("ALLOW", f"from: [{{source: {{notIpBlocks: {other}}}}}]", taken),
+        ("ALLOW", f"from: [{{source: {{notIpBlocks: {node_itself}}}}}]", refused),
+        ("DENY", f"when: [{{key: source.ip, notValues: {node_itself}}}]", taken),
+        ("DENY", f"from: [{{source: {{remoteIpBlocks: {node_itself}}}}}]", refused),
+        ("DENY", f"from: [{{source: {{ipBlocks: {other}}}}}]", taken),
+    ):
+        mesh.edit(STRICT, SERVICES, _ruled(action, "{" + rule + "}"))
+        wait_until(lambda: statuses("caller") == expected, 20, f"{action} {rule}")  # noqa: B023 - it is over
+    mesh.edit(STRICT, SERVICES)
+
+
+def test_what_a_tunnel_says_of_its_caller_is_not_believed(mesh: SecureMesh, details: Pod) -> None:
+    def status() -> str:
+        authority = f"{details.address}:5432"
+        return tunnel(mesh, details.address, "caller", "CONNECT", authority, x_forwarded_for="192.0.2.1")
+
+    for block, expected in ((f"{details.host}/32", "403"), ("192.0.2.0/24", "200")):
+        rule = f'{{from: [{{source: {{remoteIpBlocks: ["{block}"]}}}}]}}'
+        mesh.edit(STRICT, SERVICES, _ruled("DENY", rule))
+        wait_until(lambda: status() == expected, 20, block)  # noqa: B023 - it is over then
+    mesh.edit(STRICT, SERVICES)
 
 
 def test_a_policy_holds_for_the_next_request_on_a_connection(
     mesh: SecureMesh, ratings: Pod, details: Pod
 ) -> None:
     with ratings.connect(*DETAILS[:2]) as made, made.makefile("rb") as lines:
-
-        def status() -> bytes:
-            made.sendall(b"GET / HTTP/1.1\r\nhost: details:9080\r\n\r\n")
-            first, size = lines.readline(), 0
-            while line := lines.readline().strip().lower():
-                if line.startswith(b"content-length:"):
-                    size = int(line.partition(b":")[2])
-            lines.read(size)
-            return first.split()[1]
-
-        assert status() == b"200"
+        assert _status(made, lines) == b"200"
         mesh.edit(STRICT, SERVICES, DENIED)
-        wait_until(lambda: status() == b"403", 20, "the policy")
+        wait_until(lambda: _status(made, lines) == b"403", 20, "the policy")
         mesh.edit(STRICT, SERVICES)
-        wait_until(lambda: status() == b"200", 20, "no policy")
+        wait_until(lambda: _status(made, lines) == b"200", 20, "no policy")
 
 
 def test_modes(mesh: SecureMesh, details: Pod) -> None:
@@ -271,6 +377,10 @@ def test_a_tunnel_leads_nowhere_else(mesh: SecureMesh, details: Pod) -> None:
         ("CONNECT", "127.0.0.1:9080", "404"),
         ("CONNECT", f"{details.host}:22", "404"),
         ("CONNECT", f"{details.address}.example:9080", "404"),
+        # What Envoy would read as the port, and rules of ports would not.
+        *(("CONNECT", f"{details.address}:{port}", "404") for port in ("09080", "+7000", "05432", "7000x")),
+        *(("CONNECT", f"{details.address}:{port}", "404") for port in ("0", "65536", "99999", "")),
+        ("CONNECT", details.address, "404"),
         ("GET", f"{details.address}:9080", "404"),
     ):
         assert tunnel(mesh, details.address, "caller", method, authority) == status, authority

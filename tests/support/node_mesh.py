@@ -30,7 +30,7 @@ from support.namespaces import Pod
 from support.secure_control import workload
 from support.secure_mesh import SecureMesh
 
-from meshlib.agent.bootstrap import SDS_SOCKET, XDS_CLUSTER
+from meshlib.agent.bootstrap import NODE_RUNTIME, SDS_SOCKET, XDS_CLUSTER
 from meshlib.agent.sds import SecretServer
 from meshlib.control.ca.authority import Authority
 from meshlib.control.ca.nodes import allow
@@ -115,6 +115,7 @@ def bootstrap(mesh: SecureMesh, name: str, folder: Path) -> dict[str, Any]:
     return {
         "node": node,
         "dynamic_resources": {"ads_config": stream, "cds_config": ads, "lds_config": ads},
+        "layered_runtime": NODE_RUNTIME,
         "static_resources": {
             "clusters": [control, _grpc(SDS_CLUSTER, {"pipe": {"path": str(folder / SDS_SOCKET)}})]
         },
@@ -346,16 +347,21 @@ def _joined(body: bytes) -> bytes:
     return found
 
 
+PARTING = 300_000
+
+
 @contextlib.contextmanager
 def greeting(pod: Pod, port: int) -> Iterator[None]:
-    """A server of TCP that speaks first, and then says what it hears."""
+    """A server of TCP that speaks first, and then says what it hears; to a q much more, and that is all."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             with contextlib.suppress(OSError):
                 self.request.sendall(b"hello ")
                 while data := self.request.recv(1000):
-                    self.request.sendall(data)
+                    self.request.sendall(data if data != b"q" else b"y" * PARTING)
+                    if data == b"q":
+                        return
 
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads = True
@@ -403,7 +409,7 @@ def lookup(pod: Pod, name: str, kind: int = 1) -> list[str]:
     return found
 
 
-def tunnel(mesh: SecureMesh, address: str, account: str, method: str, authority: str) -> str:
+def tunnel(mesh: SecureMesh, address: str, account: str, method: str, authority: str, **more: str) -> str:
     """The status of one request to a workload at its port of tunnels; account empty: nobody asks."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -417,6 +423,7 @@ def tunnel(mesh: SecureMesh, address: str, account: str, method: str, authority:
     headers = [(":method", method), (":authority", authority)]
     if method != "CONNECT":
         headers += [(":scheme", "https"), (":path", "/")]
+    headers += [(name.replace("_", "-"), value) for name, value in more.items()]
     h2 = H2Connection(H2Configuration(validate_outbound_headers=False))
     h2.initiate_connection()
     h2.send_headers(1, headers)

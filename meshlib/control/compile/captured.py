@@ -7,19 +7,29 @@ Rules:
   of TCP or TLS with an address of its own there are connections. A TLS service is known by SNI, too.
 - Of a port that is not said to be HTTP it is found out, for addresses of such services; who waits for the
   server to speak first is taken for TCP after `protocolDetectionTimeout`, 5 s.
+- Only a listener's chains change with the mesh: Envoy ends all connections of one of which anything else
+  does. So the connections of a port that are looked into (TLS, or not said) are led to a listener inside the
+  Envoy that is the port's own, as Istio has one for each port.
 - What nothing is known of goes where it was going, or nowhere: outboundTrafficPolicy.
 - Without capture there is an HTTP proxy: requests to the host and port that they name. CONNECT is refused,
   and where a request was going it does not know but by its host.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from meshlib.control.compile.context import Context
 from meshlib.control.compile.dns import needs_filter
+from meshlib.control.compile.hbone import (
+    LOCAL,
+    REMOTE,
+    STATE,
+    STATE_FILTER,
+    put_state,
+)
 from meshlib.control.compile.listeners import envoy_manager
 from meshlib.control.compile.served import closed
-from meshlib.control.compile.tcp import Chains
+from meshlib.control.compile.tcp import TCP_PROXY, Chains
 from meshlib.control.compile.telemetry import put_telemetry
 from meshlib.control.graph.scope import HTTP_PORT, Scope
 from meshlib.control.graph.telemetries import Told
@@ -30,10 +40,14 @@ from meshlib.xds.names import OUTBOUND_PORT
 from meshlib.xds.node import Client, Flavour
 
 OUTBOUND, PROXY = "outbound", "proxy"
+INSPECTED = "inspected|"
+"""Before a port: the name of the Listener for its connections, and of the Cluster that leads there."""
 DETECTION_SECONDS = 5.0
 LOOPBACK = "127.0.0.1"
 _MANAGER = "envoy.filters.network.http_connection_manager"
 _SPOKEN = ("http/1.0", "http/1.1", "h2c")
+_INSPECTED = frozenset((Protocol.TLS, Protocol.SNIFFED))
+"""What is known only when a connection has spoken."""
 _LISTENER_FILTER = "envoy.extensions.filters.listener.{}.v3.{}"
 
 
@@ -52,51 +66,92 @@ def routed(services: Sequence[Service], port: int) -> list[Service]:
     return [one for one in services if (found := one.port(port)) is not None and found.protocol.routed]
 
 
-def captured_listener(
+def captured_listeners(
     scope: Scope,
     client: Client,
     told: Told,
     ports: Mapping[int, Sequence[Service]],
     addresses: Callable[[Service], Sequence[str]],
     netns: str,
-) -> Any:
-    """The Listener of all captured connections; `addresses` gives those of a service, with their length."""
+) -> Iterator[Any]:
+    """The Listener of all captured connections, and those of the ports whose connections are looked into.
+
+    `addresses` gives those of a service, with their length.
+    """
     made = pb.Listener(name=OUTBOUND, traffic_direction="OUTBOUND")
     socket = made.address.socket_address
     socket.address, socket.port_value, socket.network_namespace_filepath = LOOPBACK, OUTBOUND_PORT, netns
-    named: set[int] = set()
-    sniffed: set[int] = set()
+    inspect(made, "original_dst", "OriginalDst")
     closed(made, OUTBOUND_PORT)
+    rest = Chains(Context(scope, client, 0), told)
     for port, services in ports.items():
         speak = {found.protocol for one in services if (found := one.port(port)) is not None}
-        http = (
-            _http(scope, told, made, port, services) if port == HTTP_PORT or routed(services, port) else None
-        )
-        plain = port == HTTP_PORT or bool(speak & {Protocol.HTTP, Protocol.HTTP2})
-        chains = _chains(scope, client, told, port, services, addresses)
-        for chain in chains.made:
-            chain.filter_chain_match.destination_port.value = port
-            everywhere = not chain.filter_chain_match.prefix_ranges
-            if everywhere and plain and not chain.filter_chain_match.server_names:
-                continue
-            made.filter_chains.append(chain)
-            if chain.filter_chain_match.server_names:
-                named.add(port)
-            elif Protocol.SNIFFED in speak and http is not None and not everywhere:
-                of_http = made.filter_chains.add()
-                of_http.CopyFrom(http)
-                of_http.filter_chain_match.CopyFrom(chain.filter_chain_match)
-                of_http.filter_chain_match.application_protocols.extend(_SPOKEN)
-        if http is not None:
-            if not plain:
-                http.filter_chain_match.application_protocols.extend(_SPOKEN)
-            http.filter_chain_match.destination_port.value = port
-            made.filter_chains.append(http)
+        if not speak & _INSPECTED:
+            _put_port(made, scope, client, told, port, services, addresses)
+            continue
+        _lead_inside(made, port)
+        inside_it = pb.Listener(name=f"{INSPECTED}{port}", traffic_direction="OUTBOUND")
+        inside_it.internal_listener.SetInParent()
+        inspect(inside_it, "original_dst", "OriginalDst")
+        inspect(inside_it, "tls_inspector", "TlsInspector")
         if Protocol.SNIFFED in speak:
-            sniffed.add(port)
-    Chains(Context(scope, client, 0), told).put(made)
-    _inspect(made, named, sniffed, scope.graph.mesh)
-    return made
+            inspect(inside_it, "http_inspector", "HttpInspector")
+        detect(inside_it, scope.graph.mesh)
+        _put_port(inside_it, scope, client, told, port, services, addresses)
+        rest.put(inside_it)
+        yield inside_it
+    rest.put(made)
+    yield made
+
+
+def _lead_inside(listener: Any, port: int) -> None:
+    """A chain to the Listener of a port, which is told where the connection was going and whose it is."""
+    chain = listener.filter_chains.add()
+    chain.filter_chain_match.destination_port.value = port
+    states = pb.message(STATE.format("network"))()
+    for key, form in ((LOCAL, "%DOWNSTREAM_LOCAL_ADDRESS%"), (REMOTE, "%DOWNSTREAM_REMOTE_ADDRESS%")):
+        put_state(states.on_new_connection.add(), key, form, shared=True)
+    chain.filters.add(name=STATE_FILTER.format("network"), typed_config=pb.pack(states))
+    proxy = pb.TcpProxy(stat_prefix=f"{INSPECTED}{port}", cluster=f"{INSPECTED}{port}")
+    # How long a connection may be quiet is said where it leads.
+    proxy.idle_timeout.CopyFrom(pb.duration(0.0))
+    chain.filters.add(name=TCP_PROXY, typed_config=pb.pack(proxy))
+
+
+def _put_port(
+    made: Any,
+    scope: Scope,
+    client: Client,
+    told: Told,
+    port: int,
+    services: Sequence[Service],
+    addresses: Callable[[Service], Sequence[str]],
+) -> None:
+    """The chains of one port."""
+    speak = {found.protocol for one in services if (found := one.port(port)) is not None}
+    http = _http(scope, told, made, port, services) if port == HTTP_PORT or routed(services, port) else None
+    plain = port == HTTP_PORT or bool(speak & {Protocol.HTTP, Protocol.HTTP2})
+    for chain in _chains(scope, client, told, port, services, addresses).made:
+        chain.filter_chain_match.destination_port.value = port
+        everywhere = not chain.filter_chain_match.prefix_ranges
+        if everywhere and plain and not chain.filter_chain_match.server_names:
+            continue
+        made.filter_chains.append(chain)
+        if (
+            not chain.filter_chain_match.server_names
+            and Protocol.SNIFFED in speak
+            and http is not None
+            and not everywhere
+        ):
+            of_http = made.filter_chains.add()
+            of_http.CopyFrom(http)
+            of_http.filter_chain_match.CopyFrom(chain.filter_chain_match)
+            of_http.filter_chain_match.application_protocols.extend(_SPOKEN)
+    if http is not None:
+        if not plain:
+            http.filter_chain_match.application_protocols.extend(_SPOKEN)
+        http.filter_chain_match.destination_port.value = port
+        made.filter_chains.append(http)
 
 
 def _chains(
@@ -135,15 +190,6 @@ def _as_captured(manager: Any) -> None:
     """Nobody asked for a proxy: what a server says of itself stays, and a quiet stream is no fault."""
     manager.server_header_transformation = "PASS_THROUGH"
     manager.stream_idle_timeout.CopyFrom(pb.duration(0.0))
-
-
-def _inspect(made: Any, named: Collection[int], sniffed: Collection[int], mesh: MeshConfig) -> None:
-    inspect(made, "original_dst", "OriginalDst")
-    if named or sniffed:
-        inspect(made, "tls_inspector", "TlsInspector", only={*named, *sniffed})
-    if sniffed:
-        inspect(made, "http_inspector", "HttpInspector", only=sniffed)
-    detect(made, mesh)
 
 
 def detect(made: Any, mesh: MeshConfig) -> None:

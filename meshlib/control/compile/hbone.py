@@ -27,6 +27,11 @@ _TUNNEL = "tunnel"
 """Endpoint metadata: where the tunnel ends (`address`), what for (`destination`), who is there (`san`)."""
 STATE = "envoy.extensions.filters.{}.set_filter_state.v3.Config"
 STATE_FILTER = "envoy.filters.{}.set_filter_state"
+LOCAL, REMOTE = (
+    "envoy.filters.listener.original_dst.local_ip",
+    "envoy.filters.listener.original_dst.remote_ip",
+)
+"""Filter state: where a connection that is led to a listener inside the Envoy was going, and from where."""
 _TCP_PROXY = "envoy.filters.network.tcp_proxy"
 _INTERNAL = "envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport"
 _RAW_BUFFER = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
@@ -124,6 +129,17 @@ def inside(socket: Any, *, metadata: bool) -> None:
     made.transport_socket.typed_config.CopyFrom(pb.pack(pb.message(_RAW_BUFFER)()))
     socket.name = "envoy.transport_sockets.internal_upstream"
     socket.typed_config.CopyFrom(pb.pack(made))
+
+
+def inside_cluster(name: str, listener: str) -> Any:
+    """The Cluster of that name that leads to a Listener inside the Envoy."""
+    made = pb.Cluster(name=name, type="STATIC")
+    breakers(made, None, None, Flavour.NODE)
+    made.load_assignment.cluster_name = name
+    endpoint = made.load_assignment.endpoints.add().lb_endpoints.add()
+    endpoint.endpoint.address.envoy_internal_address.server_listener_name = listener
+    inside(made.transport_socket, metadata=False)
+    return made
 
 
 def put_state(value: Any, key: str, form: str, factory: str = "", *, shared: bool = False) -> None:

@@ -217,7 +217,7 @@ class Behind(Compiling):
             yield Kind.CLUSTER, hbone.hbone_cluster(own, domains)
             listeners.append(hbone.connect_listener())
         if self.roots_pem and self.place.netns:
-            yield Kind.CLUSTER, tunnelled.tunnelled_cluster(hbone.TUNNELLED)
+            yield Kind.CLUSTER, hbone.inside_cluster(hbone.TUNNELLED, hbone.TUNNELLED)
             inner = pb.Listener(name=hbone.TUNNELLED, traffic_direction="INBOUND")
             inner.internal_listener.SetInParent()
             captured.inspect(inner, "original_dst", "OriginalDst")
@@ -232,7 +232,10 @@ class Behind(Compiling):
             rules = connection_filters(self.graph, self.client.namespace, self.client.label_map)
             requests = [port for port, speaks in served.ports.items() if speaks.routed]
             yield Kind.ROUTES, tunnelled.hbone_routes(self.registration.address, requests, rules.filters)
-        listeners += self._outbound()
+        for listener in self._outbound():
+            if listener.name.startswith(captured.INSPECTED):
+                yield Kind.CLUSTER, hbone.inside_cluster(listener.name, listener.name)
+            listeners.append(listener)
         for listener in listeners:
             yield Kind.LISTENER, listener
         for routes in served.routes.values():
@@ -258,8 +261,8 @@ class Behind(Compiling):
             for address, port in zip(sockets, (first, *more), strict=True):
                 address.socket_address.address = self.registration.address
                 address.socket_address.port_value = port
-        if self.place.netns and served.may_pass_tls:
-            captured.inspect(made, "tls_inspector", "TlsInspector", but=served.never_tls)
+        if served.may_pass_tls or not self.place.netns:
+            captured.inspect(made, "tls_inspector", "TlsInspector", but=served.quiet_until_served)
         elif served.needs_tls_inspector:
             captured.inspect(made, "tls_inspector", "TlsInspector", only=served.needs_tls_inspector)
         if served.sniffed:
@@ -274,7 +277,7 @@ class Behind(Compiling):
         netns = self.place.netns
         if netns:
             ports, told = self._ports, self._told
-            yield captured.captured_listener(self.scope, self.client, told, ports, self._where, netns)
+            yield from captured.captured_listeners(self.scope, self.client, told, ports, self._where, netns)
             yield nameserver(self._lookups(), netns)
         elif self.place.proxy_port:
             yield captured.proxy_listener(self.scope, self._told, self.place.proxy_port)

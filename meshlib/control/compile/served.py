@@ -121,17 +121,21 @@ class Served:
 
     @cached_property
     def needs_tls_inspector(self) -> frozenset[int]:
-        """The ports at which both TLS and plain text may come, or one of several TLS."""
-        said = self._peers.ports(self.client.namespace, self.client.label_map)
+        """The known ports at which the caller speaks first, with TLS or without."""
+        return self._known - self.quiet_until_served
+
+    @cached_property
+    def quiet_until_served(self) -> frozenset[int]:
+        """The known ports at which callers may wait for the server to speak: not of HTTP, and without TLS."""
         return frozenset(
-            port for port in {*self.ports, *said} if self._mode(port) is not MutualTLSMode.DISABLE
+            port
+            for port in self._known
+            if not self._takes_tls(port) and not self.ports.get(port, Protocol.TCP).routed
         )
 
     @property
-    def never_tls(self) -> frozenset[int]:
-        """The ports at which there is plain text only."""
-        said = self._peers.ports(self.client.namespace, self.client.label_map)
-        return frozenset(port for port in {*self.ports, *said} if not self._takes_tls(port))
+    def _known(self) -> frozenset[int]:
+        return frozenset({*self.ports, *self._peers.ports(self.client.namespace, self.client.label_map)})
 
     @property
     def may_pass_tls(self) -> bool:

@@ -3,27 +3,30 @@
 Rules (Istio, ztunnel):
 
 - A caller shows a certificate of one of the mesh's trust domains. `:authority` is the workload's own
-  address and a port; nothing else is connected to.
+  address and a port, in the one spelling that they have: rules match it as text, and Envoy reads `07000` and
+  `+7000` as 7000. Nothing else is connected to.
 - Whether a caller may connect to a port of TCP is judged before the workload hears of it. The rules are in
   routes, so that they hold for the next tunnel on any connection. Behind the tunnel all is as at the port
   itself.
-- Who called is known there by filter state: rules of authorization look at `io.istio.peer_principal`, and
-  x-forwarded-client-cert is made of what the handshake showed.
+- Who called is known there by filter state: rules of authorization look at `io.istio.peer_principal` and at
+  the address of the other end of the tunnel's connection, and x-forwarded-client-cert is made of what the
+  handshake showed. What a caller says of its address (x-forwarded-for of the tunnel) is not believed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
+from meshlib.control.compile import matchers
 from meshlib.control.compile.authz import DECIDING, TCP_RBAC, deciding
-from meshlib.control.compile.breaker import breakers
 from meshlib.control.compile.hbone import (
     HBONE,
+    LOCAL,
     MAX_STREAMS,
+    REMOTE,
     STATE,
     STATE_FILTER,
     TUNNELLED,
     authority_of,
-    inside,
     keep_alive,
     mutual_tls,
     put_state,
@@ -31,16 +34,15 @@ from meshlib.control.compile.hbone import (
 from meshlib.control.compile.secrets import put_socket
 from meshlib.identity.spiffe import SCHEME
 from meshlib.xds import pb
-from meshlib.xds.node import Flavour
 
 PRINCIPAL, CERTIFICATE = "io.istio.peer_principal", "meshlib.peer_certificate"
 """Filter state behind the tunnel: the caller's identity, and what x-forwarded-client-cert says of it."""
+ADDRESS = "meshlib.peer_address"
+"""Filter state behind the tunnel: the caller's address. The connection there comes from inside the Envoy."""
+_PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+"""1 to 65535, without a sign or zeros before it."""
 _MANAGER = "envoy.filters.network.http_connection_manager"
 _MUTATION = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"
-_LOCAL, _REMOTE = (
-    "envoy.filters.listener.original_dst.local_ip",
-    "envoy.filters.listener.original_dst.remote_ip",
-)
 _XFCC = (
     'By=%DOWNSTREAM_LOCAL_URI_SAN%;Hash=%DOWNSTREAM_PEER_FINGERPRINT_256%;Subject="%DOWNSTREAM_PEER_SUBJECT%";'
     "URI=%DOWNSTREAM_PEER_URI_SAN%"
@@ -60,11 +62,13 @@ def hbone_listener(address: str, own: str, domains: Iterable[str]) -> Any:
     manager.http2_protocol_options.max_concurrent_streams.value = MAX_STREAMS
     keep_alive(manager.http2_protocol_options)
     manager.stream_idle_timeout.CopyFrom(pb.duration(0.0))
+    manager.use_remote_address.value = True
     manager.upgrade_configs.add(upgrade_type="CONNECT")
     states = pb.message(STATE.format("http"))()
     for key, form, factory in (
-        (_LOCAL, "%REQ(:AUTHORITY)%", ""),
-        (_REMOTE, "%DOWNSTREAM_REMOTE_ADDRESS%", ""),
+        (LOCAL, "%REQ(:AUTHORITY)%", ""),
+        (REMOTE, "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%", ""),
+        (ADDRESS, "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%", "envoy.network.ip"),
         (PRINCIPAL, "%DOWNSTREAM_PEER_URI_SAN%", "envoy.string"),
         (CERTIFICATE, _XFCC, "envoy.string"),
     ):
@@ -89,8 +93,10 @@ def hbone_routes(address: str, requests: Iterable[int], rules: Iterable[tuple[st
     made = pb.RouteConfiguration(name=HBONE)
     host = made.virtual_hosts.add(name=HBONE, domains=["*"])
     for port in sorted(requests):
-        _connect(host, {"exact": authority_of(address, port)})
-    rest = _connect(host, {"prefix": authority_of(address, 0).removesuffix("0")})
+        _connect(host, pb.StringMatcher(exact=authority_of(address, port)))
+    rest = _connect(
+        host, matchers.pattern(matchers.literal(authority_of(address, 0).removesuffix("0")) + _PORT)
+    )
     for name, config in rules:
         if name != TCP_RBAC or not config.HasField("rules"):
             continue
@@ -104,7 +110,7 @@ def hbone_routes(address: str, requests: Iterable[int], rules: Iterable[tuple[st
     return made
 
 
-def _connect(host: Any, authority: Mapping[str, str]) -> Any:
+def _connect(host: Any, authority: Any) -> Any:
     made = host.routes.add()
     made.match.connect_matcher.SetInParent()
     made.match.headers.add(name=":authority", string_match=authority)
@@ -128,17 +134,6 @@ def _ask_authority(permission: Any) -> None:
             permission.header.string_match.CopyFrom(pb.StringMatcher(**wanted))
 
 
-def tunnelled_cluster(listener: str) -> Any:
-    """The Cluster that leads from the tunnels to the chains behind them, the Listener of that name."""
-    made = pb.Cluster(name=TUNNELLED, type="STATIC")
-    breakers(made, None, None, Flavour.NODE)
-    made.load_assignment.cluster_name = TUNNELLED
-    endpoint = made.load_assignment.endpoints.add().lb_endpoints.add()
-    endpoint.endpoint.address.envoy_internal_address.server_listener_name = listener
-    inside(made.transport_socket, metadata=False)
-    return made
-
-
 def certificate_filter() -> tuple[str, Any]:
     """Name and configuration of the HTTP filter that says who called behind a tunnel, as a sidecar would."""
     made = pb.message(_MUTATION)()
@@ -149,7 +144,7 @@ def certificate_filter() -> tuple[str, Any]:
 
 
 def behind_tunnel(config: Any) -> None:
-    """Makes the RBAC of an HTTP or network filter look for identities where they are behind a tunnel."""
+    """Makes the RBAC of an HTTP or network filter look for callers where they are behind a tunnel."""
     for rules in (config.rules, config.shadow_rules):
         for policy in rules.policies.values():
             for principal in policy.principals:
@@ -170,3 +165,9 @@ def _look_in_state(principal: Any) -> None:
                 wanted.CopyFrom(said)
             principal.filter_state.key = PRINCIPAL
             principal.filter_state.string_match.CopyFrom(wanted)
+        case "direct_remote_ip":
+            block = principal.direct_remote_ip
+            prefix, length = block.address_prefix, block.prefix_len.value
+            principal.filter_state.key = ADDRESS
+            made = principal.filter_state.address_match.ranges.add(address_prefix=prefix)
+            made.prefix_len.value = length

@@ -153,6 +153,77 @@ def test_rules_change_chains_and_nothing_else_of_a_listener() -> None:
             assert then == now, one.name
 
 
+PORTS = (
+    ("tls", 8443),
+    ("https", 443),
+    ("any", 7000),
+    ("tcp", 3307),
+    ("http", 8080),
+    ("x", 80),
+    ("tls-x", 80),
+)
+ADDED = """
+apiVersion: v1
+kind: Service
+metadata: {name: added}
+spec: {selector: {app: added}, clusterIP: 10.0.9.9, ports: [{PORT}]}
+"""
+MODES = """
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: p}
+spec: {selector: {matchLabels: {app: web}}, mtls: {mode: PERMISSIVE}, portLevelMtls: {PORTS}}
+"""
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        *(ADDED.replace("{PORT}", f"{{name: {name}, port: {port}}}") for name, port in PORTS),
+        ADDED.replace("{PORT}", "{name: tls, port: 8443}, {name: x, port: 80}"),
+        MODES.replace("{PORTS}", "{8080: {mode: STRICT}}"),
+        MODES.replace("{PORTS}", "{80: {mode: DISABLE}}"),
+    ],
+)
+def test_who_joins_the_mesh_changes_no_more_than_chains(added: str) -> None:
+    """An Envoy ends all connections of a listener of which anything else changes."""
+
+    def listeners(text: str) -> dict[str, Any]:
+        graph = build_graph(documents_in(text, "a.yaml").documents, [WEB])
+        found = {}
+        for one in GraphCompiler(graph, "1", None, ROOTS).resources(VM1):
+            if one.kind is Kind.LISTENER and one.name != "web/dns":
+                found[one.name] = one.message()
+                del found[one.name].filter_chains[:]
+        return found
+
+    before, after = listeners(SERVICES), listeners(f"{SERVICES}---{added}")
+    assert {name: after[name] for name in before} == before
+
+
+def test_connections_that_are_looked_into_are_so_inside() -> None:
+    text = ADDED.replace("{PORT}", "{name: tls, port: 8443}, {name: tcp, port: 3307}, {name: x, port: 7000}")
+    graph = build_graph(documents_in(text, "a.yaml").documents, [WEB])
+    found = {one.name: one for one in GraphCompiler(graph, "1", None, ROOTS).resources(VM1)}
+    outbound = found["web/outbound"].message()
+    # Nobody waits there: servers of other ports may speak first.
+    assert [one.name for one in outbound.listener_filters] == ["envoy.filters.listener.original_dst"]
+    for port, filters in ((8443, ["tls"]), (7000, ["tls", "http"])):
+        name = f"web/inspected|{port}"
+        inside = next(
+            one.message()
+            for one in GraphCompiler(graph, "1", None, ROOTS).resources(VM1)
+            if one.name == name and one.kind is Kind.LISTENER
+        )
+        assert [one.name.rpartition(".")[2] for one in inside.listener_filters] == [
+            "original_dst",
+            *(f"{one}_inspector" for one in filters),
+        ]
+        assert {one.filter_chain_match.destination_port.value for one in inside.filter_chains} == {port}
+        assert inside.default_filter_chain.name == outbound.default_filter_chain.name
+    assert "web/inspected|3307" not in found
+
+
 def test_secrets_have_the_names_of_identities() -> None:
     clusters = {one.name: one.message() for one in compiled(WEB).resources(VM1) if one.kind is Kind.CLUSTER}
     context = pb.unpack(clusters["web/hbone"].transport_socket.typed_config)
