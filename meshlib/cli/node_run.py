@@ -170,20 +170,29 @@ async def _asked(at: Path | None, asked: dict[str, Any]) -> Any:
 
 def clean(at: Socket = None) -> None:
     """Remove what a crashed agent left behind: rules in namespaces, and namespaces of programs."""
-    for one in asyncio.run(_clean(at)):
+    logging.basicConfig(format="meshlib: %(message)s", stream=sys.stderr, level=logging.WARNING)
+    done, whole = asyncio.run(_clean(at))
+    for one in done:
         print(f"removed: {one}")
+    raise typer.Exit(0 if whole else 1)
 
 
-async def _clean(at: Path | None) -> list[str]:
+async def _clean(at: Path | None) -> tuple[list[str], bool]:
+    """What was removed, and whether that is all; what is not was told."""
     from meshlib.agent import node_socket
     from meshlib.agent.capture import Captures
+    from meshlib.agent.netns import ours
     from meshlib.agent.node import clean as cleaned
 
     path = node_socket.socket_path(at)
-    done: list[str] = []
+    done, whole = list[str](), True
     # An agent that runs cleans up itself, when it starts.
     with node_socket.alone(path):
         for record in sorted({path.with_suffix(".captured"), *path.parent.glob("run-*.captured")}):
-            done += await cleaned(Captures(record), set())
-            record.unlink(missing_ok=True)
-    return done
+            captures = Captures(record)
+            done += await cleaned(captures, set())
+            if captures.held - {one.path for one in ours()}:
+                whole = False
+            elif not captures.held:
+                record.unlink(missing_ok=True)
+    return done, whole
