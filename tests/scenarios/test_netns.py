@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ipaddress
+import json
 import os
 import signal
 import socket
@@ -116,6 +117,37 @@ async def test_all_tcp_and_dns_of_a_namespace_leads_to_the_proxy_or_nowhere(tmp_
         assert inside(one, CONNECT, "198.51.100.1", "80") == "ConnectionRefusedError"
         await captures.release(one.path)
         assert "meshlib" not in tables(one)
+
+
+NEIGHBOUR = """
+ip link set lo down; ip link set {link} up; ip addr add {gateway}/32 dev {link}
+echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet
+for address in {addresses}; do
+  ip route add $address/32 dev {link} src {gateway}
+  ip neigh add $address lladdr {hardware} dev {link}
+done
+"""
+
+
+async def test_what_listens_at_the_loopback_alone_is_not_reached_by_a_neighbour(tmp_path: Path) -> None:
+    async with namespace() as one, namespace() as other:
+        await Captures(tmp_path / "captured").capture(one.path)
+        command = ["ip", "-n", one.name, "-j", "link", "show", "eth0"]
+        (eth0,) = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+        # Its cable leads to another machine, which sends it what is for a loopback.
+        subprocess.run(["ip", "link", "set", one.link, "netns", other.name], check=True)
+        script = NEIGHBOUR.format(
+            link=one.link,
+            gateway=netns.GATEWAY,
+            hardware=eth0["address"],
+            addresses=f"{one.address} 127.0.0.1 127.9.9.9",
+        )
+        subprocess.run(["nsenter", f"--net={other.path}", "sh", "-ec", script], check=True)
+        with proxy(one):
+            quickly = CONNECT.replace(", 5)", ", 0.5)")
+            assert inside(other, quickly, str(one.address), "80") == "15006"
+            for loopback in ("127.0.0.1", "127.9.9.9"):
+                assert inside(other, quickly, loopback, "80") == "TimeoutError"
 
 
 async def test_rules_of_others_stay_and_ours_are_there_once(tmp_path: Path) -> None:
