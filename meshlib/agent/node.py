@@ -177,6 +177,12 @@ class Node:
                 else:
                     self._listed[name] = one
 
+    async def why(self, member: Member) -> str:
+        """Why it is not ready now; empty: it is. One that was may have lost its Envoy since."""
+        if member.why or await self._listening(member.workload):
+            return member.why
+        return "its Envoy is not there, or has no configuration yet"
+
     async def clean(self) -> list[str]:
         """What an earlier life left behind, and nobody claims, is taken away; says what that was."""
         members = [one.workload for one in self.members]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,16 @@ from meshlib.agent.admin import Admin, AdminUnreachable, Listening
 from meshlib.agent.capture import Captures
 from meshlib.agent.command import CommandFailed
 from meshlib.agent.node import Node, clean
-from meshlib.agent.node_socket import NodeRefused, NodeUnreachable, alone, ask, serve, talk
+from meshlib.agent.node_socket import (
+    NodeRefused,
+    NodeUnreachable,
+    alone,
+    answering,
+    ask,
+    left_behind,
+    serve,
+    talk,
+)
 from meshlib.agent.workload import Workload
 from meshlib.errors import ConfigError, ControlUnavailable
 
@@ -100,6 +110,23 @@ async def test_it_is_ready_when_it_is_registered_and_its_listeners_are_there(sta
     await stage.node.withdraw("a")
     assert stage.said == ["a joins", "a serves", "a drains", "a leaves"]
     assert stage.node.members == []
+
+
+async def test_one_that_was_ready_is_not_without_its_envoy(stage: Stage) -> None:
+    stage.admin.names = {"a"}
+    member = stage.node.enrol(A)
+    await member.ready.wait()
+    for names, why in (
+        ({"a"}, ""),
+        (None, "its Envoy is not there"),
+        (set(), "no configuration"),
+        ({"a"}, ""),
+    ):
+        stage.admin.names = names
+        await asyncio.sleep(0.002)
+        assert why in await stage.node.why(member)
+        assert bool(await stage.node.why(member)) is bool(why)
+    await stage.node.close()
 
 
 async def test_what_fails_is_tried_again_and_told_once(
@@ -362,6 +389,28 @@ async def test_one_agent_a_socket(stage: Stage) -> None:
             pass
         assert stage.socket.stat().st_mode & 0o777 == 0o600
     assert not stage.socket.exists()
+
+
+async def test_an_agent_is_waited_for(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshlib.agent.node_socket.LOOK_SECONDS", 0.001)
+    with pytest.raises(NodeUnreachable):
+        await answering(stage.socket, 0.005)
+    waiting = asyncio.create_task(answering(stage.socket, 30))
+    await asyncio.sleep(0.005)
+    async with served(stage):
+        assert await waiting == {"name": "vm1"}
+
+
+def test_a_socket_is_left_behind_when_nobody_answers(tmp_path: Path) -> None:
+    path = tmp_path / "node.sock"
+    assert not left_behind(path)
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+        made.listen()
+        assert not left_behind(path)
+    assert left_behind(path)
+    (tmp_path / "text").touch()
+    assert not left_behind(tmp_path / "text")
 
 
 def test_a_folder_that_others_write_to_is_not_used(tmp_path: Path) -> None:
