@@ -5,7 +5,7 @@
 Rules:
 
 - Its folder is removed when it ends, and Envoy ends with it. One that is killed leaves the folder, in which
-  there are no secrets, and no Envoy.
+  there are no secrets, to the next (`folder.py`), and no Envoy.
 - The control service's roots are asked for again and again: the control stream is Envoy's, and does not tell
   the agent of new ones.
 - Where it listens is told of an Envoy that has its configuration; one that waits for it listens nowhere yet.
@@ -15,8 +15,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import shutil
-import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from typing import Any, Protocol
 from meshlib.agent.admin import Admin, AdminUnreachable, Listening
 from meshlib.agent.bootstrap import ADMIN_SOCKET, SDS_SOCKET, Edge, gateway_bootstrap, node_bootstrap
 from meshlib.agent.capture import Captures
+from meshlib.agent.folder import BASE_ID, own_folder
 from meshlib.agent.node import Join, Node
 from meshlib.agent.process import Envoy, envoy_path
 from meshlib.agent.sds import SecretServer
@@ -157,8 +156,7 @@ async def run_envoy(
     if certificates is not None:
         await _ensured(certificates)
     async with contextlib.AsyncExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix=f"meshlib-{name}-"))  # 0700
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = stack.enter_context(own_folder(name))
         _short(folder)
         path = folder / "envoy.json"
         path.write_text(json.dumps(bootstrap(folder)))
@@ -178,7 +176,7 @@ async def run_envoy(
             *times,
             *arguments,
         ]
-        envoy = Envoy(command, admin, base_id=folder / "base-id", drain_seconds=drain_seconds)
+        envoy = Envoy(command, admin, base_id=folder / BASE_ID, drain_seconds=drain_seconds)
         await envoy.start()
         await stack.enter_async_context(_task(envoy.run()))
         yield envoy, admin

@@ -10,6 +10,8 @@ Rules:
 - What stays within the namespace is the workload's own affair: it is not captured, but for DNS. So is what
   the Envoy sends to the workload.
 - Nobody speaks to the captured ports themselves: such a connection would lead the Envoy to itself.
+- What listens at the loopback alone is not reached from elsewhere. The kernel would see to it, but only after
+  the redirection, and the Envoy would call it then.
 - IPv6 has no way around: nothing but the namespace's own loopback.
 - Other UDP, and what is neither TCP nor UDP, passes: as with Istio, it is not of the mesh.
 - Two tables named `meshlib`, put and replaced at once; what others put into the namespace is not touched.
@@ -45,6 +47,7 @@ table ip {TABLE} {{
   }}
   chain guard_prerouting {{
     type filter hook prerouting priority mangle; policy accept;
+    iifname != "lo" ip daddr 127.0.0.0/8 drop
     iifname != "lo" tcp dport {{ {OUTBOUND}, {INBOUND} }} reject with tcp reset
   }}
   chain output {{

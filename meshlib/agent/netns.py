@@ -135,21 +135,27 @@ def is_ours(path: str) -> bool:
 def left_over() -> list[Namespace]:
     """Those in which nobody lives."""
     inhabited = set(_inhabited())
-    return [one for one in ours() if _number(Path(one.path)) not in inhabited]
+    return [one for one in ours() if number(one.path) not in inhabited]
 
 
-def _inhabited() -> Iterator[int]:
+def _inhabited() -> Iterator[tuple[int, int] | None]:
     for process in Path("/proc").iterdir():
         if process.name.isdecimal():
-            yield _number(process / "ns" / "net")
+            yield number(process / "ns" / "net")
 
 
-def _number(path: Path) -> int:
-    """Of the namespace that is there; 0: none, or it is not ours to know."""
+def number(path: str | Path) -> tuple[int, int] | None:
+    """Of the namespace that is there now, by whatever path; None: none, or it is not ours to know."""
     try:
-        return os.stat(path).st_ino  # noqa: PTH116
+        found = os.stat(path)  # noqa: PTH116
     except OSError:
-        return 0
+        return None
+    return found.st_dev, found.st_ino
+
+
+def same(path: str, other: str) -> bool:
+    """Whether they are two paths of one namespace."""
+    return path == other or (number(path) is not None and number(path) == number(other))
 
 
 async def address_of(netns: str) -> str:

@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
@@ -66,6 +66,8 @@ class Member:
     """Why it is not ready; empty: it is."""
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     membership: Membership | None = None
+    captured: bool = False
+    """Whether its namespace has rules for it, or is about to."""
     process_id: int = 0
     """Of the program that is run as it; 0: it is not known."""
     listens: bool = True
@@ -94,6 +96,8 @@ class Node:
         self._open_at_end, self._ending = open_at_end, False
         self._members: dict[str, Member] = {}
         self._listed: dict[str, Workload] = {}
+        self._wanted: Sequence[Workload] = ()
+        """All of the file, also those that can't be enrolled."""
         self._listeners: frozenset[str] = frozenset()
         self._looking = asyncio.Lock()
         self._looked = -LOOK_SECONDS
@@ -124,8 +128,8 @@ class Node:
             self._members[name].listens = True
             _serve(self._members[name])
 
-    async def withdraw(self, name: str, *, captured: bool = False) -> None:
-        """It leaves; what has not begun can end, too. `captured`: its namespace stays so, for another."""
+    async def withdraw(self, name: str) -> None:
+        """It leaves; what has not begun can end, too."""
         member = self._members.pop(name, None)
         if member is None:
             return
@@ -137,7 +141,7 @@ class Node:
         if membership is not None:
             await self._in_thread(membership.drain)
             await self._in_thread(membership.close)
-        if member.workload.netns and not captured:
+        if member.workload.netns:
             await self._release(member.workload.netns)
 
     async def enrolling(self, workload: Workload) -> AsyncGenerator[Mapping[str, Any], None]:
@@ -160,10 +164,9 @@ class Node:
     async def listed(self, workloads: Sequence[Workload]) -> None:
         """These are the workloads of the file, from now on."""
         now = {one.name: one for one in workloads}
-        gone = {name: one for name, one in self._listed.items() if now.get(name) != one}
-        stay = {one.netns for one in workloads}
-        # One that comes back is not open meanwhile.
-        await asyncio.gather(*(self.withdraw(name, captured=one.netns in stay) for name, one in gone.items()))
+        gone = [name for name, one in self._listed.items() if now.get(name) != one]
+        self._wanted = workloads
+        await asyncio.gather(*(self.withdraw(name) for name in gone))
         self._listed = {name: one for name, one in self._listed.items() if name not in gone}
         for name, one in now.items():
             if name not in self._listed:
@@ -174,9 +177,16 @@ class Node:
                 else:
                     self._listed[name] = one
 
+    async def why(self, member: Member) -> str:
+        """Why it is not ready now; empty: it is. One that was may have lost its Envoy since."""
+        if member.why or await self._listening(member.workload):
+            return member.why
+        return "its Envoy is not there, or has no configuration yet"
+
     async def clean(self) -> list[str]:
         """What an earlier life left behind, and nobody claims, is taken away; says what that was."""
-        return await clean(self._captures, {one.workload.netns for one in self.members})
+        members = [one.workload for one in self.members]
+        return await clean(self._captures, {one.netns for one in (*members, *self._wanted)} - {""})
 
     async def drain(self, *names: str) -> None:
         """These say that they leave, and wait for others to have heard of it; without names: all."""
@@ -197,14 +207,20 @@ class Node:
     def _check(self, workload: Workload) -> None:
         if workload.name in self._members:
             raise ConfigError(f"name: there is a workload {workload.name!r} on this node already")
-        for one in self._members.values():
-            if workload.netns and workload.netns == one.workload.netns:
-                raise ConfigError(f"netns: {workload.netns} is that of {one.workload.name}")
+        self._check_netns(workload, self.members)
+
+    def _check_netns(self, workload: Workload, members: Sequence[Member]) -> None:
+        """One namespace has one identity. ConfigError: it is another's, maybe by another path."""
+        for one in (member.workload for member in members):
+            if workload.netns and one.netns and netns.same(workload.netns, one.netns):
+                path = "" if workload.netns == one.netns else f", by the path {one.netns}"
+                raise ConfigError(f"netns: {workload.netns} is that of {one.name}{path}")
 
     async def _keep(self, member: Member) -> None:
         failures = 0
         while member.membership is None:
             try:
+                self._claim(member)
                 member.workload = await self._placed(member.workload)
                 member.membership = await self._joined(member.workload)
             except (MeshError, OSError) as error:
@@ -219,6 +235,12 @@ class Node:
         member.why = ""
         member.ready.set()
         _serve(member)
+
+    def _claim(self, member: Member) -> None:
+        """Nobody else has its namespace from now on; which may not have been there when it was enrolled."""
+        if not member.captured:
+            self._check_netns(member.workload, [one for one in self.members if one.captured])
+            member.captured = netns.number(member.workload.netns) is not None
 
     async def _placed(self, workload: Workload) -> Workload:
         """Captured, and with an address. CommandFailed, ConfigError."""
@@ -269,6 +291,9 @@ class Node:
             return
         if self._ending and not self._open_at_end:
             return
+        wanted = (*(one.workload for one in self.members), *(() if self._ending else self._wanted))
+        if any(one.netns and netns.same(path, one.netns) for one in wanted):
+            return  # it is another's, or comes back: not open meanwhile
         try:
             await self._captures.release(path)
         except OSError as error:
@@ -283,16 +308,31 @@ def _serve(member: Member) -> None:
 async def clean(captures: Captures, claimed: set[str]) -> list[str]:
     """Takes away what is left of workloads that nobody claims, and says what that was.
 
-    Namespaces of ours in which somebody lives are claimed by them.
+    Namespaces of ours in which somebody lives are claimed by them. What can't be taken away is told, and
+    stays.
     """
-    done = []
+    done: list[str] = []
     empty = netns.left_over()
+
+    async def taken(what: str, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except (OSError, ConfigError) as error:
+            log.error("%s can't be removed: %s", what, error)
+        else:
+            done.append(what)
+
     for path in sorted(captures.held - claimed - {one.path for one in netns.ours()}):
-        await captures.release(path)
-        done.append(f"the rules in {path}")
+        if any(netns.same(path, one) for one in claimed):
+            await captures.forget(path)  # written otherwise now
+        else:
+            await taken(f"the rules in {path}", captures.release(path))
     for one in empty:
         if one.path not in claimed:
-            await netns.remove(one)
-            await captures.release(one.path)
-            done.append(f"the namespace {one.name}")
+            await taken(f"the namespace {one.name}", _removed(one, captures))
     return done
+
+
+async def _removed(one: netns.Namespace, captures: Captures) -> None:
+    await netns.remove(one)
+    await captures.release(one.path)

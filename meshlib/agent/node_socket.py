@@ -19,14 +19,16 @@ import contextlib
 import fcntl
 import json
 import os
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from meshlib.agent.node import Member, Node
+from meshlib.agent.node import Node
 from meshlib.agent.workload import Workload
 from meshlib.errors import ConfigError
 
+LOOK_SECONDS = 0.25
 _LIMIT = 1024 * 1024
 
 
@@ -105,6 +107,21 @@ async def serve(path: Path, node: Node, about: Mapping[str, Any]) -> AsyncIterat
         _unlink(path)
 
 
+def left_behind(path: Path) -> bool:
+    """Whether it is a socket at which nobody answers any more."""
+    with socket.socket(socket.AF_UNIX) as made:
+        made.settimeout(1.0)
+        try:
+            if not path.is_socket():
+                return False
+            made.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False
+
+
 def _owner(path: Path) -> int:
     return path.stat().st_uid
 
@@ -141,7 +158,9 @@ class _Talk:
             case "about":
                 await self._say(self._about)
             case "list":
-                await self._say({"workloads": [shown(one) for one in self._node.members]})
+                members = self._node.members
+                listed = [{**one.workload.said(), "why": await self._node.why(one)} for one in members]
+                await self._say({"workloads": listed})
             case "enrol":
                 await self._enrol(Workload.of(asked.get("workload")))
             case "started":
@@ -180,9 +199,17 @@ class _Talk:
         await self._writer.drain()
 
 
-def shown(member: Member) -> dict[str, Any]:
-    """A workload as it is listed."""
-    return {**member.workload.said(), "why": member.why}
+async def answering(path: Path, seconds: float) -> Mapping[str, Any]:
+    """What the agent says of itself, which may be about to start. As `ask`."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    while True:
+        try:
+            return await ask(path, {"do": "about"})
+        except NodeUnreachable:
+            if loop.time() >= until:
+                raise
+        await asyncio.sleep(min(LOOK_SECONDS, seconds))
 
 
 async def ask(path: Path, asked: Mapping[str, Any]) -> Mapping[str, Any]:

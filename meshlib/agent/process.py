@@ -173,12 +173,8 @@ class Envoy:
 
     def _clean(self) -> None:
         """Removes the shared memory of a process that has ended: Envoy leaves it there."""
-        if self._base_id is None:
-            return
-        with contextlib.suppress(OSError, ValueError):
-            number = int(self._base_id.read_text())
-            self._base_id.unlink()
-            (SHARED / f"envoy_shared_memory_{number * 10}").unlink()
+        if self._base_id is not None:
+            remove_shared(self._base_id)
 
     async def _ended(self) -> int:
         """The status of the process that nobody took over from."""
@@ -194,6 +190,14 @@ class Envoy:
             if process is not None:
                 await _end(process)
         self._clean()
+
+
+def remove_shared(base_id: Path) -> None:
+    """What an Envoy that has ended left in shared memory, as that file says; and the file."""
+    with contextlib.suppress(OSError, ValueError):
+        number = int(base_id.read_text())
+        base_id.unlink()
+        (SHARED / f"envoy_shared_memory_{number * 10}").unlink()
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -186,9 +186,11 @@ async def _run(
     agent: Agent,
     state: _State,
 ) -> int:
-    enter = ["nsenter", f"--net={workload.netns}", "--"] if workload.captured else []
+    words, needed = watcher.command(command)
     try:
-        program = await asyncio.create_subprocess_exec(*enter, *command, env=environ, start_new_session=True)
+        program = await asyncio.create_subprocess_exec(
+            *words, env=environ, start_new_session=True, pass_fds=needed
+        )
     except OSError as error:
         print(f"meshlib: {command[0]}: {error.strerror}", file=sys.stderr)
         return 127 if isinstance(error, FileNotFoundError) else 126

@@ -1,19 +1,23 @@
-"""A process that ends what `meshlib node run` started, however that ends, `kill -9` included.
+"""What ends the program of `meshlib node run` and all that it started, however that ends, also by `kill -9`.
 
 It reads a pipe, whose other end `node run` holds. When the pipe closes it tells the program's processes to
 end, makes those that do not after a while, and removes the namespace.
 
-Of a namespace they are all who live in it, without one those of the program's process group. The watcher
-lives in the namespace itself: so it is not left over.
+- Of a namespace they are all who live in it. The watcher lives in it itself: so it is not left over.
+- Without one they are all who descend from the program: the watcher starts it, see `reap.py`.
+- Where that can't be (macOS), those of the program's process group.
 """
 
+import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from meshlib.agent.netns import Namespace
 
-PROGRAM = Path(__file__).with_name("watch.py")
+PROGRAM, REAPER = Path(__file__).with_name("watch.py"), Path(__file__).with_name("reap.py")
+_PYTHON = (sys.executable, "-I", "-S")
 
 
 class Watcher:
@@ -21,23 +25,47 @@ class Watcher:
 
     def __init__(self, namespace: Namespace | None, grace: float = 5.0) -> None:
         """Starts it; `grace` is how many seconds a process has to end by itself."""
-        enter = [] if namespace is None else ["nsenter", f"--net={namespace.path}"]
-        name = [] if namespace is None else [namespace.name]
-        self._process = subprocess.Popen(  # noqa: S603
-            [*enter, sys.executable, "-I", "-S", str(PROGRAM), str(grace), *name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,
-        )
+        self._namespace, self._grace = namespace, grace
+        self._watched, self._pipe = os.pipe()
+        self._process = None if self.starts else self._begin()
+
+    @property
+    def starts(self) -> bool:
+        """Whether it starts the program itself."""
+        return self._namespace is None and sys.platform == "linux"
+
+    def command(self, program: Sequence[str]) -> tuple[list[str], tuple[int, ...]]:
+        """What is to be run instead of the program, and the descriptors that this needs."""
+        if self.starts:
+            return [*_PYTHON, str(REAPER), str(self._grace), str(self._watched), *program], (self._watched,)
+        if self._namespace is not None:
+            return ["nsenter", f"--net={self._namespace.path}", "--", *program], ()
+        return list(program), ()
 
     def watch(self, group: int) -> None:
         """The process group of the program, which runs now."""
-        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
-        self._process.stdin.write(f"{group}\n".encode())
-        self._process.stdin.flush()
+        if self._process is not None:
+            os.write(self._pipe, f"{group}\n".encode())
 
     def end(self, seconds: float = 15.0) -> None:
-        """Has it do its work, and waits for that."""
-        self._process.communicate(timeout=seconds)
+        """Has it do its work; waits for that, unless it started the program itself."""
+        os.close(self._pipe)
+        if self._process is None:
+            os.close(self._watched)
+        else:
+            self._process.wait(seconds)
+
+    def _begin(self) -> "subprocess.Popen[bytes]":
+        of = self._namespace
+        enter, name = ([], []) if of is None else (["nsenter", f"--net={of.path}"], [of.name])
+        try:
+            return subprocess.Popen(  # noqa: S603
+                [*enter, *_PYTHON, str(PROGRAM), str(self._grace), *name],
+                stdin=self._watched,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,
+            )
+        finally:
+            os.close(self._watched)

@@ -16,10 +16,8 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import shutil
 import socket as sockets
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
@@ -30,6 +28,7 @@ import grpc.aio
 from cryptography.hazmat.primitives import serialization
 
 from meshlib.agent.callers import Enrolled, Namespace, Process
+from meshlib.agent.folder import own_folder
 from meshlib.agent.secrets import Svid
 from meshlib.agent.workload_messages import message
 from meshlib.errors import ConfigError
@@ -78,8 +77,7 @@ class WorkloadApi:
         if sys.platform != "linux":
             raise ConfigError("the SPIFFE Workload API is served on Linux only: its kernel says who calls")
         async with contextlib.AsyncExitStack() as stack:
-            self._folder = Path(tempfile.mkdtemp(prefix="meshlib-workload-api-"))  # 0700
-            stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            self._folder = stack.enter_context(own_folder("workload-api"))
             server = grpc.aio.server(options=_OPTIONS)
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._methods()),))
             server.add_insecure_port(f"unix:{self._folder / 'grpc'}")

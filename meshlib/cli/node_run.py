@@ -51,6 +51,9 @@ def run(
     subnet: Annotated[
         str | None, typer.Option(help="If no agent answers: where its address is taken from.")
     ] = None,
+    agent_only: Annotated[
+        bool, typer.Option("--agent-only", help="Wait a minute for an agent; run no node for it.")
+    ] = False,
     at: Socket = None,
 ) -> None:
     """Run a program as a workload of this machine's node; of one of its own, if there is none."""
@@ -72,7 +75,13 @@ def run(
     capture = not explicit and os.geteuid() == 0
     if not capture:
         print(EXPLICIT, file=sys.stderr)
-    raise typer.Exit(asyncio.run(_run(workload, command, capture, at, (node, control, subnet))))
+    own = None if agent_only else (node, control, subnet)
+    raise typer.Exit(asyncio.run(_run(workload, command, capture, at, own)))
+
+
+Own = tuple[str | None, str | None, str | None]
+"""Name, control service and subnet of a node of our own."""
+AGENT_SECONDS = 60.0
 
 
 async def _run(
@@ -80,7 +89,7 @@ async def _run(
     command: Sequence[str],
     capture: bool,
     at: Path | None,
-    node: tuple[str | None, str | None, str | None],
+    node: Own | None,
 ) -> int:
     from meshlib.agent.program import isolated, run_program
 
@@ -90,17 +99,21 @@ async def _run(
 
 
 @contextlib.asynccontextmanager
-async def _agent(
-    at: Path | None, node: tuple[str | None, str | None, str | None]
-) -> "AsyncIterator[tuple[Agent, Mapping[str, Any]]]":
-    """The agent of this machine's node, or one of our own; and what it says of itself."""
+async def _agent(at: Path | None, node: Own | None) -> "AsyncIterator[tuple[Agent, Mapping[str, Any]]]":
+    """The agent of this machine's node, or one of our own; and what it says of itself.
+
+    ConfigError: there is no agent, and none of our own is wanted.
+    """
     from meshlib.agent import node_socket
     from meshlib.agent.program import AgentAt
+    from meshlib.errors import ConfigError
 
     path = node_socket.socket_path(at)
     try:
-        about = await node_socket.ask(path, {"do": "about"})
-    except node_socket.NodeUnreachable:
+        about = await node_socket.answering(path, 0.0 if node else AGENT_SECONDS)
+    except node_socket.NodeUnreachable as error:
+        if node is None:
+            raise ConfigError(f"socket: {error}") from None
         from meshlib.cli.node_running import machine, running
 
         name, control, subnet = node
@@ -170,20 +183,35 @@ async def _asked(at: Path | None, asked: dict[str, Any]) -> Any:
 
 def clean(at: Socket = None) -> None:
     """Remove what a crashed agent left behind: rules in namespaces, and namespaces of programs."""
-    for one in asyncio.run(_clean(at)):
+    logging.basicConfig(format="meshlib: %(message)s", stream=sys.stderr, level=logging.WARNING)
+    done, whole = asyncio.run(_clean(at))
+    for one in done:
         print(f"removed: {one}")
+    raise typer.Exit(0 if whole else 1)
 
 
-async def _clean(at: Path | None) -> list[str]:
+async def _clean(at: Path | None) -> tuple[list[str], bool]:
+    """What was removed, and whether that is all; what is not was told."""
     from meshlib.agent import node_socket
     from meshlib.agent.capture import Captures
+    from meshlib.agent.folder import sweep
+    from meshlib.agent.netns import ours
     from meshlib.agent.node import clean as cleaned
 
     path = node_socket.socket_path(at)
-    done: list[str] = []
+    done, whole = list[str](), True
     # An agent that runs cleans up itself, when it starts.
     with node_socket.alone(path):
         for record in sorted({path.with_suffix(".captured"), *path.parent.glob("run-*.captured")}):
-            done += await cleaned(Captures(record), set())
-            record.unlink(missing_ok=True)
-    return done
+            captures = Captures(record)
+            done += await cleaned(captures, set())
+            if captures.held - {one.path for one in ours()}:
+                whole = False
+            elif not captures.held:
+                record.unlink(missing_ok=True)
+        done += [f"the folder {one}" for kind in ("node", "workload-api") for one in sweep(kind)]
+        for one in (path, path.with_name("workload-api.sock"), *path.parent.glob("run-*.sock")):
+            if node_socket.left_behind(one):
+                one.unlink(missing_ok=True)
+                done.append(f"the socket {one}")
+    return done, whole

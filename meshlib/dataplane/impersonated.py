@@ -223,10 +223,11 @@ class Impersonated:
             self._failed(who, entry, repr(error))
             return
         with self._lock:
+            had = entry.held is not None
             entry.held, entry.failures, entry.due, entry.jitter = made, 0, _ENDLESS, self._throw()
             told, entry.failure, entry.level = entry.failure, "", 0
             self._lock.notify_all()
-        if told:
+        if told and had:
             log.warning("there is a certificate again: %s", made.principal)
 
     def _failed(self, who: Account, entry: _Entry, why: str) -> None:
@@ -241,7 +242,8 @@ class Impersonated:
             entry.due = now + renewal.pause(term, now, entry.failures, self._throw())
             told, entry.failure, entry.level = (entry.failure, entry.level), why, level
             self._lock.notify_all()
-        if told != (why, level):
+        # Without any, whoever waits for the first one is told, and says so.
+        if entry.held is not None and told != (why, level):
             log.log(level, "no new certificate for %s/%s: %s", *who, why)
 
     def _asked(self, who: Account) -> Held:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ipaddress
+import json
 import os
 import signal
 import socket
@@ -118,6 +119,37 @@ async def test_all_tcp_and_dns_of_a_namespace_leads_to_the_proxy_or_nowhere(tmp_
         assert "meshlib" not in tables(one)
 
 
+NEIGHBOUR = """
+ip link set lo down; ip link set {link} up; ip addr add {gateway}/32 dev {link}
+echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet
+for address in {addresses}; do
+  ip route add $address/32 dev {link} src {gateway}
+  ip neigh add $address lladdr {hardware} dev {link}
+done
+"""
+
+
+async def test_what_listens_at_the_loopback_alone_is_not_reached_by_a_neighbour(tmp_path: Path) -> None:
+    async with namespace() as one, namespace() as other:
+        await Captures(tmp_path / "captured").capture(one.path)
+        command = ["ip", "-n", one.name, "-j", "link", "show", "eth0"]
+        (eth0,) = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+        # Its cable leads to another machine, which sends it what is for a loopback.
+        subprocess.run(["ip", "link", "set", one.link, "netns", other.name], check=True)
+        script = NEIGHBOUR.format(
+            link=one.link,
+            gateway=netns.GATEWAY,
+            hardware=eth0["address"],
+            addresses=f"{one.address} 127.0.0.1 127.9.9.9",
+        )
+        subprocess.run(["nsenter", f"--net={other.path}", "sh", "-ec", script], check=True)
+        with proxy(one):
+            quickly = CONNECT.replace(", 5)", ", 0.5)")
+            assert inside(other, quickly, str(one.address), "80") == "15006"
+            for loopback in ("127.0.0.1", "127.9.9.9"):
+                assert inside(other, quickly, loopback, "80") == "TimeoutError"
+
+
 async def test_rules_of_others_stay_and_ours_are_there_once(tmp_path: Path) -> None:
     async with namespace() as one:
         subprocess.run(["ip", "netns", "exec", one.name, "nft", "add", "table", "ip", "theirs"], check=True)
@@ -213,13 +245,90 @@ signal.pause()
         wait_until(lambda: not Path(f"/proc/{program}").exists(), 30, "the end of the program")
 
 
-async def test_without_a_namespace_a_watcher_ends_the_group() -> None:
+DAEMON = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.execvp("sleep", ["sleep", "1000"])
+    os._exit(0)
+os.wait()
+"""
+"""Starts what hides as a daemon does."""
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_without_a_namespace_all_that_a_program_started_ends_with_whoever_is_killed(stays: bool) -> None:
+    marked = f"MARK={os.getpid()}-{stays}"
+    program = ["env", marked, sys.executable, "-c", f"{DAEMON}print(1, flush=True); time.sleep(1000)"]
+    code = f"""
+import subprocess, signal
+from meshlib.agent.watcher import Watcher
+watcher = Watcher(None)
+words, needed = watcher.command({program!r})
+subprocess.Popen(words, pass_fds=needed, start_new_session=True)
+signal.pause()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as keeper:
+        assert keeper.stdout is not None
+        try:
+            assert keeper.stdout.readline() == "1\n"
+            wait_until(lambda: len(marks(marked, b"sleep\0")) == 1, 30, "the daemon")
+            (program,) = marks(marked, b"time.sleep")
+            if stays:
+                keeper.kill()
+            else:
+                os.kill(program, signal.SIGKILL)
+            wait_until(lambda: not marks(marked), 30, "the end of all")
+        finally:
+            keeper.kill()
+
+
+@pytest.mark.parametrize(
+    ("program", "status"),
+    [
+        (["sh", "-c", "exit 7"], 7),
+        (["sh", "-c", "kill -9 $$"], 137),
+        (["sh", "-c", "trap 'exit 3' TERM; kill -TERM $PPID; while :; do sleep 0.01; done"], 3),
+        ([sys.executable, "-c", f"{DAEMON}sys.exit(5)"], 5),
+        (["/nowhere/nothing"], 127),
+        (["/etc/passwd"], 126),
+    ],
+)
+def test_without_a_namespace_a_program_ends_as_it_ends(program: list[str], status: int) -> None:
+    watcher = Watcher(None, 0.2)
+    words, needed = watcher.command(program)
+    assert subprocess.run(words, pass_fds=needed, check=False, timeout=30).returncode == status
+    watcher.end()
+
+
+async def test_where_there_is_no_better_way_a_watcher_ends_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Watcher, "starts", False)
     watcher = Watcher(None, 0.1)
     with subprocess.Popen(["/bin/sh", "-c", "sleep 1000 & sleep 1000"], start_new_session=True) as program:
         watcher.watch(program.pid)
         watcher.end(30)
         assert program.wait(10) == -signal.SIGTERM
         wait_until(lambda: gone(program.pid), 30, "the end of the group")
+
+
+def gone(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def marks(said: str, command: bytes = b"") -> list[int]:
+    """The processes in whose environment that is, and in whose command."""
+    found = []
+    for one in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            told = (one / "environ").read_bytes().split(b"\0") if one.name.isdecimal() else []
+            if said.encode() in told and command in (one / "cmdline").read_bytes():
+                found.append(int(one.name))
+    return found
 
 
 def tables(one: Namespace) -> str:
@@ -229,11 +338,3 @@ def tables(one: Namespace) -> str:
 
 def socket_names() -> list[str]:
     return [name for _, name in socket.if_nameindex()]
-
-
-def gone(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return True
-    return False

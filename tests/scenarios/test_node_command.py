@@ -220,7 +220,9 @@ def test_workloads_of_a_file_come_and_go(mesh: SecureMesh, net: Underlay) -> Non
         node.end(signal.SIGKILL)
         with pytest.raises(httpx.TransportError):
             httpx.get(f"http://{address_in(netns)}:9080/", trust_env=False)
-        system(*MESHLIB, "node", "clean", "--socket", str(machine.socket))
+        removed = system(*MESHLIB, "node", "clean", "--socket", str(machine.socket))
+        for what in (f"the rules in /run/netns/{netns}", "the folder ", f"the socket {machine.socket}"):
+            assert f"removed: {what}" in removed
         assert "meshlib" not in rules(netns)
         again = machine.node(mesh, "--workloads", str(file))
         wait_until(lambda: ready(machine, "listed-1"), 30, "the workload")

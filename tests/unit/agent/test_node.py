@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import json
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +12,18 @@ import pytest
 
 from meshlib.agent.admin import Admin, AdminUnreachable, Listening
 from meshlib.agent.capture import Captures
-from meshlib.agent.node import Node
-from meshlib.agent.node_socket import NodeRefused, NodeUnreachable, alone, ask, serve, talk
+from meshlib.agent.command import CommandFailed
+from meshlib.agent.node import Node, clean
+from meshlib.agent.node_socket import (
+    NodeRefused,
+    NodeUnreachable,
+    alone,
+    answering,
+    ask,
+    left_behind,
+    serve,
+    talk,
+)
 from meshlib.agent.workload import Workload
 from meshlib.errors import ConfigError, ControlUnavailable
 
@@ -100,6 +112,23 @@ async def test_it_is_ready_when_it_is_registered_and_its_listeners_are_there(sta
     assert stage.node.members == []
 
 
+async def test_one_that_was_ready_is_not_without_its_envoy(stage: Stage) -> None:
+    stage.admin.names = {"a"}
+    member = stage.node.enrol(A)
+    await member.ready.wait()
+    for names, why in (
+        ({"a"}, ""),
+        (None, "its Envoy is not there"),
+        (set(), "no configuration"),
+        ({"a"}, ""),
+    ):
+        stage.admin.names = names
+        await asyncio.sleep(0.002)
+        assert why in await stage.node.why(member)
+        assert bool(await stage.node.why(member)) is bool(why)
+    await stage.node.close()
+
+
 async def test_what_fails_is_tried_again_and_told_once(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -118,6 +147,65 @@ async def test_two_of_one_name_or_namespace_are_not_both_there(stage: Stage) -> 
     with pytest.raises(ConfigError, match="netns: /nowhere is that of c"):
         stage.node.enrol(Workload("d", A.ports, netns="/nowhere"))
     await stage.node.close()
+
+
+async def test_one_namespace_by_two_paths_is_one(captured: Stage, tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    (tmp_path / "again").symlink_to("a")
+    first = replace(IN_POD, netns=str(tmp_path / "a"))
+    second = replace(IN_POD, name="b", netns=str(tmp_path / "again"))
+    await captured.node.enrol(first).ready.wait()
+    with pytest.raises(ConfigError, match=r"netns: .*/again is that of a, by the path .*/a$"):
+        captured.node.enrol(second)
+    # Of a list it is the first, and who takes its place in the list does not find it open.
+    await captured.node.withdraw("a")
+    await captured.node.listed([first, second])
+    await captured.node.members[0].ready.wait()
+    assert [one.workload.name for one in captured.node.members] == ["a"]
+    captured.said.clear()
+    await captured.node.listed([second])
+    await captured.node.members[0].ready.wait()
+    assert captured.said[:3] == ["a drains", "a leaves", f"{tmp_path}/again closes"]
+    await captured.node.close()
+
+
+async def test_who_has_a_namespace_that_is_made_later_has_it_alone(captured: Stage, tmp_path: Path) -> None:
+    captured.admin.names = set()
+    for name in ("a", "b"):
+        captured.refusals[name] = ["not now"] * 10_000
+        captured.node.enrol(replace(IN_POD, name=name, netns=str(tmp_path / name)))
+    a, b = captured.node.members
+    await asyncio.sleep(0.01)
+    (tmp_path / "b").touch()
+    while not b.captured:
+        await asyncio.sleep(0.001)
+    (tmp_path / "a").symlink_to("b")
+    while f"{tmp_path}/a is that of b" not in a.why:
+        await asyncio.sleep(0.001)
+    await captured.node.withdraw("a")
+    assert f"{tmp_path}/a opens" not in captured.said
+    await captured.node.close()
+
+
+async def test_what_can_not_be_cleaned_stays_and_the_rest_goes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = tmp_path / "captured"
+    for name in ("a", "b", "c"):
+        (tmp_path / name).touch()
+    (tmp_path / "other").symlink_to("c")
+    record.write_text(json.dumps([str(tmp_path / name) for name in ("a", "b", "c")]))
+    monkeypatch.setattr("meshlib.agent.netns.left_over", list)
+
+    class Stubborn(Captures):
+        async def release(self, netns: str) -> None:
+            if netns.endswith("/a"):
+                raise CommandFailed("nft says no")
+            await super().release(netns)
+
+    assert await clean(Stubborn(record), {f"{tmp_path}/other"}) == [f"the rules in {tmp_path}/b"]
+    assert f"the rules in {tmp_path}/a can't be removed: nft says no" in caplog.text
+    assert json.loads(record.read_text()) == [f"{tmp_path}/a"]
 
 
 async def test_a_namespace_that_is_not_there_is_waited_for(stage: Stage) -> None:
@@ -178,7 +266,7 @@ async def test_who_leaves_while_it_joins_is_not_there(stage: Stage) -> None:
 
 @pytest.fixture
 def captured(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("meshlib.agent.node.os.geteuid", lambda: 0)
     stage.captures = Rules(stage.socket.with_name("captured"), stage.said)
     stage.node = Node(stage.admin, stage.captures, stage.join, lambda: "10.9.9.9")
     stage.admin.names = {"a", "b"}
@@ -301,6 +389,28 @@ async def test_one_agent_a_socket(stage: Stage) -> None:
             pass
         assert stage.socket.stat().st_mode & 0o777 == 0o600
     assert not stage.socket.exists()
+
+
+async def test_an_agent_is_waited_for(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshlib.agent.node_socket.LOOK_SECONDS", 0.001)
+    with pytest.raises(NodeUnreachable):
+        await answering(stage.socket, 0.005)
+    waiting = asyncio.create_task(answering(stage.socket, 30))
+    await asyncio.sleep(0.005)
+    async with served(stage):
+        assert await waiting == {"name": "vm1"}
+
+
+def test_a_socket_is_left_behind_when_nobody_answers(tmp_path: Path) -> None:
+    path = tmp_path / "node.sock"
+    assert not left_behind(path)
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+        made.listen()
+        assert not left_behind(path)
+    assert left_behind(path)
+    (tmp_path / "text").touch()
+    assert not left_behind(tmp_path / "text")
 
 
 def test_a_folder_that_others_write_to_is_not_used(tmp_path: Path) -> None:

@@ -156,6 +156,22 @@ def test_an_outage_leaves_what_is_held_and_is_told_once_and_louder_near_the_end(
     assert "there is a certificate again" in caplog.text
 
 
+def test_of_a_first_one_that_is_refused_whoever_waits_is_told_alone(
+    found: Impersonated, control: SmallControl, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    control.down = "UNAVAILABLE"
+    with caplog.at_level(logging.WARNING, impersonated.__name__):
+        for _ in range(2):
+            found._begin(CART)
+            looks(found, clock, clock.now + 0.5)
+            found.leave(CART)
+        found._begin(CART)
+        control.down = ""
+        looks(found, clock, clock.now + 100)
+    assert found.held(CART) is not None
+    assert [one for one in caplog.records if one.name == impersonated.__name__] == []
+
+
 def test_a_clock_that_was_set_back_keeps_nobody_waiting(
     found: Impersonated, control: SmallControl, clock: Clock
 ) -> None:
