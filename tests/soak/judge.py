@@ -7,8 +7,8 @@ Phases are of a kind. Requests are of a policy: `tried` again by the rules, or `
   Envoy's, in phases of that kind, to that service, in that way: with e the failures that its share makes of
   as many requests, 1.5 e + 4 √(e + 4). It comes from four askers, of each client as of Envoy.
 - Where one of Envoy's fails all the same, so may as many, by the same measure.
-- A response that has begun breaks off where its endpoint dies, for all alike: at most one of each asker at a
-  time.
+- A response that has begun breaks off where its endpoint dies, or says nothing more until the time is up, for
+  all alike: at most one of each asker at a time.
 - A request counts for the phase in which it began; a failure for the first, from there to the one in which
   it failed, that lets it fail like that.
 - A number is flat if the line of least squares through the second half of its samples rises over that
@@ -29,7 +29,7 @@ MAY: Mapping[str, frozenset[Reason]] = {
     "calm": frozenset(),
     "unavailable": frozenset({Reason.ENDPOINT}),
     "resetting": frozenset({Reason.BROKEN}),
-    "deaf": frozenset({Reason.TIME, Reason.CONNECT}),
+    "deaf": frozenset({Reason.TIME, Reason.CONNECT, Reason.BEGUN}),
     "drain": frozenset({Reason.CONNECT, Reason.BROKEN}),
     "die": frozenset({Reason.CONNECT, Reason.BROKEN, Reason.BEGUN}),
 }
