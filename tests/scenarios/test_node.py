@@ -92,7 +92,7 @@ def one(mesh: SecureMesh) -> Iterator[Node]:
 
 @pytest.fixture(scope="module")
 def two(mesh: SecureMesh) -> Iterator[Node]:
-    with node(mesh, "vm2", "--skip-deprecated-logs") as made:
+    with node(mesh, "vm2", "--skip-deprecated-logs", "--drain-time-s", "1") as made:
         yield made
 
 
@@ -286,6 +286,26 @@ def test_connections_are_judged(mesh: SecureMesh, ratings: Pod, details: Pod) ->
         while len(found) < 7 and (more := made.recv(100)):
             found += more
         assert found == b"hello x"
+    mesh.edit(STRICT, SERVICES)
+    wait_until(lambda: talk(ratings, address, 5432) == b"hello x", 20, "no policy")
+
+
+def test_a_connection_ends_when_a_new_rule_holds_for_it(mesh: SecureMesh, ratings: Pod, details: Pod) -> None:
+    (address,) = lookup(ratings, "db")
+    with (
+        mesh.joined("caller") as joined,
+        ratings.connect(address, 5432) as through,
+        meshlib.create_connection(("db", 5432), mesh=joined) as direct,
+    ):
+        for one in (through, direct):
+            one.settimeout(20)
+            one.sendall(b"x")
+            assert one.recv(1) == b"h"
+        mesh.edit(STRICT, SERVICES, _ruled("DENY", '{to: [{operation: {ports: ["5432"]}}]}'))
+        for one in (through, direct):
+            with contextlib.suppress(ConnectionResetError):
+                while one.recv(100):
+                    pass
     mesh.edit(STRICT, SERVICES)
     wait_until(lambda: talk(ratings, address, 5432) == b"hello x", 20, "no policy")
 
