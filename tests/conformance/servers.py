@@ -261,8 +261,8 @@ def _envoy_listener(name: str, port: int) -> dict[str, Any]:
         "common_http_protocol_options": common,
         "http_protocol_options": {"enable_trailers": True},
         "http2_protocol_options": {"max_concurrent_streams": 16},
-        "drain_timeout": "0.05s",
-        "delayed_close_timeout": "0.02s",
+        "drain_timeout": "0.25s",
+        "delayed_close_timeout": "0.1s",
         "proxy_100_continue": True,
         "route_config": {"virtual_hosts": [{"name": "a", "domains": ["*"], "routes": [route]}]},
         "http_filters": [

@@ -5,6 +5,8 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -28,11 +30,18 @@ def test_once_drives_the_scenarios_and_all_is_as_expected() -> None:
     assert "all 9 as expected" in done.stdout
 
 
-def test_captured_it_serves_the_page_and_a_signal_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """pytest's own is too long for a Unix socket."""
+    with tempfile.TemporaryDirectory(prefix="mixed-") as made:
+        yield Path(made)
+
+
+def test_captured_it_serves_the_page_and_a_signal_leaves_nothing_behind(short_path: Path) -> None:
     user = {name: value for name, value in os.environ.items() if not name.startswith("MESHLIB_")}
     with subprocess.Popen(
         [*MESHLIB, "demo", "--mixed", "--capture", "--port", "0"],
-        env=user | {"TMPDIR": str(tmp_path), "COLUMNS": "200"},
+        env=user | {"TMPDIR": str(short_path), "COLUMNS": "200"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -63,4 +72,4 @@ def test_captured_it_serves_the_page_and_a_signal_leaves_nothing_behind(tmp_path
             if process.poll() is None:
                 process.kill()
     assert not (SPACES / f"meshlib-{address[1]}").exists()
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_path.iterdir()) == []

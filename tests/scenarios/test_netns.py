@@ -206,7 +206,7 @@ def child(one: Namespace, code: str) -> subprocess.Popen[str]:
     return process
 
 
-FORKS = "import os,time,signal; os.fork() or os.setsid(); {}; print('up', flush=True); time.sleep(1000)"
+FORKS = "import os,time,signal; os.fork() or os.setsid(); {}; os.write(1, b'up\\n'); time.sleep(1000)"
 
 
 @pytest.mark.parametrize("stubborn", ["0", "signal.signal(15, signal.SIG_IGN)"])
