@@ -144,23 +144,23 @@ def test_who_forgets_it_leaves_nothing(server: RawServer) -> None:
 
 
 def test_each_wait_has_its_limit(server: RawServer) -> None:
-    mesh = fake_mesh([server.port], route={"timeout": "0.1s"})
+    mesh = fake_mesh([server.port], route={"timeout": "0.5s"})
     with client(mesh) as c, c.stream("GET", "/upgrade", headers=ASK) as response:
         stream = stream_of(response)
         stream.read(5)
         with pytest.raises(httpcore.ReadTimeout):
-            stream.read(5, timeout=0.15)
+            stream.read(5, timeout=0.6)
         with pytest.raises(httpcore.WriteTimeout):  # nobody reads what the peer sends back
             stream.write(FAR_TOO_MUCH, timeout=0.05)
 
 
 async def test_each_wait_has_its_limit_for_tasks(server: RawServer) -> None:
-    mesh = fake_mesh([server.port], route={"timeout": "0.1s"})
+    mesh = fake_mesh([server.port], route={"timeout": "0.5s"})
     async with async_client(mesh) as c, c.stream("GET", "/upgrade", headers=ASK) as response:
         stream = async_stream_of(response)
         await stream.read(5)
         with pytest.raises(httpcore.ReadTimeout):
-            await stream.read(5, timeout=0.15)
+            await stream.read(5, timeout=0.6)
         with pytest.raises(httpcore.WriteTimeout):
             await stream.write(FAR_TOO_MUCH, timeout=0.05)
 
