@@ -6,24 +6,17 @@ given up in the middle, requests are cut short. Some clients last, some do not.
 
 import asyncio
 import contextlib
+import importlib
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import aiohttp
-import grpc
-import grpc.aio
-import httpx
-import requests
-from soak.reasons import Begun, Reason, of_error, of_response, of_words
+from soak.reasons import Begun, Reason, of_error, of_response
 from support.envoy import RealEnvoy
 
 import meshlib
-import meshlib_aiohttp
-import meshlib_grpc
-import meshlib_requests
 
 BLOCK = b"x" * 30_000
 PAUSE = 0.15
@@ -209,41 +202,6 @@ class Threaded(Asker):
         raise NotImplementedError
 
 
-class Httpx(Threaded):
-    """httpx.Client."""
-
-    def client(self) -> Any:
-        return meshlib.Client(mesh=self.given.mesh, timeout=LIMIT)
-
-    def send(self, client: Any, ask: Ask, content: Any) -> Seen:
-        headers = self.given.headers(ask)
-        with client.stream(ask.method, self.given.url(ask), headers=headers, content=content) as response:
-            seen = Seen(response.status_code, response.headers, response.extensions.get("meshlib"))
-            if ask.shape != "head" or seen.status != 200:
-                with begun():
-                    seen.body = response.read()
-            return seen
-
-
-class Requests(Threaded):
-    """requests.Session."""
-
-    def client(self) -> Any:
-        return meshlib_requests.Session(mesh=self.given.mesh)
-
-    def send(self, client: Any, ask: Ask, content: Any) -> Seen:
-        headers = self.given.headers(ask)
-        made: requests.Response
-        with client.request(
-            ask.method, self.given.url(ask), headers=headers, data=content, timeout=LIMIT, stream=True
-        ) as made:
-            seen = Seen(made.status_code, made.headers, meshlib_requests.facts(made))
-            if ask.shape != "head" or seen.status != 200:
-                with begun():
-                    seen.body = made.content
-            return seen
-
-
 class Tasked(Asker):
     """A client of tasks."""
 
@@ -283,84 +241,27 @@ async def _streamed() -> AsyncIterator[bytes]:
     yield BLOCK
 
 
-class HttpxTasks(Tasked):
-    """httpx.AsyncClient; a plain one, if it is for an Envoy."""
-
-    def client(self) -> Any:
-        if self.given.mesh is None:
-            return httpx.AsyncClient(timeout=LIMIT, trust_env=False)
-        return meshlib.AsyncClient(mesh=self.given.mesh, timeout=LIMIT)
-
-    async def send(self, client: Any, ask: Ask, content: Any) -> Seen:
-        headers = self.given.headers(ask)
-        sent = client.stream(ask.method, self.given.url(ask), headers=headers, content=content)
-        async with sent as response:
-            seen = Seen(response.status_code, response.headers, response.extensions.get("meshlib"))
-            if ask.shape != "head" or seen.status != 200:
-                with begun():
-                    seen.body = await response.aread()
-            return seen
-
-
-class Aiohttp(Tasked):
-    """aiohttp.ClientSession."""
-
-    def client(self) -> Any:
-        limit = aiohttp.ClientTimeout(total=LIMIT)
-        return meshlib_aiohttp.ClientSession(mesh=self.given.mesh, timeout=limit)
-
-    async def send(self, client: Any, ask: Ask, content: Any) -> Seen:
-        headers = self.given.headers(ask)
-        response: aiohttp.ClientResponse
-        async with client.request(ask.method, self.given.url(ask), headers=headers, data=content) as response:
-            seen = Seen(response.status, response.headers, meshlib_aiohttp.facts(response))
-            if ask.shape != "head" or seen.status != 200:
-                with begun():
-                    seen.body = await response.read()
-            return seen
-
-
-class Grpc(Tasked):
-    """grpc.aio."""
-
-    services = (GREETER,)
-
-    def client(self) -> Any:
-        if self.given.mesh is not None:
-            return meshlib_grpc.aio_channel(f"{GREETER}:{self.given.ports['grpc']}", self.given.mesh)
-        named = ("grpc.default_authority", f"{GREETER}:{self.given.ports['grpc']}")
-        options = (named, ("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
-        return grpc.aio.insecure_channel(f"127.0.0.1:{self.given.ports['grpc']}", options)
-
-    async def send(self, client: Any, ask: Ask, content: Any) -> Seen:
-        size = {"post": 30_000, "put": 60_000}.get(ask.shape, 100)
-        if ask.shape in ("big", "head"):
-            got = 0
-            count = client.unary_stream("/soak.Greeter/Count")
-            try:
-                async for _ in count(b"", timeout=LIMIT, metadata=(("x-policy", ask.policy),)):
-                    got += 1
-                    if ask.shape == "head":
-                        break
-            except grpc.aio.AioRpcError as error:
-                if got:
-                    raise Begun(repr(error)) from error
-                raise
-        else:
-            method = client.unary_unary(f"/soak.Greeter/{ask.policy.capitalize()}")
-            assert len(await method(b"x" * size, timeout=LIMIT)) == size
-        return Seen(200, {})
-
-    def lost(self, began: int, ask: Ask, error: Exception) -> None:
-        found = of_error(error)
-        if isinstance(error, grpc.aio.AioRpcError) and not isinstance(error, meshlib.MeshError):
-            found = of_words(error.details() or "")
-        self.counts.failed(began, ask.service, ask.policy, Failed(found, f"{ask} {error!r}"))
-
-
 Made = Callable[[Given, Log, threading.Event], Asker]
 MANY = 4
 """Askers of one kind; the first makes a new client again and again."""
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "httpx in tasks": ("by_httpx.HttpxTasks",),
+    "httpx in threads": ("by_httpx.Httpx",),
+    "requests": ("by_requests.Requests",),
+    "aiohttp": ("by_aiohttp.Aiohttp",),
+    "gRPC": ("by_grpc.Grpc",),
+    "envoy": ("by_httpx.HttpxTasks", "by_grpc.Grpc"),
+}
+"""Whose clients a process has, by its name; it loads no other library."""
+
+
+def askers(kind: str) -> list[Made]:
+    """What makes those of a process of that name."""
+    found: list[Made] = []
+    for name in KINDS[kind]:
+        module, _, client = name.partition(".")
+        found += _several(getattr(importlib.import_module(f"soak.{module}"), client))
+    return found
 
 
 def _several(kind: type[Asker]) -> list[Made]:
@@ -368,14 +269,3 @@ def _several(kind: type[Asker]) -> list[Made]:
         return lambda given, counts, end: kind(given, counts, end, number * 11, number == 0)
 
     return [made(number) for number in range(MANY)]
-
-
-KINDS: Mapping[str, list[Made]] = {
-    "httpx in tasks": _several(HttpxTasks),
-    "httpx in threads": _several(Httpx),
-    "requests": _several(Requests),
-    "aiohttp": _several(Aiohttp),
-    "gRPC": _several(Grpc),
-    "envoy": [*_several(HttpxTasks), *_several(Grpc)],
-}
-"""Whose clients a process has, by its name."""

@@ -17,9 +17,10 @@ from support.secure_mesh import SecureMesh, Served
 
 PUPPETS = ("plain", "ratings")
 """Their endpoints are all in one process, see `upstreams`."""
+SEVERAL = 3
+"""So many endpoints."""
 SERVERS = {"reviews": "serve-often-renewing", "greeter": "serve-greeter"}
 """Those of the mesh, with certificates; each in a process of its own."""
-EACH = 2
 LASTS = 36_000
 """Seconds that a token counts: longer than the soak, as one that the platform renews."""
 
@@ -61,12 +62,12 @@ class Puppets:
 
 
 class Fleet:
-    """Endpoints of all services. `changed` is called when the configuration has to name others; it waits
-    until so many servers are known, and everybody has heard.
+    """Endpoints of all services, of those of the mesh `each`. `changed` is called when the configuration has
+    to name others; it waits until so many servers are known, and everybody has heard.
     """
 
-    def __init__(self, control: SecureMesh, changed: Callable[[int], None]) -> None:
-        self._control, self._changed = control, changed
+    def __init__(self, control: SecureMesh, changed: Callable[[int], None], each: int) -> None:
+        self._control, self._changed, self._each = control, changed, each
         self._dice = random.Random(1)
         self._stack = contextlib.ExitStack()
         self.entries: dict[str, list[int]] = {service: [] for service in PUPPETS}
@@ -75,9 +76,9 @@ class Fleet:
     def __enter__(self) -> "Fleet":
         self._puppets = self._stack.enter_context(Puppets())
         for service in PUPPETS:
-            self.entries[service] = [self._puppets.tell("come") for _ in range(EACH + 1)]
+            self.entries[service] = [self._puppets.tell("come") for _ in range(SEVERAL)]
         with ThreadPoolExecutor() as pool:
-            for grown in [pool.submit(self._serve, one) for one in SERVERS for _ in range(EACH)]:
+            for grown in [pool.submit(self._serve, one) for one in SERVERS for _ in range(self._each)]:
                 grown.result()
         return self
 
@@ -94,22 +95,22 @@ class Fleet:
             (stack, stack.enter_context(self._control.served(SERVERS[service], **settings)))
         )
 
-    def replace(self, how: str, *, last: bool = False) -> None:
-        """One endpoint of each service goes, by `drain` or `die`; another one comes before. `last`: none
-        comes of those that take long to start.
+    def replace(self, how: str, *, all_of_them: bool) -> None:
+        """One endpoint of each service goes, by `drain` or `die`; another one comes before, of servers of the
+        mesh, which take long to start, only for `all_of_them`.
         """
         with ThreadPoolExecutor() as pool:
-            grown = [pool.submit(self._serve, one) for one in SERVERS if not last]
+            grown = [pool.submit(self._serve, one) for one in SERVERS if all_of_them]
             for service in PUPPETS:
                 self.entries[service].append(self._puppets.tell("come"))
             for one in grown:
                 one.result()
         self._changed(self.servers)
-        gone = {service: ports.pop(self._dice.randrange(EACH)) for service, ports in self.entries.items()}
+        gone = {service: ports.pop(self._dice.randrange(SEVERAL)) for service, ports in self.entries.items()}
         if how == "die":
             for port in gone.values():
                 self._puppets.tell("die", port)
-        leaving = [found.pop(self._dice.randrange(EACH)) for found in self._served.values()]
+        leaving = [found.pop(self._dice.randrange(len(found) - 1)) for found in self._served.values()]
         if how == "die":
             for _, served in leaving:
                 served.process.kill()

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from soak.asking import KINDS, Asker, Failed, Given
+from soak.asking import Asker, Failed, Given, askers
 from support.envoy import RealEnvoy
 
 import meshlib
@@ -138,8 +138,8 @@ async def run(told: dict[str, Any]) -> None:
     counts = Counts()
     async with _given(told["kind"], told) as given:
         orders = Orders(counts)
-        askers: list[Asker] = [made(given, counts, orders.end) for made in KINDS[told["kind"]]]
-        running = [asyncio.ensure_future(one.run()) for one in askers]
+        asking: list[Asker] = [made(given, counts, orders.end) for made in askers(told["kind"])]
+        running = [asyncio.ensure_future(one.run()) for one in asking]
         while not orders.end.is_set():
             await asyncio.to_thread(orders.end.wait, 1.0)
             _tell(counts, given)
@@ -159,6 +159,7 @@ def _tell(counts: Counts, given: Given) -> None:
 def main() -> None:
     told = json.loads(sys.stdin.readline())
     renewal.RATIO = told["renewed"]
+    renewal.SPREAD = renewal.RATIO / 2
     asyncio.run(run(told))
 
 
