@@ -93,11 +93,9 @@ ELSEWHERE: Place = _Elsewhere()
 
 def confirmed(ended: Ended, initial: Any, place: Place) -> Doubt | None:
     """What became of the connection of a call that ended so; None: nothing. `initial`: its first metadata."""
-    doubt = doubt_of(ended, initial)
-    if doubt is None or place is ELSEWHERE:
-        return None
-    if doubt is Doubt.NOT_CONNECTED:
-        return doubt if place.is_failing() else None
+    doubt = _likely(ended, initial, place)
+    if doubt is not Doubt.LOST:
+        return doubt
     for seconds in _MOMENTS:
         if place.is_lost():
             return doubt
@@ -107,13 +105,19 @@ def confirmed(ended: Ended, initial: Any, place: Place) -> Doubt | None:
 
 async def aconfirmed(ended: Ended, initial: Any, place: Place) -> Doubt | None:
     """As `confirmed`, for tasks."""
-    doubt = doubt_of(ended, initial)
-    if doubt is None or place is ELSEWHERE:
-        return None
-    if doubt is Doubt.NOT_CONNECTED:
-        return doubt if place.is_failing() else None
+    doubt = _likely(ended, initial, place)
+    if doubt is not Doubt.LOST:
+        return doubt
     for seconds in _MOMENTS:
         if place.is_lost():
             return doubt
         await asyncio.sleep(seconds)
     return None
+
+
+def _likely(ended: Ended, initial: Any, place: Place) -> Doubt | None:
+    """What is known without waiting: that a connection was lost shows a moment later."""
+    doubt = doubt_of(ended, initial)
+    if place is ELSEWHERE or (doubt is Doubt.NOT_CONNECTED and not place.is_failing()):
+        return None
+    return doubt

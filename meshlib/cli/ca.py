@@ -1,11 +1,10 @@
 """`meshlib ca status|rotate-root|token|node`: the certificate authority of a state folder.
 
-Both work on the folder itself; a control service that runs on it notices within seconds. A command is a
+They work on the folder itself; a control service that runs on it notices within seconds. A command is a
 function below, in the order of the help.
 """
 
 import json
-import os
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -14,9 +13,9 @@ from typing import Annotated
 import typer
 
 from meshlib.cli.ca_node import node
+from meshlib.cli.ca_options import State, folder_of
 from meshlib.cli.ca_token import token
 from meshlib.cli.status import ALARM
-from meshlib.control.ca.store import default_folder
 from meshlib.errors import ConfigError
 
 app = typer.Typer(
@@ -26,15 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="The certificate authority of the mesh: its roots, and how one is replaced.",
 )
-
-State = Annotated[
-    Path | None,
-    typer.Option(
-        "--state",
-        metavar="DIR",
-        help="The state folder of the control service. Without it: the one that `meshlib control` takes.",
-    ),
-]
 
 
 class Output(StrEnum):
@@ -119,14 +109,6 @@ def rotate_root(
 
 app.command("token")(token)
 app.command("node")(node)
-
-
-def folder_of(state: Path | None) -> Path:
-    """The state folder that was given, or that `meshlib control` takes. BadParameter: there is no home."""
-    found = state if state is not None else default_folder(os.environ)
-    if found is None:
-        raise typer.BadParameter("there is no home folder; give one", param_hint="--state")
-    return found
 
 
 def _seconds(text: str, option: str) -> float:

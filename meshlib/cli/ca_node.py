@@ -1,10 +1,11 @@
 """`meshlib ca node`: for which workloads a node may speak, and the token with which it joins."""
 
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from meshlib.cli.ca_options import State, Ttl, folder_of, life_of
 
 
 def node(
@@ -17,29 +18,19 @@ def node(
             "They replace those of before; without any those of before stay.",
         ),
     ] = None,
-    ttl: Annotated[
-        str, typer.Option(metavar="DURATION", help="How long the token may be used, such as 1h or 15m.")
-    ] = "1h",
+    ttl: Ttl = "1h",
     single_use: Annotated[
         bool, typer.Option("--single-use", help="A token that is good for one certificate and nothing else.")
     ] = False,
     remove: Annotated[
         bool, typer.Option("--remove", help="It may speak for nobody any more, and is no node.")
     ] = False,
-    state: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="The state folder of the control service. Without it: the one that `meshlib control` takes.",
-        ),
-    ] = None,
+    state: State = None,
 ) -> None:
     """Say for which workloads a node may speak, and print a token with which it joins."""
-    from meshlib.cli.ca import folder_of
     from meshlib.control.ca import nodes
     from meshlib.control.ca.mesh import MeshNote
     from meshlib.control.ca.tokens import JoinTokens
-    from meshlib.control.istio.duration import seconds
     from meshlib.identity.spiffe import SpiffeId
     from meshlib.xds.names import NODE_NAMESPACE
 
@@ -51,10 +42,7 @@ def node(
         nodes.remove(folder, name)
         typer.echo(f"{name} may speak for nobody; certificates that it got end within 24 h", err=True)
         return
-    try:
-        life = int(seconds(ttl))
-    except ValueError:
-        raise typer.BadParameter(f"{ttl!r} is no duration such as 1h or 15m", param_hint="--ttl") from None
+    life = life_of(ttl)
     try:
         who = SpiffeId.of(mesh.trust_domain, NODE_NAMESPACE, nodes.node_name(name))
     except ValueError as error:

@@ -1,10 +1,11 @@
 """`meshlib ca token`: a token with which a workload gets its first certificate."""
 
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from meshlib.cli.ca_options import State, Ttl, folder_of, life_of
 
 
 def token(
@@ -14,9 +15,7 @@ def token(
     account: Annotated[
         str | None, typer.Option(metavar="SA", help="The workload's service account; default: default.")
     ] = None,
-    ttl: Annotated[
-        str, typer.Option(metavar="DURATION", help="How long it may be used, such as 1h or 15m.")
-    ] = "1h",
+    ttl: Ttl = "1h",
     single_use: Annotated[
         bool, typer.Option("--single-use", help="Good for one certificate and nothing else.")
     ] = False,
@@ -26,19 +25,11 @@ def token(
             "--operator", help="For a person: may see the status. An account of the root namespace."
         ),
     ] = False,
-    state: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="The state folder of the control service. Without it: the one that `meshlib control` takes.",
-        ),
-    ] = None,
+    state: State = None,
 ) -> None:
     """Print a token that says who its bearer is; whoever has it can join as that."""
-    from meshlib.cli.ca import folder_of
     from meshlib.control.ca.mesh import MeshNote
     from meshlib.control.ca.tokens import JoinTokens
-    from meshlib.control.istio.duration import seconds
     from meshlib.identity.spiffe import SpiffeId
     from meshlib.xds.names import NODE_NAMESPACE
 
@@ -48,10 +39,7 @@ def token(
         raise typer.BadParameter(f"operators are of {mesh.root_namespace}", param_hint="--namespace")
     if namespace == NODE_NAMESPACE:
         raise typer.BadParameter("nodes join by `meshlib ca node NAME`", param_hint="--namespace")
-    try:
-        life = int(seconds(ttl))
-    except ValueError:
-        raise typer.BadParameter(f"{ttl!r} is no duration such as 1h or 15m", param_hint="--ttl") from None
+    life = life_of(ttl)
     own = "operator" if operator else "default"
     try:
         who = SpiffeId.of(mesh.trust_domain, mesh.root_namespace if operator else namespace, account or own)

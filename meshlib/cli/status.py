@@ -76,7 +76,7 @@ def _operator(state: Path | None) -> "Operator":
 
     ConfigError: there is neither.
     """
-    from meshlib.cli.ca import folder_of
+    from meshlib.cli.ca_options import folder_of
     from meshlib.control.ca.authority import ROOTS_FILE
     from meshlib.control.ca.mesh import FILE, MeshNote
     from meshlib.control.ca.store import read_secret
