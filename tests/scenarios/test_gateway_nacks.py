@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.envoy_client import envoy
-from support.mesh_cases import MeshCase, mesh_cases
-from support.small_ca import SmallCa
+from support.mesh_cases import MeshCase, mesh_cases, write_certificates
 from support.stage import As, Change, Refusal, Stage
 
 from meshlib.control.compile.compiler import GraphCompiler
@@ -43,11 +42,8 @@ class Play:
 
 @pytest.fixture(scope="module")
 def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
-    folder, ca = tmp_path_factory.mktemp("certs"), SmallCa()
-    issued = ca.issue(dns=["edge.example"])
-    (folder / "ca.pem").write_text(ca.pem)
-    (folder / "chain.pem").write_text(issued.pem)
-    (folder / "key.pem").write_bytes(issued.key_pem)
+    folder = tmp_path_factory.mktemp("certs")
+    write_certificates(folder)
     with (
         Stage() as stage,
         envoy(stage.address, False, "gateway-sotw", "gateway"),

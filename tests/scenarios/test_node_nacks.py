@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 from support.envoy_client import envoy
-from support.mesh_cases import SERVER, MeshCase, mesh_cases, server
+from support.mesh_cases import SERVER, MeshCase, mesh_cases, server, write_certificates
 from support.namespaces import Pod, pod
 from support.node_mesh import Signed
-from support.small_ca import SmallCa
 from support.stage import As, Change, Refusal, Stage
 
 from meshlib.agent.sds import SecretServer
@@ -90,11 +89,8 @@ def secrets(folder: Path, authority: Authority) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
-    folder, ca = tmp_path_factory.mktemp("certs"), SmallCa()
-    issued = ca.issue(dns=["edge.example"])
-    (folder / "ca.pem").write_text(ca.pem)
-    (folder / "chain.pem").write_text(issued.pem)
-    (folder / "key.pem").write_bytes(issued.key_pem)
+    folder = tmp_path_factory.mktemp("certs")
+    write_certificates(folder)
     authority = Authority.open(folder / "ca", trust_domain="cluster.local", now=time.time())
     with (
         Stage() as stage,

@@ -33,6 +33,11 @@ class Seen:
     """Seconds that the last call had."""
     port: int = 0
 
+    def clear(self) -> None:
+        """Forgets what it was asked and told to do."""
+        for each in (self.calls, self.failing, self.stalling, self.given_up, self.cancelled):
+            each.clear()
+
 
 class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
     def __init__(self, seen: Seen) -> None:

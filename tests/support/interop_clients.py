@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -54,13 +54,13 @@ def told(found: dict[str, Any]) -> Told:
 
 
 @contextlib.contextmanager
-def threads(mesh: meshlib.Mesh) -> Iterator[Client]:
-    """`meshlib_grpc.channel`."""
+def _by_channels(make: Callable[[str], grpc.Channel]) -> Iterator[Client]:
+    """Asks over a channel for each host."""
     channels: dict[str, grpc.Channel] = {}
 
     def asking(host: str, **asked: Any) -> Told:
         if host not in channels:
-            channels[host] = meshlib_grpc.channel(host, mesh)
+            channels[host] = make(host)
         return told(ask(channels[host], asked))
 
     try:
@@ -68,6 +68,13 @@ def threads(mesh: meshlib.Mesh) -> Iterator[Client]:
     finally:
         for each in channels.values():
             each.close()
+
+
+@contextlib.contextmanager
+def threads(mesh: meshlib.Mesh) -> Iterator[Client]:
+    """`meshlib_grpc.channel`."""
+    with _by_channels(lambda host: meshlib_grpc.channel(host, mesh)) as asking:
+        yield asking
 
 
 @contextlib.contextmanager
@@ -94,19 +101,13 @@ def tasks(mesh: meshlib.Mesh) -> Iterator[Client]:
 @contextlib.contextmanager
 def through(port: int) -> Iterator[Client]:
     """gRPC's plain channels to a proxy at that port."""
-    channels: dict[str, grpc.Channel] = {}
 
-    def asking(host: str, **asked: Any) -> Told:
-        if host not in channels:
-            options = (("grpc.default_authority", host), ("grpc.use_local_subchannel_pool", 1))
-            channels[host] = grpc.insecure_channel(f"127.0.0.1:{port}", options)
-        return told(ask(channels[host], asked))
+    def made(host: str) -> grpc.Channel:
+        options = (("grpc.default_authority", host), ("grpc.use_local_subchannel_pool", 1))
+        return grpc.insecure_channel(f"127.0.0.1:{port}", options)
 
-    try:
+    with _by_channels(made) as asking:
         yield asking
-    finally:
-        for each in channels.values():
-            each.close()
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import json
 import socketserver
-import threading
 import time
 import wsgiref.simple_server
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ import httpx
 import pytest
 from support.commands import wait_until
 from support.namespaces import Pod, pod
-from support.node_mesh import ask, node, registered
+from support.node_mesh import ask, node, registered, serving
 from support.ports import free_port
 from support.secure_mesh import SecureMesh, secure_mesh
 from support.versioned import versioned
@@ -223,11 +222,5 @@ def _application(version: str, where: Pod, heard: Path) -> Iterator[None]:
     made.server_name, made.server_port = version, 9080
     made.setup_environ()
     made.set_app(versioned(version, heard))
-    thread = threading.Thread(target=made.serve_forever, args=(0.05,))
-    thread.start()
-    try:
+    with serving(made):
         yield
-    finally:
-        made.shutdown()
-        thread.join(10)
-        made.server_close()

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.small_ca import SmallCa
+
 from meshlib.control.graph import Graph, build_graph
 from meshlib.control.graph.scope import HTTP_PORT
 from meshlib.control.registration import Place, Registration
@@ -19,6 +21,15 @@ EXAMPLE = TESTS.parent / "examples/meshlib_bookinfo/mesh"
 VIEW = re.compile(r"^# view (\S+): (.*)$", re.MULTILINE)
 SERVER = re.compile(r"^# server: (.*)$", re.MULTILINE)
 UNKNOWN = "nobody.example:8088"
+
+
+def write_certificates(folder: Path) -> None:
+    """What the cases call /certs."""
+    ca = SmallCa()
+    issued = ca.issue(dns=["edge.example"])
+    (folder / "ca.pem").write_text(ca.pem)
+    (folder / "chain.pem").write_text(issued.pem)
+    (folder / "key.pem").write_bytes(issued.key_pem)
 
 
 @dataclass(frozen=True)

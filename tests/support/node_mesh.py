@@ -274,6 +274,19 @@ class _Telling(http.server.BaseHTTPRequestHandler):
         return
 
 
+@contextlib.contextmanager
+def serving(made: socketserver.BaseServer) -> Iterator[None]:
+    """A server at work, on a thread of its own."""
+    thread = threading.Thread(target=made.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield
+    finally:
+        made.shutdown()
+        thread.join(10)
+        made.server_close()
+
+
 class _App(http.server.ThreadingHTTPServer):
     daemon_threads = True
     name = ""
@@ -289,14 +302,8 @@ def application(name: str, pod: Pod | None, port: int, host: str = "0.0.0.0") ->
     else:
         made.socket = socket.create_server((host, port))
     made.name = name
-    thread = threading.Thread(target=made.serve_forever, args=(0.05,))
-    thread.start()
-    try:
+    with serving(made):
         yield
-    finally:
-        made.shutdown()
-        thread.join(10)
-        made.server_close()
 
 
 @dataclass(frozen=True)
@@ -369,14 +376,8 @@ def greeting(pod: Pod, port: int) -> Iterator[None]:
     made = Server(("", port), Handler, bind_and_activate=False)
     made.socket.close()
     made.socket = pod.listen(port)
-    thread = threading.Thread(target=made.serve_forever, args=(0.05,))
-    thread.start()
-    try:
+    with serving(made):
         yield
-    finally:
-        made.shutdown()
-        thread.join(10)
-        made.server_close()
 
 
 def talk(pod: Pod, address: str, port: int) -> bytes:

@@ -15,7 +15,7 @@ import grpc
 import pytest
 from support.fake_mesh import fake_mesh
 from support.grpc_callers import CALLERS, Blocking, calling, until
-from support.grpc_server import PATH, Seen, grpc_server
+from support.grpc_server import PATH, Seen
 from support.small_ca import SmallCa
 
 import meshlib
@@ -28,20 +28,6 @@ RETRYING = {"retry_policy": {"retry_on": "unavailable", **RETRY}}
 
 
 kinds = pytest.mark.parametrize("kind", CALLERS)
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[Seen]:
-    with grpc_server() as seen:
-        yield seen
-
-
-@pytest.fixture
-def server(started: Seen) -> Seen:
-    started.calls.clear()
-    started.failing.clear()
-    started.cancelled.clear()
-    return started
 
 
 @pytest.fixture

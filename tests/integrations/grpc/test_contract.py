@@ -6,7 +6,6 @@ When a block of `calling` has ended, no slot is taken.
 import asyncio
 import gc
 import queue
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -33,22 +32,6 @@ SOON = {**HEDGED, "retry_policy": ONCE, "timeout": "60s"}
 kinds = pytest.mark.parametrize("kind", CALLERS)
 everywhere = pytest.mark.parametrize("kind", [*CALLERS, *INTERCEPTED])
 """Also over a channel of the application's own."""
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[Seen]:
-    with grpc_server() as seen:
-        yield seen
-
-
-@pytest.fixture
-def server(started: Seen) -> Seen:
-    started.calls.clear()
-    started.failing.clear()
-    started.stalling.clear()
-    started.given_up.clear()
-    started.cancelled.clear()
-    return started
 
 
 @everywhere

@@ -1,7 +1,6 @@
 """What is special of calls over a channel of the application's own; the rest is in test_contract."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -20,19 +19,6 @@ from meshlib.xds import pb
 RETRIED = {"retry_on": "unavailable", "num_retries": 2, "retry_back_off": {"base_interval": "0.001s"}}
 HEADERS = {"request_headers_to_add": [{"header": {"key": "x-added", "value": "%PROTOCOL%"}}]}
 kinds = pytest.mark.parametrize("kind", INTERCEPTED)
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[Seen]:
-    with grpc_server() as seen:
-        yield seen
-
-
-@pytest.fixture
-def server(started: Seen) -> Seen:
-    started.calls.clear()
-    started.failing.clear()
-    return started
 
 
 @kinds
