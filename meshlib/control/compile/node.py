@@ -13,6 +13,7 @@ Rules:
   endpoints.
 """
 
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -80,15 +81,15 @@ class Ends:
             host: tuple(registry.endpoints(one, port) for one in services for port in one.ports)
             for host, services in registry.services.items()
         }
-        self._unlike: dict[int, frozenset[str]] = {}
+        self._unlike: weakref.WeakKeyDictionary[Ends, frozenset[str]] = weakref.WeakKeyDictionary()
 
     def unlike(self, before: "Ends") -> frozenset[str]:
         """The hosts whose endpoints were others."""
-        found = self._unlike.get(id(before))
+        found = self._unlike.get(before)
         if found is None:
             hosts = self.of.keys() | before.of.keys()
             found = frozenset(host for host in hosts if self.of.get(host) != before.of.get(host))
-            self._unlike[id(before)] = found
+            self._unlike[before] = found
         return found
 
 
