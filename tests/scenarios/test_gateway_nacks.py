@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.envoy_client import envoy
-from support.mesh_cases import MeshCase, mesh_cases, write_certificates
+from support.mesh_cases import EDGE_LABELS, MeshCase, mesh_cases, write_certificates
 from support.stage import As, Change, Refusal, Stage
 
 from meshlib.control.compile.compiler import GraphCompiler
@@ -16,9 +16,8 @@ from meshlib.xds.snapshot import Resource
 
 ENVOYS = {"gateway-sotw": False, "gateway-delta": True}
 """Node ids, and whether the protocol is the incremental one."""
-LABELS = (("istio", "ingressgateway"),)
 CASES = [
-    replace(case, who=replace(case.who, labels=LABELS))
+    replace(case, who=replace(case.who, labels=EDGE_LABELS))
     for case in mesh_cases()
     if "kind: Gateway\n" in case.text
 ]

@@ -21,6 +21,8 @@ EXAMPLE = TESTS.parent / "examples/meshlib_bookinfo/mesh"
 VIEW = re.compile(r"^# view (\S+): (.*)$", re.MULTILINE)
 SERVER = re.compile(r"^# server: (.*)$", re.MULTILINE)
 UNKNOWN = "nobody.example:8088"
+EDGE_LABELS = (("istio", "ingressgateway"),)
+"""Of the gateway that the cases select."""
 
 
 def write_certificates(folder: Path) -> None:
