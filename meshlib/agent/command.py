@@ -5,7 +5,7 @@ import shutil
 
 from meshlib.errors import ConfigError
 
-_PACKAGES = {"ip": "iproute2", "nft": "nftables", "nsenter": "util-linux"}
+_PACKAGES = {"ip": "iproute2", "nft": "nftables", "nsenter": "util-linux", "unshare": "util-linux"}
 PATIENCE = 20.0
 """Seconds that one may take."""
 
@@ -14,12 +14,17 @@ class CommandFailed(OSError):
     """It ended with another status than 0; the text is what it said."""
 
 
+def executable(name: str) -> str:
+    """Where it is. ConfigError: it is not installed."""
+    found = shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/bin")
+    if found is None:
+        raise ConfigError(f"`{name}` is not installed, it is of the package {_PACKAGES.get(name, name)}")
+    return found
+
+
 async def run(*command: str, given: str = "") -> str:
     """What it printed; `given` is its standard input. CommandFailed; ConfigError: it is not installed."""
-    found = shutil.which(command[0], path="/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/bin")
-    if found is None:
-        package = _PACKAGES.get(command[0], command[0])
-        raise ConfigError(f"`{command[0]}` is not installed, it is of the package {package}")
+    found = executable(command[0])
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         found, *command[1:], stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True

@@ -1,4 +1,4 @@
-"""Folders for the time that an agent lives: for its sockets, and what its Envoy is told.
+"""Folders for the time that an agent, or a demo, lives: for its sockets, and what its Envoy is told.
 
 Rules:
 
@@ -29,8 +29,18 @@ def own_folder(kind: str) -> Iterator[Path]:
     sweep(kind)
     with contextlib.ExitStack() as stack:
         folder = _locked(stack, kind)
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.callback(_remove, folder)
         yield folder
+
+
+def keep(folder: Path) -> None:
+    """Nobody removes it, at its end neither."""
+    (folder / LOCK).unlink()
+
+
+def _remove(folder: Path) -> None:
+    if (folder / LOCK).exists():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep(kind: str) -> list[Path]:

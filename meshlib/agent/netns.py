@@ -13,11 +13,12 @@ Rules:
 import contextlib
 import ipaddress
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshlib.agent.command import CommandFailed, run
+from meshlib.agent.command import CommandFailed, executable, run
 from meshlib.errors import ConfigError
 
 FOLDER = Path("/run/netns")
@@ -61,6 +62,21 @@ class Namespace:
             return cls(ipaddress.IPv4Address(name.removeprefix(PREFIX))) if name.startswith(PREFIX) else None
         except ValueError:
             return None
+
+
+async def obstacle() -> str:
+    """Why none can be made and captured here; empty: nothing stands in the way."""
+    if sys.platform != "linux":
+        return "it needs Linux"
+    if os.geteuid() != 0:
+        return "it needs root"
+    try:
+        for name in ("ip", "nsenter"):
+            executable(name)
+        await run("unshare", "--net", executable("nft"), "list", "ruleset")
+    except (ConfigError, CommandFailed) as error:
+        return str(error)
+    return ""
 
 
 async def create(subnet: ipaddress.IPv4Network = SUBNET) -> Namespace:

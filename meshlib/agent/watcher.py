@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from meshlib.agent.command import executable
 from meshlib.agent.netns import Namespace
 
 PROGRAM, REAPER = Path(__file__).with_name("watch.py"), Path(__file__).with_name("reap.py")
@@ -39,7 +40,7 @@ class Watcher:
         if self.starts:
             return [*_PYTHON, str(REAPER), str(self._grace), str(self._watched), *program], (self._watched,)
         if self._namespace is not None:
-            return ["nsenter", f"--net={self._namespace.path}", "--", *program], ()
+            return [executable("nsenter"), f"--net={self._namespace.path}", "--", *program], ()
         return list(program), ()
 
     def watch(self, group: int) -> None:
@@ -57,8 +58,8 @@ class Watcher:
 
     def _begin(self) -> "subprocess.Popen[bytes]":
         of = self._namespace
-        enter, name = ([], []) if of is None else (["nsenter", f"--net={of.path}"], [of.name])
         try:
+            enter, name = ([], []) if of is None else ([executable("nsenter"), f"--net={of.path}"], [of.name])
             return subprocess.Popen(  # noqa: S603
                 [*enter, *_PYTHON, str(PROGRAM), str(self._grace), *name],
                 stdin=self._watched,

@@ -1,12 +1,10 @@
 """`meshlib demo`: Bookinfo under the tutorial's rules, real processes on this machine's loopback."""
 
 import asyncio
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -50,15 +48,17 @@ def demo(
         ),
     ] = False,
     capture: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--capture",
-            help="With --mixed, as root, on Linux: network namespaces for what is not Python.",
+            "--capture/--no-capture",
+            help="With --mixed: network namespaces for what is not Python. They need root, Linux and "
+            "nftables, and are made where these are.",
+            show_default=False,
         ),
-    ] = False,
+    ] = None,
 ) -> None:
     """Bookinfo under a well-known Istio tutorial's rules: real processes, no sidecar, no network, no root."""
-    if capture and not mixed:
+    if capture is not None and not mixed:
         raise typer.BadParameter("only what --mixed runs is captured", param_hint="--capture")
     import starlette  # noqa: F401 what is missing is said before anything starts
     import uvicorn  # noqa: F401
@@ -71,7 +71,7 @@ def demo(
         if mixed:
             from meshlib.cli.demo_mixed_stage import MixedStage
 
-            return MixedStage(place, chosen, control_port, capture=capture)
+            return MixedStage(place, chosen, control_port, wanted=capture)
         from meshlib.cli.demo_stage import Stage
 
         return Stage(place, chosen, control_port)
@@ -85,27 +85,26 @@ def demo(
 @contextmanager
 def _stage(folder: Path | None, made: "Callable[[Path], Stage]", console: "Console") -> "Iterator[Stage]":
     """All processes up; none left afterwards, and no folder that nobody asked for."""
+    from meshlib.agent.folder import keep, own_folder
     from meshlib.cli.demo_stage import DemoError
     from meshlib.cli.foreign import escape
 
-    kept = folder is not None
-    place = folder.absolute() if folder else Path(tempfile.mkdtemp(prefix="meshlib-demo-"))
-    stage = made(place)
-    try:
-        stage.set_up()
-        for note in stage.notes:
-            console.print(f"[yellow]![/] {escape(note)}", highlight=False)
-        with console.status("starting the control service and Bookinfo"):
-            stage.start()
-        yield stage
-    except DemoError:
-        # Its message points at the logs, if anything started.
-        kept = kept or any(child.process for child in stage.children.values())
-        raise
-    finally:
-        stage.stop()
-        if not kept:
-            shutil.rmtree(place, ignore_errors=True)
+    with ExitStack() as stack:
+        place = folder.absolute() if folder else stack.enter_context(own_folder("demo"))
+        stage = made(place)
+        stack.callback(stage.stop)
+        try:
+            stage.set_up()
+            for note in stage.notes:
+                console.print(f"[yellow]![/] {escape(note)}", highlight=False)
+            with console.status("starting the control service and Bookinfo"):
+                stage.start()
+            yield stage
+        except DemoError:
+            # Its message points at the logs, if anything started.
+            if folder is None and any(child.process for child in stage.children.values()):
+                keep(place)
+            raise
 
 
 def _drive(stage: "Stage", console: "Console") -> int:

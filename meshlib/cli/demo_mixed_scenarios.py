@@ -60,7 +60,7 @@ class MixedScenarios(Driver):
         """As the tutorial's curl asks for it: all of Bookinfo had a hand in it."""
         page = await self.browser.get("/productpage", headers=XYZ)
         seen = [f"{service} {_answered(page.text, service)}" for service in ("ratings", "details")]
-        server = "Python" if self.stage.notes else "nginx"
+        server = "nginx" if self.stage.nginx else "Python"
         stars = bool(re.search(r'class="stars (black|red)"', page.text))
         self._row(
             "the page, by way of the gateway",
@@ -73,11 +73,11 @@ class MixedScenarios(Driver):
         )
 
     async def plain_text(self) -> None:
-        """STRICT, whoever keeps the port: a node's Envoy or Python."""
+        """STRICT, whoever keeps the port that the mesh knows: a node's Envoy or Python."""
         asked = {name: f"{child.url}/stats" for name, child in self.stage.children.items() if child.url}
         seen = {name: await self._answer(url) for name, url in asked.items()}
         self._row(
-            "plain text to each service",
+            "plain text to each service" + ("" if self.stage.capture else ", where the mesh knows it"),
             f"cut off × {len(seen)}",
             ", ".join(f"{answer} × {count}" for answer, count in Counter(seen.values()).items()),
             set(seen.values()) == {"cut off"},

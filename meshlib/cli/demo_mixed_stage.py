@@ -3,8 +3,8 @@
     curl ─► gateway (Envoy) ─► productpage ─► reviews v2, v3 ─► ratings (Node.js)
                                    └─► details (nginx)     ◄─┘   its node's Envoy before both
 
-- ratings and details are run by `meshlib node run`, behind one Envoy. Nothing is captured (explicit mode),
-  unless that is asked for; then each has a network namespace, which goes with it.
+- ratings and details are run by `meshlib node run`, behind one Envoy. Where that can be, each is captured in
+  a network namespace, which goes with it. Else (explicit mode) they can be reached beside it, which is said.
 - Without nginx details is Python, as in the other demo; without Node.js there is nothing to show.
 - The node's socket is in a folder of its own: the name of a Unix socket has to be short.
 """
@@ -12,7 +12,7 @@
 import asyncio
 import os
 import shutil
-import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from typing import Any
 import httpx
 
 from meshlib.agent import node_socket
+from meshlib.agent.folder import own_folder
+from meshlib.agent.netns import obstacle
 from meshlib.agent.process import envoy_path
 from meshlib.cli.demo_stage import HOST, Child, DemoError, Stage, bind
 from meshlib.control.ca import nodes
@@ -42,10 +44,18 @@ _MORE_PATH = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin")
 class MixedStage(Stage):
     """All of them; `page` is at the gateway."""
 
-    capture: bool = False
+    wanted: bool | None = None
+    """Whether to capture; None: if it can be."""
+    capture: bool = field(default=False, init=False)
+    """Whether what is not Python is captured."""
+    nginx: bool = field(default=True, init=False)
+    """Whether details is in nginx."""
     foreign: list[str] = field(default_factory=list)
     """The services behind the node's Envoy."""
     _sockets: Path | None = field(default=None, repr=False)
+    _ours: bool = field(default=False, repr=False)
+    """Whether the rules are those of the demo, as nobody has edited them."""
+    _held: ExitStack = field(default_factory=ExitStack, repr=False)
     _starred: set[str] = field(default_factory=set, repr=False)
     """Versions of reviews that had stars."""
 
@@ -71,12 +81,10 @@ class MixedStage(Stage):
     def stop(self) -> None:
         """Ends every child."""
         super().stop()
-        if self._sockets is not None:
-            shutil.rmtree(self._sockets, ignore_errors=True)
+        self._held.close()
 
     def _cast(self) -> None:
-        if self.capture and os.geteuid() != 0:
-            raise ConfigError("--capture makes network namespaces, for which root is needed")
+        self.capture = self._can_capture()
         if self.mesh.exists() and not (self.mesh / WEIGHTS).exists():
             raise DemoError(f"{self.mesh} has other rules than those of --mixed; choose another --folder")
         envoy_path()
@@ -84,7 +92,7 @@ class MixedStage(Stage):
         if node_js is None:
             raise DemoError(f"Node.js is not installed, in which ratings is written; {NODE_JS}")
         nginx = _program("nginx")
-        self._sockets = Path(tempfile.mkdtemp(prefix="meshlib-vm1-"))
+        self._sockets = self._held.enter_context(own_folder("sockets"))
         with bind(self.port, "--port") as probe:
             self.port = probe.getsockname()[1]
         gateway = self._child(
@@ -102,6 +110,7 @@ class MixedStage(Stage):
         for service, version in PYTHON:
             self._add_python(service, version, bind(0, "--port"))
         self._add_foreign("ratings", 0, node_js, str(shipped() / "mixed/ratings.js"))
+        self.nginx = nginx is not None
         if nginx is None:
             self.notes.append(f"nginx is not installed: details is in Python; {NGINX}")
             self._add_python("details", "v1", bind(0, "--port"))
@@ -114,6 +123,21 @@ class MixedStage(Stage):
             listen = str(own) if self.capture else f"{HOST}:{own}"
             conf = (shipped() / "mixed/details.conf").read_text()
             (folder / "nginx.conf").write_text(conf.replace("${LISTEN}", listen))
+
+    def _can_capture(self) -> bool:
+        """ConfigError: it is to, and can't."""
+        if self.wanted is False:
+            why = "as --no-capture says"
+        else:
+            why = asyncio.run(obstacle())
+            if why and self.wanted:
+                raise ConfigError(f"--capture makes network namespaces: {why}")
+        if why:
+            self.notes.append(
+                f"nothing is captured, {why}: whoever is on this machine reaches Node.js and nginx beside "
+                "their Envoy, in plain text, and calls as they do by the proxies that they have"
+            )
+        return not why
 
     def _add_foreign(self, service: str, own: int, *command: str) -> None:
         """A program behind the node's Envoy; `own`: where it listens itself, 0: where `PORT` says."""
@@ -130,6 +154,7 @@ class MixedStage(Stage):
         )
 
     def _copy_rules(self, shipped: Path) -> None:
+        self._ours = True
         shutil.copytree(shipped / "mixed/mesh", self.mesh)
         for name in RULES:
             shutil.copy(shipped / "mesh" / name, self.mesh)
@@ -161,12 +186,16 @@ class MixedStage(Stage):
         return True
 
     def _whole(self, browser: httpx.Client) -> bool:
-        """Whether details and, with stars, both versions of reviews are reached by way of the gateway."""
+        """Whether details and reviews are reached by way of the gateway: both versions, with stars, unless
+        somebody wrote other rules.
+        """
         api = f"{self.page}/api/v1/products/0"
         try:
             if not browser.get(api).is_success:
                 return False
             found = browser.get(f"{api}/reviews")
+            if not self._ours:
+                return found.is_success
         except httpx.HTTPError:
             return False
         if '"stars"' in found.text:

@@ -1,7 +1,7 @@
 """The demo's processes: the control service and Bookinfo's six, in a folder of their own.
 
-- The stage binds Bookinfo's ports and hands them on, so that a taken port is known before anything
-  starts, and nobody can take one in between.
+- The stage binds the ports of Python's services and hands them on, so that a taken port is known before
+  anything starts, and nobody can take one in between.
 - Every child is tethered: it ends with this process, however this process ends.
 - What a child prints goes to a log file; its last lines are shown when it ends unasked.
 - Each service joins by a token of its own, and the stage has an identity, too: what it asks a service
@@ -108,12 +108,11 @@ class Child:
 
     def last_words(self) -> str:
         """How it ended, and the last lines that it printed."""
-        code = self.process.returncode if self.process else None
-        how = (
-            f"was ended by {signal.Signals(-code).name}"
-            if code is not None and code < 0
-            else f"ended with {code}"
-        )
+        code = self.process.poll() if self.process else None
+        if code is None:
+            how = "runs"
+        else:
+            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         lines = self.log.read_text(errors="replace").splitlines()[-LAST_WORDS:]
         said = "".join(f"\n    {line}" for line in lines)
         return f"{self.name} {how}; the last of {self.log}:{said or ' nothing'}"
@@ -337,7 +336,7 @@ def bind(port: int, option: str) -> socket.socket:
         listener.close()
         raise DemoError(
             f"port {port} of {HOST} can't be used ({(error.strerror or '').lower()}); "
-            f"choose another: meshlib demo {option} {port + 1}"
+            f"choose another: {option} {port + 1}, for example"
         ) from None
     return listener
 

@@ -16,7 +16,12 @@ def mixed_suggestions(stage: MixedStage) -> list[tuple[str, str]]:
             "Four of five pages have black stars. Edit the weights, save, and reload; Node.js obeys, too:",
             f"$EDITOR {stage.mesh / WEIGHTS}",
         ),
-        ("The Node.js program takes no plain text; it has no code for that:", f"curl {ratings}/ratings/0"),
+        (
+            "The Node.js program takes no plain text; it has no code for that:"
+            if stage.capture
+            else "The Envoy before the Node.js program takes no plain text:",
+            f"curl {ratings}/ratings/0",
+        ),
         ("Stars are for reviews alone; productpage is told so:", f"curl {api}/ratings"),
         ("… until that policy goes:", f"rm {stage.mesh / ONLY_REVIEWS}"),
         ("Have ratings fail for jason:", f"cp {shipped() / 'mixed' / FAULT} {stage.mesh}"),
@@ -25,6 +30,8 @@ def mixed_suggestions(stage: MixedStage) -> list[tuple[str, str]]:
         ("See who is connected:", f"{command()} status {control}"),
     ]
     if not stage.capture:
-        told = "The programs call by HTTP_PROXY. As root, --capture has them need to know nothing of it."
+        told = (
+            "The programs call by HTTP_PROXY. Captured (as root, on Linux) they need to know nothing of it."
+        )
         found.append((told, ""))
     return found

@@ -19,7 +19,7 @@ SPACES = Path("/run/netns")
 
 def test_once_drives_the_scenarios_and_all_is_as_expected() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "support.patient_demo", "demo", "--mixed", "--once"],
+        [sys.executable, "-m", "support.patient_demo", "demo", "--mixed", "--once", "--no-capture"],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
@@ -40,7 +40,7 @@ def short_path() -> Iterator[Path]:
 def test_captured_it_serves_the_page_and_a_signal_leaves_nothing_behind(short_path: Path) -> None:
     user = {name: value for name, value in os.environ.items() if not name.startswith("MESHLIB_")}
     with subprocess.Popen(
-        [*MESHLIB, "demo", "--mixed", "--capture", "--port", "0"],
+        [*MESHLIB, "demo", "--mixed", "--port", "0"],
         env=user | {"TMPDIR": str(short_path), "COLUMNS": "200"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -462,3 +462,15 @@ async def test_grpc_streams_live_on_while_the_certificate_changes(tmp_path: Path
         assert not stream.done()
         assert pb.to_dict(await call(old, TRUST_ROOTS, pb.Struct(), pb.Struct)) == pb.to_dict(after)
         stream.cancel()
+
+
+@pytest.mark.parametrize("name", ["a b", "ä%", "long" * 25])
+async def test_any_folder_for_temporary_files_does(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (odd := tmp_path / name).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(odd))
+    async with secure(tmp_path / "state") as it, it.channel(CART) as channel:
+        csr = pb.IstioCertificateRequest(csr=make_csr(make_key(), None).decode())
+        await call(channel, pb.CREATE_CERTIFICATE, csr, pb.IstioCertificateResponse)
+    assert list(odd.iterdir()) == []

@@ -26,6 +26,7 @@ import contextlib
 import errno
 import itertools
 import logging
+import os
 import resource
 import shutil
 import socket
@@ -35,6 +36,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from meshlib.control.serve.addresses import counted, listening
 from meshlib.control.serve.budget import Budget, BudgetLimits
@@ -50,6 +52,8 @@ ACCEPTS = 64
 NO_DESCRIPTORS_SECONDS = 0.5
 SPARE_DESCRIPTORS = 128
 HANG_UP_SECONDS = 0.1
+_MOST_FOLDER = 88
+"""Bytes of the folder's path, with room for a name; the kernel takes 103 on macOS, 107 on Linux."""
 SAY_SECONDS = 10.0
 """At most one line of the log about refused connections in that time."""
 
@@ -154,7 +158,12 @@ class Front:
 
     def private(self) -> str:
         """Where gRPC must listen, in its own spelling; makes the folder for it."""
-        self._folder = Path(tempfile.mkdtemp(prefix="meshlib-"))
+        folder = tempfile.mkdtemp(prefix="meshlib-")  # 0700
+        if len(os.fsencode(folder)) > _MOST_FOLDER or quote(folder) != folder:
+            # No socket has a longer path, and gRPC spells some letters in its own way.
+            Path(folder).rmdir()
+            folder = tempfile.mkdtemp(prefix="meshlib-", dir="/tmp")
+        self._folder = Path(folder)
         return f"unix:{self._folder / 'grpc'}"
 
     def who(self, peer: str) -> Peer | None:

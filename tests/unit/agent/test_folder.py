@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from meshlib.agent.folder import BASE_ID, LOCK, own_folder, sweep
+from meshlib.agent.folder import BASE_ID, LOCK, keep, own_folder, sweep
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +44,13 @@ def test_the_next_one_removes_what_a_killed_one_left(tmp_path: Path, shared: Pat
         assert not left.exists()
     assert [one.name for one in shared.iterdir()] == ["envoy_shared_memory_80"]
     assert gateway.exists()
+
+
+def test_one_that_is_kept_stays_for_good() -> None:
+    with own_folder("demo") as folder:
+        keep(folder)
+    assert sweep("demo") == []
+    assert folder.exists()
 
 
 def test_what_is_not_an_agents_stays(tmp_path: Path) -> None:
