@@ -24,7 +24,7 @@ from meshlib.core.actions import Attempt
 from meshlib.core.mtls import ClientTls
 from meshlib.core.request import Failed
 from meshlib.core.view import View
-from meshlib.dataplane.http.pools import MOST_IDLE, SHORTEST, listed
+from meshlib.dataplane.http.pools import COPIES, MOST_IDLE, SHORTEST, listed
 
 READY: int = grpc.ChannelConnectivity.READY.value[0]
 FAILING: int = grpc.ChannelConnectivity.TRANSIENT_FAILURE.value[0]
@@ -33,7 +33,6 @@ ANOTHER = "CERTIFICATE_VERIFY_FAILED"
 """What gRPC says of a certificate that is not the one that was looked at."""
 LOOKS = 3
 """Channels for one try, if its peer has another certificate each time."""
-_MIRROR = "mirror|"
 _MOST_STUBS = 1000
 C = TypeVar("C")
 
@@ -298,7 +297,7 @@ class Pool(Generic[C]):
             gone = [
                 carrier.channel
                 for carrier in list(self._open.values())
-                if carrier.key.cluster.removeprefix(_MIRROR) in names
+                if carrier.key.cluster.removeprefix(COPIES) in names
                 and not _is_listed(view, carrier.key)
                 and self._leave(carrier)
             ]
@@ -320,6 +319,6 @@ class Pool(Generic[C]):
 
 def _is_listed(view: View, key: Key) -> bool:
     """Whether the view has the endpoint of a channel."""
-    cluster = key.cluster.removeprefix(_MIRROR)
+    cluster = key.cluster.removeprefix(COPIES)
     found = listed(view, (cluster,))[cluster]
     return found is None or key.address in found

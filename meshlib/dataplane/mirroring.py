@@ -17,6 +17,7 @@ from meshlib.core.actions import Attempt, Mirror
 from meshlib.core.request import Failed
 from meshlib.dataplane.body import RequestBody
 from meshlib.dataplane.http.limits import Broken
+from meshlib.dataplane.http.pools import COPIES
 from meshlib.dataplane.http.syntax import Unsendable
 from meshlib.dataplane.network import AsyncConnections, Connections
 
@@ -32,7 +33,7 @@ IDLE_SECONDS = 1.0
 
 def as_attempt(mirror: Mirror, now: float) -> Attempt:
     """A copy is one try without a second. Its connections are its own, so that no request waits for one."""
-    name, until = f"mirror|{mirror.cluster}", now + mirror.timeout
+    name, until = COPIES + mirror.cluster, now + mirror.timeout
     head, upstream = mirror.head, mirror.upstream
     return Attempt(name, mirror.address, head, upstream, None, until, tls=mirror.tls, at=mirror.at)
 

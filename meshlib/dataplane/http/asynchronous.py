@@ -278,7 +278,7 @@ class Connections:
 
     def endpoints_changed(self, view: View, clusters: Iterable[str]) -> None:
         """On any thread: closes connections to endpoints of these clusters that are not listed any more."""
-        changed = listed(view, [name for name in clusters if name in self._pools])
+        changed = listed(view, self._pools.leading_to(clusters))
         if changed and self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._keep_to, changed)

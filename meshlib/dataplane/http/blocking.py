@@ -319,7 +319,7 @@ class Connections:
     def endpoints_changed(self, view: View, clusters: Iterable[str]) -> None:
         """On any thread: closes connections to endpoints of these clusters that are not listed any more."""
         with self._lock:
-            closing = self._pools.keep_to(listed(view, [name for name in clusters if name in self._pools]))
+            closing = self._pools.keep_to(listed(view, self._pools.leading_to(clusters)))
         for old in closing:
             old.close()
         if self._streams is not None:

@@ -272,7 +272,7 @@ class Streams:
     def endpoints_changed(self, view: View, clusters: Iterable[str]) -> None:
         """As of `blocking.Connections`."""
         with self._lock:
-            closing = self._pools.keep_to(listed(view, [name for name in clusters if name in self._pools]))
+            closing = self._pools.keep_to(listed(view, self._pools.leading_to(clusters)))
         self._close(closing)
 
     def _close(self, closing: list[Connection]) -> None:

@@ -8,7 +8,8 @@ Rules:
 - Where one is made, at most `most_idle` idle ones stay, of all clusters: those that were idle for longest go,
   several at a time, so that it costs little. Where a process has no descriptor left, half of them go.
 - One that leads to an endpoint which its cluster does not list any more, or of a cluster that is gone, is
-  closed as soon as it is idle, as by Envoy (ClusterManagerImpl, drainConnPools).
+  closed as soon as it is idle, as by Envoy (ClusterManagerImpl, drainConnPools). So is one of copies, which
+  have pools of their own.
 - A pool that has nothing left is forgotten when another is made.
 - All this costs a request one comparison.
 """
@@ -30,6 +31,8 @@ STAY = 7 / 8
 """The share of them that stays where there are too many."""
 NO_DESCRIPTOR = frozenset((errno.EMFILE, errno.ENFILE))
 Addresses = frozenset[tuple[str, int]]
+COPIES = "mirror|"
+"""Before a cluster's name: the pool of the copies that are sent to it."""
 
 C = TypeVar("C")
 
@@ -121,15 +124,19 @@ class Pools(dict[str, P], Generic[P, C]):
         """What is to be closed where there is no descriptor left; nothing: none is idle."""
         return self.spare(sum(len(pool.ages()) for pool in self.values()) // 2)
 
+    def leading_to(self, clusters: Iterable[str]) -> list[str]:
+        """The names of those pools that are of these clusters, also those of copies."""
+        return [name for one in clusters for name in (one, COPIES + one) if name in self]
+
     def keep_to(self, listed: dict[str, Addresses | None]) -> list[C]:
         """These clusters have other endpoints now; what is to be closed."""
         found = [(self.get(name), addresses) for name, addresses in listed.items()]
         return [one for pool, addresses in found if pool is not None for one in pool.keep_to(addresses)]
 
 
-def listed(view: View, clusters: Iterable[str]) -> dict[str, Addresses | None]:
-    """Where connections of these clusters may lead; None: wherever a request says."""
-    return {name: _listed(view, name) for name in clusters}
+def listed(view: View, pools: Iterable[str]) -> dict[str, Addresses | None]:
+    """Where connections of these pools may lead; None: wherever a request says."""
+    return {name: _listed(view, name.removeprefix(COPIES)) for name in pools}
 
 
 def _listed(view: View, name: str) -> Addresses | None:

@@ -671,3 +671,27 @@ async def test_a_copy_never_delays_the_caller_and_ends_with_the_client(server: R
     while any(t.name == "meshlib-mirror" for t in threading.enumerate()):
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+async def test_connections_of_copies_to_what_left_the_configuration_are_closed(server: RawServer) -> None:
+    with raw_server() as copy:
+        mesh = mirrored(server, copy.port)
+        empty = replace(mesh.view, endpoints={})
+
+        def idle(made: httpx.Client | httpx.AsyncClient) -> int:
+            pools = made._transport._sender._connections._pools  # type: ignore[union-attr]
+            return int(pools["mirror|m"].idle) if "mirror|m" in pools else 0
+
+        with client(mesh) as c:
+            c.get("/echo")
+            await until(lambda: idle(c) == 1)
+            c._transport._sender._connections.endpoints_changed(empty, ["m"])  # type: ignore[attr-defined]
+            assert idle(c) == 0
+            assert counts(c) == (1, 1, 0)
+        async with async_client(mesh) as a:
+            await a.get("/echo")
+            await until(lambda: idle(a) == 1)
+            a._transport._sender._connections.endpoints_changed(empty, ["m"])  # type: ignore[attr-defined]
+            await until(lambda: idle(a) == 0)
+            assert counts(a) == (1, 1, 0)
+        await until(lambda: not copy.open)

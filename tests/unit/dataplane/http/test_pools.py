@@ -151,6 +151,16 @@ def test_connections_to_what_is_not_listed_any_more_go(kind: Kind) -> None:
     assert kind.pools.keep_to({"c": frozenset()}) == [here]
 
 
+def test_copies_have_pools_of_their_own_that_lead_to_the_same(kind: Kind) -> None:
+    for name in ("c", "mirror|c", "mirror|d", "e"):
+        kind.idle(name)
+    assert kind.pools.leading_to(iter(["c", "d", "f"])) == ["c", "mirror|c", "mirror|d"]
+    view = View("7", {}, {"d": Cluster("d", "d")}, {"d": EndpointSet(())})
+    assert listed(view, kind.pools.leading_to(["c", "d"])) == dict.fromkeys(
+        ("c", "mirror|c", "mirror|d"), frozenset()
+    )
+
+
 def test_what_is_listed_again_is_kept_again(kind: Kind) -> None:
     kind.pools["c"].keep_to(frozenset())
     made = kind.make("c", "b")
