@@ -6,7 +6,7 @@ appear, and once more when they are gone; many servers or clients at once are on
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from rich.console import Console
@@ -18,7 +18,7 @@ from meshlib.control.istio.problem import Problem, Severity
 from meshlib.control.registration import Registration
 from meshlib.control.serve.push import Connection, Hub
 from meshlib.control.sources.source import Loaded
-from meshlib.xds.node import Client
+from meshlib.control.status import Notes, no_notes
 
 FEW = 5
 """Up to so many of a kind are named one by one."""
@@ -59,7 +59,7 @@ class Report:
         """What the analyses found between the documents of the newest configuration."""
         self._of_problems(self._read, _told(problems))
 
-    def look(self, hub: Hub, notes: Callable[[Client], Sequence[str]] = lambda _: ()) -> None:
+    def look(self, hub: Hub, notes: Notes = no_notes) -> None:
         """Tells of clients that came, left, refused, or all have the newest configuration, and what they
         do not get, by `notes`.
         """
@@ -141,11 +141,11 @@ class Report:
             self._print(f"[red]✗[/] {escape(text)}")
         self._refusals = now
 
-    def _of_notes(self, connections: Iterable[Connection], notes: Callable[[Client], Sequence[str]]) -> None:
+    def _of_notes(self, connections: Iterable[Connection], notes: Notes) -> None:
         now = {
             f"{who(c)}: {note}"
             for c in connections
-            for note in (notes(c.stream.client) if c.stream.client is not None else ())
+            for note in (notes(c.stream.client, c.listeners) if c.stream.client is not None else ())
         }
         for text in sorted(now - self._notes):
             self._print(f"[yellow]![/] {escape(text)}")

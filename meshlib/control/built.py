@@ -20,8 +20,8 @@ class Built:
     analyse: Callable[[], tuple[Problem, ...]] | None = None
     """Finds what is wrong between the documents; called on a thread once the configuration is served, for
     nobody should wait for it. None: nothing changed since the last one."""
-    notes: Callable[[Client], tuple[str, ...]] | None = None
-    """What a client does not get that documents say it has, and why."""
+    notes: Callable[[Client, frozenset[str]], tuple[str, ...]] | None = None
+    """What a client that asks for these listeners does not get that documents say it has, and why."""
     mesh: MeshConfig | None = None
     """The settings of the mesh in this configuration."""
 

@@ -97,8 +97,8 @@ class ControlService:
         self._to_analyse = asyncio.Event()
         self._built_for: tuple[tuple[Registration, ...], bytes] | None = None
         """The registrations and roots in the configuration in force; None before the first."""
-        self._notes: Callable[[Client], tuple[str, ...]] | None = None
-        self._noted: dict[Client, tuple[str, ...]] = {}
+        self._notes: Callable[[Client, frozenset[str]], tuple[str, ...]] | None = None
+        self._noted: dict[tuple[Client, frozenset[str]], tuple[str, ...]] = {}
         self._failure = ""
         self._changed = asyncio.Event()
         self._life = ""
@@ -136,17 +136,18 @@ class ControlService:
             notes=self.notes,
         )
 
-    def notes(self, client: Client) -> tuple[str, ...]:
-        """What a gateway does not get that documents say it has, and why, in sentences."""
-        if client.flavour is not Flavour.GATEWAY or self._notes is None:
+    def notes(self, client: Client, listeners: frozenset[str]) -> tuple[str, ...]:
+        """What a client that asks for these does not get that documents say it has, and why, in sentences."""
+        if client.flavour not in (Flavour.GATEWAY, Flavour.GRPC) or self._notes is None:
             return ()
-        if client not in self._noted:
+        key = client, listeners
+        if key not in self._noted:
             try:
-                self._noted[client] = self._notes(client)
+                self._noted[key] = self._notes(client, listeners)
             except Exception:
                 log.exception("what %s does not get can't be told", client)
-                self._noted[client] = ()
-        return self._noted[client]
+                self._noted[key] = ()
+        return self._noted[key]
 
     async def start(self) -> None:
         """Loads, builds, then listens. ConfigError: the port can't be bound."""

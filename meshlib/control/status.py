@@ -24,6 +24,13 @@ from meshlib.xds.server_stream import Subscription
 
 MAX_NAMES_SHOWN = 1000
 MAX_REPLY = 256 * 1024 * 1024
+Notes = Callable[[Client, frozenset[str]], Sequence[str]]
+"""What a client that asks for these listeners does not get that documents say it has, and why."""
+
+
+def no_notes(_client: Client, _listeners: frozenset[str]) -> Sequence[str]:
+    """All get all."""
+    return ()
 
 
 def status(
@@ -36,13 +43,13 @@ def status(
     now: float = 0.0,
     authority: Mapping[str, Any] | None = None,
     renewed: Callable[[Caller], bool] = lambda _: False,
-    notes: Callable[[Client], Sequence[str]] = lambda _: (),
+    notes: Notes = no_notes,
 ) -> dict[str, Any]:
     """Keys: `version`, `clients`, `registrations`, `authority`, `alarms`, `errors`, `warnings`.
 
     `clock` is the hub's, `now` in Unix seconds; `authority` as `control.ca.report` says it, None: there is
     none; `renewed`: whether a caller got a newer certificate than the one that its connection showed;
-    `notes`: what a client does not get that documents say it has, and why.
+    `notes`: what a client does not get.
 
     A client has `id`, `peer`, `flavour`, `user_agent_version`, `namespace`, `service_account`,
     `labels`, `locality`, `protocol` (delta or sotw), `connected_seconds`, `behind_seconds`,
@@ -55,7 +62,7 @@ def status(
         | {
             "certificate": _certificate(c, now, renewed),
             "token_left": None if c.caller.ends is None else max(c.caller.ends - now, 0.0),
-            "notes": list(notes(c.stream.client)) if c.stream.client is not None else [],
+            "notes": list(notes(c.stream.client, c.listeners)) if c.stream.client is not None else [],
         }
         for c in known
     ]

@@ -151,3 +151,48 @@ def test_an_endpoint_that_comes_is_used_and_one_that_goes_is_not(
             wait_until(lambda: ask(calls=4) == {"v2": 4}, 30, "the first endpoint to leave")
             assert ask(calls=20) == {"v2": 20}
             assert served.refusals() == []
+
+
+TLS = """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: greeter, namespace: shop}
+spec:
+  host: greeter
+  trafficPolicy:
+    tls: {mode: %s}
+"""
+
+
+@pytest.mark.parametrize("kind", ["python", "node"])
+def test_tls_that_grpc_cant_speak_is_not_left_out(kind: str, tmp_path: Path, node_modules: None) -> None:
+    rules = tmp_path / "mesh"
+    rules.mkdir()
+    (rules / "service.yaml").write_text(SERVICE)
+    (rules / "rules.yaml").write_text(TLS % "DISABLE")
+    with greeter("v1") as one:
+        (rules / "workloads.yaml").write_text(workload("v1", one))
+        with (
+            control(rules) as served,
+            client(
+                command(kind, "xds:///greeter:7000"), write_bootstrap(tmp_path / "b.json", served.address)
+            ) as ask,
+        ):
+
+            def notes() -> list[str]:
+                return [text for each in served.status()["clients"] for text in each["notes"]]
+
+            assert ask(calls=4) == {"v1": 4}
+            assert notes() == []
+            (rules / "rules.yaml").write_text(TLS % "SIMPLE")
+            wait_until(notes, 30, "a word about it")
+            (note,) = notes()
+            assert note == (
+                "outbound|7000||greeter.shop.svc.cluster.local has no endpoints: DestinationRule shop/greeter"
+                " (rules.yaml:8) asks for TLS of mode SIMPLE, which gRPC's own clients can't speak"
+            )
+            assert ask(fails="UNAVAILABLE", calls=3, deadline=10) == {}
+            (rules / "rules.yaml").write_text(TLS % "DISABLE")
+            wait_until(lambda: notes() == [], 30, "the end of it")
+            assert ask(calls=4) == {"v1": 4}
+            assert served.refusals() == []

@@ -208,12 +208,33 @@ def passthrough(scope: Scope) -> Any:
     return made
 
 
-def black_hole(scope: Scope) -> Any:
-    """The Cluster that never has an endpoint: that of routes on which gRPC's client answers itself."""
-    made = pb.Cluster(name=BLACK_HOLE_CLUSTER)
+def black_hole(scope: Scope, name: str = BLACK_HOLE_CLUSTER) -> Any:
+    """A Cluster that never has an endpoint: that of routes on which gRPC's client answers itself."""
+    made = pb.Cluster(name=name)
     _by_ads(made)
     connection(made, None, scope.graph.mesh)
     return made
+
+
+def out_of_reach(found: Found, scope: Scope) -> Any:
+    """The Cluster in the place of one that asks for TLS that the client can't speak."""
+    made = black_hole(scope, str(found.name))
+    _mark(made, found)
+    return made
+
+
+def why_out_of_reach(found: Found) -> str:
+    """In words, of which document that is."""
+    rule, subset = found.rule, found.name.subset
+    assert rule is not None  # noqa: S101 - what says TLS is one
+    document = rule.policy_document or rule.documents[0]
+    path: tuple[str | int, ...] = ("spec", "trafficPolicy")
+    if subset and rule.subsets[subset][0].traffic_policy is not None:
+        _, document, number = rule.subsets[subset]
+        path = ("spec", "subsets", number, "trafficPolicy")
+    mode = found.policy.tls.mode.value if found.policy.tls else ""
+    said = f"{document.title} ({document.source(*path, 'tls')}) asks for TLS of mode {mode}"
+    return f"{found.name} has no endpoints: {said}, which gRPC's own clients can't speak"
 
 
 def by_name(name: ClusterName, scope: Scope) -> Any:

@@ -54,9 +54,9 @@ class GraphCompiler:
             return (*compiling.edge(), *compiling.secrets())
         return (*compiling.closure(sorted(listeners)), *compiling.secrets())
 
-    def notes(self, client: Client) -> tuple[str, ...]:
+    def notes(self, client: Client, listeners: Iterable[str] = ()) -> tuple[str, ...]:
         """What a client does not get that documents say it has, and why, in sentences."""
-        return tuple(self._compiling(client).notes()) if client.flavour is Flavour.GATEWAY else ()
+        return tuple(self._compiling(client).notes(listeners))
 
     def _compiling(self, client: Client) -> Compiling:
         return Compiling(self.graph, self.memo, client, self.roots_pem, self.gateways)

@@ -12,7 +12,7 @@ from meshlib.control.compile.endpoints import load_assignment
 from meshlib.control.compile.gateway import Edge, inputs
 from meshlib.control.compile.inbound import inbound_listener
 from meshlib.control.compile.memo import Key, Memo
-from meshlib.control.compile.mtls import Secured
+from meshlib.control.compile.mtls import Secured, is_beyond
 from meshlib.control.compile.routes import applies, fill, fill_unknown, routes_for, virtual_host
 from meshlib.control.compile.secrets import roots_secret
 from meshlib.control.compile.tcp import Chains, addresses_of, clusters_in
@@ -247,6 +247,10 @@ class Compiling:
             if self.client.flavour is Flavour.GRPC and not parsed.subset and self._is_outside(parsed):
                 yield self._cluster(name, (), lambda: clusters.by_name(parsed, self.scope))
             return
+        if is_beyond(found.policy, self.client.flavour):
+            yield self._cluster(name, found.fingerprint, lambda: clusters.out_of_reach(found, self.scope))
+            yield Resource.of(Kind.ENDPOINTS, name, load_assignment(name, ()))
+            return
         security = clusters.security_of(found, self.scope, self.client, roots=bool(self.roots_pem))
         inputs: tuple[object, ...] = (found.fingerprint, self.client.locality, security)
         if not found.by_discovery:
@@ -263,7 +267,7 @@ class Compiling:
             return False
         return self._called(name.host, name.port).service is None
 
-    def _cluster(self, name: str, inputs: tuple[object, ...], build: Callable[[], Any]) -> Resource:
+    def _cluster(self, name: str, inputs: object, build: Callable[[], Any]) -> Resource:
         key = ("cluster", *self.who, self.client.locality, name)
         return self._kept(key, (self.base, inputs), lambda: Resource.of(Kind.CLUSTER, name, build()))
 
@@ -323,8 +327,21 @@ class Compiling:
             for secret in found:
                 yield Resource.of(Kind.SECRET, secret.name, secret)
 
-    def notes(self) -> Iterator[str]:
-        """What an Envoy at the edge is not sent, and why."""
+    def notes(self, listeners: Iterable[str]) -> Iterator[str]:
+        """What a client is not sent, and why: an Envoy at the edge, or gRPC's that asks for these."""
+        if self.client.flavour is Flavour.GRPC:
+            yield from self._beyond(listeners)
+        elif self.client.flavour is Flavour.GATEWAY:
+            yield from self._edge_notes()
+
+    def _beyond(self, listeners: Iterable[str]) -> Iterator[str]:
+        for resource in self.closure(sorted(listeners)):
+            name = ClusterName.parse(resource.name) if resource.kind is Kind.CLUSTER else None
+            found = clusters.find(name, self.scope) if name is not None else None
+            if found is not None and is_beyond(found.policy, self.client.flavour):
+                yield clusters.why_out_of_reach(found)
+
+    def _edge_notes(self) -> Iterator[str]:
         made, client = self._edge(), self.client
         for one in made.left_out:
             yield f"{one.source}: the server is left out: {one.reason}"

@@ -16,7 +16,9 @@ Rules (Istio):
   `credentialName` is for gateways; without files beside it there is no certificate to show.
 - A node's workload reaches those that take HBONE by it, wherever it would speak mutual TLS, and all others at
   the service's port; where a header of the PROXY protocol is asked for there is no HBONE.
-- gRPC's clients do mutual TLS where a DestinationRule says ISTIO_MUTUAL, and no other.
+- gRPC's clients do mutual TLS where a DestinationRule says ISTIO_MUTUAL, and no other: they have no
+  certificates but the mesh's. Where it says SIMPLE or MUTUAL they find nobody. (Istio has them speak plain
+  text.)
 - The mesh's certificates need the mesh's roots: without them there is no mutual TLS.
 """
 
@@ -100,13 +102,20 @@ def secured(
             return _as_node(made, client, policy, graph.mesh, passes_through)
         case ClientTLSMode.SIMPLE | ClientTLSMode.MUTUAL:
             if flavour is Flavour.GRPC:
-                return None
+                return None  # and no endpoints, see `is_beyond`
             names = said.subject_alt_names
             if not names and not service.kubernetes:
                 names = accounts(service, port, graph)
             alpn = ("h2",) if speaks is Protocol.HTTP2 else ()
             least = least_version(graph.mesh.tls_defaults)
             return Secured(said.mode, said, sni=said.sni, names=names, alpn=alpn, min_version=least)
+
+
+def is_beyond(policy: Policy, flavour: Flavour) -> bool:
+    """Whether TLS is asked for that such clients can't speak: they must not go on without it."""
+    said = policy.tls
+    foreign = said is not None and said.mode in (ClientTLSMode.SIMPLE, ClientTLSMode.MUTUAL)
+    return foreign and flavour is Flavour.GRPC
 
 
 def _mutual(

@@ -75,3 +75,58 @@ def test_with_the_first_roots_there_is_mutual_tls() -> None:
     assert len(found(first).message().transport_socket_matches) == 0
     second = compiler("STRICT", "a", before=first)
     assert len(found(second).message().transport_socket_matches) == 2
+
+
+RULES = """---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: rule}
+spec:
+  host: reviews
+  trafficPolicy:
+    portLevelSettings:
+    - port: {number: 80}
+      tls: {mode: %s}
+  subsets:
+  - name: v1
+    labels: {version: v1}
+    trafficPolicy:
+      tls: {mode: MUTUAL, clientCertificate: /c.pem, privateKey: /k.pem}
+  - {name: v2, labels: {version: v2}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews}
+spec:
+  hosts: [reviews]
+  http:
+  - match: [{uri: {prefix: /1}}]
+    route: [{destination: {host: reviews, subset: v1}}]
+  - match: [{uri: {prefix: /2}}]
+    route: [{destination: {host: reviews, subset: v2}}]
+  - route: [{destination: {host: reviews}}]
+"""
+
+
+def test_where_grpc_is_asked_for_foreign_tls_it_finds_nobody_and_it_is_told() -> None:
+    graph = build_graph(documents_in(MESH % "STRICT" + RULES % "SIMPLE", "in.yaml").documents, [server("a")])
+    made, client, asked = GraphCompiler(graph, "1", roots_pem=ROOTS), Client(Flavour.GRPC), {"reviews:80"}
+    endpoints = {
+        r.name: r.message().endpoints for r in made.resources(client, asked) if r.kind is Kind.ENDPOINTS
+    }
+    assert {name.split("|")[2]: len(each) for name, each in endpoints.items()} == {"": 0, "v1": 0, "v2": 0}
+    assert [(note.split("|")[2], note[note.index("(") :]) for note in made.notes(client, asked)] == [
+        (subset, f"({where}) asks for TLS of mode {mode}, which gRPC's own clients can't speak")
+        for subset, where, mode in (
+            ("v1", "in.yaml:27", "MUTUAL"),
+            ("v2", "in.yaml:19", "SIMPLE"),
+            ("", "in.yaml:19", "SIMPLE"),
+        )
+    ]
+    assert made.notes(client) == made.notes(Client(Flavour.MESHLIB), asked) == ()
+
+
+def test_grpc_speaks_plain_text_where_it_is_asked_for() -> None:
+    graph = build_graph(documents_in(MESH % "STRICT" + RULES % "DISABLE", "in.yaml").documents, [server("a")])
+    made, client = GraphCompiler(graph, "1", roots_pem=ROOTS), Client(Flavour.GRPC)
+    assert ["|v1|" in note for note in made.notes(client, {"reviews:80"})] == [True]
