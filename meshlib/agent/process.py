@@ -73,6 +73,7 @@ class Envoy:
         self._process: asyncio.subprocess.Process | None = None
         self._parting: list[asyncio.subprocess.Process] = []
         self._epoch = 0
+        self._replaced = asyncio.Event()
         self.starts = 0
         """How often it was started."""
 
@@ -121,6 +122,7 @@ class Envoy:
                     return False
                 await self._sleep(LOOK_SECONDS)
             self._process, self._epoch = new, epoch
+            self._replaced.set()
             self._parting = [one for one in self._parting if one.returncode is None] + [old]
         finally:
             if self._process is not new:
@@ -177,13 +179,19 @@ class Envoy:
             remove_shared(self._base_id)
 
     async def _ended(self) -> int:
-        """The status of the process that nobody took over from."""
+        """The status of the process that nobody took over from. One that was replaced may live on."""
         while True:
             process = self._process
             assert process is not None  # noqa: S101 - it was started
-            status = await process.wait()
-            if process is self._process:
-                return status
+            self._replaced.clear()
+            waiting = [asyncio.ensure_future(each) for each in (process.wait(), self._replaced.wait())]
+            try:
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for each in waiting:
+                    each.cancel()
+            if process is self._process and process.returncode is not None:
+                return process.returncode
 
     async def _stop(self) -> None:
         for process in (*self._parting, self._process):

