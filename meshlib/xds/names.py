@@ -30,6 +30,8 @@ SDS_CLUSTER = "sds-grpc"
 """The static cluster by which an Envoy asks the agent beside it for secrets."""
 KUBERNETES_SECRET, FILE_CERT, FILE_ROOT = "kubernetes://", "file-cert:", "file-root:"
 FILE_CRL = "file-crl:"
+WITHHELD_SECRET = "withheld://"  # noqa: S105 - a name
+"""In the place of `kubernetes://` where the client may not have the key: nobody has such a secret."""
 OF_CA = "-cacert"
 """Ends the name of the secret with the CA that belongs to a certificate."""
 

@@ -88,12 +88,12 @@ def test_compiles_to(case: Path, name: str, words: str, regold: bool) -> None:
     read = documents_in(text, "in.yaml")
     assert [str(problem) for problem in read.problems if problem.severity is Severity.ERROR] == []
     servers = [server(number, found) for number, found in enumerate(SERVER.findall(text))]
-    compiler = GraphCompiler(
-        build_graph(read.documents, servers), "1", roots_pem=ROOTS if "roots" in said else b""
-    )
+    who, roots = client(said), ROOTS if "roots" in said else b""
+    gateways = [(who.namespace, who.service_account)]
+    compiler = GraphCompiler(build_graph(read.documents, servers), "1", roots_pem=roots, gateways=gateways)
     asked = frozenset(said.get("ask", "").replace("inbound:", INBOUND_LISTENER).split(",")) - {""}
-    resources = compiler.resources(client(said), asked)
-    assert compiler.resources(client(said), asked) == resources
+    resources = compiler.resources(who, asked)
+    assert compiler.resources(who, asked) == resources
     shown = said.get("show", "RDS").split(",")
     found: dict[str, Any] = {short: {} for short in shown}
     for resource in resources:

@@ -278,7 +278,7 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
     ):
         made = Play(mesh, None, ca, callers, folder, tuple(documents), known, revoked, secrets)  # type: ignore[arg-type]
         made.issue_files()
-        with edge(mesh, 80, 443, 9000, 15443) as made.edge:
+        with edge(mesh, 80, 443, 9000, 15443, options=("--drain", "1")) as made.edge:
             wait_until(lambda: answers(made, "simple.example.com"), 30, "the first answer")
             yield made
 
@@ -483,3 +483,33 @@ def test_what_is_broken_does_not_take_the_place_of_what_is_good(play: Play) -> N
     wait_until(lambda: any("Secret" in error for error in service.status()["errors"]), 30, "the error")
     assert (play.shown("simple.example.com"), play.shown("files.example.com")) == before
     assert not any("LS0" in text or "PRIVATE" in text for text in service.status()["errors"])
+
+
+def test_who_is_no_gateway_any_more_loses_the_keys_that_it_has(play: Play) -> None:
+    def restart(*gateways: tuple[str, str]) -> None:
+        play.mesh.gateways = list(gateways)
+        with play.mesh.down():
+            pass
+
+    def closed() -> bool:
+        with contextlib.suppress(OSError):
+            play.shown("simple.example.com")
+            return False
+        return True
+
+    play.replace("simple", secret("simple", play.ca.issue(dns=["simple.example.com"])))
+    play.issue_files()
+    assert "kubernetes://simple" in play.edge.secrets()
+    restart()
+    wait_until(closed, 30, "the end of the certificate")
+    wait_until(lambda: "kubernetes://simple" not in play.edge.secrets(), 30, "the end of the key")
+    assert {name for name in play.edge.secrets() if "cacert" not in name and "://" in name} == set()
+    service = play.mesh.service
+    assert service is not None
+    notes = [note for each in service.status()["clients"] for note in each["notes"]]
+    assert any("is not given the key of the Secret default/simple" in note for note in notes)
+    assert answers(play, "files.example.com")
+    with play.edge.secure("through.example.com", 443, play.client()) as made:
+        assert made.recv(100) == b"own"
+    restart(("default", "ingress"))
+    wait_until(lambda: answers(play, "simple.example.com"), 30, "the certificate")

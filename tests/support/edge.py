@@ -1,6 +1,7 @@
 """`meshlib gateway` in a process of its own, before a secure mesh, and who calls it."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -58,6 +59,20 @@ class Edge:
             raise ConnectionResetError("no answer")
         head, _, body = whole.partition(b"\r\n\r\n")
         return int(head.split()[1]), body
+
+    def admin(self, path: str) -> bytes:
+        """What Envoy's admin interface answers."""
+        (child,) = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        command = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+        folder = Path(os.fsdecode(command[command.index(b"-c") + 1])).parent
+        transport = httpx.HTTPTransport(uds=str(folder / "admin.sock"))
+        with httpx.Client(transport=transport, trust_env=False) as client:
+            return client.get(f"http://admin{path}").content
+
+    def secrets(self) -> set[str]:
+        """The names of those that Envoy has."""
+        told = json.loads(self.admin("/config_dump?resource=dynamic_active_secrets"))
+        return {one["name"] for one in told.get("configs", ()) if one.get("version_info") or "secret" in one}
 
     def raw(self, data: bytes, port: int = 80) -> bytes:
         """All that comes back for these bytes."""

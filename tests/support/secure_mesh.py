@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,8 @@ class SecureMesh:
     loop: asyncio.AbstractEventLoop
     address: str = "127.0.0.1:0"
     service: ControlService | None = None
+    gateways: list[tuple[str, str]] = field(default_factory=lambda: [("default", "ingress")])
+    """Who may have keys of Secrets; read at each start."""
     build: Build | None = None
     """What builds configurations in place of the real one."""
 
@@ -116,8 +118,7 @@ class SecureMesh:
         again = not self.address.endswith(":0")  # servers of an earlier life come back
         made = ControlService(
             FileSource(self.documents),
-            self.build
-            or Builder(trust_domain=self.authority.trust_domain, gateways=[("default", "ingress")]),
+            self.build or Builder(trust_domain=self.authority.trust_domain, gateways=self.gateways),
             self.address,
             security=security,
             settle=3.0 * again,

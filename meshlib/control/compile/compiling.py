@@ -352,7 +352,7 @@ class Compiling:
         read = inputs(self.scope.graph)
 
         def make() -> tuple[object, _Made]:
-            made = Edge(self.scope, self.client, self._told)
+            made = Edge(self.scope, self.client, self._told, keys=self.may_have_keys)
             wanted = dict(made.clusters)
             for routes in made.routes:
                 wanted.update(named_clusters(routes))
@@ -364,7 +364,7 @@ class Compiling:
             *same, keys = zip(then, read, strict=True)
             return all(one is other for one, other in same) and keys[0] == keys[1]
 
-        key = ("edge", *self.who, self.client.bind, self.client.ports)
+        key = ("edge", *self.who, self.may_have_keys, self.client.bind, self.client.ports)
         found: _Made = self.memo.get(key, holds, make)
         return found
 

@@ -66,8 +66,9 @@ def inputs(graph: Graph) -> tuple[object, ...]:
 class Edge:
     """All of one gateway's listeners and routes."""
 
-    def __init__(self, scope: Scope, client: Client, told: Told) -> None:
-        self._scope, self._client, self._told = scope, client, told
+    def __init__(self, scope: Scope, client: Client, told: Told, *, keys: bool) -> None:
+        """`keys`: it may have those of Secrets."""
+        self._scope, self._client, self._told, self._keys = scope, client, told, keys
         self.listeners: list[Any] = []
         self.routes: list[Any] = []
         self.clusters: dict[str, None] = {}
@@ -218,7 +219,7 @@ class Edge:
         del chain.filter_chain_match.server_names[:]
         if "*" not in names:
             chain.filter_chain_match.server_names.extend(names)
-        put_socket(chain.transport_socket, server_tls(said, requests=served.of_requests))
+        put_socket(chain.transport_socket, server_tls(said, requests=served.of_requests, keys=self._keys))
         self.secrets.update(dict.fromkeys(asked(said)))
         place = ("spec", "servers", served.number)
         mark_document(chain, served.document, f"spec.servers[{served.number}]", *place)

@@ -11,6 +11,8 @@ Rules (Istio):
 - Cipher suites and curves that Envoy does not know are left out: it would refuse everything that shares the
   listener or the secret.
 - Nothing is served while the secret is missing: a connection for that name is closed.
+- Who may not have keys (any more) is told another name, `withheld://<name>`, which nobody has: an Envoy keeps
+  the secret of a name that it was told of until no listener asks for that name.
 """
 
 from collections.abc import Iterable
@@ -20,7 +22,7 @@ from meshlib.control.compile.secrets import by_ads, by_agent, show_own, trust_me
 from meshlib.control.istio import tlsparameters
 from meshlib.control.istio.gateway import ServerTLSMode, ServerTLSSettings, TLSProtocol
 from meshlib.xds import pb
-from meshlib.xds.names import FILE_CERT, FILE_CRL, FILE_ROOT, KUBERNETES_SECRET, OF_CA
+from meshlib.xds.names import FILE_CERT, FILE_CRL, FILE_ROOT, KUBERNETES_SECRET, OF_CA, WITHHELD_SECRET
 from meshlib.xds.node import Flavour
 
 FETCH_SECONDS = 2.0
@@ -36,8 +38,8 @@ _ALPN = ("h2", "http/1.1")
 _ASKING = (ServerTLSMode.MUTUAL, ServerTLSMode.OPTIONAL_MUTUAL)
 
 
-def server_tls(said: ServerTLSSettings, *, requests: bool) -> Any:
-    """An envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext."""
+def server_tls(said: ServerTLSSettings, *, requests: bool, keys: bool = True) -> Any:
+    """An envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext; `keys`: of Secrets, too."""
     made = pb.DownstreamTlsContext()
     common = made.common_tls_context
     if requests:
@@ -53,7 +55,9 @@ def server_tls(said: ServerTLSSettings, *, requests: bool) -> Any:
         _names(trust_mesh(common, grpc=False), said)
         return made
     for name in shown(said):
-        _ask(common.tls_certificate_sds_secret_configs.add(), name)
+        given = keys or not name.startswith(KUBERNETES_SECRET)
+        asked_for = name if given else WITHHELD_SECRET + name.removeprefix(KUBERNETES_SECRET)
+        _ask(common.tls_certificate_sds_secret_configs.add(), asked_for)
     if said.mode in _ASKING:
         made.require_client_certificate.value = said.mode is ServerTLSMode.MUTUAL
         combined = common.combined_validation_context
@@ -95,7 +99,7 @@ def asked(said: ServerTLSSettings) -> tuple[str, ...]:
 
 
 def _ask(config: Any, name: str) -> None:
-    if name.startswith(KUBERNETES_SECRET):
+    if name.startswith((KUBERNETES_SECRET, WITHHELD_SECRET)):
         by_ads(config, name)
     else:
         by_agent(config, name)

@@ -75,6 +75,16 @@ def test_what_is_missing_is_told() -> None:
     assert compiler().notes(replace(EDGE, flavour=Flavour.ENVOY)) == ()
 
 
+def test_who_may_not_have_a_key_is_told_another_name() -> None:
+    withheld, made = {}, compiler(secret("named", cacert=CA.pem, **PAIR))
+    for account in ("gate", "ratings"):
+        found = made.resources(replace(EDGE, service_account=account))
+        (listener,) = (one.body for one in found if one.kind is Kind.LISTENER)
+        withheld[account] = b"withheld://named" in listener
+        assert b"kubernetes://named-cacert" in listener
+    assert withheld == {"gate": False, "ratings": True}
+
+
 def test_a_ca_of_its_own_goes_before() -> None:
     found = given(secret("named", cacert=CA.pem, **PAIR), secret("named-cacert", cacert=OTHER.pem))
     assert OTHER.pem.encode() in found["kubernetes://named-cacert"]
