@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from meshlib.xds.names import MESHLIB_METADATA
+
 PATIENCE = 5.0
 """Seconds for an answer."""
 _OWN = ("http.admin.", "listener.admin.")
@@ -48,6 +50,19 @@ class Admin:
             for one in said.get("listener_statuses", ())
         )
         return tuple(sorted(found, key=lambda one: one.name))
+
+    async def document(self, listener: str) -> str:
+        """Of which document a listener is that was refused, and where; empty: that is not known.
+
+        AdminUnreachable.
+        """
+        said = await self._json("/config_dump?resource=dynamic_listeners")
+        for one in said.get("configs", ()):
+            failed = one.get("error_state", {}).get("failed_configuration", {})
+            if one.get("name") == listener and failed:
+                marks = failed.get("metadata", {}).get("filter_metadata", {}).get(MESHLIB_METADATA, {})
+                return " ".join(str(marks[key]) for key in ("document", "source") if marks.get(key))
+        return ""
 
     async def epoch(self) -> int:
         """How many processes it took over from, one after the other; -1: it does not answer."""

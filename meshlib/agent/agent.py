@@ -24,8 +24,10 @@ from meshlib.agent.admin import Admin, AdminUnreachable, Listening
 from meshlib.agent.bootstrap import ADMIN_SOCKET, SDS_SOCKET, Edge, gateway_bootstrap, node_bootstrap
 from meshlib.agent.capture import Captures
 from meshlib.agent.folder import BASE_ID, own_folder
+from meshlib.agent.log import OPTIONS, Log
 from meshlib.agent.node import Join, Node
 from meshlib.agent.process import Envoy, envoy_path
+from meshlib.agent.refusal import Teller
 from meshlib.agent.sds import SecretServer
 from meshlib.agent.secrets import Secrets, Svid
 from meshlib.bootstrap import Bootstrap
@@ -134,7 +136,7 @@ async def run_node(
         arguments=arguments,
     )
     async with running as (envoy, admin):
-        node = Node(admin, captures, join, own_address, open_at_end=open_at_end)
+        node = Node(admin, captures, join, own_address, refused=envoy.refused_of, open_at_end=open_at_end)
         try:
             yield node, envoy, admin
         finally:
@@ -170,13 +172,13 @@ async def run_envoy(
             str(binary),
             "-c",
             str(path),
-            "-l",
-            "warning",
+            *OPTIONS,
             "--skip-deprecated-logs",
             *times,
             *arguments,
         ]
-        envoy = Envoy(command, admin, base_id=folder / BASE_ID, drain_seconds=drain_seconds)
+        said = Log(Teller(admin))
+        envoy = Envoy(command, admin, base_id=folder / BASE_ID, log=said, drain_seconds=drain_seconds)
         await envoy.start()
         await stack.enter_async_context(_task(envoy.run()))
         yield envoy, admin

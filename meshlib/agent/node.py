@@ -26,6 +26,7 @@ from meshlib.agent import netns
 from meshlib.agent.admin import Admin, AdminUnreachable
 from meshlib.agent.capture import Captures
 from meshlib.agent.process import pause
+from meshlib.agent.refusal import reason
 from meshlib.agent.workload import Workload
 from meshlib.errors import ConfigError, MeshError
 
@@ -72,6 +73,8 @@ class Member:
     """Of the program that is run as it; 0: it is not known."""
     listens: bool = True
     """Whether its application is there, as far as is known."""
+    refusal: tuple[str, str] = "", ""
+    """What its Envoy says of a listener that it refuses, and that in our words."""
     keeping: "asyncio.Task[None] | None" = None
 
 
@@ -85,14 +88,16 @@ class Node:
         join: Join,
         own_address: Callable[[], str],
         *,
+        refused: Callable[[str], str] = lambda _: "",
         open_at_end: bool = False,
     ) -> None:
         """`own_address`: where others reach the node, for workloads without a namespace. ConfigError.
 
+        `refused`: why the Envoy refuses a listener of a workload, if it does.
         `open_at_end`: what is captured is opened when the node ends.
         """
         self._admin, self._captures, self._join = admin, captures, join
-        self._own_address = own_address
+        self._own_address, self._refused = own_address, refused
         self._open_at_end, self._ending = open_at_end, False
         self._members: dict[str, Member] = {}
         self._listed: dict[str, Workload] = {}
@@ -181,7 +186,13 @@ class Node:
         """Why it is not ready now; empty: it is. One that was may have lost its Envoy since."""
         if member.why or await self._listening(member.workload):
             return member.why
-        return "its Envoy is not there, or has no configuration yet"
+        return self._lacks(member) or "its Envoy is not there, or has no configuration yet"
+
+    def _lacks(self, member: Member) -> str:
+        why = self._refused(member.workload.name)
+        if why != member.refusal[0]:
+            member.refusal = why, why and f"its Envoy can't serve it: {reason(why)}"
+        return member.refusal[1]
 
     async def clean(self) -> list[str]:
         """What an earlier life left behind, and nobody claims, is taken away; says what that was."""
@@ -229,8 +240,8 @@ class Node:
                     member.why = str(error)
                     log.error("workload %s can't join: %s", member.workload.name, error)
                 await asyncio.sleep(pause(failures + 1))
-        member.why = "waiting for the control service"
-        while not (member.membership.joined and await self._listening(member.workload)):  # noqa: ASYNC110
+        while not (member.membership.joined and await self._listening(member.workload)):
+            member.why = self._lacks(member) or "waiting for the control service"
             await asyncio.sleep(LOOK_SECONDS)
         member.why = ""
         member.ready.set()

@@ -27,6 +27,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from meshlib.agent.admin import Admin, AdminUnreachable
+from meshlib.agent.log import Log
 from meshlib.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -62,12 +63,18 @@ class Envoy:
         admin: Admin,
         *,
         base_id: Path | None = None,
+        log: Log | None = None,
         drain_seconds: float = 30.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`base_id`: a file for what one process must know to take over from another; None: none can."""
+        """`base_id`: a file for what one process must know to take over from another; None: none can.
+
+        `log` reads what it says; None: that goes where ours goes.
+        """
         self._command, self._admin = list(command), admin
         self._base_id = base_id
+        self._log = log
+        self._reading: set[asyncio.Task[None]] = set()
         self._drain_seconds = drain_seconds
         self._sleep = sleep
         self._process: asyncio.subprocess.Process | None = None
@@ -82,6 +89,10 @@ class Envoy:
         """Of the process that runs now."""
         process = self._process
         return process.pid if process is not None and process.returncode is None else None
+
+    def refused_of(self, workload: str) -> str:
+        """Why a listener of a node's workload is refused; empty: none is, as far as is known."""
+        return "" if self._log is None else self._log.refused_of(workload)
 
     async def start(self) -> None:
         """Starts it for the first time. ConfigError: it can't be run."""
@@ -168,9 +179,14 @@ class Envoy:
             *arguments,
             stdin=asyncio.subprocess.DEVNULL,
             env=_environment(),
+            stderr=None if self._log is None else asyncio.subprocess.PIPE,
             start_new_session=True,
         )
         self.starts += 1
+        if self._log is not None and made.stderr is not None:
+            reading = asyncio.create_task(self._log.follow(made.stderr))
+            self._reading.add(reading)
+            reading.add_done_callback(self._reading.discard)
         return made
 
     def _clean(self) -> None:
@@ -197,6 +213,7 @@ class Envoy:
         for process in (*self._parting, self._process):
             if process is not None:
                 await _end(process)
+        await asyncio.gather(*self._reading, return_exceptions=True)
         self._clean()
 
 

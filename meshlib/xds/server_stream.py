@@ -20,7 +20,7 @@ sent to a snapshot. Rules:
   for that it needs just these.
 - A refused version is never repeated in company: Envoy drops a whole response for one invalid
   resource. So each resource of a refused response is sent once more alone, and what is then
-  refused alone waits for its next version.
+  refused alone waits for its next version; a listener whose port is taken, for `try_unbound`.
 - State-of-the-world requests with an old nonce change the names but are neither ACK nor NACK
   ("stale nonces are ignored"); in delta, subscriptions count whatever the nonce.
 """
@@ -41,6 +41,8 @@ from meshlib.xds.snapshot import Resource, Snapshot
 WILDCARD = "*"
 MAX_NAMES = 20_000
 MAX_NAME_LENGTH = 1024
+_CANNOT_BIND = "cannot bind"
+"""Envoy's words for a port that it can't have."""
 _MAX_ERROR_TEXT = 2000
 _UNKNOWN = "unknown"  # a version that no resource has: sent again if there, removed if not
 
@@ -233,6 +235,20 @@ class ServerStream:
         return True
 
     # What the client is sent
+
+    @property
+    def unbound(self) -> tuple[str, ...]:
+        """The listeners that an Envoy refused because it can't have their ports."""
+        of = self._kinds.get(Kind.LISTENER)
+        return (
+            tuple(name for name, why in of.reasons.items() if _CANNOT_BIND in why) if of is not None else ()
+        )
+
+    def try_unbound(self) -> None:
+        """Has the next `publish` send them once more: ports become free without a new version."""
+        of = self._kinds.get(Kind.LISTENER)
+        if of is not None and of.pending is None:
+            of.alone.extend(name for name in self.unbound if name not in of.alone)
 
     def publish(self, snapshot: Snapshot, hurry: bool = False, keep: bool = False) -> list[Any]:
         """The responses to send now, in this order, so that the client comes to hold the snapshot.

@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 from support.commands import MESHLIB, meshlib, process, wait_until
 from support.edge import edge
@@ -70,10 +71,19 @@ def test_a_port_that_is_taken_is_told_and_the_others_are_served(tmp_path: Path) 
         mesh = stack.enter_context(secure_mesh(tmp_path, GATEWAY))
         options = ("--port", f"8081={taken.getsockname()[1]}")
         made = stack.enter_context(edge(mesh, 8082, options=options))
-        wait_until(lambda: "cannot bind" in made.said, 30, "the word")
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        word = f"port 8081 of Gateway default/edge mesh.yaml:17 is not served: {where} is in use by "
+        wait_until(lambda: word in made.said, 30, "the word")
         wait_until(lambda: any("cannot bind" in text for text in refusals(mesh)), 30, "the word at control")
         assert made.get("/", "any.example", 8082).status_code == 404
         assert any("cannot bind" in text for text in refusals(mesh)), "what is accepted since hides it"
+        assert f" ({os.getpid()})" in made.said
+        taken.close()
+        wait_until(lambda: "mesh.yaml:17 is served now" in made.said, 30, "the word about its end")
+        assert httpx.get(f"http://{where}/", trust_env=False).status_code == 404
+        wait_until(lambda: not any(refusals(mesh)), 30, "the end of it at control")
+        assert made.said.count(" is not served: ") == 1
+        assert "config rejected" not in made.said
 
 
 def test_a_stop_is_heard_while_the_control_service_is_silent(tmp_path: Path) -> None:

@@ -212,6 +212,16 @@ def test_workloads_of_a_file_come_and_go(mesh: SecureMesh, net: Underlay) -> Non
         wait_until(lambda: "meshlib" not in rules(netns), 30, "the end of the rules")
         assert machine.workloads() == {}
         assert "details" in httpx.get(f"http://{address_in(netns)}:9080/", trust_env=False).text
+        taker = machine.start("taker", sys.executable, "-c", DETAILS, PORT="9099")
+        taker.wait_for("details listens")
+        clash = {"name": "clash", "service": "listed", "ports": {"http": 9099}, "appPorts": {"9099": 9098}}
+        replace(file, json.dumps([clash]))
+        node.wait_for("inbound of the workload clash is not served: ")
+        assert f":9099 is in use by python ({taker.process.pid})" in machine.workloads()["clash"]["why"]
+        taker.end(signal.SIGKILL)
+        node.wait_for("inbound of the workload clash is served now")
+        wait_until(lambda: machine.workloads()["clash"]["why"] == "", 30, "the clash to end")
+        replace(file, "[]")
         # A killed agent leaves the namespace closed; the next one opens what nobody claims.
         replace(file, json.dumps(enrolled))
         wait_until(

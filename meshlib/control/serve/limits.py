@@ -11,6 +11,8 @@ MAX_STREAMS = 100
 MAX_SENT = 512 * 1024 * 1024
 HOLD_SECONDS = 1.0
 """How long a change waits for a client to ask for what is new or to cancel what is gone."""
+BIND_SECONDS = 5.0
+"""After which an Envoy is asked again for a listener whose port was taken."""
 STOP_GRACE_SECONDS = 2.0
 RELOAD_SECONDS = 1.0
 """How often the authority is asked whether something changed."""

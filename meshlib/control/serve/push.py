@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from meshlib.control.serve.closures import BY_NAME, Closures, Compiler
-from meshlib.control.serve.limits import HOLD_SECONDS
+from meshlib.control.serve.limits import BIND_SECONDS, HOLD_SECONDS
 from meshlib.xds.kinds import Kind
 from meshlib.xds.node import Client
 from meshlib.xds.server_stream import ServerStream
@@ -152,15 +152,19 @@ class Hub:
 
     async def due(self, connection: Connection) -> list[Any]:
         """Waits until there may be something to send, and gives it; possibly nothing after all."""
-        hurry = False
+        stream = connection.stream
+        hurry, seconds = False, BIND_SECONDS if stream.unbound else None
         try:
-            async with asyncio.timeout(HOLD_SECONDS if connection.stream.holding else None):
+            async with asyncio.timeout(HOLD_SECONDS if stream.holding else seconds):
                 await connection.dirty.wait()
         except TimeoutError:
-            hurry = True
-            log.warning(
-                "%s did not ask for its clusters' endpoints; it is sent its routes now", connection.peer
-            )
+            hurry = stream.holding
+            if hurry:
+                log.warning(
+                    "%s did not ask for its clusters' endpoints; it is sent its routes now", connection.peer
+                )
+            else:
+                stream.try_unbound()
         connection.dirty.clear()
         client = connection.stream.client
         if client is None or not connection.introduced or not self._published:

@@ -142,6 +142,37 @@ def test_a_refusal_is_told_until_it_is_over(delta: ServerStream) -> None:
     assert (set(listeners.refused), listeners.error) == (set(), "")
 
 
+def test_a_listener_whose_port_is_taken_is_sent_again_when_somebody_says_so(delta: ServerStream) -> None:
+    answer(delta, delta.publish(snapshot("1", SDS_s="1", LDS_l="1", RDS_r="1")))
+    ask(delta, Kind.LISTENER, "m", "n")
+    now = snapshot("2", LDS_l="1", LDS_m="taken", LDS_n="bad", RDS_r="1")
+    why = {"taken": "cannot bind '::': Address already in use", "bad": "no such filter"}
+
+    def serve(**free: str) -> list[str]:
+        sent = []
+        for _ in range(8):
+            for response in delta.publish(now):
+                sent += shown([response])
+                errors = [
+                    why[r.version] for r in response.resources if r.version in why and r.name not in free
+                ]
+                answer(delta, [response], error=" ".join(errors))
+        return sent
+
+    assert serve() == ["LDS m n", "LDS m", "LDS n"]
+    assert delta.unbound == ("m",)
+    assert serve() == []
+    delta.try_unbound()
+    delta.try_unbound()
+    assert serve() == ["LDS m"]
+    delta.try_unbound()
+    assert serve(m="free") == ["LDS m"]
+    assert delta.unbound == ()
+    delta.try_unbound()
+    assert serve() == []
+    assert set(delta.subscriptions[Kind.LISTENER].refused) == {"n"}
+
+
 def test_a_secret_that_is_gone_stays_with_who_asks_for_it(delta: ServerStream) -> None:
     ask(delta, Kind.SECRET, "s")
     answer(delta, delta.publish(snapshot("1", SDS_s="1", CDS_a="1", LDS_l="1", RDS_r="1")))
