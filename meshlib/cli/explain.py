@@ -53,7 +53,19 @@ def explain(
             "are the server's then, and without --from the caller comes in plain text.",
         ),
     ] = False,
-    namespace: Annotated[str, typer.Option(help="With --inbound: where the server lives.")] = "default",
+    gateway: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Explain what the `meshlib gateway` of that name does with the request. --label are its "
+            "labels, if not those of the name; --namespace and --account its identity; --from may be the "
+            "caller's IP address.",
+        ),
+    ] = None,
+    account: Annotated[str, typer.Option(help="With --gateway: its service account.")] = "default",
+    namespace: Annotated[
+        str, typer.Option(help="With --inbound: where the server lives; with --gateway: where that is.")
+    ] = "default",
     output: Annotated[Output, typer.Option("--output", "-o", help="As text or as JSON.")] = Output.TEXT,
 ) -> None:
     """Say what becomes of a request: which rule matched, why earlier ones did not, where it goes and how."""
@@ -63,6 +75,15 @@ def explain(
     if config is not None and control is not None:
         raise typer.BadParameter("either a folder or a control service", param_hint="--config, --control")
     head, host, port = parse_request(request, header or ())
+    if gateway is not None:
+        from meshlib.cli.explain_gateway import explain_gateway
+
+        if inbound:
+            raise typer.BadParameter("either a gateway or a server", param_hint="--gateway, --inbound")
+        labels = label or [f"istio={gateway}", f"app=istio-{gateway}"]
+        who = (namespace, account, parse_labels(labels))
+        explain_gateway(config, control, who, identity, (head, host, port), as_json=output is Output.JSON)
+        return
     if inbound:
         answer = _inbound(config or control, namespace, parse_labels(label or ()), identity, head, port)
         _show_inbound(head.method, head.path, port, answer, output)

@@ -43,6 +43,13 @@ def decide(view: View, target: str, head: RequestHead) -> Explanation:
         )
         found = {} if refused else _connection(view, target, head)
         return _nothing(view, target, host, []) | {"encrypted": True, "refused": refused} | found
+    return decide_request(view, target, head)
+
+
+def decide_request(view: View, target: str, head: RequestHead) -> Explanation:
+    """The same of a request that is looked at, by whatever scheme."""
+    table = view.tables.get(target)
+    host = table.find_host(head.authority) if table else None
     steps = list(walk(host, head, ALWAYS)) if host else []
     route = steps[-1].route if steps and steps[-1].matched else None
     answer = _nothing(view, target, host, steps)
@@ -85,12 +92,12 @@ def _connection(view: View, target: str, head: RequestHead) -> Explanation:
         "source": chain.origin.source,
         "conditions": f"name {name}",
         "clusters": [
-            _share(view, share.cluster, share.weight, share.weight / whole) for share in chain.shares
+            share_of(view, share.cluster, share.weight, share.weight / whole) for share in chain.shares
         ],
         "endpoints": [
             endpoint
             for share in chain.shares
-            for endpoint in _endpoints(share.cluster, view.endpoints.get(share.cluster))
+            for endpoint in endpoints_of(share.cluster, view.endpoints.get(share.cluster))
         ],
     }
 
@@ -147,7 +154,7 @@ def _forward(view: View, route: Route, forward: Forward, head: RequestHead) -> E
         "endpoints": [
             endpoint
             for cluster in possible
-            for endpoint in _endpoints(cluster.name, view.endpoints.get(cluster.name))
+            for endpoint in endpoints_of(cluster.name, view.endpoints.get(cluster.name))
         ],
     }
 
@@ -163,13 +170,13 @@ def _fault(route: Route, head: RequestHead) -> str | None:
 
 def _cluster(view: View, cluster: WeightedCluster, forward: Forward) -> dict[str, Any]:
     share = 1.0 if len(forward.clusters) == 1 else cluster.weight / forward.total_weight
-    return _share(view, cluster.name, cluster.weight, share) | {
+    return share_of(view, cluster.name, cluster.weight, share) | {
         "request_headers": list(cluster.request_headers.words()),
         "response_headers": list(cluster.response_headers.words()),
     }
 
 
-def _share(view: View, name: str, weight: int, probability: float) -> dict[str, Any]:
+def share_of(view: View, name: str, weight: int, probability: float) -> dict[str, Any]:
     known = view.clusters.get(name)
     return {
         **_parts(name),
@@ -213,7 +220,7 @@ def _rewrite(
     return {"path": sent.path, "authority": sent.authority, "rule": forward.rewrite_text}
 
 
-def _endpoints(cluster: str, known: EndpointSet | None) -> list[dict[str, Any]]:
+def endpoints_of(cluster: str, known: EndpointSet | None) -> list[dict[str, Any]]:
     return [
         {
             "cluster": cluster,

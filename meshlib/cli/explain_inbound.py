@@ -64,8 +64,8 @@ def decide_inbound(served: Served, head: RequestHead, caller: Peer, now: float) 
         return answer | {"detail": strange}
     if why := ambiguous("1.1", head):
         return answer | {"status": 400, "detail": why}
-    answer["steps"] = _steps(inbound, head, peer, now)
-    verdict = _verdict(inbound, head, peer, now)
+    answer["steps"] = steps_of(inbound, head, peer, now)
+    verdict = verdict_of(inbound, head, peer, now)
     if not isinstance(verdict, Reply):
         return answer | {"admitted": True}
     facts = verdict.facts
@@ -86,7 +86,8 @@ def _strange(peer: Peer, trust_domains: tuple[str, ...]) -> str:
     return f"the certificate is refused in the handshake: it is not of {', '.join(sorted(domains))}"
 
 
-def _verdict(inbound: Inbound, head: RequestHead, peer: Peer, now: float) -> Any:
+def verdict_of(inbound: Inbound, head: RequestHead, peer: Peer, now: float) -> Any:
+    """Admitted, or a Reply."""
     arrival = arrive(inbound, head, peer, "", now)
     try:
         next(arrival)
@@ -96,7 +97,8 @@ def _verdict(inbound: Inbound, head: RequestHead, peer: Peer, now: float) -> Any
         return end.value
 
 
-def _steps(inbound: Inbound, head: RequestHead, peer: Peer, now: float) -> list[Explanation]:
+def steps_of(inbound: Inbound, head: RequestHead, peer: Peer, now: float) -> list[Explanation]:
+    """Every policy that looks at the request, in order, and whether it matches."""
     authority, asked = origin_form(head.authority, head.path)
     path = normalize(asked, inbound.paths)[1]
     plain = RequestHead(head.method, head.scheme, authority, path, head.headers)
@@ -160,6 +162,18 @@ def _step(inbound: Inbound, title: str, policy: str, matched: bool) -> Explanati
     }
 
 
+def step_lines(steps: list[Explanation]) -> list[str]:
+    """Each policy that was looked at, as rich markup."""
+    from meshlib.cli.foreign import escape
+
+    found = []
+    for step in steps:
+        mark = "[green]✓[/]" if step["matched"] else "[dim]✗[/]"
+        origin = " ".join(part for part in (step["document"], step["source"]) if part)
+        found.append(f"  {mark} {step['filter']} {escape(step['policy'])} [cyan]{escape(origin)}[/]")
+    return found
+
+
 def lines(answer: Explanation) -> list[str]:
     """The explanation, line by line, as rich markup."""
     from meshlib.cli.foreign import escape
@@ -174,10 +188,7 @@ def lines(answer: Explanation) -> list[str]:
         decided = f"{decided}: DISABLE, or {none}" if decided else none
     decided = decided or "the default"
     found = [f"  from [cyan]{who}[/]", f"  mutual TLS {answer['mode']} [dim]({escape(decided)})[/]"]
-    for step in answer["steps"]:
-        mark = "[green]✓[/]" if step["matched"] else "[dim]✗[/]"
-        origin = " ".join(part for part in (step["document"], step["source"]) if part)
-        found.append(f"  {mark} {step['filter']} {escape(step['policy'])} [cyan]{escape(origin)}[/]")
+    found += step_lines(answer["steps"])
     if answer["admitted"]:
         return [*found, "  [green]let in[/]"]
     status = "cut off" if answer["status"] is None else f"answered {answer['status']}"

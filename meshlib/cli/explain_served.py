@@ -11,6 +11,7 @@ Rules:
 import logging
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import meshlib
 from meshlib.bootstrap import Bootstrap, bootstrap
@@ -48,24 +49,30 @@ def served(where: object, namespace: str, labels: dict[str, str], port: int) -> 
         return Served(inbound, inbound.version, with_authority=mesh.certs is not None)
 
 
+def loaded(folder: object) -> Any:
+    """The documents of a folder; what is wrong with them is told. ConfigError: it can't be read."""
+    from meshlib.control.istio.problem import Severity
+    from meshlib.control.sources.files import FileSource
+
+    try:
+        found = FileSource(folder).load()  # type: ignore[arg-type]
+    except OSError as error:
+        raise ConfigError(f"control: {error}") from None
+    for problem in found.problems:
+        log.log(logging.ERROR if problem.severity is Severity.ERROR else logging.WARNING, "%s", problem)
+    return found
+
+
 def _of_folder(settings: Bootstrap, port: int) -> Served:
     from cryptography.hazmat.primitives.serialization import Encoding
 
     from meshlib.control.build import Builder
     from meshlib.control.ca.issuer import make_root
-    from meshlib.control.istio.problem import Severity
-    from meshlib.control.sources.files import FileSource
 
-    try:
-        loaded = FileSource(settings.control).load()
-    except OSError as error:
-        raise ConfigError(f"control: {error}") from None
-    for problem in loaded.problems:
-        log.log(logging.ERROR if problem.severity is Severity.ERROR else logging.WARNING, "%s", problem)
     now = time.time()
     _, root = make_root("explain", "cluster.local", now)
     version = f"{int(now * 1000)}.1"
-    compiler = Builder()(loaded, (), version, root.public_bytes(Encoding.PEM)).compiler
+    compiler = Builder()(loaded(settings.control), (), version, root.public_bytes(Encoding.PEM)).compiler
     client = Client(Flavour.MESHLIB, settings.namespace, settings.service_account, settings.labels)
     name = inbound_listener(port)
     found = compiler.resources(client, frozenset({name}))

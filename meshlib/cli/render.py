@@ -22,12 +22,12 @@ def lines(answer: Explanation) -> list[str]:
         if answer["matched"]:
             origin = " ".join(part for part in (answer["document"], answer["source"]) if part)
             title = "  https:// is encrypted by the application; its connection goes by"
-            return [f"{title} [cyan]{escape(origin)}[/]", *_clusters(answer)]
+            return [f"{title} [cyan]{escape(origin)}[/]", *clusters(answer)]
         return [_encrypted(answer)]
     found = [*_host(answer), *(_step(step) for step in answer["steps"])]
     if not answer["matched"]:
         return [*found, "[red]no rule matches: 404, flag NR[/]"]
-    found += [line for part in (_answered, _clusters, _policies, _headers) for line in part(answer)]
+    found += [line for part in (_answered, clusters, _policies, _headers) for line in part(answer)]
     return found
 
 
@@ -67,7 +67,8 @@ def _answered(answer: Explanation) -> list[str]:
     return []
 
 
-def _clusters(answer: Explanation) -> list[str]:
+def clusters(answer: Explanation) -> list[str]:
+    """Where it goes: `clusters`, `endpoints` and `target` of an explanation."""
     found: list[str] = []
     for cluster in answer["clusters"]:
         subset = f" subset [bold]{escape(cluster['subset'])}[/]" if cluster["subset"] else ""

@@ -113,6 +113,23 @@ def decode_inbound(message: Any, filters: Mapping[str, FilterDecoder] = FILTERS)
     )
 
 
+def decode_edge(listener: Any, manager: Any) -> Inbound:
+    """What the HTTP filters of a connection manager ask of strangers; its faults and CORS stand in routes.
+
+    Refused: one is not known.
+    """
+    passed = {pb.type_url(each): lambda _name, _config: None for each in (pb.HTTPFault, pb.Cors)}
+    found = _filters(manager, "", {**FILTERS, **passed})
+    return Inbound(
+        name=listener.name,
+        tls=ServerTls(InboundMode.PERMISSIVE),
+        filters=tuple(one for one in found if one is not None),
+        origin=_origin(listener),
+        paths=_paths(manager, ""),
+        policies=_policies(listener),
+    )
+
+
 def _check_match(match: Any, kind: str, path: str) -> None:
     """Nothing but the transport may be asked for."""
     if match.transport_protocol not in ("", kind):
