@@ -62,6 +62,15 @@ def explain(
             "caller's IP address.",
         ),
     ] = None,
+    node: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Explain what the `meshlib node` of that name does for a workload: of a folder that of "
+            "--from and --label, with --inbound of --namespace and --label; of a control service --workload.",
+        ),
+    ] = None,
+    workload: Annotated[str | None, typer.Option(help="With --node: the workload's name there.")] = None,
     account: Annotated[str, typer.Option(help="With --gateway: its service account.")] = "default",
     namespace: Annotated[
         str, typer.Option(help="With --inbound: where the server lives; with --gateway: where that is.")
@@ -78,11 +87,21 @@ def explain(
     if gateway is not None:
         from meshlib.cli.explain_gateway import explain_gateway
 
-        if inbound:
-            raise typer.BadParameter("either a gateway or a server", param_hint="--gateway, --inbound")
+        if inbound or node is not None:
+            raise typer.BadParameter("either a gateway or a server", param_hint="--gateway")
         labels = label or [f"istio={gateway}", f"app=istio-{gateway}"]
         who = (namespace, account, parse_labels(labels))
         explain_gateway(config, control, who, identity, (head, host, port), as_json=output is Output.JSON)
+        return
+    if node is not None:
+        from meshlib.cli.explain_workload import Behind, explain_inbound, explain_outbound
+
+        if inbound:
+            server = Behind(config, control, node, workload, namespace, "default", parse_labels(label or ()))
+            explain_inbound(server, identity, head, port, as_json=output is Output.JSON)
+            return
+        caller = Behind(config, control, node, workload, *parse_identity(identity), parse_labels(label or ()))
+        explain_outbound(caller, head, host, port, as_json=output is Output.JSON)
         return
     if inbound:
         answer = _inbound(config or control, namespace, parse_labels(label or ()), identity, head, port)

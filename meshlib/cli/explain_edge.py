@@ -104,7 +104,7 @@ def _request(
         facts = verdict.facts
         said = {"policy": facts.route, "document": facts.document, "source": facts.source}
         return {"security": _secured(verdict.status, facts.detail) | said | {"steps": steps}}
-    table, redirecting = _table(held.of(Kind.ROUTES).get(manager.rds.route_config_name))
+    table, redirecting = table_of(held.of(Kind.ROUTES).get(manager.rds.route_config_name))
     let_in = verdict.head
     inside = RequestHead(let_in.method, head.scheme, let_in.authority, let_in.path, let_in.headers)
     found = table.find_host(inside.authority)
@@ -118,7 +118,7 @@ def _request(
     if found is not None and found.name in redirecting and head.scheme == "http":
         return answer | {"https_redirect": f"https://{without_port(inside.authority)}{inside.path}"}
     target = f"{without_port(head.authority)}:{port}"
-    return answer | {"request": decide_request(_view(held, {target: table}), target, inside)}
+    return answer | {"request": decide_request(view_of(held, {target: table}), target, inside)}
 
 
 def _secured(status: int | None, detail: str) -> Explanation:
@@ -126,7 +126,7 @@ def _secured(status: int | None, detail: str) -> Explanation:
     return nothing | {"status": status, "detail": detail}
 
 
-def _table(message: Any) -> tuple[RouteTable, set[str]]:
+def table_of(message: Any) -> tuple[RouteTable, set[str]]:
     """A route configuration, and the virtual hosts that send all requests to https."""
     if message is None:
         return RouteTable("", ()), set()
@@ -142,7 +142,8 @@ def _table(message: Any) -> tuple[RouteTable, set[str]]:
         raise RefusedResource(f"routes {message.name}: {refused}") from None
 
 
-def _view(held: Held, tables: dict[str, RouteTable]) -> View:
+def view_of(held: Held, tables: dict[str, RouteTable]) -> View:
+    """What is held as a view, with these tables."""
     clusters, endpoints = {}, {}
     for name, message in held.of(Kind.CLUSTER).items():
         try:
@@ -213,18 +214,24 @@ def _credential(secret: str) -> str:
 
 def _connection(held: Held, chain: Any) -> Explanation:
     """Where a connection is handed on to."""
-    proxies = [pb.unpack(each.typed_config) for each in chain.filters if each.typed_config.type_url == _TCP]
-    view, shares = _view(held, {}), []
-    for proxy in proxies:
-        if proxy.WhichOneof("cluster_specifier") == "cluster":
-            shares = [(proxy.cluster, 1)]
-        else:
-            shares = [(one.name, one.weight) for one in proxy.weighted_clusters.clusters]
+    view, shares = view_of(held, {}), shares_of(chain)
     whole = sum(weight for _, weight in shares)
     return {
         "connection": [share_of(view, name, weight, weight / whole) for name, weight in shares],
         "endpoints": [one for name, _ in shares for one in endpoints_of(name, view.endpoints.get(name))],
     }
+
+
+def shares_of(chain: Any) -> list[tuple[str, int]]:
+    """The clusters of a filter chain with a TCP proxy, and their weights."""
+    shares = []
+    for each in chain.filters:
+        if each.typed_config.type_url == _TCP:
+            proxy = pb.unpack(each.typed_config)
+            if proxy.WhichOneof("cluster_specifier") == "cluster":
+                shares.append((proxy.cluster, 1))
+            shares += [(one.name, one.weight) for one in proxy.weighted_clusters.clusters]
+    return shares
 
 
 def _origin(message: Any) -> Explanation:

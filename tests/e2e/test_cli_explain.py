@@ -117,7 +117,7 @@ def test_the_how_to_shows_what_is_printed(tmp_path: Path) -> None:
     (policy,) = blocks("yaml")
     (tmp_path / "mesh" / "policy.yaml").write_text(policy)
     shown = [one for block in blocks("console") for one in block.split("$ meshlib ") if one]
-    assert len(shown) == 4
+    assert len(shown) == 6
     for one in shown:
         command, _, said = one.partition("\n")
         words = [word.replace("mesh/", str(tmp_path / "mesh")) for word in shlex.split(command)]
@@ -183,6 +183,8 @@ def test_a_control_service_with_an_authority_says_what_is_in_force(
         (("--inbound", "--from", "justone", URL), "NAMESPACE/ACCOUNT"),
         (("--inbound", "--from", "spiffe://a/b", URL), "spiffe://<domain>"),
         (("--inbound", "--from", "a/b%c", URL), "is no name of a namespace"),
+        (("--gateway", "edge", "--from", "nobody", URL), "'nobody' is no IP address"),
+        (("--gateway", "edge", "--inbound", URL), "either a gateway or a server"),
         (("GET", URL, "more"), "more"),
         ((), "Missing argument"),
     ],

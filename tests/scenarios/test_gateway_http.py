@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -23,6 +24,13 @@ from support.secure_mesh import SecureMesh, secure_mesh
 from support.websocket_server import websocket_server
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
+
+from meshlib.bootstrap import bootstrap
+from meshlib.cli.explain_edge import decide_edge
+from meshlib.cli.explain_held import held_of_control
+from meshlib.core.request import RequestHead
+from meshlib.xds.kinds import Kind
+from meshlib.xds.node import Client, Flavour
 
 KEY = ECKey.generate_key("P-256", {"kid": "one"})
 ISSUER = "https://issuer.example"
@@ -197,6 +205,38 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
 )
 def test_whose_host_it_is(play: Play, host: str, path: str, status: int) -> None:
     assert play.edge.get(path, host).status_code == status
+
+
+ASKED = [
+    *(
+        ("GET", host, path)
+        for host in ("one.example", "shared.example", "only.example", "a.two.example", "nobody.example")
+        for path in ("/", "/admin", "/b", "//b/../x")
+    ),
+    ("POST", "one.example", "/"),
+    ("GET", "jwt.example", "/"),
+    ("GET", "one.example:80", "/admin"),
+]
+
+
+def test_explain_says_what_it_does(play: Play) -> None:
+    settings = bootstrap({}, **play.mesh.settings("ingress"), state_dir="")
+    labels = (("app", "istio-ingressgateway"), ("istio", "ingressgateway"))
+    held = held_of_control(settings, Client(Flavour.GATEWAY, "default", "ingress", labels))
+    for method, host, path in ASKED:
+        head = RequestHead(method, "http", host, path, [])
+        answer = decide_edge(held, head, host, 80, "127.0.0.1", time.time())
+        status = answer["security"]["status"] or expected(answer["request"])
+        assert play.edge.get(path, host, method=method).status_code == status, (method, host, path, answer)
+    assert held.of(Kind.SECRET) == {}
+    assert decide_edge(held, head, host, 1, "127.0.0.1", time.time())["listener"] is None
+
+
+def expected(request: dict[str, Any]) -> int:
+    """The status of a request by what is explained of it."""
+    if not request["matched"]:
+        return 404
+    return request["direct_response"]["status"] if request["direct_response"] else 200
 
 
 def told(play: Play, host: str = "one.example", **options: object) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -12,7 +13,14 @@ from support.ports import free_port
 from support.secure_mesh import SecureMesh, secure_mesh
 
 import meshlib
+from meshlib.bootstrap import bootstrap
+from meshlib.cli.explain_held import held_of_control
+from meshlib.cli.explain_node import decide_outbound, decide_served, workloads
 from meshlib.control.registration import Place
+from meshlib.core.request import Peer, RequestHead
+from meshlib.identity.spiffe import SpiffeId
+from meshlib.xds.names import NODE_NAMESPACE
+from meshlib.xds.node import Client, Flavour
 
 ADDRESS = "127.0.0.2"
 RULES = """
@@ -107,3 +115,21 @@ def test_plain_text_and_tunnels_are_refused(ratings: Behind) -> None:
     assert raw(ADDRESS, ratings.port, b"GET / HTTP/1.1\r\nhost: ratings\r\n\r\n") == b""
     answer = raw("127.0.0.1", ratings.proxy, b"CONNECT ratings:9080 HTTP/1.1\r\nhost: ratings:9080\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 404 ")
+
+
+def test_explain_says_what_its_envoy_does(mesh: SecureMesh, ratings: Behind) -> None:
+    token = mesh.tokens.issue(SpiffeId("cluster.local", NODE_NAMESPACE, "vm1"), 60, time.time())
+    who = {"namespace": NODE_NAMESPACE, "service_account": "vm1", "token": token, "state_dir": ""}
+    settings = bootstrap({}, **(mesh.settings("vm1") | who))
+    held = held_of_control(settings, Client(Flavour.NODE, NODE_NAMESPACE, "vm1", node="vm1"))
+    assert workloads(held) == ["ratings"]
+    peer = Peer(("127.0.0.1", 0), ("127.0.0.1", ratings.port), f"{ACCOUNT}caller", tls=True)
+    for method, status in (("GET", None), ("POST", 403)):  # as in the first test
+        head = RequestHead(method, "http", "ratings", "/x", [])
+        answer = decide_served(held, "ratings", head, ratings.port, peer, time.time())
+        assert answer is not None
+        assert (answer["mode"], answer["status"], answer["hbone"]) == ("STRICT", status, False)
+    for authority, cluster in (("ratings:9080", "ratings.default.svc.cluster.local"), ("localhost:1", None)):
+        head = RequestHead("GET", "http", authority, "/x", [])
+        found = decide_outbound(held, "ratings", head, 9080, authority)["request"]
+        assert [one["host"] for one in found["clusters"]] == [cluster]

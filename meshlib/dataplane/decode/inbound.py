@@ -130,6 +130,27 @@ def decode_edge(listener: Any, manager: Any) -> Inbound:
     )
 
 
+def decode_behind(listener: Any, manager: Any, routes: Any, mode: InboundMode, origin: Origin) -> Inbound:
+    """What a node's Envoy asks of those who call a port; `manager` None: it looks at connections alone.
+
+    Rules that decide stand in the `routes`, in the place of the filters of their names. Refused.
+    """
+    found: tuple[object, ...] = ()
+    if manager is not None:
+        whole = pb.HttpConnectionManager()
+        whole.CopyFrom(manager)
+        said = routes.typed_per_filter_config if routes is not None else {}
+        for each in whole.http_filters:
+            if each.name in said:
+                each.typed_config.CopyFrom(
+                    pb.pack(_unpacked(said[each.name], "typed_per_filter_config").rbac)
+                )
+        cors = {pb.type_url(pb.Cors): lambda _name, _config: None}
+        found = tuple(one for one in _filters(whole, "", {**FILTERS, **cors}) if one is not None)
+    paths = _paths(manager, "") if manager is not None else PathOptions()
+    return Inbound(listener.name, ServerTls(mode), found, origin, paths, _policies(listener))
+
+
 def _check_match(match: Any, kind: str, path: str) -> None:
     """Nothing but the transport may be asked for."""
     if match.transport_protocol not in ("", kind):

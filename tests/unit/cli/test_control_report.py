@@ -62,7 +62,7 @@ def connection(number: int, account: str = "caller", behind: float | None = None
         client=Client(Flavour.MESHLIB, "default", account),
         subscriptions={Kind.LISTENER: SimpleNamespace(error=nack)},
     )
-    return SimpleNamespace(number=number, stream=stream, behind_since=behind)
+    return SimpleNamespace(number=number, stream=stream, behind_since=behind, listeners=frozenset())
 
 
 def test_what_was_loaded() -> None:
@@ -180,7 +180,7 @@ def test_what_a_client_does_not_get_is_told_once() -> None:
     screen, client = Screen(), connection(1)
     hub: Any = SimpleNamespace(connections=[client])
     for _ in range(2):
-        screen.report.look(hub, lambda _: ["there is no Secret default/[a]"])
+        screen.report.look(hub, lambda *_: ["there is no Secret default/[a]"])
     assert screen.text() == [
         "+ client connected: default/caller (meshlib)",
         "! default/caller (meshlib): there is no Secret default/[a]",
