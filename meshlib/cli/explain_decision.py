@@ -177,6 +177,7 @@ def _cluster(view: View, cluster: WeightedCluster, forward: Forward) -> dict[str
 
 
 def share_of(view: View, name: str, weight: int, probability: float) -> dict[str, Any]:
+    """A cluster that may be picked, and how likely."""
     known = view.clusters.get(name)
     return {
         **_parts(name),
@@ -221,6 +222,7 @@ def _rewrite(
 
 
 def endpoints_of(cluster: str, known: EndpointSet | None) -> list[dict[str, Any]]:
+    """What is known of the endpoints of a cluster."""
     return [
         {
             "cluster": cluster,
