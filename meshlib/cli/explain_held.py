@@ -21,7 +21,7 @@ from meshlib.xds import pb
 from meshlib.xds.kinds import BY_TYPE_URL, Kind
 from meshlib.xds.node import BIND, LISTEN_PORTS, Client, to_node
 
-PATIENCE = 20.0
+PATIENCE, TRIES = 20.0, 2
 _ASKED = (Kind.CLUSTER, Kind.ENDPOINTS, Kind.LISTENER, Kind.ROUTES)
 _HCM = pb.type_url(pb.HttpConnectionManager)
 
@@ -70,7 +70,7 @@ def held_of_control(settings: Bootstrap, client: Client) -> Held:
         kept = secured(certs)("meshlib-explain", settings.control, pb.DELTA_ADS, asking)
         kept.start()
         try:
-            if not asking.done.wait(PATIENCE):
+            if not asking.done.wait(PATIENCE) or asking.tries >= TRIES:
                 why = asking.failure or "it says nothing"
                 raise ControlUnavailable(f"no answer from the control service {settings.control}: {why}")
         finally:
@@ -91,7 +91,7 @@ class _Asking:
         )
         self.held = Held()
         self.done = threading.Event()
-        self.failure = ""
+        self.failure, self.tries = "", 0
         self._due: list[Any] = []
         self._wanted: dict[Kind, set[str]] = {}
         self._heard: dict[Kind, set[str]] = {}
@@ -138,7 +138,10 @@ class _Asking:
 
     def ended(self, why: str) -> float:
         self.failure = why
-        return 0.5
+        self.tries += 1
+        if self.tries >= TRIES:
+            self.done.set()
+        return 0.1
 
 
 def managers_of(chain: Any) -> list[Any]:

@@ -197,8 +197,9 @@ def test_bad_arguments_are_one_sentence_and_exit_2(arguments: tuple[str, ...], s
     assert "Traceback" not in done.stderr
 
 
-def test_no_control_service_is_exit_1() -> None:
-    done = meshlib("explain", "--control", "127.0.0.1:1", URL)
+@pytest.mark.parametrize("of", [(), ("--gateway", "edge")], ids=["client", "gateway"])
+def test_no_control_service_is_exit_1(of: tuple[str, ...]) -> None:
+    done = meshlib("explain", *of, "--control", "127.0.0.1:1", URL)
     assert done.returncode == 1
     assert "127.0.0.1:1" in done.stderr
     assert "Traceback" not in done.stderr
