@@ -8,6 +8,8 @@ async with meshlib_grpc.aio_channel("reviews:9080") as channel:
 
 grpc.intercept_channel(channel, *meshlib_grpc.interceptors("reviews:9080"))     # over a channel of one's own
 
+meshlib_grpc.xds_channel("reviews:9080")                    # gRPC's own xDS client; or aio_xds_channel()
+
 server = meshlib_grpc.server(ThreadPoolExecutor(8))         # or aio_server()
 reviews_pb2_grpc.add_ReviewsServicer_to_server(Reviews(), server)
 server.add_port("0.0.0.0:9080")
@@ -61,6 +63,46 @@ def aio_channel(
     for tasks that is made.
     """
     return AsyncChannel(target, mesh, options, compression, interceptors)
+
+
+def xds_channel(
+    target: str,
+    mesh: Mesh | None = None,
+    options: Iterable[tuple[str, Any]] | None = None,
+    compression: grpc.Compression | None = None,
+) -> grpc.Channel:
+    """A channel of gRPC's own to `host:port` of the mesh: what its own xDS client (`xds:///`) honours holds,
+    at its speed. Its bootstrap and certificates are made, and kept new, for as long as the channel lives.
+
+    What it ignores of the rules is told in a warning, see `ignored_by_xds`. `mesh` None: the process's own;
+    `options` and `compression` are gRPC's. ValueError: the target is anything else. ConfigError: the mesh is
+    a folder, or gRPC works by another bootstrap in this process.
+    """
+    from meshlib_grpc.xds.channel import xds_channel
+
+    return xds_channel(target, mesh, options, compression)
+
+
+def aio_xds_channel(
+    target: str,
+    mesh: Mesh | None = None,
+    options: Iterable[tuple[str, Any]] | None = None,
+    compression: grpc.Compression | None = None,
+    interceptors: Sequence[grpc.aio.ClientInterceptor] | None = None,
+) -> grpc.aio.Channel:
+    """As `xds_channel`, for tasks: a `grpc.aio.Channel` of gRPC's own."""
+    from meshlib_grpc.xds.channel import aio_xds_channel
+
+    return aio_xds_channel(target, mesh, options, compression, interceptors)
+
+
+def ignored_by_xds(target: str, mesh: Mesh | None = None) -> tuple[str, ...]:
+    """What the rules of `host:port` say that gRPC's own xDS client does not do: document, line, field, and
+    what becomes of it. Waits until the rules are known, and fails as a first call does.
+    """
+    from meshlib_grpc.xds.channel import ignored_by_xds
+
+    return ignored_by_xds(target, mesh)
 
 
 def interceptors(target: str, mesh: Mesh | None = None) -> list[grpc.UnaryUnaryClientInterceptor]:
@@ -189,12 +231,15 @@ __all__ = [
     "aio_interceptors",
     "aio_server",
     "aio_server_interceptor",
+    "aio_xds_channel",
     "caller",
     "channel",
+    "ignored_by_xds",
     "interceptors",
     "server",
     "server_credentials",
     "server_interceptor",
+    "xds_channel",
 ]
 
 

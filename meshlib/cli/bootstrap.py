@@ -1,7 +1,6 @@
 """`meshlib bootstrap grpc`: what gRPC's own xDS client and server need to be in the mesh, in any language."""
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -20,10 +19,6 @@ if TYPE_CHECKING:
     from meshlib.dataplane.tls import Held
 
 log = logging.getLogger(__name__)
-
-LOOK_SECONDS = 0.5
-"""How often it is looked whether there is a new certificate."""
-FILE, SOCKET = "bootstrap.json", "control.sock"
 
 app = typer.Typer(
     name="bootstrap",
@@ -108,7 +103,7 @@ def grpc(
         with CertFolder(where) as folder:
             held = certs.ensure()
             if keep:
-                asyncio.run(_kept(settings, name, certs, held, folder, written=out is not None))
+                asyncio.run(_kept(settings, name, certs, folder, written=out is not None))
             else:
                 _once(settings, name, held, folder, written=out is not None)
     finally:
@@ -145,33 +140,26 @@ def _once(settings: "Bootstrap", name: str, held: "Held", folder: "CertFolder", 
 
 
 async def _kept(
-    settings: "Bootstrap", name: str, certs: "Certs", kept: "Held", folder: "CertFolder", *, written: bool
+    settings: "Bootstrap", name: str, certs: "Certs", folder: "CertFolder", *, written: bool
 ) -> None:
-    from meshlib.dataplane.control_socket import leading_to
+    from meshlib.dataplane.control_socket import listen_at
     from meshlib.dataplane.grpc_bootstrap import grpc_bootstrap
+    from meshlib.dataplane.grpc_keep import kept, socket_of
 
     told, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, told.set)
-    folder.write(kept)
-    path = folder.path / SOCKET
-    async with leading_to(settings.control, path, certs.secure):
-        _tell(grpc_bootstrap(settings, name, folder, str(path)), folder if written else None)
-        certs.watch_roots()
-        while not told.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(told.wait(), LOOK_SECONDS)
-            held = certs.held
-            if held is not None and held is not kept:
-                try:
-                    folder.write(held)
-                    kept = held
-                except OSError as error:
-                    log.warning("the new certificate can't be written to %s: %s", folder.path, error)
+    path = socket_of(folder)
+    async with kept(settings.control, certs, folder, listen_at(path)):
+        made = grpc_bootstrap(settings, name, folder, str(path))
+        _tell(made, folder if written else None)
+        await told.wait()
 
 
 def _tell(made: Mapping[str, Any], folder: "CertFolder | None") -> None:
     """Prints the bootstrap, or writes it and prints the environment that names it."""
+    from meshlib.dataplane.grpc_bootstrap import FILE
+
     text = json.dumps(made, indent=2)
     if folder is None:
         typer.echo(text)

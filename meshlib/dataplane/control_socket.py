@@ -6,6 +6,7 @@ For programs that can't do that TLS by themselves. Rules:
 - Each connection has one of its own behind it, with the certificate of that moment; when the control service
   ends it, as it does when that certificate has ended, so does the other, and the program comes again.
 - Nothing is read faster than the other side takes it.
+- A fork's child drops its copies without a word, or an end would not be seen while it lives.
 """
 
 import asyncio
@@ -14,9 +15,11 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
+from meshlib.dataplane import fork
 from meshlib.errors import ConfigError, ControlUnavailable
 from meshlib.xds.names import CONTROL_SERVER, split_authority
 
@@ -24,19 +27,37 @@ log = logging.getLogger(__name__)
 
 LONGEST_PATH = 100
 """Bytes of the path of a socket that every system takes."""
+BACKLOG = 100
 PATIENCE = 10.0
 _PIECE = 64 * 1024
 
 
+def listen_at(path: Path) -> socket.socket:
+    """Listens there: who comes before `leading_to` does waits. ConfigError: it can't be listened there."""
+    if len(os.fsencode(path)) > LONGEST_PATH:
+        raise ConfigError(f"{path} is too long for a socket's path: at most {LONGEST_PATH} bytes are allowed")
+    made = socket.socket(socket.AF_UNIX)
+    try:
+        _gone(path)
+        made.bind(str(path))
+        path.chmod(0o600)  # before it listens, so that nobody else ever reached it
+        made.listen(BACKLOG)
+    except OSError as error:
+        made.close()
+        raise ConfigError(f"{path} can't be listened at: {error.strerror}") from None
+    return made
+
+
 @contextlib.asynccontextmanager
 async def leading_to(
-    control: str, path: Path, secure: Callable[[], ssl.SSLContext | None]
+    control: str, listening: socket.socket, secure: Callable[[], ssl.SSLContext | None]
 ) -> AsyncIterator[None]:
-    """Listens at `path` while the block runs; `secure` gives the context for one connection.
-
-    ConfigError: it can't be listened there.
+    """Takes the connections of `listening`, and in the end closes and removes it, while the block runs;
+    `secure` gives the context for one connection.
     """
-    listening = _listening(path)
+    path = Path(listening.getsockname())
+    ends = _Ends()
+    ends.add(listening)
     pipes: set[asyncio.Task[None]] = set()
 
     async def came(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -46,7 +67,7 @@ async def leading_to(
             task.add_done_callback(pipes.discard)
         # A stream's callback that is cancelled would be logged as a failure.
         with contextlib.suppress(asyncio.CancelledError), contextlib.closing(writer):
-            await _pipe(control, secure, reader, writer)
+            await _pipe(control, secure, reader, writer, ends)
 
     server = await asyncio.start_unix_server(came, sock=listening)
     try:
@@ -59,20 +80,6 @@ async def leading_to(
         _gone(path)
 
 
-def _listening(path: Path) -> socket.socket:
-    if len(os.fsencode(path)) > LONGEST_PATH:
-        raise ConfigError(f"{path} is too long for a socket's path: at most {LONGEST_PATH} bytes are allowed")
-    made = socket.socket(socket.AF_UNIX)
-    try:
-        _gone(path)
-        made.bind(str(path))
-        path.chmod(0o600)  # before it listens, so that nobody else ever reached it
-    except OSError as error:
-        made.close()
-        raise ConfigError(f"{path} can't be listened at: {error.strerror}") from None
-    return made
-
-
 def _gone(path: Path) -> None:
     path.unlink(missing_ok=True)
 
@@ -82,6 +89,7 @@ async def _pipe(
     secure: Callable[[], ssl.SSLContext | None],
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
+    ends: "_Ends",
 ) -> None:
     host, port = split_authority(control, 0)
     try:
@@ -92,7 +100,8 @@ async def _pipe(
     except (OSError, ControlUnavailable) as error:
         log.warning("the control service %s can't be reached: %s", control, error)
         return
-    with contextlib.closing(far[1]):
+    sockets = [one.get_extra_info("socket") for one in (writer, far[1])]
+    with contextlib.closing(far[1]), ends.held(sockets):
         ways = [asyncio.create_task(_flow(reader, far[1])), asyncio.create_task(_flow(far[0], writer))]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -106,3 +115,39 @@ async def _flow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     while piece := await reader.read(_PIECE):
         writer.write(piece)
         await writer.drain()
+
+
+class _Ends:
+    """The sockets of one."""
+
+    def __init__(self) -> None:
+        self._sockets: set[Any] = set()
+        fork.watch(self)
+
+    def add(self, one: Any) -> None:
+        """For as long as this lives."""
+        self._sockets.add(one)
+
+    @contextlib.contextmanager
+    def held(self, sockets: Collection[Any]) -> Iterator[None]:
+        """For the time of the block."""
+        self._sockets.update(sockets)
+        try:
+            yield
+        finally:
+            self._sockets.difference_update(sockets)
+
+    def before_fork(self) -> None:
+        """What is closed meanwhile has no descriptor."""
+
+    def after_fork_in_parent(self) -> None:
+        """Goes on."""
+
+    def after_fork_in_child(self) -> None:
+        """Puts something else at their descriptors: whose objects they are closes those."""
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for one in self._sockets:
+            if one.fileno() >= 0:
+                os.dup2(nothing, one.fileno(), inheritable=False)
+        os.close(nothing)
+        self._sockets = set()

@@ -20,6 +20,7 @@ from meshlib.xds import pb
 from meshlib.xds.names import INBOUND_LISTENER, split_authority
 from meshlib.xds.node import Client, Flavour, Locality, to_node
 
+FILE = "bootstrap.json"
 PROVIDER = "default"
 REFRESH = "5s"
 """Between two looks at the files."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.ports import free_port
 
-from meshlib.dataplane.control_socket import leading_to
+from meshlib.dataplane.control_socket import leading_to, listen_at
 from meshlib.errors import ConfigError
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -50,7 +50,7 @@ def test_it_leads_there_and_back_and_ends_with_it(tmp_path: Path) -> None:
     path, port = tmp_path / "s", free_port()
 
     async def run() -> None:
-        async with leading_to(f"127.0.0.1:{port}", path, lambda: None):
+        async with leading_to(f"127.0.0.1:{port}", listen_at(path), lambda: None):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
             async with connected(path) as early, asyncio.timeout(20):
                 assert await early[0].read() == b""  # nobody is there
@@ -67,7 +67,7 @@ def test_it_leads_there_and_back_and_ends_with_it(tmp_path: Path) -> None:
 
 def test_a_socket_left_behind_is_replaced_and_a_long_path_refused(tmp_path: Path) -> None:
     async def run(path: Path) -> None:
-        async with leading_to("127.0.0.1:1", path, lambda: None):
+        async with leading_to("127.0.0.1:1", listen_at(path), lambda: None):
             assert path.is_socket()
 
     (tmp_path / "s").touch()

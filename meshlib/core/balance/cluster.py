@@ -1,5 +1,6 @@
 """A cluster's policy: how to balance, connect, and when to stop."""
 
+from dataclasses import field
 from enum import Enum
 
 from meshlib.core.balance.dns import Named
@@ -8,6 +9,7 @@ from meshlib.core.budget import RetryBudget
 from meshlib.core.http2 import Http2
 from meshlib.core.mtls import ClientTls, Transport
 from meshlib.core.outlier_policy import OutlierPolicy
+from meshlib.core.route.rule import Origin
 from meshlib.values import dataclass
 
 UNLIMITED = 2**32 - 1
@@ -140,3 +142,5 @@ class Cluster:
     """What is asked of endpoints that no transport fits; None: plain text."""
     service: tuple[str, str, str] | None = None
     """Host, name and namespace of the service behind it, for people; None: it does not say."""
+    origin: Origin = field(default=Origin(), compare=False)
+    """Which YAML its policy comes from: a DestinationRule, else what made the service."""

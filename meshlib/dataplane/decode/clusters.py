@@ -15,6 +15,7 @@ from meshlib.dataplane.decode.endpoints import decode_endpoints
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.http2 import decode_http2
 from meshlib.dataplane.decode.mtls import decode_transports
+from meshlib.dataplane.decode.origin import decode_origin
 from meshlib.dataplane.decode.outlier import decode_outlier
 from meshlib.dataplane.decode.proxy_protocol import decode_proxy_protocol
 from meshlib.dataplane.decode.telemetry import decode_service
@@ -83,6 +84,7 @@ def decode_cluster(message: Any) -> Cluster:
         transports=transports,
         tls=tls,
         service=decode_service(message.metadata),
+        origin=decode_origin(message),
     )
 
 

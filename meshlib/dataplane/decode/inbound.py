@@ -36,6 +36,7 @@ from meshlib.dataplane.decode.mtls import (
     is_own_certificate,
     unpack_socket,
 )
+from meshlib.dataplane.decode.origin import decode_origin, origin_of
 from meshlib.dataplane.decode.routes import decode_routes
 from meshlib.dataplane.decode.tracing import decode_tracing
 from meshlib.identity.spiffe import SCHEME
@@ -105,7 +106,7 @@ def decode_inbound(message: Any, filters: Mapping[str, FilterDecoder] = FILTERS)
         name=message.name,
         tls=ServerTls(mode, secured.trust_domains, secured.alpn, secured.min_version),
         filters=found,
-        origin=_origin(message),
+        origin=decode_origin(message),
         paths=_paths(manager, path),
         policies=_policies(message),
         telling=telling,
@@ -247,21 +248,10 @@ def _unpacked(packed: Any, path: str) -> Any:
         raise Refused(path, f"can't be decoded: {error}") from None
 
 
-def _origin(message: Any) -> Origin:
-    if MESHLIB_METADATA not in message.metadata.filter_metadata:
-        return Origin()
-    said = message.metadata.filter_metadata[MESHLIB_METADATA].fields
-    return _said(said)
-
-
 def _policies(message: Any) -> Mapping[str, Origin]:
     """Which YAML made each policy, by its name in the filters."""
     if MESHLIB_METADATA not in message.metadata.filter_metadata:
         return MappingProxyType({})
     said = message.metadata.filter_metadata[MESHLIB_METADATA].fields
     listed = said["policies"].struct_value.fields if "policies" in said else {}
-    return MappingProxyType({name: _said(listed[name].struct_value.fields) for name in listed})
-
-
-def _said(fields: Any) -> Origin:
-    return Origin(*(fields[key].string_value if key in fields else "" for key in ("document", "source")))
+    return MappingProxyType({name: origin_of(listed[name].struct_value.fields) for name in listed})

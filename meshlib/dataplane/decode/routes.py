@@ -11,7 +11,7 @@ Rules:
 from typing import Any
 
 from meshlib.core.headers import HeaderEdits
-from meshlib.core.route.rule import DirectResponse, Forward, Origin, Redirect, Route
+from meshlib.core.route.rule import DirectResponse, Forward, Redirect, Route
 from meshlib.core.route.table import RouteTable, VirtualHost
 from meshlib.dataplane.decode.errors import Refused, decode_each
 from meshlib.dataplane.decode.fault import decode_fault
@@ -20,6 +20,7 @@ from meshlib.dataplane.decode.headers import decode_edits
 from meshlib.dataplane.decode.hedge import decode_hedge
 from meshlib.dataplane.decode.match import decode_match
 from meshlib.dataplane.decode.mirror import decode_mirrors
+from meshlib.dataplane.decode.origin import decode_origin
 from meshlib.dataplane.decode.redirect import DEFAULT_MAX_BODY, decode_direct_response, decode_redirect
 from meshlib.dataplane.decode.retry import decode_retry
 from meshlib.xds.names import BLOCK_ALL
@@ -27,8 +28,6 @@ from meshlib.xds.names import BLOCK_ALL
 MAX_HOSTS = 20_000
 MAX_ROUTES = 50_000
 """In all virtual hosts of one configuration."""
-METADATA = "meshlib"
-"""The filter metadata that says which document a route came from: `document` and `source`."""
 
 
 def decode_routes(message: Any, *, served: bool = False) -> RouteTable:
@@ -143,12 +142,3 @@ class _Decoder:
         if self.specific_wins:
             return whole.then(host).then(route)
         return route.then(host).then(whole)
-
-
-def decode_origin(message: Any) -> Origin:
-    """Which document the filter metadata of a Route or FilterChain names."""
-    if METADATA not in message.metadata.filter_metadata:
-        return Origin()
-    said = message.metadata.filter_metadata[METADATA].fields
-    document = said["document"].string_value if "document" in said else ""
-    return Origin(document, said["source"].string_value if "source" in said else "")

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from meshlib.core.route.chain import Connections, FilterChain, Share, Subnet
 from meshlib.dataplane.decode.errors import Refused, decode_each
-from meshlib.dataplane.decode.routes import decode_origin
+from meshlib.dataplane.decode.origin import decode_origin
 from meshlib.dataplane.decode.text import decode_seconds
 from meshlib.dataplane.decode.tunnel import decode_tunnel
 from meshlib.xds import pb
