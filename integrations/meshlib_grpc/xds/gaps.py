@@ -102,7 +102,7 @@ def _used(view: View, routes: tuple[Route, ...]) -> Iterator[Used]:
     )
     for name in named:
         cluster = view.clusters.get(name)
-        if cluster is not None:
+        if cluster is not None and cluster.service is not None:  # of others no document says anything
             found = cluster.inline or view.endpoints.get(name) or EndpointSet()
             yield Used(cluster, tuple(one for group in found.localities for one in group.endpoints))
 
@@ -129,10 +129,7 @@ def _edits(route: Route) -> Found:
     if not isinstance(action, Forward):
         return
     if action.rewrite is not None:
-        yield (
-            "rewrite",
-            f"the path stays ({action.rewrite_text})" if action.rewrite_text else "the path stays",
-        )
+        yield "rewrite", "the path stays"
     if action.authority or any(split.authority for split in splits):
         yield "rewrite.authority", "the authority stays"
     if action.mirrors:

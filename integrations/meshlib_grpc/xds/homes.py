@@ -8,8 +8,11 @@ Rules:
 - Programs that this one starts inherit the environment; one that makes a home knows ours by its name.
 - A fork's child makes a home of its own. The channels that it inherited are closed for that: as long as they
   live gRPC takes the parent's bootstrap.
+- Once gRPC looks at certificates in files a fork hangs in it, in the parent: it waits for the thread that
+  looks, which never ends (grpcio 1.85). Nobody can help that; it is told.
 """
 
+import logging
 import os
 import threading
 import time
@@ -23,6 +26,9 @@ from meshlib.errors import ConfigError
 from meshlib_grpc.xds.home import Home, Identity
 from meshlib_grpc.xds.reading import VARIABLE, foreign, readers
 
+log = logging.getLogger(__name__)
+
+FORKS = "GRPC_ENABLE_FORK_SUPPORT"
 PATIENCE = 1.0
 """Seconds that gRPC may take to let go of what it has read."""
 
@@ -83,6 +89,14 @@ class Homes:
     def before_fork(self) -> None:
         """Nobody moves during a fork."""
         self._lock.acquire()
+        home = self._home
+        if home is not None and home.identity.certs is not None and _waits() and readers():
+            log.error(
+                "this process forks and will hang in gRPC, which waits for its own thread: fork before the "
+                "first call of an xDS channel, start programs in another way (spawn), or set %s=0 and use no "
+                "gRPC in the child",
+                FORKS,
+            )
 
     def after_fork_in_parent(self) -> None:
         """Goes on."""
@@ -94,6 +108,11 @@ class Homes:
         if home is not None:
             home.disown()
             self._inherited.extend(home.users)
+
+
+def _waits() -> bool:
+    """Whether gRPC does something about forks."""
+    return os.environ.get(FORKS, "").lower() not in ("0", "f", "false", "n", "no")
 
 
 def _closed(inherited: Any) -> None:
