@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from meshlib_grpc.inbound.aio_server import AsyncServer
     from meshlib_grpc.inbound.interceptor import ServerInterceptor
     from meshlib_grpc.inbound.server import Server
+    from meshlib_grpc.xds.server import XdsServer
 
 
 def channel(
@@ -178,6 +179,36 @@ def aio_server(
     )
 
 
+def xds_server(
+    thread_pool: "ThreadPoolExecutor",
+    handlers: Sequence[Any] | None = None,
+    interceptors: Sequence[Any] | None = None,
+    options: Sequence[tuple[str, Any]] | None = None,
+    maximum_concurrent_rpcs: int | None = None,
+    compression: "grpc.Compression | None" = None,
+    *,
+    mesh: Mesh | None = None,
+    register: bool = True,
+) -> "XdsServer":
+    """gRPC's own xDS server: the connections and policies are gRPC's to look after. `add_port("IP:port")`.
+
+    `mesh` None: the process's own. `register`: as of `server`. ConfigError: the mesh is a folder, or gRPC
+    works by another bootstrap in this process.
+    """
+    from meshlib_grpc.xds.server import XdsServer
+
+    return XdsServer(
+        thread_pool,
+        handlers,
+        interceptors,
+        options,
+        maximum_concurrent_rpcs,
+        compression,
+        mesh=mesh,
+        register=register,
+    )
+
+
 def server_interceptor(mesh: Mesh | None = None, port: int | None = None) -> "ServerInterceptor":
     """For a `grpc.server` whose ports are gRPC's own: the first of its interceptors. `port`: at which it
     serves, whose policies hold; None: the one of the setting `ports`.
@@ -218,6 +249,7 @@ _LAZY = {
     "AsyncServer": "meshlib_grpc.inbound.aio_server",
     "ServerInterceptor": "meshlib_grpc.inbound.interceptor",
     "Server": "meshlib_grpc.inbound.server",
+    "XdsServer": "meshlib_grpc.xds.server",
 }
 
 __all__ = [
@@ -227,6 +259,7 @@ __all__ = [
     "Channel",
     "Server",
     "ServerInterceptor",
+    "XdsServer",
     "aio_channel",
     "aio_interceptors",
     "aio_server",
@@ -240,6 +273,7 @@ __all__ = [
     "server_credentials",
     "server_interceptor",
     "xds_channel",
+    "xds_server",
 ]
 
 

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import patch
 
@@ -367,6 +368,61 @@ def test_what_grpc_can_not_have(tmp_path: Path, mesh: meshlib.Mesh, monkeypatch:
     with pytest.raises(ConfigError, match="is too long for a socket's path"):
         meshlib_grpc.xds_channel(TARGET, mesh)
     assert list(long.iterdir()) == []
+
+
+ALLOWED = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: mine}
+spec:
+  selector: {matchLabels: {app: mine}}
+  rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/cart]}}]}]
+"""
+
+
+@pytest.mark.parametrize(("mode", "host"), [("STRICT", "127.0.0.1"), ("PERMISSIVE", "0.0.0.0")])
+def test_a_server_registers_and_asks_who_calls(mode: str, host: str, greeters: Greeters) -> None:
+    service = SERVED.partition("---")[0].replace("greeter", "mine")
+    peers = SERVED.rpartition("---")[2].replace("STRICT", mode)
+    greeters.control.edit(service, ALLOWED, peers)
+    control, port = greeters.control, free_port()
+    who = {"labels": "app=mine", "address": "127.0.0.1", "drain": 0.1}
+    with (
+        control.joined("greeter", **who) as mine,
+        control.joined("cart") as cart,
+        control.joined("mallory") as mallory,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        server = meshlib_grpc.xds_server(pool, mesh=mine)
+        handlers = {"who": grpc.unary_unary_rpc_method_handler(lambda _, context: context.peer().encode())}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", handlers),))
+        with pytest.raises(ConfigError, match="needed is IP:port"):
+            server.add_port("127.0.0.1:0")
+        with pytest.raises(ConfigError, match=r"add_port\(address\) opens a port of the mesh"):
+            server.add_insecure_port("127.0.0.1:1")
+        assert server.add_port(f"{host}:{port}") == port
+        server.start()
+        with (
+            meshlib_grpc.channel("mine:7000", cart) as channel,
+            meshlib_grpc.channel("mine:7000", mallory) as other,
+        ):
+            call = channel.unary_unary(PATH + "who")
+            wait_until(lambda: code(call) == "OK", 30, "the server")
+            assert call(b"").startswith(b"ipv4:127.0.0.1")
+            assert code(other.unary_unary(PATH + "who")) == "PERMISSION_DENIED"
+            assert not server.stop(1).is_set()
+            assert not server.wait_for_termination(20)
+            wait_until(lambda: code(call) == "UNAVAILABLE", 20, "it to have left")
+        del server
+
+
+def code(call: grpc.UnaryUnaryMultiCallable) -> str:
+    """What a call comes to."""
+    try:
+        call(b"", timeout=5)
+    except grpc.RpcError as error:
+        return str(error.code().name)
+    return "OK"
 
 
 def program(what: str, environ: dict[str, str], temporary: Path, *called: str) -> subprocess.Popen[str]:

@@ -62,7 +62,7 @@ def shares(options: Sequence[tuple[str, object]]) -> bool:
 
 def registration(mesh: Mesh, sockets: Sequence[socket.socket]) -> Registration:
     """Says that the server is there. What the settings do not say, address and port, is the sockets'."""
-    found = settings_of(mesh.bootstrap, sockets)
+    found = settings_of(mesh.bootstrap, [one.getsockname()[:2] for one in sockets])
     mutual = not found.local and not found.allow_plaintext
     if not found.local:
         return Registration(found, mutual_tls=mutual)
@@ -71,9 +71,8 @@ def registration(mesh: Mesh, sockets: Sequence[socket.socket]) -> Registration:
     return Registration(found, LocalRegistrar, mutual_tls=mutual)
 
 
-def settings_of(settings: Bootstrap, sockets: Sequence[socket.socket]) -> Bootstrap:
-    """With the ports `grpc`, `grpc-1`, … and the address of the sockets, where there are none."""
-    names = [one.getsockname()[:2] for one in sockets]
+def settings_of(settings: Bootstrap, names: Sequence[tuple[str, int]]) -> Bootstrap:
+    """With the ports `grpc`, `grpc-1`, … and the address of sockets of these names, where there are none."""
     ports = settings.ports or tuple(
         (f"grpc-{place}" if place else "grpc", port) for place, (_, port) in enumerate(names)
     )
