@@ -199,13 +199,12 @@ def test_ports() -> None:
 
 
 def test_what_is_registered_is_what_is_served() -> None:
-    with bind("127.0.0.1:0") as one, bind("0.0.0.0:0") as other:
-        first, second = one.getsockname()[1], other.getsockname()[1]
-        found = settings_of(bootstrap({}), [one, other])
-        assert (found.ports, found.address) == ((("grpc", first), ("grpc-1", second)), "127.0.0.1")
-        assert settings_of(bootstrap({}), [other]).address == ""
-        own = bootstrap({}, ports={"api": 80}, address="10.0.0.9")
-        assert settings_of(own, [one]) == own
+    one, other = ("127.0.0.1", 1), ("0.0.0.0", 2)
+    found = settings_of(bootstrap({}), [other, one])
+    assert (found.ports, found.address) == ((("grpc", 2), ("grpc-1", 1)), "127.0.0.1")
+    assert settings_of(bootstrap({}), [other]).address == ""
+    own = bootstrap({}, ports={"api": 80}, address="10.0.0.9")
+    assert settings_of(own, [one]) == own
 
 
 def test_a_passage_under_a_long_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
