@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import grpc
 import grpc.experimental
@@ -34,7 +34,7 @@ import meshlib_grpc
 from meshlib.dataplane import certs, grpc_bootstrap
 from meshlib.errors import ConfigError
 from meshlib.identity import renewal
-from meshlib_grpc.xds import home, homes
+from meshlib_grpc.xds import home, homes, watch
 from meshlib_grpc.xds.reading import INSTEAD, readers
 
 TESTS = Path(__file__).parents[1]
@@ -368,6 +368,30 @@ def test_what_grpc_can_not_have(tmp_path: Path, mesh: meshlib.Mesh, monkeypatch:
     with pytest.raises(ConfigError, match="is too long for a socket's path"):
         meshlib_grpc.xds_channel(TARGET, mesh)
     assert list(long.iterdir()) == []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match="no folder can be made for gRPC's bootstrap"):
+        meshlib_grpc.xds_channel(TARGET, mesh)
+    monkeypatch.undo()
+    with pytest.raises(TypeError):
+        meshlib_grpc.xds_channel(TARGET, mesh, options=(1, 2))  # type: ignore[arg-type]
+
+
+async def test_what_tasks_can_not_have(tmp_path: Path) -> None:
+    with (
+        meshlib.connect(str(tmp_path)) as local,
+        pytest.raises(ConfigError, match="needs a control service"),
+    ):
+        meshlib_grpc.aio_xds_channel(TARGET, local)
+
+
+def test_what_is_ignored_can_not_end_the_keeper(
+    mesh: meshlib.Mesh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(watch, "ignored", Mock(side_effect=IndexError))
+    with meshlib_grpc.xds_channel(TARGET, mesh) as channel:
+        assert hello(channel)[0] == "v1"
+        wait_until(lambda: "can't be told" in caplog.text, 20, "the log")
+        assert (folder() / "control.sock").is_socket()
 
 
 ALLOWED = """

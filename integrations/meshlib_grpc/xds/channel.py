@@ -21,14 +21,11 @@ def xds_channel(
 ) -> grpc.Channel:
     """See `meshlib_grpc.xds_channel`."""
     name = Target.parse(target).name
-    found = mesh or meshlib.default()
-    made = grpc.secure_channel(f"xds:///{name}", _credentials(), tuple(options or ()), compression)
-    try:
-        homes.enter(made, found, name)
-    except BaseException:
-        made.close()
-        raise
-    return made
+
+    def make() -> grpc.Channel:
+        return grpc.secure_channel(f"xds:///{name}", _credentials(), tuple(options or ()), compression)
+
+    return homes.enter(mesh or meshlib.default(), make, name)
 
 
 def aio_xds_channel(
@@ -40,12 +37,12 @@ def aio_xds_channel(
 ) -> grpc.aio.Channel:
     """See `meshlib_grpc.aio_xds_channel`."""
     name = Target.parse(target).name
-    found = mesh or meshlib.default()
-    made = grpc.aio.secure_channel(
-        f"xds:///{name}", _credentials(), tuple(options or ()), compression, interceptors
-    )
-    homes.enter(made, found, name)
-    return made
+
+    def make() -> grpc.aio.Channel:
+        whole = f"xds:///{name}"
+        return grpc.aio.secure_channel(whole, _credentials(), tuple(options or ()), compression, interceptors)
+
+    return homes.enter(mesh or meshlib.default(), make, name)
 
 
 def ignored_by_xds(target: str, mesh: Mesh | None) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 The one place where that is known: each `Gap` is of a row of "Who does what" in docs/how-to/grpc.md, and the
 tests hold the two together. Rules:
 
-- Only what is known from trials is told (docs/reference/grpc-interop.md).
+- Told is what trials showed (docs/reference/grpc-interop.md), what gRPC is not sent, and what it does not say
+  that it reads (GRPC_TRACE=xds_client).
 - It is looked for in the mesh's own view of the host, which is made of the same rules.
 - LEAST_REQUEST is not told of: it stands also where nothing is said, and the view does not know which.
 - Nor is what does the same for a call of gRPC: `connect-failure` is UNAVAILABLE there.

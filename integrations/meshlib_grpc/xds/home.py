@@ -85,20 +85,25 @@ class Home:
         """Whether its last user has gone. Under the lock."""
         self._settings = _as_server(settings)
         self._lock = lock
-        self._owner = os.getpid()
         self._users: weakref.WeakSet[Any] = weakref.WeakSet()
         self._watches: dict[tuple[Mesh, str], Watch] = {}
         self._wake: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
         self._stop = False
         self._listening: socket.socket | None = None
         _sweep()
-        self.folder = CertFolder(Path(tempfile.mkdtemp(prefix=PREFIX)))
+        try:
+            self.folder = CertFolder(Path(tempfile.mkdtemp(prefix=PREFIX)))
+        except OSError as error:
+            raise ConfigError(f"no folder can be made for gRPC's bootstrap: {error}") from None
         try:
             self.folder.__enter__()
+            self.path = self.folder.put(FILE, json.dumps(self._bootstrap(), indent=2))
             if identity.certs is not None:
                 self._listening = listen_at(socket_of(self.folder))
-            self.path = self.folder.put(FILE, json.dumps(self._bootstrap(), indent=2))
-        except BaseException:
+        except OSError as error:
+            self._remove()
+            raise ConfigError(f"gRPC's bootstrap can't be written: {error}") from None
+        except ConfigError:
             self._remove()
             raise
         atexit.register(self._remove)
@@ -124,8 +129,9 @@ class Home:
         """It is kept for as long as `user` lives, and the rules of `target` are looked at. Under the lock."""
         self._users.add(user)
         if target is not None:
-            watch = self._watches.setdefault((mesh, target), Watch(mesh, target))
+            watch = self._watches.get((mesh, target)) or Watch(mesh, target)
             watch.users.add(user)
+            self._watches[mesh, target] = watch  # also if it was just given up
         self._look()
 
     def close(self) -> None:
@@ -158,6 +164,7 @@ class Home:
             asyncio.run(self._kept())
         except Exception:
             log.exception("the bootstrap of gRPC's own xDS is not kept any more")
+            self._end()
         finally:
             if certs is not None:
                 certs.leave()
@@ -179,7 +186,10 @@ class Home:
     def _watch(self) -> None:
         for key, watch in list(self._watches.items()):
             if watch.is_used:
-                watch.look()
+                try:
+                    watch.look()
+                except Exception:  # the certificates have to be kept all the same
+                    log.exception("what gRPC ignores of the rules of %s can't be told", key[1])
             else:
                 watch.end()
                 self._watches.pop(key, None)

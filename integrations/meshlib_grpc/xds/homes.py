@@ -16,7 +16,8 @@ import logging
 import os
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import grpc
 
@@ -26,6 +27,7 @@ from meshlib.errors import ConfigError
 from meshlib_grpc.xds.home import Home, Identity
 from meshlib_grpc.xds.reading import VARIABLE, foreign, readers
 
+User = TypeVar("User")
 log = logging.getLogger(__name__)
 
 FORKS = "GRPC_ENABLE_FORK_SUPPORT"
@@ -46,8 +48,8 @@ class Homes:
     def __repr__(self) -> str:
         return f"<Homes {self._home!r}>"
 
-    def enter(self, user: Any, mesh: Mesh, target: str | None = None) -> None:
-        """`user` lives there from now on.
+    def enter(self, mesh: Mesh, make: Callable[[], User], target: str | None = None) -> User:
+        """Makes what lives there from now on, when gRPC will find the bootstrap. `target`: what it calls.
 
         ConfigError: the application has a bootstrap of its own, or another identity's is in use.
         """
@@ -62,7 +64,9 @@ class Homes:
                 raise ConfigError(
                     foreign() or f"{VARIABLE} is not what it was set to; channels live by {home.path}"
                 )
+            user = make()
             home.add(user, mesh, target)
+            return user
 
     def _leave(self, before: Home | None, identity: Identity) -> None:
         """So that gRPC will read the bootstrap of a new home. ConfigError: it will not."""

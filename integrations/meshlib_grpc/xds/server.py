@@ -43,7 +43,7 @@ class XdsServer(grpc.Server):  # type: ignore[misc]
         """All but the last two are `grpc.server`'s. See `meshlib_grpc.xds_server`."""
         self._mesh = mesh_of(mesh)
         self._registers = register
-        homes.enter(self, self._mesh)  # before gRPC reads the bootstrap, which it does here
+        homes.enter(self._mesh, lambda: self)  # before gRPC reads the bootstrap, which it does here
         options = tuple(options or ())
         if not shares(options):
             options = (*options, (REUSE, 0))
