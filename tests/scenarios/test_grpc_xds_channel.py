@@ -433,6 +433,9 @@ def test_a_server_registers_and_asks_who_calls(mode: str, host: str, greeters: G
             call = channel.unary_unary(PATH + "who")
             wait_until(lambda: code(call) == "OK", 30, "the server")
             assert call(b"").startswith(b"ipv4:127.0.0.1")
+            (told,) = meshlib_grpc.ignored_by_xds("mine:7000", cart)
+            assert told.startswith("Service default/mine mesh.yaml:")
+            assert "calls are plain text, for there is no mutual TLS by itself" in told
             assert code(other.unary_unary(PATH + "who")) == "PERMISSION_DENIED"
             assert not server.stop(1).is_set()
             assert not server.wait_for_termination(20)
