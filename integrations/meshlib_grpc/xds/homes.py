@@ -96,8 +96,8 @@ class Homes:
         home = self._home
         if home is not None and home.identity.certs is not None and _waits() and readers():
             log.error(
-                "this process forks and will hang in gRPC, which waits for its own thread: fork before the "
-                "first call of an xDS channel, start programs in another way (spawn), or set %s=0 and use no "
+                "this process forks, and hangs in gRPC if that looks at certificates: fork before the first "
+                "call of an xDS channel, start programs in another way (spawn), or set %s=0 and use no "
                 "gRPC in the child",
                 FORKS,
             )
