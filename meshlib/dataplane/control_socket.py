@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 LONGEST_PATH = 100
 """Bytes of the path of a socket that every system takes."""
 BACKLOG = 100
+FAREWELL = 0.5
+"""Seconds for the goodbye of TLS."""
 PATIENCE = 10.0
 _PIECE = 64 * 1024
 
@@ -101,7 +103,7 @@ async def _pipe(
         log.warning("the control service %s can't be reached: %s", control, error)
         return
     sockets = [one.get_extra_info("socket") for one in (writer, far[1])]
-    with contextlib.closing(far[1]), ends.held(sockets):
+    with ends.held(sockets):
         ways = [asyncio.create_task(_flow(reader, far[1])), asyncio.create_task(_flow(far[0], writer))]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -109,6 +111,18 @@ async def _pipe(
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
+            await _closed(far[1])
+
+
+async def _closed(writer: asyncio.StreamWriter) -> None:
+    """Closes it, and is there until it is closed: a loop that ended would not do it."""
+    writer.close()
+    try:
+        async with asyncio.timeout(FAREWELL):
+            await writer.wait_closed()
+    except OSError:  # and TimeoutError
+        writer.transport.abort()
+        await asyncio.sleep(0)
 
 
 async def _flow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -135,7 +135,8 @@ def greeters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Greeters]:
 def _nothing_stays() -> Iterator[None]:
     """After each test: no folder, no thread, no word in the environment, nothing read."""
     before = set(Path(tempfile.gettempdir()).glob(f"{home.PREFIX}*"))
-    yield
+    with patch.object(home, "LOOK_SECONDS", 0.05):
+        yield
     gc.collect()
     wait_until(lambda: not readers(), 20, "gRPC to let go")
     wait_until(
@@ -297,10 +298,10 @@ def test_a_bootstrap_of_the_applications_own_is_not_replaced(
     assert os.environ[variable] == "/etc/xds.json"
     monkeypatch.delenv(variable)
     with meshlib_grpc.xds_channel(TARGET, mesh) as channel:
-        monkeypatch.setenv(VARIABLE, "/etc/xds.json")
+        os.environ[VARIABLE] = "/etc/xds.json"
         with pytest.raises(ConfigError, match=f"{VARIABLE} is set to /etc/xds.json"):
             meshlib_grpc.xds_channel(TARGET, mesh)
-        monkeypatch.delenv(VARIABLE)
+        del os.environ[VARIABLE]
         with pytest.raises(ConfigError, match=f"{VARIABLE} is not what it was set to"):
             meshlib_grpc.xds_channel(TARGET, mesh)
         channel.close()
@@ -370,7 +371,7 @@ def test_what_grpc_can_not_have(tmp_path: Path, mesh: meshlib.Mesh, monkeypatch:
         meshlib_grpc.xds_channel(TARGET, mesh, options=(1, 2))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["x" * 100, "a b", "%41", "ü"])
+@pytest.mark.parametrize("name", ["x" * 100, "a %41"])
 def test_any_folder_for_temporary_files_will_do(
     name: str, tmp_path: Path, mesh: meshlib.Mesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
