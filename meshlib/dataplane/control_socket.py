@@ -68,8 +68,11 @@ async def leading_to(
             pipes.add(task)
             task.add_done_callback(pipes.discard)
         # A stream's callback that is cancelled would be logged as a failure.
-        with contextlib.suppress(asyncio.CancelledError), contextlib.closing(writer):
-            await _pipe(control, secure, reader, writer, ends)
+        with contextlib.suppress(asyncio.CancelledError):
+            try:
+                await _pipe(control, secure, reader, writer, ends)
+            finally:
+                await _closed(writer)
 
     server = await asyncio.start_unix_server(came, sock=listening)
     try:
