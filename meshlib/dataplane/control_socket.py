@@ -79,9 +79,12 @@ async def leading_to(
         yield
     finally:
         server.close()
+        if pipes:  # those whose program has gone end by themselves
+            await asyncio.wait(pipes, timeout=FAREWELL)
         for each in pipes:
             each.cancel()
         await asyncio.gather(*pipes, return_exceptions=True)
+        await asyncio.sleep(0)  # in which is closed what was aborted
         _gone(path)
 
 
@@ -99,9 +102,7 @@ async def _pipe(
     host, port = split_authority(control, 0)
     try:
         context = await asyncio.to_thread(secure)  # which may get a certificate first
-        async with asyncio.timeout(PATIENCE):
-            name = CONTROL_SERVER if context is not None else None
-            far = await asyncio.open_connection(host, port, ssl=context, server_hostname=name)
+        far = await _connected(host, port, context)
     except (OSError, ControlUnavailable) as error:
         log.warning("the control service %s can't be reached: %s", control, error)
         return
@@ -117,15 +118,35 @@ async def _pipe(
             await _closed(far[1])
 
 
+async def _connected(
+    host: str, port: int, context: ssl.SSLContext | None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection. OSError. Who is cancelled meanwhile leaves none behind."""
+    name = CONTROL_SERVER if context is not None else None
+    made = asyncio.create_task(asyncio.open_connection(host, port, ssl=context, server_hostname=name))
+    try:
+        await asyncio.wait([made], timeout=PATIENCE)
+    except asyncio.CancelledError:
+        await asyncio.wait([made], timeout=FAREWELL)
+        if made.done() and made.exception() is None:
+            await _closed(made.result()[1])
+        raise
+    finally:
+        made.cancel()
+    if not made.done():
+        raise TimeoutError(f"no connection within {PATIENCE:g} s")
+    return made.result()
+
+
 async def _closed(writer: asyncio.StreamWriter) -> None:
     """Closes it, and is there until it is closed: a loop that ended would not do it."""
     writer.close()
     try:
-        async with asyncio.timeout(FAREWELL):
-            await writer.wait_closed()
-    except OSError:  # and TimeoutError
-        writer.transport.abort()
-        await asyncio.sleep(0)
+        with contextlib.suppress(OSError):  # and TimeoutError
+            async with asyncio.timeout(FAREWELL):
+                await writer.wait_closed()
+    finally:
+        writer.transport.abort()  # if it did not come to that; also of a task that is cancelled here
 
 
 async def _flow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
