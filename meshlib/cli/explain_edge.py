@@ -23,7 +23,8 @@ from meshlib.dataplane.decode.clusters import decode_cluster
 from meshlib.dataplane.decode.endpoints import decode_endpoints
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.inbound import decode_edge
-from meshlib.dataplane.decode.routes import decode_origin, decode_routes
+from meshlib.dataplane.decode.origin import decode_origin
+from meshlib.dataplane.decode.routes import decode_routes
 from meshlib.errors import RefusedResource
 from meshlib.xds import pb
 from meshlib.xds.kinds import Kind

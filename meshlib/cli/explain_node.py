@@ -22,7 +22,7 @@ from meshlib.core.mtls import InboundMode
 from meshlib.core.request import Peer, RequestHead
 from meshlib.dataplane.decode.errors import Refused
 from meshlib.dataplane.decode.inbound import decode_behind
-from meshlib.dataplane.decode.routes import decode_origin
+from meshlib.dataplane.decode.origin import decode_origin
 from meshlib.errors import RefusedResource
 from meshlib.xds import pb
 from meshlib.xds.kinds import Kind

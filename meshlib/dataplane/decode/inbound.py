@@ -125,7 +125,7 @@ def decode_edge(listener: Any, manager: Any) -> Inbound:
         name=listener.name,
         tls=ServerTls(InboundMode.PERMISSIVE),
         filters=tuple(one for one in found if one is not None),
-        origin=_origin(listener),
+        origin=decode_origin(listener),
         paths=_paths(manager, ""),
         policies=_policies(listener),
     )
