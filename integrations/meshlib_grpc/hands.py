@@ -47,7 +47,7 @@ class UnaryHands:
         if attempt.tls is not None:
             attempt = introduced(attempt, attempt.tls, sender.mesh.telemetry)
         made = sender.channels().unary(attempt, self._message, self._wishes, cut)
-        if sender.closed and (isinstance(made, Failed) or made.call is None):
+        if (isinstance(made, Failed) or made.call is None) and sender.closed:
             raise Status(CLOSED.code, details=CLOSED.details)
         return made
 

@@ -189,7 +189,7 @@ class OutboundRequest:
             limits = timeout.effective(action, head, caller_timeout)
             self.hurried = limits.whole == caller_timeout
         else:
-            limits = timeouts(action, head) if self.grpc else action.times
+            limits = action.times if action.max_grpc_timeout is None else timeouts(action, head)
         policy = retry.effective(action.retry, head) if wishes else action.retry
         if policy is None:
             self.body.once()
@@ -217,7 +217,7 @@ class OutboundRequest:
                     sent = timeout.told(action, sent, limits.per_try, left)
                 head = _numbered(sent, self.attempts) if self.host.attempt_count else sent
                 try_deadline = now + limits.per_try if limits.per_try else None
-                host = state.host(found.key)
+                host = state.hosts.get(found.key) or state.host(found.key)
                 slots.begin(host)
                 outcome = yield Attempt(
                     cluster.name,
@@ -227,7 +227,7 @@ class OutboundRequest:
                     try_deadline,
                     deadline,
                     self.attempts,
-                    secure(cluster, found),
+                    secure(cluster, found) if cluster.transports else cluster.tls,
                     slots,
                     found.at,
                 )
@@ -266,7 +266,7 @@ class OutboundRequest:
             sent = _without_consumed(self.head) if wishes else self.head
             per_try = 0.0 if self.hedged(wishes) else limits.per_try
             sent = timeout.told(self.action, sent, per_try, limits.whole or None)
-        return outgoing(sent, self.route, self.action, self.chosen)
+        return outgoing(sent, self.route, self.action, self.chosen) if self.route.edits else sent
 
     def decide(
         self, cluster: Cluster, policy: RetryPolicy | None, slots: Slots, outcome: Event
