@@ -124,7 +124,7 @@ class StreamHands:
                 self._begin_later(action)
             else:
                 self._first = self._begun(made)
-        return _resumed(flow, action)
+        return resumed(flow, action)
 
     def _begin_later(self, attempt: Attempt) -> None:
         """On a thread of its own: a channel has to be made."""
@@ -241,7 +241,7 @@ class StreamHands:
             raise Gone
 
 
-def _resumed(flow: Flow, action: Action) -> Generator[Action, Event, None]:
+def resumed(flow: Flow, action: Action) -> Generator[Action, Event, None]:
     """The same flow, whose first action was taken from it already."""
     try:
         while True:
