@@ -9,7 +9,7 @@ Rules (gRPC over HTTP/2):
 
 import base64
 import binascii
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -74,8 +74,16 @@ def to_headers(metadata: Iterable[Any] | None) -> list[Header]:
     return [_header(name, value) for name, value in metadata or ()]
 
 
-def sendable(headers: Iterable[Header]) -> list[tuple[str, str | bytes]]:
+def sendable(headers: Collection[Header]) -> list[tuple[str, str | bytes]]:
     """The metadata of a request with these headers."""
+    keys = _KEYS
+    try:
+        return [(key, value) for name, value in headers if (key := keys[name])]
+    except KeyError:
+        return _looked_at(headers)
+
+
+def _looked_at(headers: Collection[Header]) -> list[tuple[str, str | bytes]]:
     found: list[tuple[str, str | bytes]] = []
     keys = _KEYS
     for name, value in headers:

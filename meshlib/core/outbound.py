@@ -147,7 +147,7 @@ class OutboundRequest:
     """A request on its way to a cluster: what all its tries share."""
 
     __slots__ = (
-        *("action", "attempts", "body", "chosen", "clock", "cookies", "dice", "endpoint", "grpc", "head"),
+        *("action", "attempts", "body", "chosen", "clock", "cookies", "dice", "endpoint", "head"),
         *("host", "hurried", "ledger", "original", "route", "tried", "version", "view"),
     )
 
@@ -169,7 +169,6 @@ class OutboundRequest:
         self.head, self.body, self.view, self.ledger = head, body, view, ledger
         self.clock, self.dice, self.original, self.version = clock, dice, original, version
         self.host, self.route, self.action, self.chosen = host, route, action, chosen
-        self.grpc = is_grpc(head)
         self.attempts = 0
         self.endpoint = ""
         self.hurried = False
@@ -337,7 +336,7 @@ class OutboundRequest:
         """Tells outlier detection of the endpoint tried last; `late`: a second time. That the caller's time
         ran out, whoever it is, says nothing of an endpoint that is as fast as its route allows.
         """
-        grpc = self.grpc
+        grpc = is_grpc(self.head)
         if isinstance(outcome, ResponseHead):
             if policy.plain and not grpc and outcome.status < 500:
                 end_row(host)

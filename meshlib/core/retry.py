@@ -36,6 +36,8 @@ class RetryOn(Enum):
 
 _RATELIMITED = b"x-envoy-ratelimited"
 _GRPC_STATUS = b"grpc-status"
+_WELL = ((_GRPC_STATUS, b"0"),)
+"""All that most calls of gRPC come to."""
 _STATUSES = {
     RetryOn.FIVE_XX: range(500, 600),
     RetryOn.GATEWAY_ERROR: range(502, 505),
@@ -141,7 +143,8 @@ def wants_retry(policy: RetryPolicy, outcome: Outcome) -> bool:
     """Whether the policy names this outcome."""
     if isinstance(outcome, Failed):
         return _wants_after_failure(policy.retry_on, outcome.how)
-    if policy.telling.isdisjoint(map(bytes.lower, dict(outcome.headers))):
+    headers = outcome.headers
+    if headers == _WELL or policy.telling.isdisjoint(map(bytes.lower, dict(headers))):
         return outcome.status in policy.statuses
     return _wants_after_response(policy, outcome)
 
@@ -169,7 +172,7 @@ def _wants_after_response(policy: RetryPolicy, head: ResponseHead) -> bool:
     if head.status in policy.statuses or not policy.named.isdisjoint(said):
         return True
     grpc = said.get(_GRPC_STATUS)
-    return grpc is not None and grpc != b"0" and number(grpc) in policy.codes
+    return grpc is not None and number(grpc) in policy.codes
 
 
 def back_off(policy: RetryPolicy, retry: int, dice: Dice) -> float:
