@@ -1,13 +1,22 @@
-"""A call for tasks, of each of the four kinds. It begins at once, in a task of its own."""
+"""A call for tasks, of each of the four kinds.
+
+Rules:
+
+- It begins at once, in a task of its own.
+- But for a call with one request and one response that is awaited at once, as most are: if its first try
+  could begin, whoever awaits it needs no other task for the rest. If nobody does by the next turn of the
+  loop, it is given a task then.
+"""
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from functools import partial
 from typing import Any
 
 import grpc
 
-from meshlib.core.actions import Facts
+from meshlib.core.actions import Facts, Flow
 from meshlib.dataplane import exchange
 from meshlib.dataplane.drive import Answer, AsyncBody, FlightFailed
 from meshlib.errors import ControlError
@@ -53,13 +62,30 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
         self._until: float | None = None
         if request.patience is not None:
             self._until = asyncio.get_running_loop().time() + request.patience
-        sender.calls.add(self)
-        # A stream that the application drops is ended: its task must not keep it.
-        found = weakref.ref(self) if self._may_be_dropped else lambda: self
-        work = _run(found, sender, request, hands)
-        self._task = asyncio.get_running_loop().create_task(work, name="meshlib-grpc-call")
+        if self._may_be_dropped:
+            sender.streams.add(self)
+        else:
+            sender.calls.add(self)
+        self._task: asyncio.Task[None] | None = None
+        """In which it goes on; None: it does in that of whoever awaits it."""
+        self._begin()
 
     _may_be_dropped = False
+
+    def _begin(self) -> None:
+        # A stream that the application drops is ended: its task must not keep it.
+        found = weakref.ref(self) if self._may_be_dropped else lambda: self
+        self._go_on(_run(found, partial(self._sender.send, self._request, self._hands)))
+
+    def _go_on(self, work: Coroutine[Any, Any, None]) -> None:
+        self._task = asyncio.get_running_loop().create_task(work, name="meshlib-grpc-call")
+
+    async def _decided(self) -> None:
+        """Waits until it is known which try counts; of a call with one response, until its end."""
+        if self._task is None:
+            await self._ended()
+        else:
+            await asyncio.wait({self._task})
 
     def _streams(self) -> bool:
         return True
@@ -68,7 +94,8 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
         if hasattr(self, "_task") and not self._is_over:
             self.cancel()
 
-    async def _answered(self, answer: Answer) -> None:
+    def _answered(self, answer: Answer) -> Awaitable[None] | None:
+        """There is an answer; gives what is still to be awaited."""
         self._answer = answer
         if isinstance(self._body, AsyncMessages):
             self._body.once()
@@ -80,6 +107,7 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
             last.told = lambda ended: watched.trailed(status_headers(ended.code.value[0]))
             if last.ended is not None:
                 last.told(last.ended)
+        return None
 
     def _fail(self, error: Status) -> None:
         error._initial_metadata = grpc.aio.Metadata.from_tuple(tuple(error._initial_metadata))  # noqa: SLF001
@@ -98,6 +126,7 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
         self._body.drop()
         if not self._is_over:
             self._is_over = True
+            self._sender.calls.discard(self)
             if self._over is not None:
                 self._over.set()
             callbacks, self._callbacks = self._callbacks, []
@@ -107,7 +136,7 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
     async def ended(self) -> None:
         """Waits for the end, and for its task."""
         await self._ended()
-        await asyncio.wait({self._task})
+        await self._decided()
 
     async def _ended(self) -> None:
         if not self._is_over:
@@ -116,6 +145,7 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
 
     async def _message(self) -> Any:
         """The next message; EOF: the call went well. Status; CancelledError."""
+        assert self._task is not None  # noqa: S101 - it is a stream
         await self._task
         if self._error is not None:
             if self._cancelled:
@@ -155,7 +185,7 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
         """Of the response, as the rules leave it."""
         if self._hands.wanted is not None:
             self._hands.wanted.set()
-        await asyncio.wait({self._task})
+        await self._decided()
         if self._how is not None:
             return _metadata(self._how.initial)
         return _metadata(() if self._answer is None else to_metadata(self._answer.headers))
@@ -184,7 +214,7 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
 
     async def wait_for_connection(self) -> None:
         """Waits until it is known which try counts. Status."""
-        await asyncio.wait({self._task})
+        await self._decided()
         if self._error is not None:
             raise self._error
 
@@ -205,7 +235,10 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
         if self._is_over:
             return False
         self._cancelled = True
-        self._task.cancel()
+        if self._task is None:
+            self._hands.cancel()
+        else:
+            self._task.cancel()
         if self._answer is not None and isinstance(self._answer.body, AsyncBody):
             self._answer.body.close()
         self._fail(Status(CANCELLED, details=LEFT.details))
@@ -219,23 +252,23 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
             self._callbacks.append(callback)
 
 
-async def _run(
-    found: Callable[[], _Call | None], sender: AsyncSender, request: exchange.Request, hands: AsyncHands
-) -> None:
+async def _run(found: Callable[[], _Call | None], send: Callable[[], Awaitable[Answer]]) -> None:
     """Until it is decided which try counts; of a call with one response, to its end. `found` gives the call;
     None: the application has dropped it.
     """
     error: Status
     try:
         try:
-            answer = await sender.send(request, hands)
+            answer = await send()
         except FlightFailed as raised:
             raise of_failure(raised) from None
         except ControlError as raised:
             raise of_control(raised) from raised
         call = found()
         if call is not None:
-            await call._answered(answer)  # noqa: SLF001 - its other half
+            left = call._answered(answer)  # noqa: SLF001 - its other half
+            if left is not None:
+                await left
         elif isinstance(answer.body, AsyncBody):
             answer.body.close()
         return
@@ -259,9 +292,9 @@ class _Single(_Call):
 
     def __await__(self) -> Generator[Any, None, Any]:
         task = self._task
-        if not task.done():
+        if not (self._is_over if task is None else task.done()):
             try:
-                yield from task
+                yield from self._ended().__await__() if task is None else task
             except asyncio.CancelledError:
                 self.cancel()
                 raise
@@ -278,8 +311,37 @@ class UnaryUnaryCall(_Single, grpc.aio.UnaryUnaryCall):  # type: ignore[misc]
     def _streams(self) -> bool:
         return False
 
-    async def _answered(self, answer: Answer) -> None:
-        await super()._answered(answer)
+    def _begin(self) -> None:
+        self._flow = self._sender.begin(self._request, self._hands)
+        """What follows the first try, until somebody goes on with it."""
+        if self._flow is None:
+            super()._begin()
+        elif self._hands.begun:
+            asyncio.get_running_loop().call_soon(self._look)
+        else:
+            self._look()
+
+    def _look(self) -> None:
+        """If nobody awaits it, a task does."""
+        if self._flow is not None:
+            self._go_on(self._rest(self._flow))
+
+    async def _decided(self) -> None:
+        self._look()
+        await super()._decided()
+
+    def _rest(self, flow: Flow) -> Coroutine[Any, Any, None]:
+        self._flow = None
+        return _run(lambda: self, partial(self._sender.run, self._request, flow, self._hands))
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        if self._flow is not None and not self._is_over:
+            self._hands.inline = True
+            yield from self._rest(self._flow).__await__()
+        return (yield from super().__await__())
+
+    def _answered(self, answer: Answer) -> None:
+        super()._answered(answer)
         last = self._hands.last
         assert isinstance(last, Unary)  # noqa: S101 - it is no stream
         if last.call is None:
@@ -338,8 +400,11 @@ class _Writing(_Call):
 class StreamUnaryCall(_Writing, _Single, grpc.aio.StreamUnaryCall):  # type: ignore[misc]
     """A stream of requests, one response."""
 
-    async def _answered(self, answer: Answer) -> None:
-        await super()._answered(answer)
+    def _answered(self, answer: Answer) -> Awaitable[None]:
+        super()._answered(answer)
+        return self._collected(answer)
+
+    async def _collected(self, answer: Answer) -> None:
         body, last = answer.body, self._hands.last
         assert isinstance(body, AsyncBody) and isinstance(last, AsyncStreamed)  # noqa: S101, PT018 - streams
         try:

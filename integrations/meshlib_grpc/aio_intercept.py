@@ -9,7 +9,7 @@ from typing import Any, cast
 import grpc
 
 import meshlib
-from meshlib.core.actions import Attempt, Mirror
+from meshlib.core.actions import Attempt, Flow, Mirror
 from meshlib.core.request import Failed
 from meshlib.dataplane import exchange, network
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, OwnTimeouts
@@ -21,7 +21,7 @@ from meshlib_grpc.aio_call import (
     UnaryUnaryCall,
 )
 from meshlib_grpc.aio_channel import each_of
-from meshlib_grpc.aio_sender import AsyncSender
+from meshlib_grpc.aio_sender import AsyncHands, AsyncSender
 from meshlib_grpc.asynchronous import AsyncStreamed, failed
 from meshlib_grpc.bodies import AsyncMessages, Message
 from meshlib_grpc.metadata import Metadata
@@ -98,6 +98,10 @@ class _Sender(AsyncSender):
 
     def _connect(self) -> network.AsyncConnections:
         return cast(network.AsyncConnections, _Tries(self.mesh.clock))
+
+    def begin(self, request: exchange.Request, hands: AsyncHands) -> Flow | None:
+        """A try goes on by what has to be awaited."""
+        return None
 
     def mirror(self, mirror: Mirror, request: exchange.Request) -> None:
         """None are sent."""

@@ -12,7 +12,15 @@ from meshlib.dataplane.drive import Answer
 from meshlib.dataplane.exchange import Request
 from meshlib.dataplane.http.limits import NO_TIMEOUTS
 from meshlib_grpc.errors import FLAGS, Status
-from meshlib_grpc.metadata import BadName, Metadata, Metadatum, status_of, to_metadata, to_request
+from meshlib_grpc.metadata import (
+    BadName,
+    Metadata,
+    Metadatum,
+    index_of,
+    status_of,
+    to_metadata,
+    to_request,
+)
 from meshlib_grpc.outcome import CODES, OK, Ended
 
 Serialize = Any
@@ -61,7 +69,7 @@ class Asked(Request):
     def __init__(
         self, target: Target, path: str, headers: list[Header], body: RequestBody, timeout: float | None
     ) -> None:
-        self.head = RequestHead("POST", "http", target.authority, path, headers)
+        self.head = RequestHead("POST", "http", target.authority, path, headers, index_of(headers))
         self.name = target.name
         self.original = (target.host, target.port)
         self.body = body

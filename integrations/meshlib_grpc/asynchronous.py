@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -169,6 +169,18 @@ class _Sent(grpc.aio.Metadata):  # type: ignore[misc]
         return len(self._headers)
 
 
+class Started(NamedTuple):
+    """A try of a call with one request and one response, which has begun."""
+
+    call: Any
+    carrier: Carrier[grpc.aio.Channel]
+    until: float | None
+    """When it must have ended."""
+    attempt: Attempt
+    message: bytes
+    wishes: Wishes
+
+
 class Connections:
     """The channels of a client for one event loop."""
 
@@ -203,24 +215,46 @@ class Connections:
         task.add_done_callback(self._closing.discard)
 
     async def unary(
-        self, attempt: Attempt, message: bytes, wishes: Wishes = NO_WISHES, looks: int = LOOKS
+        self,
+        attempt: Attempt,
+        message: bytes,
+        wishes: Wishes = NO_WISHES,
+        looks: int = LOOKS,
+        wanted: Wanted | None = None,
     ) -> Unary | Failed:
-        """One try of a call with one request and one response."""
-        carrier = await self._carrier(attempt)
+        """One try of a call with one request and one response. `wanted`: what `start` gave."""
+        carrier = await self._carrier(attempt, wanted)
         if isinstance(carrier, Failed):
             return carrier
-        broken = False
+        return await self.outcome(self._start(carrier, attempt, message, wishes), looks)
+
+    def start(self, attempt: Attempt, message: bytes, wishes: Wishes) -> "Started | Failed | Wanted":
+        """Begins such a try without waiting; Wanted: it has to wait for a channel, which `unary` makes."""
+        found = self._channels.find(attempt)
+        return self._start(found, attempt, message, wishes) if isinstance(found, Carrier) else found
+
+    def _start(
+        self, carrier: Carrier[grpc.aio.Channel], attempt: Attempt, message: bytes, wishes: Wishes
+    ) -> "Started":
         try:
-            head = attempt.head
-            left = timeout_of(attempt, self.clock())
-            credentials, compression = wishes
+            head, until = attempt.head, timeout_of(attempt, 0.0)
             call = carrier.stub("unary_unary", head.path)(
                 message,
-                timeout=left,
+                timeout=None if until is None else until - self.clock(),
                 metadata=_Sent(sendable(head.headers)),
-                credentials=credentials,
-                compression=compression,
+                credentials=wishes.credentials,
+                compression=wishes.compression,
             )
+        except BaseException:
+            self._pool.release(carrier)
+            raise
+        return Started(call, carrier, until, attempt, message, wishes)
+
+    async def outcome(self, started: "Started", looks: int = LOOKS) -> Unary | Failed:
+        """What becomes of it; it is over then."""
+        call, carrier, until, attempt, message, wishes = started
+        broken = False
+        try:
             try:
                 whole = await call
             except grpc.aio.AioRpcError as error:
@@ -232,7 +266,7 @@ class Connections:
                     return outcome
             else:
                 carrier.connected = True
-                if left is not None and timeout_of(attempt, now := self.clock()) <= 0:  # type: ignore[operator]
+                if until is not None and (now := self.clock()) >= until:
                     return too_late(attempt, now)
                 return Unary(ok(await call.initial_metadata()), whole, WELL, call)
         finally:
@@ -265,9 +299,11 @@ class Connections:
             raise
         return AsyncStreamed(call, attempt, self.clock, Taken(self._pool, carrier), reading)
 
-    async def _carrier(self, attempt: Attempt) -> Carrier[grpc.aio.Channel] | Failed:
+    async def _carrier(
+        self, attempt: Attempt, wanted: Wanted | None = None
+    ) -> Carrier[grpc.aio.Channel] | Failed:
         """A channel for the attempt, which may be used."""
-        found = self._channels.find(attempt)
+        found = wanted or self._channels.find(attempt)
         if not isinstance(found, Wanted):
             return found
         if attempt.tls is None:

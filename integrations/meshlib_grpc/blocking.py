@@ -73,7 +73,8 @@ class Connections:
         try:
             head = attempt.head
             stub = carrier.stub("unary_unary", head.path)
-            left = timeout_of(attempt, self.clock())
+            until = timeout_of(attempt, 0.0)
+            left = None if until is None else until - self.clock()
             credentials, compression = wishes
             try:
                 asked = (message, left, sendable(head.headers), credentials, None, compression)
@@ -89,7 +90,7 @@ class Connections:
                     return outcome
             else:
                 carrier.connected = True
-                if left is not None and timeout_of(attempt, now := self.clock()) <= 0:  # type: ignore[operator]
+                if until is not None and (now := self.clock()) >= until:
                     return too_late(attempt, now)
                 initial = call.initial_metadata()
                 return Unary(ok(initial) if initial else NOTHING, whole, WELL, call)
@@ -139,26 +140,30 @@ class Connections:
 
     def _carrier(self, attempt: Attempt) -> Carrier[grpc.Channel] | Failed:
         """A channel for the attempt, which may be used."""
-        found = self._find(attempt)
-        if not isinstance(found, Future):
+        found = self._channels.find(attempt)
+        if not isinstance(found, Wanted):
             return found
+        made = self._wanted(attempt, found)
+        if not isinstance(made, Future):
+            return made
         try:
-            seen = found.result(timeout_of(attempt, self.clock()))
+            seen = made.result(timeout_of(attempt, self.clock()))
         except TimeoutError:
             return too_late(attempt, self.clock())
         if isinstance(seen, Failed):
             return seen
-        made = self._pool.find(attempt, self.clock())
-        return made or self._pool.add(attempt, self._made(attempt, seen), seen.secured)
+        there = self._pool.find(attempt, self.clock())
+        return there or self._pool.add(attempt, self._made(attempt, seen), seen.secured)
 
     def _find(self, attempt: Attempt) -> "Carrier[grpc.Channel] | Failed | Future[Seen]":
         """A channel for the attempt, or the look that has to be waited for."""
         found = self._channels.find(attempt)
-        if not isinstance(found, Wanted):
-            return found
+        return self._wanted(attempt, found) if isinstance(found, Wanted) else found
+
+    def _wanted(self, attempt: Attempt, wanted: Wanted) -> "Carrier[grpc.Channel] | Future[Seen]":
         if attempt.tls is None:
             return self._pool.add(attempt, self._made(attempt, None), None)
-        return self._look(attempt, attempt.tls, found)
+        return self._look(attempt, attempt.tls, wanted)
 
     def _look(self, attempt: Attempt, tls: ClientTls, wanted: Wanted) -> "Future[Seen]":
         """Finds out who answers. There is a channel then."""

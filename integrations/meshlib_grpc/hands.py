@@ -47,7 +47,7 @@ class UnaryHands:
         if attempt.tls is not None:
             attempt = introduced(attempt, attempt.tls, sender.mesh.telemetry)
         made = sender.channels().unary(attempt, self._message, self._wishes, cut)
-        if sender.closed and (isinstance(made, Failed) or made.call is None):
+        if (isinstance(made, Failed) or made.call is None) and sender.closed:
             raise Status(CLOSED.code, details=CLOSED.details)
         return made
 
@@ -124,7 +124,7 @@ class StreamHands:
                 self._begin_later(action)
             else:
                 self._first = self._begun(made)
-        return _resumed(flow, action)
+        return resumed(flow, action)
 
     def _begin_later(self, attempt: Attempt) -> None:
         """On a thread of its own: a channel has to be made."""
@@ -241,7 +241,7 @@ class StreamHands:
             raise Gone
 
 
-def _resumed(flow: Flow, action: Action) -> Generator[Action, Event, None]:
+def resumed(flow: Flow, action: Action) -> Generator[Action, Event, None]:
     """The same flow, whose first action was taken from it already."""
     try:
         while True:

@@ -9,7 +9,7 @@ Rules (gRPC over HTTP/2):
 
 import base64
 import binascii
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -32,6 +32,7 @@ class BadName(ValueError):
 
 TYPE = (b"content-type", b"application/grpc")
 _ALWAYS = [(b"te", b"trailers"), TYPE]
+_INDEX = dict(_ALWAYS)
 _GRPCS_OWN = frozenset(
     (
         b"content-type",
@@ -46,7 +47,7 @@ _GRPCS_OWN = frozenset(
 _STATUS, _MESSAGE = b"grpc-status", b"grpc-message"
 _MOST_MILLISECONDS = 10**8 - 1
 _KEYS: dict[bytes, str] = {}
-"""What was found out of names: each call has much the same ones."""
+"""What was found out of the names of texts: each call has much the same ones."""
 _MOST_KEYS = 1000
 
 
@@ -63,22 +64,40 @@ def to_request(metadata: Iterable[Any] | None, timeout: float | None) -> list[He
     return headers
 
 
+def index_of(headers: list[Header]) -> dict[bytes, bytes] | None:
+    """The index of a request's headers, if it is the one that most have; None: it is to be made."""
+    return _INDEX.copy() if len(headers) == len(_ALWAYS) else None
+
+
 def to_headers(metadata: Iterable[Any] | None) -> list[Header]:
     """Metadata of a response."""
     return [_header(name, value) for name, value in metadata or ()]
 
 
-def sendable(headers: Iterable[Header]) -> list[tuple[str, str | bytes]]:
+def sendable(headers: Collection[Header]) -> list[tuple[str, str | bytes]]:
     """The metadata of a request with these headers."""
+    keys = _KEYS
+    try:
+        return [(key, value) for name, value in headers if (key := keys[name])]
+    except KeyError:
+        return _looked_at(headers)
+
+
+def _looked_at(headers: Collection[Header]) -> list[tuple[str, str | bytes]]:
     found: list[tuple[str, str | bytes]] = []
+    keys = _KEYS
     for name, value in headers:
-        key = _KEYS.get(name)
+        key = keys.get(name)
         if key is None:
-            key = _KEYS[name] = _key_of(name)
-            if len(_KEYS) > _MOST_KEYS:
-                _KEYS.clear()
+            key = _key_of(name)
+            if key[-4:] == "-bin":
+                found.append((key, bytes_of(value)))
+                continue
+            if len(keys) >= _MOST_KEYS:
+                keys.clear()
+            keys[name] = key
         if key:
-            found.append((key, bytes_of(value) if key[-4:] == "-bin" else value))
+            found.append((key, value))
     return found
 
 

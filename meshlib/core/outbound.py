@@ -147,7 +147,7 @@ class OutboundRequest:
     """A request on its way to a cluster: what all its tries share."""
 
     __slots__ = (
-        *("action", "attempts", "body", "chosen", "clock", "cookies", "dice", "endpoint", "grpc", "head"),
+        *("action", "attempts", "body", "chosen", "clock", "cookies", "dice", "endpoint", "head"),
         *("host", "hurried", "ledger", "original", "route", "tried", "version", "view"),
     )
 
@@ -169,7 +169,6 @@ class OutboundRequest:
         self.head, self.body, self.view, self.ledger = head, body, view, ledger
         self.clock, self.dice, self.original, self.version = clock, dice, original, version
         self.host, self.route, self.action, self.chosen = host, route, action, chosen
-        self.grpc = is_grpc(head)
         self.attempts = 0
         self.endpoint = ""
         self.hurried = False
@@ -189,7 +188,7 @@ class OutboundRequest:
             limits = timeout.effective(action, head, caller_timeout)
             self.hurried = limits.whole == caller_timeout
         else:
-            limits = timeouts(action, head) if self.grpc else action.times
+            limits = action.times if action.max_grpc_timeout is None else timeouts(action, head)
         policy = retry.effective(action.retry, head) if wishes else action.retry
         if policy is None:
             self.body.once()
@@ -217,7 +216,7 @@ class OutboundRequest:
                     sent = timeout.told(action, sent, limits.per_try, left)
                 head = _numbered(sent, self.attempts) if self.host.attempt_count else sent
                 try_deadline = now + limits.per_try if limits.per_try else None
-                host = state.host(found.key)
+                host = state.hosts.get(found.key) or state.host(found.key)
                 slots.begin(host)
                 outcome = yield Attempt(
                     cluster.name,
@@ -227,7 +226,7 @@ class OutboundRequest:
                     try_deadline,
                     deadline,
                     self.attempts,
-                    secure(cluster, found),
+                    secure(cluster, found) if cluster.transports else cluster.tls,
                     slots,
                     found.at,
                 )
@@ -266,7 +265,7 @@ class OutboundRequest:
             sent = _without_consumed(self.head) if wishes else self.head
             per_try = 0.0 if self.hedged(wishes) else limits.per_try
             sent = timeout.told(self.action, sent, per_try, limits.whole or None)
-        return outgoing(sent, self.route, self.action, self.chosen)
+        return outgoing(sent, self.route, self.action, self.chosen) if self.route.edits else sent
 
     def decide(
         self, cluster: Cluster, policy: RetryPolicy | None, slots: Slots, outcome: Event
@@ -337,7 +336,7 @@ class OutboundRequest:
         """Tells outlier detection of the endpoint tried last; `late`: a second time. That the caller's time
         ran out, whoever it is, says nothing of an endpoint that is as fast as its route allows.
         """
-        grpc = self.grpc
+        grpc = is_grpc(self.head)
         if isinstance(outcome, ResponseHead):
             if policy.plain and not grpc and outcome.status < 500:
                 end_row(host)

@@ -43,14 +43,21 @@ class RequestHead:
     __slots__ = ("_index", "authority", "headers", "method", "path", "scheme")
 
     def __init__(
-        self, method: str, scheme: str, authority: str, path: str, headers: Iterable[Header] = ()
+        self,
+        method: str,
+        scheme: str,
+        authority: str,
+        path: str,
+        headers: Iterable[Header] = (),
+        index: dict[bytes, bytes] | None = None,
     ) -> None:
+        """`index` is its own, of whoever knows it; None: it is made at the first look."""
         self.method = method
         self.scheme = scheme
         self.authority = authority
         self.path = path
         self.headers = headers if isinstance(headers, list) else list(headers)
-        self._index: dict[bytes, bytes] | None = None
+        self._index = index
 
     @classmethod
     def sent(

@@ -36,10 +36,19 @@ class RetryOn(Enum):
 
 _RATELIMITED = b"x-envoy-ratelimited"
 _GRPC_STATUS = b"grpc-status"
+_WELL = ((_GRPC_STATUS, b"0"),)
+"""All that most calls of gRPC come to."""
 _STATUSES = {
     RetryOn.FIVE_XX: range(500, 600),
     RetryOn.GATEWAY_ERROR: range(502, 505),
     RetryOn.RETRIABLE_4XX: (409,),
+}
+_GRPC_CONDITIONS = {
+    1: RetryOn.CANCELLED,
+    4: RetryOn.DEADLINE_EXCEEDED,
+    8: RetryOn.RESOURCE_EXHAUSTED,
+    13: RetryOn.INTERNAL,
+    14: RetryOn.UNAVAILABLE,
 }
 
 
@@ -64,26 +73,26 @@ class RetryPolicy:
     """All statuses that are retried."""
     telling: frozenset[bytes] = field(init=False, compare=False, repr=False)
     """The headers of a response that say more than its status; a response without them is judged by that."""
+    named: frozenset[bytes] = field(init=False, compare=False, repr=False)
+    """The headers that are retried for being there."""
+    codes: frozenset[int] = field(init=False, compare=False, repr=False)
+    """All statuses of gRPC that are retried."""
 
     def __post_init__(self) -> None:
         on = self.retry_on
         found = {status for each in on for status in _STATUSES.get(each, ())}
         if RetryOn.RETRIABLE_STATUS_CODES in on:
             found |= self.status_codes
-        named = self.headers if RetryOn.RETRIABLE_HEADERS in on else ()
+        named = frozenset(self.headers if RetryOn.RETRIABLE_HEADERS in on else ())
+        codes = frozenset(code for code, each in _GRPC_CONDITIONS.items() if each in on)
         object.__setattr__(self, "statuses", frozenset(found))
-        object.__setattr__(self, "telling", frozenset((_RATELIMITED, _GRPC_STATUS, *named)))
+        object.__setattr__(self, "telling", named | {_RATELIMITED, _GRPC_STATUS})
+        object.__setattr__(self, "named", named)
+        object.__setattr__(self, "codes", codes)
 
 
 DEFAULT = RetryPolicy(frozenset())
 """What a request without a policy of its route starts from, if it asks for retries itself."""
-_GRPC_CONDITIONS = {
-    1: RetryOn.CANCELLED,
-    4: RetryOn.DEADLINE_EXCEEDED,
-    8: RetryOn.RESOURCE_EXHAUSTED,
-    13: RetryOn.INTERNAL,
-    14: RetryOn.UNAVAILABLE,
-}
 _GRPC_WORDS = {condition.value.encode(): condition for condition in _GRPC_CONDITIONS.values()}
 _WORDS = {each.value.encode(): each for each in RetryOn if each not in _GRPC_WORDS.values()}
 """Each header has its own words; a policy may use all of them."""
@@ -134,7 +143,8 @@ def wants_retry(policy: RetryPolicy, outcome: Outcome) -> bool:
     """Whether the policy names this outcome."""
     if isinstance(outcome, Failed):
         return _wants_after_failure(policy.retry_on, outcome.how)
-    if policy.telling.isdisjoint(map(bytes.lower, dict(outcome.headers))):
+    headers = outcome.headers
+    if headers == _WELL or policy.telling.isdisjoint(map(bytes.lower, dict(headers))):
         return outcome.status in policy.statuses
     return _wants_after_response(policy, outcome)
 
@@ -154,15 +164,15 @@ def _wants_after_failure(on: frozenset[RetryOn], how: Failure) -> bool:
 
 
 def _wants_after_response(policy: RetryPolicy, head: ResponseHead) -> bool:
-    on = policy.retry_on
-    if head.header(_RATELIMITED) is not None:
-        return RetryOn.ENVOY_RATELIMITED in on
-    if head.status in policy.statuses:
+    said: dict[bytes, bytes] = {}
+    for name, value in head.headers:
+        said.setdefault(name.lower(), value)
+    if _RATELIMITED in said:
+        return RetryOn.ENVOY_RATELIMITED in policy.retry_on
+    if head.status in policy.statuses or not policy.named.isdisjoint(said):
         return True
-    if RetryOn.RETRIABLE_HEADERS in on and any(head.header(name) is not None for name in policy.headers):
-        return True
-    grpc = number(head.header(_GRPC_STATUS))
-    return grpc is not None and _GRPC_CONDITIONS.get(grpc) in on
+    grpc = said.get(_GRPC_STATUS)
+    return grpc is not None and number(grpc) in policy.codes
 
 
 def back_off(policy: RetryPolicy, retry: int, dice: Dice) -> float:

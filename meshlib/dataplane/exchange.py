@@ -316,7 +316,10 @@ class AsyncSender(_Asking):
             view = await mesh.aprepare(request.name)
             request.waited(mesh.clock() - begun)
         flow = request.flow(mesh, view)
-        hands = hands or _AsyncHands(self, request)
+        return await self.run(request, flow, hands or _AsyncHands(self, request))
+
+    async def run(self, request: Request, flow: Flow, hands: AsyncHands) -> Answer:
+        """As of `Sender`."""
         watched = request.watched
         if watched is None:
             return await adrive(flow, hands)

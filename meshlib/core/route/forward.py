@@ -101,6 +101,8 @@ def is_grpc(head: RequestHead) -> bool:
     kind = head.index.get(b"content-type")
     if kind is None:
         return False
+    if kind == b"application/grpc":
+        return True
     if b"," in kind:
         kind = one_value(head, b"content-type") or b""
     return kind == b"application/grpc" or kind.startswith(b"application/grpc+")

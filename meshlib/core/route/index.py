@@ -27,10 +27,16 @@ _Key = tuple[str | bytes | int, str | bytes]
 class RuleIndex:
     """Finds the first of `routes` that takes a request."""
 
-    __slots__ = ("_always", "_by_header", "_by_path", "_by_prefix", "_routes")
+    __slots__ = ("_always", "_by_header", "_by_path", "_by_prefix", "_only", "_routes")
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._routes = tuple(routes)
+        self._only: Route | None = None
+        """The only rule, if it looks at nothing but the path."""
+        if len(self._routes) == 1:
+            match = self._routes[0].match
+            if not match.headers and not match.query and match.share is None:
+                self._only = self._routes[0]
         names = _filed_headers(self._routes)
         keys = [tuple(_keys(route.match, names)) for route in self._routes]
         shared = Counter(key for some in keys for key in some)
@@ -85,6 +91,9 @@ class RuleIndex:
         path = head.path
         if "?" in path or "#" in path:
             path = bare_path(path)
+        only = self._only
+        if only is not None:
+            return only if only.match.path.holds(path) else None
         roll = -1.0
         for number in self.candidates(head, path):
             route = self._routes[number]

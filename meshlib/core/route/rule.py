@@ -158,3 +158,12 @@ class Route:
     """Of a rule that answers by itself; one that forwards has those of its clusters."""
     cors: "CorsPolicy | None" = None
     """Of requests that this process serves."""
+    edits: bool = field(init=False, compare=False, repr=False)
+    """Whether it changes anything of a request that it forwards."""
+
+    def __post_init__(self) -> None:
+        action, edits = self.action, bool(self.request_headers)
+        if isinstance(action, Forward):
+            each = any(one.request_headers or one.authority for one in action.clusters)
+            edits = edits or each or bool(action.authority) or action.rewrite is not None
+        object.__setattr__(self, "edits", edits)

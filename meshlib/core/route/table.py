@@ -19,6 +19,7 @@ from meshlib.core.route.rule import DirectResponse, Route
 from meshlib.values import dataclass
 
 MILLION = 1_000_000
+_MOST_FOUND = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,17 @@ class VirtualHost:
 class RouteTable:
     """All virtual hosts of one route configuration. Immutable. ValueError: a domain stands twice."""
 
-    __slots__ = ("_default", "_exact", "_prefixes", "_suffixes", "hosts", "ignore_port", "name", "version")
+    __slots__ = (
+        "_default",
+        "_exact",
+        "_found",
+        "_prefixes",
+        "_suffixes",
+        "hosts",
+        "ignore_port",
+        "name",
+        "version",
+    )
 
     def __init__(self, name: str, hosts: Iterable[VirtualHost], *, ignore_port: bool = False) -> None:
         self.name = name
@@ -75,6 +86,8 @@ class RouteTable:
                 self._add(domain.lower(), host, suffixes, prefixes)
         self._suffixes = tuple(sorted(suffixes.items(), reverse=True))
         self._prefixes = tuple(sorted(prefixes.items(), reverse=True))
+        self._found: dict[str, VirtualHost | None] = {}
+        """What was found before: a client has few authorities."""
 
     def of(self, version: str) -> "RouteTable":
         """The same table, of that configuration."""
@@ -106,6 +119,16 @@ class RouteTable:
 
     def find_host(self, authority: str) -> VirtualHost | None:
         """The virtual host for what the Host header says, or None."""
+        found = self._found
+        try:
+            return found[authority]
+        except KeyError:
+            if len(found) >= _MOST_FOUND:
+                found.clear()
+            host = found[authority] = self._find_host(authority)
+            return host
+
+    def _find_host(self, authority: str) -> VirtualHost | None:
         name = authority.lower()
         if self.ignore_port:
             name = without_port(name)

@@ -5,6 +5,7 @@ Both sides make one, if somebody wants to be told. Texts are as they were on the
 
 from collections.abc import Collection, Mapping
 from dataclasses import field
+from itertools import chain
 
 from meshlib.core.request import Failure, Header, RequestHead
 from meshlib.values import dataclass
@@ -99,7 +100,4 @@ def size(head: RequestHead) -> int:
 
 def size_of_headers(headers: Collection[Header]) -> int:
     """Bytes of headers in HTTP/1.1."""
-    found = 4 * len(headers)
-    for name, value in headers:
-        found += len(name) + len(value)
-    return found
+    return 4 * len(headers) + sum(map(len, chain.from_iterable(headers)))

@@ -225,3 +225,18 @@ def test_retriable_status_codes(said: str, codes: set[int]) -> None:
     made = effective(BASE, asking(codes=said))
     assert made is not None
     assert made.status_codes == {503} | codes
+
+
+@pytest.mark.parametrize("condition", RetryOn)
+@pytest.mark.parametrize("status", [200, 204, 503])
+def test_a_call_that_went_well_is_judged_as_one_that_says_so_in_other_letters(
+    condition: RetryOn, status: int
+) -> None:
+    well, spelled = (ResponseHead(status, ((name, b"0"),)) for name in (b"grpc-status", b"Grpc-Status"))
+    policy = policy_of(condition)
+    assert wants_retry(policy, well) is wants_retry(policy, spelled) is (status in policy.statuses)
+
+
+def test_the_first_of_several_headers_counts() -> None:
+    head = ResponseHead(200, ((b"grpc-status", b"0"), (b"grpc-status", b"14")))
+    assert not wants_retry(policy_of(RetryOn.UNAVAILABLE), head)

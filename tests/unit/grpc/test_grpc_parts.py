@@ -490,3 +490,17 @@ def test_idle_channels_are_bounded_where_another_is_made() -> None:
     assert (one.closed, len(one.pool)) == (["0", "1"], 5)
     one.pool.release(held)
     assert one.used("again") == "held"
+
+
+def test_metadata_are_the_same_whether_their_names_were_seen_before() -> None:
+    headers = [
+        (b"te", b"trailers"),
+        (b"X-Seen", b"1"),
+        (b"x-bin", b"YQ"),
+        (b"content-type", b"application/grpc"),
+    ]
+    assert [sendable(headers) for _ in range(2)] == [[("x-seen", b"1"), ("x-bin", b"a")]] * 2
+    plain = [one for one in headers if one[0] != b"x-bin"]
+    assert [sendable(plain) for _ in range(2)] == [[("x-seen", b"1")]] * 2
+    for number in range(2500):
+        assert sendable([(b"x-%d" % number, b"")]) == [(f"x-{number}", b"")]

@@ -190,3 +190,26 @@ def test_timeouts(
     forward = Forward((), 0, timeout=timeout, retry=retry, max_grpc_timeout=bound)
     headers = [] if asked is None else [(b"content-type", b"application/grpc"), (b"grpc-timeout", asked)]
     assert timeouts(forward, RequestHead("POST", "http", "a", "/", headers)) == expected
+
+
+@pytest.mark.parametrize("changed", ["", "route", "cluster", "cluster's host", "host", "path"])
+def test_a_rule_knows_whether_it_edits_requests(changed: str) -> None:
+    edits = add(b"x-a", "1")
+    weighted = WeightedCluster(
+        "c",
+        1,
+        1,
+        edits if changed == "cluster" else EMPTY,
+        edits,
+        authority="h" if changed == "cluster's host" else "",
+    )
+    action = Forward(
+        (weighted,),
+        1,
+        authority="h" if changed == "host" else "",
+        rewrite=prefix_rewrite(PathMatch(PathKind.PREFIX, "/"), "/v1/") if changed == "path" else None,
+    )
+    made = route(action, edits if changed == "route" else EMPTY)
+    head = RequestHead("GET", "http", "a", "/x")
+    assert made.edits is bool(changed)
+    assert (outgoing(head, made, action, weighted) is head) is not made.edits

@@ -165,3 +165,35 @@ def test_the_walk_says_why_a_share_did_not_take_part() -> None:
     virtual = VirtualHost("v", ("*",), (route("r", RouteMatch(share=250_000)),))
     [step] = walk(virtual, RequestHead("GET", "http", "a", "/"), 0.9)
     assert step.why_not == "the rule takes part for 25% of requests, not for this one"
+
+
+def test_a_host_that_was_found_before_is_the_same_and_few_are_remembered() -> None:
+    table = RouteTable("t", [host("exact", "reviews"), host("suffix", "*.b"), host("all", "*")])
+    names = ["Reviews", "x.b", "", *(f"{number}.b" for number in range(1500)), "reviews"]
+    for _ in range(2):
+        for name in names:
+            assert table.find_host(name) is table._find_host(name)
+        assert len(table._found) <= 1000
+    nobody = RouteTable("t", [host("exact", "reviews")])
+    assert nobody.find_host("x") is nobody.find_host("x") is None
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        RouteMatch(),
+        RouteMatch(PathMatch(PathKind.EXACT, "/a")),
+        RouteMatch(PathMatch(PathKind.REGEX, "/[ab]")),
+        RouteMatch(PathMatch(PathKind.PREFIX, "/A", case_sensitive=False)),
+        RouteMatch(headers=(HeaderMatch(b"a", Presence(True)),)),
+        RouteMatch(query=(QueryMatch("a", Presence(True)),)),
+        RouteMatch(share=500_000),
+    ],
+)
+def test_an_only_rule_takes_what_the_plain_scan_gives_it(match: RouteMatch) -> None:
+    only = VirtualHost("v", ("*",), (route("r", match),))
+    for path in ("/", "/a", "/a?a=1", "/b#x", "/A/b", "*"):
+        for headers in ([], [(b"A", b"1")]):
+            head = RequestHead("GET", "http", "h", path, headers)
+            for roll in (0.4, 0.6):
+                assert only.match(head, Loaded(roll)) is only.scan(head, roll)
