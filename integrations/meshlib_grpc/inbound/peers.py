@@ -9,6 +9,7 @@
 import functools
 import hashlib
 import ssl
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -44,9 +45,19 @@ def shown(context: Any, gate: Gate) -> Peer:
     found = context.auth_context()
     if found.get("transport_security_type") != [b"ssl"]:
         return Peer(remote, local)
-    chain = b"".join(found.get("x509_pem_cert_chain") or found.get("x509_pem_cert") or ())
+    chain = chain_of(found)
     principal = gate.principal(chain.decode("ascii", "replace")) if chain else ""
     return Peer(remote, local, principal, "", True, _fingerprint(chain) if principal else "")
+
+
+def chain_of(shown: Mapping[str, Sequence[bytes]]) -> bytes:
+    """The certificates that gRPC shows of a peer, as PEM, its own first; empty: none.
+
+    "If `ssl` is a server, the returned chain does not include the leaf certificate. If a client, it does."
+    (BoringSSL, SSL_get_peer_cert_chain, of which gRPC makes `x509_pem_cert_chain`.)
+    """
+    leaf, chain = (b"".join(shown.get(name) or ()) for name in ("x509_pem_cert", "x509_pem_cert_chain"))
+    return chain if chain.startswith(leaf) else leaf + chain
 
 
 def address_of(peer: str) -> tuple[str, int]:

@@ -20,7 +20,12 @@ from support.small_ca import SmallCa
 
 import meshlib
 import meshlib_grpc
+from meshlib.control.ca.authority import Authority
+from meshlib.dataplane.certs import checked
 from meshlib.dataplane.tls import Held
+from meshlib.identity.keys import make_csr, make_key
+from meshlib.identity.pem import fingerprint, join_pem, to_der
+from meshlib.identity.spiffe import SpiffeId
 from meshlib_grpc.inbound.credentials import rotating
 
 PAGE = "spiffe://cluster.local/ns/default/sa/productpage"
@@ -45,6 +50,20 @@ def ca() -> SmallCa:
 @pytest.fixture
 def mesh(ca: SmallCa) -> PolicedMesh:
     return PolicedMesh(POLICY, ca.held(OWN, dns=[DNS]))
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """The mesh's own."""
+    return Authority.open(tmp_path_factory.mktemp("ca"), trust_domain="cluster.local", now=time.time())
+
+
+def held(authority: Authority, who: str, *dns: str) -> Held:
+    """A workload's certificate by the authority, as a process holds it."""
+    key, now = make_key(), time.time()
+    chain = authority.sign(make_csr(key, None).decode(), SpiffeId.parse(who), 3600, now, dns)
+    assert len(chain) == 3
+    return checked(join_pem(chain[:-1]), key, authority.roots_pem, now)
 
 
 @contextlib.contextmanager
@@ -149,6 +168,26 @@ def test_a_server_that_takes_connections_itself(kind: str, mesh: PolicedMesh, ca
             assert told(made)["principal"] == PAGE
         with channel(server, later.pem, ca.held(PAGE)) as made:
             assert ended(made)[0] is grpc.StatusCode.UNAVAILABLE
+
+
+@kinds
+@pytest.mark.parametrize("mode", ["STRICT", "PERMISSIVE"])
+def test_such_a_server_knows_whom_the_meshs_own_authority_certifies(
+    kind: str, mode: str, authority: Authority
+) -> None:
+    """There is an intermediate above each certificate."""
+    make = meshlib_grpc.aio_server_interceptor if kind == "tasks" else meshlib_grpc.server_interceptor
+    mesh, page = PolicedMesh(POLICY, held(authority, OWN, DNS)), held(authority, PAGE)
+    mesh.mode(mode)
+    credentials = meshlib_grpc.server_credentials(mesh)
+    with serving_of_grpcs(kind, make(mesh, PORT), credentials) as server:
+        with channel(server, authority.roots_pem, page) as made:
+            found = told(made)
+            assert found["principal"] == PAGE
+            shown = dict(found["metadata"])["x-forwarded-client-cert"]
+            assert f"Hash={fingerprint(to_der(page.chain_pem)[0]).removeprefix('sha256:')}" in shown
+        with channel(server, authority.roots_pem, held(authority, STRANGER)) as made:
+            assert ended(made) == (grpc.StatusCode.PERMISSION_DENIED, "RBAC: access denied")
 
 
 @kinds
