@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+import pytest
 from support.commands import wait_until
 
 import meshlib_grpc
@@ -236,11 +237,15 @@ class _Tasks(Running):
 
 @contextlib.contextmanager
 def serving(kind: str, mesh: Any, **options: Any) -> Iterator[Running]:
-    """A server of `meshlib_grpc` at a free port of loopback, or at `port`."""
+    """A server of `meshlib_grpc` at a free port of loopback, or at `port`, or at a list of them."""
     port = options.pop("port", 0)
-    with _running(
-        kind, lambda kind: _ours(kind, mesh, options), lambda s: s.add_port(f"127.0.0.1:{port}")
-    ) as found:
+    ports = port if isinstance(port, list) else [port]
+    again = options.pop("again", None)
+
+    def add(server: Any) -> int:
+        return next(iter([server.add_port(f"127.0.0.1:{one}") for one in ports]), 0)
+
+    with _running(kind, lambda kind: _ours(kind, mesh, options), add, again) as found:
         yield found
 
 
@@ -274,14 +279,18 @@ def _ours(kind: str, mesh: Any, options: dict[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _running(kind: str, make: Any, add: Any) -> Iterator[Running]:
+def _running(kind: str, make: Any, add: Any, again: Any = None) -> Iterator[Running]:
+    """`again`: the error by which a first start fails."""
     found: Any = _Tasks() if kind == "tasks" else _Threads()
     handlers = (grpc.method_handlers_generic_handler(SERVICE, found.methods()),)
     if kind == "threads":
         server = found.server = make(kind)
         server.add_generic_rpc_handlers(handlers)
-        found.port = add(server)
         try:
+            found.port = add(server)
+            if again is not None:
+                with pytest.raises(again):
+                    server.start()
             server.start()
             yield found
         finally:
@@ -298,6 +307,9 @@ def _running(kind: str, make: Any, add: Any) -> Iterator[Running]:
         server = found.server = make(kind)
         server.add_generic_rpc_handlers(handlers)
         found.port = add(server)
+        if again is not None:
+            with pytest.raises(again):
+                await server.start()
         await server.start()
 
     try:

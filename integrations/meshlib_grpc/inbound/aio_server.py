@@ -13,7 +13,7 @@ from meshlib.dataplane.register import Registration
 from meshlib_grpc.inbound.aio_interceptor import AsyncServerInterceptor
 from meshlib_grpc.inbound.door import Door
 from meshlib_grpc.inbound.health import Health
-from meshlib_grpc.inbound.standing import FAREWELL, Standing, registration
+from meshlib_grpc.inbound.standing import FAREWELL, Standing, listen, registration
 
 
 class AsyncServer(Standing, aio.Server):  # type: ignore[misc]
@@ -51,16 +51,27 @@ class AsyncServer(Standing, aio.Server):  # type: ignore[misc]
         self._ended = asyncio.Event()
 
     async def start(self) -> None:
-        """Serves, once it is known who may call. ControlUnavailable: it is not known; ConfigError."""
-        self._started = True
-        gates = [Gate(self._mesh, one.getsockname()[1]) for one in self._sockets]
+        """Serves, once it is known who may call.
+
+        ControlUnavailable: it is not known; it may be started again. ConfigError: it has no port, somebody
+        else serves there, or it can't be registered; nothing of it stays.
+        """
+        gates = self._gates()
         for gate in gates:
             await gate.aprepare()
+        self._serves = True
+        try:
+            await self._serve(gates)
+        except BaseException:
+            await self._end(None)
+            raise
+
+    async def _serve(self, gates: Sequence[Gate]) -> None:
         self._server.add_insecure_port(self._passage.open())
         await self._server.start()
         patience = self._mesh.bootstrap.request_headers_timeout
         for listening, gate in zip(self._sockets, gates, strict=True):
-            listening.listen(1024)
+            listen(listening)
             self._doors.append(Door([listening], gate, self._passage, patience))
         if self._registers:
             self._registration = await asyncio.to_thread(registration, self._mesh, self._sockets)
@@ -86,6 +97,12 @@ class AsyncServer(Standing, aio.Server):  # type: ignore[misc]
                 await self._health.leaving()
             if self._registration is not None:
                 await self._drain(self._registration)
+        finally:
+            await self._end(grace)
+
+    async def _end(self, grace: float | None) -> None:
+        """Takes no more calls; when those that run have ended nothing is left of it."""
+        try:
             for door in self._doors:
                 door.stop()
             await self._server.stop(grace)

@@ -18,6 +18,7 @@ Rules:
 import asyncio
 import logging
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -30,6 +31,7 @@ from typing import cast
 from meshlib.core.request import Peer
 from meshlib.dataplane.accept import Acceptor
 from meshlib.dataplane.doorstep import Port
+from meshlib.errors import ConfigError
 from meshlib_grpc.inbound.peers import Met
 
 log = logging.getLogger(__name__)
@@ -38,8 +40,9 @@ SPEAKS = ("istio-http/2", "istio", "h2")
 """What HTTP/2 is called in ALPN."""
 _SOCKET = "grpc"
 _BUFFER = 64 * 1024
-_MOST_PATH = 100
-"""Bytes of a socket's path, with room for a name; the kernel takes 103 on macOS, 107 on Linux."""
+_ELSEWHERE = "/tmp"  # noqa: S108 - a folder of our own is made there
+_PLAIN = re.compile(r"[A-Za-z0-9/._~-]*")
+"""Paths that gRPC writes as they are, where it reads and says addresses."""
 
 
 class Passage:
@@ -51,24 +54,15 @@ class Passage:
         self._gone: Callable[[], object] = lambda: None
 
     def open(self) -> str:
-        """Makes room for gRPC's socket; its address, for gRPC."""
-        folder = tempfile.mkdtemp(prefix="meshlib-")  # 0700
-        if len(folder) + 20 > _MOST_PATH:
-            Path(folder).rmdir()
-            folder = tempfile.mkdtemp(prefix="meshlib-", dir="/tmp")
-        self._folder = Path(folder)
-        self._gone = weakref.finalize(self, _remove, folder, os.getpid())  # also at the process's end
-        return f"unix:{self._folder / _SOCKET}"
+        """Makes room for gRPC's socket; its address, for gRPC. ConfigError: there is none."""
+        self._folder = folder = _room()
+        self._gone = weakref.finalize(self, _remove, str(folder), os.getpid())  # also at the process's end
+        return f"unix:{folder / _SOCKET}"
 
     def connect(self, peer: Peer) -> tuple[socket.socket, str]:
         """A connection to gRPC for that peer, and its name. OSError: gRPC does not listen."""
-        path = self._folder / secrets.token_hex(16)
-        name = f"unix:{path}"
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        made, name = _named(self._folder)
         try:
-            made.setblocking(False)
-            made.bind(str(path))
-            path.unlink()  # the name stays the connection's
             self.met.come(name, peer)
             made.connect(str(self._folder / _SOCKET))
         except BaseException:
@@ -80,6 +74,43 @@ class Passage:
     def close(self) -> None:
         """Nothing is left of it."""
         self._gone()
+
+
+def _room() -> Path:
+    """A folder of this user's alone in which connections can be named: of temporary files, if that does."""
+    failed: OSError | None = None
+    for place in (tempfile.gettempdir(), _ELSEWHERE):
+        if _PLAIN.fullmatch(place):
+            try:
+                return _room_in(place)
+            except OSError as error:
+                failed = error
+    raise ConfigError(f"there is no place for gRPC's socket: {failed}")
+
+
+def _room_in(place: str) -> Path:
+    """OSError: not there. A socket's path is short (107 bytes on Linux, 103 on macOS), so it is tried."""
+    folder = Path(tempfile.mkdtemp(prefix="meshlib-", dir=place))  # 0700
+    try:
+        _named(folder)[0].close()
+    except OSError:
+        folder.rmdir()
+        raise
+    return folder
+
+
+def _named(folder: Path) -> tuple[socket.socket, str]:
+    """A socket with a name that nobody can guess, and the name. OSError."""
+    path = folder / secrets.token_hex(16)
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        made.setblocking(False)
+        made.bind(str(path))
+        path.unlink()  # the name stays the socket's
+    except BaseException:
+        made.close()
+        raise
+    return made, f"unix:{path}"
 
 
 def _remove(folder: str, process: int) -> None:

@@ -25,10 +25,6 @@ class Health:
         """Serves it."""
         self._add(self.servicer, server)
 
-    def starting(self) -> Any:
-        """It does not serve yet."""
-        return self.servicer.set("", self._says.NOT_SERVING)
-
     def serving(self) -> Any:
         """It serves, and clients are told."""
         return self.servicer.set("", self._says.SERVING)

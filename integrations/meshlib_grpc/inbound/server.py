@@ -15,11 +15,7 @@ from meshlib.dataplane.register import Registration
 from meshlib_grpc.inbound.door import Door
 from meshlib_grpc.inbound.health import Health
 from meshlib_grpc.inbound.interceptor import ServerInterceptor
-from meshlib_grpc.inbound.standing import (
-    FAREWELL,
-    Standing,
-    registration,
-)
+from meshlib_grpc.inbound.standing import FAREWELL, Standing, listen, registration
 
 
 class Server(Standing, grpc.Server):  # type: ignore[misc]
@@ -58,17 +54,28 @@ class Server(Standing, grpc.Server):  # type: ignore[misc]
         self._ended = threading.Event()
 
     def start(self) -> None:
-        """Serves, once it is known who may call. ControlUnavailable: it is not known; ConfigError."""
-        self._started = True
-        gates = [Gate(self._mesh, one.getsockname()[1]) for one in self._sockets]
+        """Serves, once it is known who may call.
+
+        ControlUnavailable: it is not known; it may be started again. ConfigError: it has no port, somebody
+        else serves there, or it can't be registered; nothing of it stays.
+        """
+        gates = self._gates()
         for gate in gates:
             gate.prepare()
+        self._serves = True
+        try:
+            self._serve(gates)
+        except BaseException:
+            self._end(None)
+            raise
+
+    def _serve(self, gates: Sequence[Gate]) -> None:
         self._server.add_insecure_port(self._passage.open())
         self._server.start()
         self._loop = _Loop()
         patience = self._mesh.bootstrap.request_headers_timeout
         for listening, gate in zip(self._sockets, gates, strict=True):
-            listening.listen(1024)
+            listen(listening)
             self._doors.append(self._loop.run(self._open(listening, gate, patience)))
         if self._registers:
             self._registration = registration(self._mesh, self._sockets)
@@ -99,14 +106,21 @@ class Server(Standing, grpc.Server):  # type: ignore[misc]
                 self._health.leaving()
             if self._registration is not None:
                 self._drain(self._registration)
-            if self._loop is not None:
+        finally:
+            self._end(grace)
+
+    def _end(self, grace: float | None) -> None:
+        """Takes no more calls; when those that run have ended nothing is left of it."""
+        loop, self._loop = self._loop, None
+        try:
+            if loop is not None:
                 for door in self._doors:
-                    self._loop.run(_of(door.stop))
+                    loop.run(_of(door.stop))
             self._server.stop(grace).wait()
-            if self._loop is not None:
+            if loop is not None:
                 for door in self._doors:
-                    self._loop.run(door.close(FAREWELL))
-                self._loop.close()
+                    loop.run(door.close(FAREWELL))
+                loop.close()
         finally:
             for one in self._sockets:
                 one.close()

@@ -2,6 +2,8 @@
 
 policies known ─► gRPC serves ─► ports open ─► registered, healthy ─► … stop ─► unhealthy, draining ─► drained
 ─► no new connections, calls finish ─► all closed
+
+A start that fails once gRPC serves goes the rest of the way: nothing of it stays.
 """
 
 import logging
@@ -12,6 +14,7 @@ from typing import Any, NoReturn
 
 import meshlib
 from meshlib.bootstrap import Bootstrap
+from meshlib.dataplane.gate import Gate
 from meshlib.dataplane.mesh import Mesh
 from meshlib.dataplane.register import Registration
 from meshlib.errors import ConfigError
@@ -51,6 +54,15 @@ def bind(address: str, shared: bool = False) -> socket.socket:
         made.close()
         raise ConfigError(f"can't serve at {address}: {error.strerror or error}") from None
     return made
+
+
+def listen(bound: socket.socket) -> None:
+    """Takes connections from now on. ConfigError: others do so there, by whatever name."""
+    host, port = bound.getsockname()[:2]
+    try:
+        bound.listen(1024)
+    except OSError as error:
+        raise ConfigError(f"can't serve at {host}, port {port}: {error.strerror or error}") from None
 
 
 def shares(options: Sequence[tuple[str, object]]) -> bool:
@@ -99,6 +111,7 @@ class Standing:
         self._doors: list[Door] = []
         self._registration: Registration | None = None
         self._started = False
+        self._serves = False
 
     def __repr__(self) -> str:
         ports = ", ".join(str(one.getsockname()[1]) for one in self._sockets if one.fileno() >= 0)
@@ -112,8 +125,21 @@ class Standing:
         if self._started:
             raise ConfigError("add_port comes before start")
         made = bind(address, self._shared)
+        # The kernel lets nobody else in from the moment that one of them listens.
+        if not self._shared and made.getsockname() in [one.getsockname() for one in self._sockets]:
+            made.close()
+            raise ConfigError(f"can't serve at {address}: it does already")
         self._sockets.append(made)
         return int(made.getsockname()[1])
+
+    def _gates(self) -> list[Gate]:
+        """Those of its ports. ConfigError: it has none, or serves, or has served."""
+        if self._serves:
+            raise ConfigError("start comes once")
+        if not self._sockets:
+            raise ConfigError("there is no port; add_port comes before start")
+        self._started = True
+        return [Gate(self._mesh, one.getsockname()[1]) for one in self._sockets]
 
     def add_insecure_port(self, address: str) -> NoReturn:
         """ConfigError: gRPC's own ports would be outside of the mesh; `add_port` makes one."""

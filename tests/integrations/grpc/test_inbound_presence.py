@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,11 +17,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.commands import wait_until
 from support.grpc_inbound import KINDS, PATH, Running, serving
 from support.policed_mesh import PolicedMesh
+from support.ports import free_port
 
 import meshlib
 import meshlib_grpc
 from meshlib.errors import ControlUnavailable
 from meshlib.xds import pb
+from meshlib_grpc.inbound.standing import bind
 
 kinds = pytest.mark.parametrize("kind", KINDS)
 SERVICE = """
@@ -112,6 +116,14 @@ def test_it_is_found_and_leaves_without_a_lost_call(kind: str, tmp_path: Path) -
     assert set(answers) == {b"still"}
 
 
+def begin(server: Running) -> None:
+    """Starts it."""
+    if server.loop is None:
+        server.server.start()
+    else:
+        asyncio.run_coroutine_threadsafe(server.server.start(), server.loop).result(30)
+
+
 def reaches(channel: grpc.Channel) -> bool:
     try:
         return bool(channel.unary_unary(PATH + "echo")(b"a") == b"a")
@@ -124,6 +136,90 @@ def test_without_a_policy_there_is_no_port(kind: str) -> None:
     mesh = PolicedMesh()
     mesh.failure = ControlUnavailable("it is not there")
     with pytest.raises(ControlUnavailable), serving(kind, mesh):
+        pass
+
+
+@kinds
+@pytest.mark.parametrize("name", ["x" * 45, "a b", "a%41b"])
+def test_it_serves_wherever_temporary_files_are(
+    kind: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="m-", dir="/tmp") as place:
+        (Path(place) / name).mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(Path(place) / name))
+        with (
+            serving(kind, PolicedMesh()) as server,
+            grpc.insecure_channel(f"127.0.0.1:{server.port}", ALONE) as channel,
+        ):
+            assert reaches(channel)
+
+
+class Late(PolicedMesh):
+    """Its policy is not known when it is asked for first."""
+
+    def prepare_inbound(self, port: int) -> Any:
+        self.failure, failure = None, self.failure
+        if failure is not None:
+            raise failure
+        return super().prepare_inbound(port)
+
+
+@kinds
+def test_a_start_that_waited_in_vain_may_come_again(kind: str) -> None:
+    mesh = Late()
+    mesh.failure = ControlUnavailable("it is not there")
+    with (
+        serving(kind, mesh, again=ControlUnavailable) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.port}", ALONE) as channel,
+    ):
+        assert reaches(channel)
+
+
+class Taking(PolicedMesh):
+    """Somebody else begins to listen at a port while the server waits for its policy."""
+
+    def __init__(self, other: socket.socket) -> None:
+        super().__init__()
+        self._other = other
+
+    def prepare_inbound(self, port: int) -> Any:
+        self._other.listen()
+        return super().prepare_inbound(port)
+
+
+@kinds
+def test_nothing_stays_of_a_start_that_fails(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(prefix="m-", dir="/tmp") as place, bind("127.0.0.1:0") as other:
+        monkeypatch.setattr(tempfile, "tempdir", place)
+        taken, free = other.getsockname()[1], free_port()
+        with (
+            pytest.raises(meshlib.ConfigError, match=f"can't serve at 127.0.0.1, port {taken}: Address"),
+            serving(kind, Taking(other), port=[free, taken]),
+        ):
+            pass
+        assert list(Path(place).iterdir()) == []
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", free)).close()
+        assert "meshlib-grpc-ports" not in [one.name for one in threading.enumerate()]
+
+
+@kinds
+def test_ports_that_are_none(kind: str) -> None:
+    mesh = PolicedMesh()
+    with serving(kind, mesh) as server:
+        with pytest.raises(meshlib.ConfigError, match="add_port comes before start"):
+            server.server.add_port("127.0.0.1:0")
+        with pytest.raises(meshlib.ConfigError, match="start comes once"):
+            begin(server)
+        with grpc.insecure_channel(f"127.0.0.1:{server.port}", ALONE) as channel:
+            assert reaches(channel)
+    with pytest.raises(meshlib.ConfigError, match="there is no port"), serving(kind, mesh, port=[]):
+        pass
+    port = free_port()
+    with (
+        pytest.raises(meshlib.ConfigError, match=f"can't serve at 127.0.0.1:{port}: it does already"),
+        serving(kind, mesh, port=[port, port]),
+    ):
         pass
 
 

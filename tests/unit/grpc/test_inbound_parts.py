@@ -3,6 +3,7 @@
 import socket
 import tempfile
 from collections import namedtuple
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from meshlib.core.actions import Facts, Reply
 from meshlib.core.authz.question import Question
 from meshlib.core.request import Peer
 from meshlib.dataplane.decode.authz import decode_rbac
+from meshlib_grpc.inbound import door
 from meshlib_grpc.inbound.arrival import UNKNOWN, AuthorityUnknown, believed, given, head_of, tellable
 from meshlib_grpc.inbound.door import Passage
-from meshlib_grpc.inbound.peers import address_of, shown
+from meshlib_grpc.inbound.peers import address_of, chain_of, shown
 from meshlib_grpc.inbound.refusal import refusal
 from meshlib_grpc.inbound.serving import peer_text
 from meshlib_grpc.inbound.standing import bind, settings_of, shares
@@ -174,11 +176,24 @@ def test_whom_grpc_has_shaken_hands_with() -> None:
         False,
         "",
     )
-    found = shown(Shown(x509_pem_cert_chain=[chain.encode()], **tls), gate)
+    found = shown(Shown(x509_pem_cert=[chain.encode()], **tls), gate)
     assert (found.principal, found.tls, len(found.fingerprint)) == ("spiffe://a", True, 64)
     for wrong in ({}, {"x509_pem_cert": [b"no"]}, {"x509_pem_cert": [b"\xff"]}):
         other = shown(Shown(**tls, **wrong), gate)
         assert (other.principal, other.tls, other.fingerprint) == ("", True, "")
+
+
+def test_a_chain_has_the_leaf_first_and_once() -> None:
+    leaf, issuer = b"leaf\n", b"issuer\n"
+    for found, chain in (
+        ({"x509_pem_cert": [leaf], "x509_pem_cert_chain": [issuer]}, leaf + issuer),
+        ({"x509_pem_cert": [leaf], "x509_pem_cert_chain": [leaf + issuer]}, leaf + issuer),
+        ({"x509_pem_cert": [leaf], "x509_pem_cert_chain": []}, leaf),
+        ({"x509_pem_cert": [leaf]}, leaf),
+        ({"x509_pem_cert_chain": [leaf + issuer]}, leaf + issuer),
+        ({}, b""),
+    ):
+        assert chain_of(found) == chain
 
 
 def test_ports() -> None:
@@ -207,17 +222,58 @@ def test_what_is_registered_is_what_is_served() -> None:
     assert settings_of(own, [one]) == own
 
 
-def test_a_passage_under_a_long_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / ("x" * 60)).mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 60)))
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder whose path is short."""
+    with tempfile.TemporaryDirectory(prefix="m-", dir="/tmp") as made:
+        yield Path(made)
+
+
+def passed(at: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Leads a connection through a passage, with temporary files at that place; where its folder was."""
+    at.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(at))
     passage = Passage()
-    address = passage.open()
-    assert len(address) < 100
-    folder = Path(address.removeprefix("unix:")).parent
+    address = passage.open().removeprefix("unix:")
+    folder = Path(address).parent
     assert folder.stat().st_mode & 0o777 == 0o700
     with pytest.raises(OSError):
         passage.connect(NOBODY)
     assert len(passage.met) == 0
-    assert list(folder.iterdir()) == []
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(address)
+        listening.listen()
+        made, name = passage.connect(NOBODY)
+        assert passage.met.find(name) is NOBODY
+        made.close()
+    assert [one.name for one in folder.iterdir()] == ["grpc"]
     passage.close()
     assert not folder.exists()
+    assert list(at.iterdir()) == []
+    return folder.parent
+
+
+def test_a_passage_under_a_path_of_any_length(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [passed(place / ("x" * length), monkeypatch) for length in range(1, 120)]
+    assert found[0] == place / "x"
+    assert str(found[-1]) == "/tmp"
+    assert len(set(found)) > 30
+
+
+@pytest.mark.parametrize("name", ["a b", "a%41b", "a%b", "a#b", "a?b", "ü", "ü" * 30])
+def test_a_passage_under_a_path_that_grpc_would_spell_otherwise(
+    name: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert str(passed(place / name, monkeypatch)) == "/tmp"
+
+
+def test_no_passage(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = place / ("x" * 100)
+    monkeypatch.setattr(tempfile, "tempdir", str(place / "none"))
+    monkeypatch.setattr(door, "_ELSEWHERE", str(long))
+    with pytest.raises(meshlib.ConfigError, match=r"no place for gRPC's socket: .*No such file"):
+        Passage().open()
+    long.mkdir()
+    with pytest.raises(meshlib.ConfigError, match="path too long"):
+        Passage().open()
+    assert list(long.iterdir()) == []
