@@ -1,6 +1,7 @@
 """gRPC's interoperability cases of security: who may call whom, by which certificate, with four clients.
 
-Two servers of one account each have a port for mutual TLS and one for plain text: gRPC's own, and ours.
+Servers of one account each have a port for mutual TLS and one for plain text: gRPC's own of two languages,
+ours, and gRPC's with our interceptor. All but the last have one more port, whose mode changes.
 """
 
 import os
@@ -23,7 +24,7 @@ from support.interop_clients import Client, foreign, tasks, threads
 from support.interop_page import agrees, table
 from support.node_modules import install
 from support.ports import free_port
-from support.secure_mesh import secure_mesh
+from support.secure_mesh import SecureMesh, secure_mesh
 from support.small_ca import SmallCa
 
 import meshlib
@@ -31,7 +32,8 @@ import meshlib_grpc
 
 COLUMNS = {"threads": "ours", "tasks": "ours", "grpcio": "grpcio", "grpc-js": "grpc-js"}
 EXPECTED = table("Security")
-SERVERS = {"grpcs": "gRPC's own server", "ours": "`server()`"}
+SERVERS = ("grpcs", "js", "ours", "own")
+CHANGING = ("grpcs", "js", "ours")
 HELLO = "/greeter.Greeter/Hello"
 POLICIES = """
 apiVersion: security.istio.io/v1
@@ -40,7 +42,7 @@ metadata: {{name: greeter}}
 spec:
   selector: {{matchLabels: {{app: greeter}}}}
   mtls: {{mode: STRICT}}
-  portLevelMtls: {{{plain}}}
+  portLevelMtls: {{{modes}}}
 ---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -49,7 +51,7 @@ spec:
   selector: {{matchLabels: {{app: greeter}}}}
   rules:
   - from: [{{source: {{principals: [cluster.local/ns/default/sa/cart]}}}}]
-    to: [{{operation: {{paths: [/greeter.Greeter/Hello]}}}}]
+    to: [{{operation: {{paths: [/greeter.Greeter/{cart}]}}}}]
   - from: [{{source: {{principals: [cluster.local/ns/default/sa/another]}}}}]
     to: [{{operation: {{paths: [/greeter.Greeter/Admin]}}}}]
   - to: [{{operation: {{paths: [/greeter.Greeter/Hello], ports: [{ports}]}}}}]
@@ -92,47 +94,83 @@ CASES = {
     "the method is for another account": Case("mutual", method="Admin"),
     "the method is for nobody": Case("mutual", method="Other"),
 }
+CHANGED = (Case("changing", "changing"), Case("changing-plain", "changing", PLAIN))
 SIMPLE = "mode: SIMPLE, to a server with a certificate"
+
+
+Ports = dict[str, dict[str, int]]
+"""Of each server, by kind."""
 
 
 @dataclass
 class Theatre:
     """Who calls, and where servers are."""
 
+    control: SecureMesh
+    ports: Ports
     clients: dict[str, Client]
+    cart: meshlib.Mesh
+    services: list[str]
+
+    def edit(self, mode: str, cart: str = "Hello") -> None:
+        """The mode of the ports that change, and what cart may call."""
+        self.control.edit(policies(self.ports, mode, cart), *self.services)
+
+
+def policies(ports: Ports, mode: str = "PERMISSIVE", cart: str = "Hello") -> str:
+    """See `Theatre.edit`."""
+    plain = {port: "PERMISSIVE" for each in ports.values() if (port := each["plain"])}
+    changing = {port: mode for each in ports.values() if (port := each.get("changing"))}
+    both = plain | changing
+    modes = ", ".join(f"{port}: {{mode: {mode}}}" for port, mode in both.items())
+    return POLICIES.format(modes=modes, ports=", ".join(f'"{port}"' for port in both), cart=cart)
 
 
 @contextmanager
-def grpcs(workloads: Workloads, ports: dict[str, int]) -> Iterator[None]:
+def grpcs(command: list[str], bootstrap: Path, ports: dict[str, int]) -> Iterator[None]:
     """gRPC's own servers, in a process of their own."""
     served = [f"{name}=127.0.0.1:{port}" for name, port in ports.items()]
-    bootstrap = workloads.once("greeter", "--label", "app=greeter")
     process = subprocess.Popen(
-        [sys.executable, str(TESTS / "support/grpcio_greeters.py"), *served],
-        env=os.environ | {"GRPC_XDS_BOOTSTRAP": str(bootstrap)},
+        [*command, *served],
+        env=os.environ | {"GRPC_XDS_BOOTSTRAP": str(bootstrap), "GRPC_XDS_EXPERIMENTAL_RBAC": "true"},
         stdin=subprocess.PIPE,
     )
     try:
         yield
     finally:
         process.communicate(timeout=20)
+        assert process.returncode == 0
+
+
+def hello(_request: bytes, _context: grpc.ServicerContext) -> bytes:
+    caller = meshlib_grpc.caller()
+    return f"ours {(caller and caller.principal) or ''} -".encode()
+
+
+METHODS = dict.fromkeys(("Hello", "Admin", "Other"), grpc.unary_unary_rpc_method_handler(hello))
+HANDLERS = (grpc.method_handlers_generic_handler("greeter.Greeter", METHODS),)
 
 
 @contextmanager
 def ours(mesh: meshlib.Mesh, ports: dict[str, int]) -> Iterator[None]:
     """Ours, in this process."""
-
-    def hello(_request: bytes, _context: grpc.ServicerContext) -> bytes:
-        caller = meshlib_grpc.caller()
-        return f"ours {(caller and caller.principal) or ''} -".encode()
-
-    handler = grpc.unary_unary_rpc_method_handler(hello)
-    methods = dict.fromkeys(("Hello", "Admin", "Other"), handler)
     with ThreadPoolExecutor(4) as pool:
-        server = meshlib_grpc.server(pool, mesh=mesh, register=False)
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("greeter.Greeter", methods),))
+        server = meshlib_grpc.server(pool, HANDLERS, mesh=mesh, register=False)
         for port in ports.values():
             server.add_port(f"127.0.0.1:{port}")
+        server.start()
+        try:
+            yield
+        finally:
+            server.stop(0).wait()
+
+
+@contextmanager
+def own(mesh: meshlib.Mesh, port: int, credentials: grpc.ServerCredentials) -> Iterator[None]:
+    """gRPC's in this process, with our interceptor."""
+    with ThreadPoolExecutor(4) as pool:
+        server = grpc.server(pool, HANDLERS, [meshlib_grpc.server_interceptor(mesh, port)])
+        server.add_secure_port(f"127.0.0.1:{port}", credentials)
         server.start()
         try:
             yield
@@ -167,41 +205,49 @@ def theatre(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
     install()
     base = tmp_path_factory.mktemp("secure")
     short = Path(tempfile.mkdtemp(prefix="m-"))  # for the paths of sockets
-    ports = {server: {kind: free_port() for kind in ("mutual", "plain")} for server in SERVERS}
+    ports = {server: {"mutual": free_port(), "plain": free_port()} for server in SERVERS}
+    for server in CHANGING:
+        ports[server]["changing"] = free_port()
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, short)
         port, roots = stack.enter_context(simple(base))
-        plain = [str(each["plain"]) for each in ports.values()]
-        permissive = ", ".join(f"{each}: {{mode: PERMISSIVE}}" for each in plain)
-        quoted = ", ".join(f'"{each}"' for each in plain)
-        documents = [POLICIES.format(plain=permissive, ports=quoted)]
-        for case in {case.service: case for case in CASES.values()}.values():
-            documents += [
-                SERVICE.format(
-                    name=f"{case.service}-{server}",
-                    port=each[case.port],
-                    account=case.account,
-                    tls=case.tls,
-                )
-                for server, each in ports.items()
-            ]
+        services = [
+            SERVICE.format(
+                name=f"{case.service}-{server}",
+                port=each[case.port],
+                account=case.account,
+                tls=case.tls,
+            )
+            for case in {case.service: case for case in (*CASES.values(), *CHANGED)}.values()
+            for server, each in ports.items()
+            if case.port in each
+        ]
         by_tls = f"mode: SIMPLE, caCertificates: {roots}, subjectAltNames: [simple.example]"
-        documents.append(SERVICE.format(name="simple", port=port, account="simple", tls=by_tls))
-        control = stack.enter_context(secure_mesh(base, *documents))
+        services.append(SERVICE.format(name="simple", port=port, account="simple", tls=by_tls))
+        control = stack.enter_context(secure_mesh(base, policies(ports), *services))
         workloads = Workloads(control, short)
-        stack.enter_context(grpcs(workloads, ports["grpcs"]))
+        python = [sys.executable, str(TESTS / "support/grpcio_greeters.py")]
+        once = workloads.once("greeter", "--label", "app=greeter")
+        stack.enter_context(grpcs(python, once, ports["grpcs"]))
+        bootstrap = stack.enter_context(workloads.kept("greeter", None, "--label", "app=greeter"))
+        node = ["node", str(TESTS / "scenarios/grpcjs/server.js")]
+        stack.enter_context(grpcs(node, bootstrap, ports["js"]))
         served = stack.enter_context(control.joined("greeter", labels="app=greeter"))
         stack.enter_context(ours(served, ports["ours"]))
+        secured = meshlib_grpc.server_credentials(served)
+        stack.enter_context(own(served, ports["own"]["mutual"], secured))
+        stack.enter_context(own(served, ports["own"]["plain"], grpc.insecure_server_credentials()))
         bootstrap = stack.enter_context(workloads.kept("cart"))
+        cart = stack.enter_context(control.joined("cart"))
         clients = {
-            "threads": stack.enter_context(threads(stack.enter_context(control.joined("cart")))),
+            "threads": stack.enter_context(threads(cart)),
             "tasks": stack.enter_context(tasks(stack.enter_context(control.joined("cart")))),
             "grpcio": stack.enter_context(foreign("python", bootstrap)),
             "grpc-js": stack.enter_context(foreign("node", bootstrap)),
         }
-        for each in (*ports["grpcs"].values(), *ports["ours"].values()):
+        for each in (number for server in ports.values() for number in server.values()):
             wait_until(lambda number=each: listens(number), 60, "the servers")
-        yield Theatre(clients)
+        yield Theatre(control, ports, clients, cart, services)
         assert control.service is not None
         kinds = [kind for each in control.service.status()["clients"] for kind in each["kinds"]]
         assert [kind["nack"] for kind in kinds if kind["nacked"]] == []
@@ -228,6 +274,38 @@ def test_a_case(name: str, server: str, client: str, theatre: Theatre) -> None:
     case = CASES[name]
     found = outcome(theatre.clients[client], f"{case.service}-{server}", case.method)
     assert agrees(EXPECTED[name][COLUMNS[client]], found), found
+
+
+@pytest.mark.parametrize("server", CHANGING)
+def test_a_mode_that_changes(server: str, theatre: Theatre) -> None:
+    """In a server that serves on, both ways, for new connections."""
+
+    def found(host: str) -> str:
+        with threads(theatre.cart) as ask:
+            return outcome(ask, f"{host}-{server}")
+
+    def become(mode: str, mutual: str, plain: str) -> None:
+        theatre.edit(mode)
+        wanted = {"changing": mutual, "changing-plain": plain}
+        wait_until(lambda: {host: found(host) for host in wanted} == wanted, 30, f"{wanted} in {mode}")
+
+    # Of the two in PERMISSIVE gRPC's servers take one.
+    either = "as cart" if server == "ours" else "UNAVAILABLE"
+    become("STRICT", "as cart", "UNAVAILABLE")
+    become("PERMISSIVE", either, "as nobody")
+    become("STRICT", "as cart", "UNAVAILABLE")
+    become("DISABLE", "UNAVAILABLE", "as nobody")
+    become("STRICT", "as cart", "UNAVAILABLE")
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_policy_that_changes(server: str, theatre: Theatre) -> None:
+    """In a server that serves on, for calls on connections that there are."""
+    ask = theatre.clients["threads"]
+    for mine, others in (("Other", "Hello"), ("Hello", "Other")):
+        theatre.edit("STRICT", cart=mine)
+        wait_until(lambda method=mine: outcome(ask, f"mutual-{server}", method) == "as cart", 30, mine)
+        assert outcome(ask, f"mutual-{server}", others) == "PERMISSION_DENIED"
 
 
 @pytest.mark.parametrize("client", COLUMNS)

@@ -40,11 +40,11 @@ class Workloads:
         return out / "bootstrap.json"
 
     @contextlib.contextmanager
-    def kept(self, account: str, program: list[str] | None = None) -> Iterator[Path]:
+    def kept(self, account: str, program: list[str] | None = None, *options: str) -> Iterator[Path]:
         """The bootstrap of a workload that the command keeps."""
-        out = self.folder / account
+        out = self.folder / f"{account}-kept"
         process = subprocess.Popen(
-            [*(program or MESHLIB), "bootstrap", "grpc", "--keep", "--out", str(out)],
+            [*(program or MESHLIB), "bootstrap", "grpc", "--keep", "--out", str(out), *options],
             env=self.environ(account),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

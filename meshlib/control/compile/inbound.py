@@ -6,6 +6,9 @@ Rules (Istio):
   of the mesh's trust domain or one of its aliases.
 - gRPC's servers take one of the two: PERMISSIVE is plain text, unless the workload's label
   `security.istio.io/tlsMode` says `istio`: then it is mutual TLS. They do not look at trust domains.
+- Their HTTP connection manager says by its `stat_prefix` which of the two it is. Node.js's server takes no
+  notice of a listener that differs in nothing but its TLS, and ends by an exception if that was none
+  before (`filterChainsEquivalent` of @grpc/grpc-js-xds 1.14).
 - Without the mesh's roots nobody has a certificate: PERMISSIVE is plain text. STRICT stays STRICT, so that
   nothing is served in plain text that must not be.
 - A server in a process answers the request itself: its only route forwards nowhere, unless rules with CORS
@@ -55,16 +58,18 @@ def inbound_listener(
         as_sidecar(manager, graph.mesh)
         told = graph.telemetries.told(client.namespace, client.label_map, WorkloadMode.SERVER)
         put_telemetry(manager, made, told, client.flavour)
-    packed = pb.pack(manager)
     for transport in _transports(decided.mode, client.label_map, grpc=grpc, roots=roots):
-        chain = made.filter_chains.add(name="inbound-mtls" if transport == TLS else "inbound-plaintext")
+        how = "mtls" if transport == TLS else "plaintext"
+        chain = made.filter_chains.add(name=f"inbound-{how}")
+        if grpc:
+            manager.stat_prefix = f"inbound_{port}_{how}"
         if not grpc:
             chain.filter_chain_match.transport_protocol = transport
         if transport == TLS:
             put_socket(
                 chain.transport_socket, server_context(graph, Flavour.GRPC if grpc else Flavour.MESHLIB)
             )
-        chain.filters.add(name=_MANAGER, typed_config=packed)
+        chain.filters.add(name=_MANAGER, typed_config=pb.pack(manager))
     if not grpc:
         inspector = pb.pack(pb.message(_INSPECTOR)())
         made.listener_filters.add(name=TLS_INSPECTOR, typed_config=inspector)
