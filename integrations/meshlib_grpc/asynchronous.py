@@ -326,7 +326,10 @@ class Connections:
         async def seen() -> Seen:
             found = await alook(attempt, tls, wanted.contexts, wanted.seconds)
             if isinstance(found, Pinned):
-                self._pool.add(attempt, self._made(attempt, found), wanted.secured, idle=True)
+                channel = self._made(attempt, found)
+                # Now: when somebody calls, the peer that was looked at may have another certificate.
+                channel.get_state(try_to_connect=True)
+                self._pool.add(attempt, channel, wanted.secured, idle=True)
             return found
 
         return self._looks.share((key_of(attempt), wanted.secured), seen)

@@ -176,6 +176,7 @@ class Connections:
             if isinstance(found, Pinned):
                 found = found._replace(secured=wanted.secured)
                 channel = self._made(attempt, found)
+                _connect(channel)
                 self._pool.add(attempt, channel, wanted.secured, idle=True, peer=found)
             return found
 
@@ -256,6 +257,11 @@ def _waited(call: Any, cut: Cut) -> tuple[bytes, Any]:
         raise Broken(Failed(Failure.RESET, "given up")) from None
     finally:
         cut.over()
+
+
+def _connect(channel: grpc.Channel) -> None:
+    """Begins now: when somebody calls, the peer that was looked at may have another certificate."""
+    channel._channel.check_connectivity_state(True)  # noqa: SLF001 - see `_state`
 
 
 def _state(channel: grpc.Channel) -> int:

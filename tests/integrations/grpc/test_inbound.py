@@ -297,6 +297,9 @@ def test_grpcs_own_ports_are_refused(mesh: meshlib.Mesh) -> None:
             server.add_port(address)
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(meshlib.ConfigError, match="in use"):
         server.add_port(f"127.0.0.1:{taken.getsockname()[1]}")
+    with pytest.raises(meshlib.ConfigError, match="there is no port"):
+        server.start()
+    server.add_port("127.0.0.1:0")
     server.start()
     with pytest.raises(meshlib.ConfigError, match="before start"):
         server.add_port("127.0.0.1:0")

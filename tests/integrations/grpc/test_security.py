@@ -16,6 +16,8 @@ import meshlib
 from meshlib.core.mtls import ClientTls, SanMatch, Trust
 from meshlib.dataplane.tls import Contexts, Held
 from meshlib_grpc import pin
+from meshlib_grpc.inbound.credentials import rotating
+from meshlib_grpc.pool import READY
 
 REVIEWS = "spiffe://cluster.local/ns/default/sa/reviews"
 OTHER = "spiffe://cluster.local/ns/default/sa/ratings"
@@ -180,6 +182,31 @@ def test_a_certificate_of_our_own_that_is_new_is_shown(kind: str, ca: SmallCa) -
         until(lambda: caller.turn() or list(first.values()) != list(caller.pool()._open.values()))
         assert caller.channels() == 1
         assert caller.unary("who", b"").messages == [b"v1"]
+
+
+@kinds
+def test_a_new_channel_connects_before_it_is_called(kind: str, ca: SmallCa, capfd: Any) -> None:
+    """Or its peer may have another certificate by then, of which gRPC complains on stderr."""
+    mine, theirs = [ca.held(PAGE)], [ca.held(REVIEWS, dns=[NAME])]
+    with (
+        grpc_server(credentials=rotating(lambda: theirs[0])) as server,
+        calling(kind, mesh_of(server.port, lambda: mine[0])) as caller,
+    ):
+        caller.unary("who", b"")
+        pool = caller.pool()
+        (first,) = pool._open.values()
+        mine[0] = ca.held(PAGE)
+        caller.unary("who", b"")
+
+        def connected() -> bool:
+            caller.turn()
+            (found,) = pool._open.values()
+            return found is not first and pool._state(found.channel) == READY
+
+        until(connected)
+        theirs[0] = ca.held(REVIEWS, dns=[NAME])
+        assert caller.unary("who", b"").messages == [b"v1"]
+    assert "Handshake failed" not in capfd.readouterr().err
 
 
 @kinds
