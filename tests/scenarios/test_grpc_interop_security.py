@@ -227,9 +227,8 @@ def theatre(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
         control = stack.enter_context(secure_mesh(base, policies(ports), *services))
         workloads = Workloads(control, short)
         python = [sys.executable, str(TESTS / "support/grpcio_greeters.py")]
-        once = workloads.once("greeter", "--label", "app=greeter")
-        stack.enter_context(grpcs(python, once, ports["grpcs"]))
         bootstrap = stack.enter_context(workloads.kept("greeter", None, "--label", "app=greeter"))
+        stack.enter_context(grpcs(python, bootstrap, ports["grpcs"]))
         node = ["node", str(TESTS / "scenarios/grpcjs/server.js")]
         stack.enter_context(grpcs(node, bootstrap, ports["js"]))
         served = stack.enter_context(control.joined("greeter", labels="app=greeter"))
