@@ -20,6 +20,7 @@ import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from meshlib.agent import netns
@@ -50,8 +51,8 @@ class Membership(Protocol):
     def drain(self) -> None:
         """Says that it leaves; may wait for others to hear of it."""
 
-    def close(self) -> None:
-        """Leaves."""
+    def close(self, *, stays: bool = False) -> None:
+        """Leaves; `stays`: it comes back, and what is kept of it stays."""
 
 
 Join = Callable[[Workload], Membership]
@@ -145,7 +146,7 @@ class Node:
         membership, member.membership = member.membership, None
         if membership is not None:
             await self._in_thread(membership.drain)
-            await self._in_thread(membership.close)
+            await self._in_thread(partial(membership.close, stays=self._ending))
         if member.workload.netns:
             await self._release(member.workload.netns)
 
