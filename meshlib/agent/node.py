@@ -78,6 +78,11 @@ class Member:
     """What its Envoy says of a listener that it refuses, and that in our words."""
     keeping: "asyncio.Task[None] | None" = None
 
+    @property
+    def settled(self) -> bool:
+        """Whether it was ready, and the control service knows it now."""
+        return self.membership is not None and self.membership.joined and self.ready.is_set()
+
 
 class Node:
     """All of them. One event loop."""
@@ -183,6 +188,14 @@ class Node:
                 else:
                     self._listed[name] = one
 
+    def known(self) -> list[tuple[Workload, bool]] | None:
+        """Those that have a certificate, and of each whether the control service knows it, and its listeners
+        are there; None: the node ends.
+        """
+        if self._ending:
+            return None
+        return [(one.workload, one.settled) for one in self.members if one.membership is not None]
+
     async def why(self, member: Member) -> str:
         """Why it is not ready now; empty: it is. One that was may have lost its Envoy since."""
         if member.why or await self._listening(member.workload):
@@ -241,12 +254,18 @@ class Node:
                     member.why = str(error)
                     log.error("workload %s can't join: %s", member.workload.name, error)
                 await asyncio.sleep(pause(failures + 1))
-        while not (member.membership.joined and await self._listening(member.workload)):
-            member.why = self._lacks(member) or "waiting for the control service"
+        while not await self._served(member, member.membership):  # noqa: ASYNC110
             await asyncio.sleep(LOOK_SECONDS)
         member.why = ""
         member.ready.set()
         _serve(member)
+
+    async def _served(self, member: Member, membership: Membership) -> bool:
+        """Whether it is known to the control service and its listeners are there; if not, why is said."""
+        listening = await self._listening(member.workload)
+        last = "the control service can't be reached; it has the last good configuration"
+        member.why = last if listening else self._lacks(member) or "waiting for the control service"
+        return membership.joined and listening
 
     def _claim(self, member: Member) -> None:
         """Nobody else has its namespace from now on; which may not have been there when it was enrolled."""

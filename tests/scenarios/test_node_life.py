@@ -2,6 +2,8 @@
 change and Envoys are killed: two machines, one that calls all the time, and one that is called. Needs root.
 """
 
+import base64
+import json
 import os
 import signal
 import socket
@@ -151,13 +153,17 @@ def two(net: Underlay) -> Machine:
 
 
 @pytest.fixture(scope="module")
-def nodes(net: Underlay, mesh: SecureMesh, two: Machine) -> tuple[Started, Started]:
+def nodes(net: Underlay, mesh: SecureMesh, two: Machine) -> list[Started]:
     """Both renew certificates every two seconds."""
-    return net.machine("vm1").node(mesh, *PATIENT, renewing=0.0006), two.node(mesh, *PATIENT, renewing=0.0006)
+    return [started(net.machine("vm1"), mesh), started(two, mesh)]
+
+
+def started(machine: Machine, mesh: SecureMesh) -> Started:
+    return machine.node(mesh, *PATIENT, renewing=0.0006)
 
 
 @pytest.fixture(scope="module")
-def caller(net: Underlay, nodes: tuple[Started, Started], two: Machine) -> Caller:
+def caller(net: Underlay, nodes: list[Started], two: Machine) -> Caller:
     two.run("details", sys.executable, "-c", DETAILS, options=["--port", "tcp=7000"])
     made = Caller(net.machines[1].run("ratings", sys.executable, "-c", RATINGS))
     made.settles()
@@ -220,7 +226,7 @@ def test_the_control_service_is_gone_for_a_while(two: Machine, caller: Caller, m
 
 
 def test_a_killed_envoy_and_a_killed_agent_mean_no_traffic_and_no_plain_text(
-    net: Underlay, nodes: tuple[Started, Started], two: Machine, caller: Caller, mesh: SecureMesh
+    net: Underlay, nodes: list[Started], two: Machine, caller: Caller, mesh: SecureMesh
 ) -> None:
     with net.seen() as file:
         for node in nodes:
@@ -232,9 +238,53 @@ def test_a_killed_envoy_and_a_killed_agent_mean_no_traffic_and_no_plain_text(
         before = len(caller.lines())
         nodes[1].end(signal.SIGKILL)
         wait_until(lambda: bool(caller.since(before).get("http_new", set()) - {"200"}), 60, "its end")
-        two.node(mesh, *PATIENT, renewing=0.0006)
+        nodes[1] = started(two, mesh)
         caller.settles()
     assert b"plainly" not in file.read_bytes()
+
+
+def test_without_a_control_service_envoys_and_agents_come_back_with_what_was_last_good(
+    net: Underlay, nodes: list[Started], two: Machine, caller: Caller, mesh: SecureMesh
+) -> None:
+    denied = {"http_new": "403", "http_kept": "403"}
+    mesh.edit(MESH, DENIED.replace("PORT", "9080"))
+    caller.settles(**denied)
+    wait_until(lambda: b"policy[nobody]" in kept(two), 60, "the last good configuration")
+    with net.seen() as file, mesh.down():
+        for node in nodes:
+            before = len(caller.lines())
+            (envoy,) = envoys(node)
+            os.kill(envoy, signal.SIGKILL)
+            wait_until(lambda: caller.lost_since(before), 60, "its end")  # noqa: B023
+            caller.settles(**denied)
+        for orderly in (True, False):
+            before = len(caller.lines())
+            if orderly:
+                nodes[1].process.send_signal(signal.SIGTERM)
+                nodes[1].wait_for("draining")
+            nodes[1].end(signal.SIGTERM if orderly else signal.SIGKILL)
+            wait_until(lambda: caller.lost_since(before), 60, "its end")  # noqa: B023
+            nodes[1] = started(two, mesh)
+            caller.settles(**denied)
+        assert two.workloads()["details"]["why"] == (
+            "the control service can't be reached; it has the last good configuration"
+        )
+    before = len(caller.lines())
+    mesh.edit(MESH)
+    caller.settles()
+    seen = caller.since(before)
+    assert seen["tcp_new"] == seen["tcp_kept"] == {"echo"}
+    wait_until(lambda: two.workloads()["details"]["why"] == "", 60, "it")
+    assert b"plainly" not in file.read_bytes()
+
+
+def kept(machine: Machine) -> bytes:
+    """All that a node keeps of its workloads' configuration."""
+    found = b""
+    for path in (machine.folder / "state" / "workloads").glob("*.mesh"):
+        _, _, said = path.read_bytes().partition(b"\n")
+        found += b"".join(base64.b64decode(body) for *_, body in json.loads(said)["resources"])
+    return found
 
 
 def envoys(node: Started) -> list[int]:
