@@ -31,7 +31,7 @@ from meshlib.agent.bootstrap import (
     node_bootstrap,
 )
 from meshlib.agent.capture import Captures
-from meshlib.agent.folder import BASE_ID, own_folder
+from meshlib.agent.folder import BASE_ID, has_room, own_folder
 from meshlib.agent.last_good import Store
 from meshlib.agent.log import OPTIONS, Log
 from meshlib.agent.node import Join, Node
@@ -51,8 +51,6 @@ PARTING_SECONDS = 5
 CONTROL_SOCKET = "control.sock"
 """By which a node's agent reaches the control service."""
 Beside: TypeAlias = contextlib.AbstractAsyncContextManager[object]
-MAX_SOCKET_PATH = 107
-"""Bytes of a Unix socket's path on Linux."""
 
 
 class Certificates(Protocol):
@@ -192,7 +190,7 @@ async def run_envoy(
         await _ensured(certificates)
     async with contextlib.AsyncExitStack() as stack:
         folder = stack.enter_context(own_folder(name))
-        _short(folder)
+        has_room(folder)
         path = folder / "envoy.json"
         path.write_text(json.dumps(bootstrap(folder)))
         if certificates is not None:
@@ -252,14 +250,6 @@ def _same(settings: Bootstrap, held: Svid) -> None:
         raise ConfigError(
             f"the certificate is of {held.principal}, but MESHLIB_NAMESPACE and MESHLIB_SERVICE_ACCOUNT say "
             f"{settings.namespace}/{settings.service_account}; the token decides who it is"
-        )
-
-
-def _short(folder: Path) -> None:
-    """ConfigError: no Unix socket fits into it."""
-    if len(bytes(folder / ADMIN_SOCKET)) > MAX_SOCKET_PATH:
-        raise ConfigError(
-            f"the folder for temporary files is too long for a Unix socket: {folder}; set TMPDIR"
         )
 
 

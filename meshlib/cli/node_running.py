@@ -14,7 +14,7 @@ from meshlib.agent.agent import run_node, wait_ready
 from meshlib.agent.capture import Captures
 from meshlib.agent.netns import SUBNET
 from meshlib.agent.node import Node
-from meshlib.agent.node_socket import own_folder, socket_path
+from meshlib.agent.node_socket import fitting, own_folder, socket_path
 from meshlib.agent.process import Envoy
 from meshlib.agent.secrets import Secrets
 from meshlib.bootstrap import Bootstrap, bootstrap
@@ -75,7 +75,7 @@ def machine(
     except ValueError as error:
         raise ConfigError(f"subnet: {error}; allowed is one such as {SUBNET}") from None
     path = socket_path(at)
-    api = (workload_api or path.with_name("workload-api.sock")).absolute()
+    api = fitting("workload-api", workload_api or path.with_name("workload-api.sock"))
     served = sys.platform == "linux" and not settings.allow_plaintext
     return Machine(name, settings, path, str(network), concurrency, drain, api if served else None)
 

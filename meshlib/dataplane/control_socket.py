@@ -26,7 +26,7 @@ from meshlib.xds.names import CONTROL_SERVER, split_authority
 
 log = logging.getLogger(__name__)
 
-LONGEST_PATH = 100
+LONGEST_PATH = 103
 """Bytes of the path of a socket that every system takes."""
 BACKLOG = 100
 FAREWELL = 0.5
