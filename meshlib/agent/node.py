@@ -210,8 +210,19 @@ class Node:
 
     async def clean(self) -> list[str]:
         """What an earlier life left behind, and nobody claims, is taken away; says what that was."""
+        return await clean(self._captures, self._claimed())
+
+    async def clean_closed(self) -> tuple[list[str], list[str]]:
+        """The same, but that what is captured stays so, for nobody says that it is not wanted: what was taken
+        away, and what stays closed.
+        """
+        claimed, ours = self._claimed(), {one.path for one in netns.ours()}
+        closed = {path for path in self._captures.held - claimed - ours if netns.number(path) is not None}
+        return await clean(self._captures, claimed | closed), sorted(closed)
+
+    def _claimed(self) -> set[str]:
         members = [one.workload for one in self.members]
-        return await clean(self._captures, {one.netns for one in (*members, *self._wanted)} - {""})
+        return {one.netns for one in (*members, *self._wanted)} - {""}
 
     async def drain(self, *names: str) -> None:
         """These say that they leave, and wait for others to have heard of it; without names: all."""

@@ -55,9 +55,8 @@ def socket_path(said: Path | None = None) -> Path:
 def fitting(what: str, path: Path) -> Path:
     """The absolute path. ConfigError: no Unix socket can be there."""
     if not fits(path.absolute()):
-        raise ConfigError(
-            f"{what}: {path.absolute()} is too long for a Unix socket: at most {MAX_SOCKET_PATH} bytes are allowed"
-        )
+        most = f"at most {MAX_SOCKET_PATH} bytes are allowed"
+        raise ConfigError(f"{what}: {path.absolute()} is too long for a Unix socket: {most}")
     return path.absolute()
 
 

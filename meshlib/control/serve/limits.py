@@ -9,6 +9,8 @@ MAX_RECEIVED = 4 * 1024 * 1024
 MAX_STREAMS = 100
 """Of one connection; a client needs three."""
 MAX_SENT = 512 * 1024 * 1024
+MAX_REGISTRATIONS = 2_000
+"""Of one identity at one address, such as the workloads of a node; of one address, without TLS."""
 HOLD_SECONDS = 1.0
 """How long a change waits for a client to ask for what is new or to cancel what is gone."""
 BIND_SECONDS = 5.0

@@ -37,6 +37,7 @@ from meshlib.control.serve.registration import (
     Joining,
     Registrar,
     RegistrationError,
+    TooMany,
     specifier,
 )
 from meshlib.control.serve.signing import Signing
@@ -354,11 +355,12 @@ class ControlServer:
                     answers.give(specifier())
                     self._joiners.add(answers)
                 else:
-                    self.registrar.reported(stream, said, self._now())
+                    self.registrar.reported(stream, said, self._now(), _whose(caller))
         except RegistrationError as error:
             log.warning("registration of %s refused: %s", caller.address, error)
             self.registrar.reported(stream, None, self._now())
-            raise Denied("INVALID_ARGUMENT", str(error)) from None
+            code = "RESOURCE_EXHAUSTED" if isinstance(error, TooMany) else "INVALID_ARGUMENT"
+            raise Denied(code, str(error)) from None
         except (Denied, ProtocolError) as error:
             log.warning("%s ended: %s", caller.address, error)
             raise
@@ -413,6 +415,12 @@ class ControlServer:
 
     async def _get_roots(self, _request: Any, _caller: Caller) -> Any:
         return self._signing.roots() if self._signing is not None else pb.Struct()
+
+
+def _whose(caller: Caller) -> str:
+    """Who registers, from which machine."""
+    host = caller.address.rpartition(":")[0]
+    return f"{caller.identity} at {host}" if caller.identity is not None else host
 
 
 class _Answers:

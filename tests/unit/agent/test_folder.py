@@ -53,7 +53,7 @@ def test_one_in_which_no_socket_fits_is_refused_and_leaves_nothing(
 def test_the_path_of_a_socket_that_is_said_must_fit() -> None:
     longest = Path("/" + "s" * (MAX_SOCKET_PATH - 1))
     assert socket_path(longest) == longest
-    with pytest.raises(ConfigError, match="socket: /s+x is too long for a Unix socket: at most"):
+    with pytest.raises(ConfigError, match=r"socket: /s+x is too long for a Unix socket: at most"):
         socket_path(Path(f"{longest}x"))
 
 

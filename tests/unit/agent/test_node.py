@@ -295,6 +295,21 @@ async def test_who_leaves_is_open_and_a_node_that_ends_opens_nobody(captured: St
     assert captured.said == ["/nowhere/a closes", "a joins", "a serves", "a drains", "a comes back"]
 
 
+async def test_without_a_list_what_was_captured_stays_closed(
+    captured: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshlib.agent.node.netns.ours", list)
+    monkeypatch.setattr("meshlib.agent.node.netns.left_over", list)
+    there = {"/nowhere/a": 1, "/nowhere/b": 2}
+    monkeypatch.setattr("meshlib.agent.node.netns.number", there.get)
+    captured.captures._held = frozenset([*there, "/nowhere/gone"])
+    await captured.node.enrol(IN_POD).ready.wait()
+    captured.said.clear()
+    assert await captured.node.clean_closed() == (["the rules in /nowhere/gone"], ["/nowhere/b"])
+    assert captured.said == ["/nowhere/gone opens"]
+    assert await captured.node.clean() == ["the rules in /nowhere/b", "the rules in /nowhere/gone"]
+
+
 async def test_a_node_that_ends_opens_all_if_it_is_told_to(captured: Stage) -> None:
     node = Node(captured.admin, captured.captures, captured.join, lambda: "", open_at_end=True)
     await node.enrol(IN_POD).ready.wait()
