@@ -196,11 +196,14 @@ TOKENS = """
 apiVersion: security.istio.io/v1
 kind: RequestAuthentication
 metadata: {name: APP}
-spec: {selector: {matchLabels: {app: APP}}, jwtRules: [{issuer: me, jwks: 'JWKS', forwardOriginalToken: true}]}
+spec:
+  selector: {matchLabels: {app: APP}}
+  jwtRules: [{issuer: me, jwks: 'JWKS', forwardOriginalToken: true}]
 """
 CLAIMED = """[
   {to: [{operation: {paths: [/]}}]},
-  {from: [{source: {requestPrincipals: [me/*]}}], when: [{key: "request.auth.claims[group]", values: [good]}]}]
+  {from: [{source: {requestPrincipals: [me/*]}}],
+   when: [{key: "request.auth.claims[group]", values: [good]}]}]
 """
 ASKED = """
 apiVersion: mesh.istio.io/v1alpha1
@@ -283,12 +286,13 @@ def test_who_is_asked_elsewhere(mesh: Matrix) -> None:
         ]
         return [(one.status, one.told.get("headers", {}).get("x-door")) for one in found]
 
-    unasked, passed = (200, None), (200, "open")
+    unasked, refused, passed = (200, None), (418, None), (200, "open")
+    asked_for: list[object] = [unasked, refused, passed]
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Door) as door, serving(door):
         asked = ASKED.replace("DOOR", str(door.server_address[1]))
         with mesh.beside(asked):
             seen(mesh, ONE_EACH, look, dict.fromkeys(PAIRS, [unasked] * 3))
-            seen(mesh, CUSTOM + ONE_EACH, look, dict.fromkeys(PAIRS, [unasked, (418, None), passed]))
+            seen(mesh, CUSTOM + ONE_EACH, look, dict.fromkeys(PAIRS, asked_for))
             seen(mesh, ONE_EACH, look, dict.fromkeys(PAIRS, [unasked] * 3))
 
 
