@@ -20,6 +20,7 @@ from support.machines import Machine, Started, Underlay, underlay
 from support.secure_mesh import SecureMesh, secure_mesh
 
 import meshlib
+from meshlib.identity.pem import split_pem
 
 MESH = """
 apiVersion: security.istio.io/v1
@@ -170,12 +171,18 @@ def caller(net: Underlay, nodes: list[Started], two: Machine) -> Caller:
     return made
 
 
-def shown(machine: Machine) -> bytes:
-    """The certificate that `details` shows to whoever connects now."""
+def shown(machine: Machine, service: str = "details", root: str = "") -> bytes:
+    """The certificate that a workload shows to whoever connects now, and trusts this root alone, if any.
+
+    OSError: it shows none that is trusted.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if root:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=root)
     context.set_alpn_protocols(["istio-peer-exchange", "istio"])
-    address = machine.workloads()["details"]["address"]
+    address = machine.workloads()[service]["address"]
     with socket.create_connection((address, 9080), 10) as plain, context.wrap_socket(plain) as made:
         return made.getpeercert(binary_form=True) or b""
 
@@ -209,6 +216,35 @@ def test_certificates_are_renewed_under_load(two: Machine, caller: Caller, mesh:
         # And one that comes now trusts them as well.
         with meshlib.Client(mesh=joined) as client:
             assert client.get("http://details:9080/").text == "details"
+    assert caller.since(before) == {name: {said} for name, said in GOOD.items()}
+
+
+def test_the_root_is_replaced_under_load(
+    net: Underlay, two: Machine, caller: Caller, mesh: SecureMesh
+) -> None:
+    """Each step lasts until everybody did what it is for."""
+    one, before = net.machines[-1], len(caller.lines())
+    both = ((one, "ratings"), (two, "details"))
+    (old,) = split_pem(mesh.authority.roots_pem)
+    mesh.rotate_root(overlap_s=4000, keep_s=4000)
+    for machine, _ in both:
+        wait_until(lambda: trusted(machine) == {2}, 60, "the new root")  # noqa: B023
+    caller.more()
+    (new,) = set(split_pem(mesh.authority.roots_pem)) - {old}
+    mesh.turn()
+
+    def by_the_new() -> bool:
+        with suppress(OSError):
+            return all(shown(machine, service, new) for machine, service in both)
+        return False
+
+    wait_until(by_the_new, 60, "certificates of the new root")
+    caller.more()
+    mesh.turn(settled=True)
+    for machine, _ in both:
+        wait_until(lambda: trusted(machine) == {1}, 60, "the new root alone")  # noqa: B023
+    caller.more()
+    assert mesh.authority.roots_pem == new
     assert caller.since(before) == {name: {said} for name, said in GOOD.items()}
 
 
@@ -249,7 +285,11 @@ def test_without_a_control_service_envoys_and_agents_come_back_with_what_was_las
     denied = {"http_new": "403", "http_kept": "403"}
     mesh.edit(MESH, DENIED.replace("PORT", "9080"))
     caller.settles(**denied)
-    wait_until(lambda: b"policy[nobody]" in kept(two), 60, "the last good configuration")
+    wait_until(
+        lambda: any(b"policy[nobody]" in body for body in kept(two).values()),
+        60,
+        "the last good configuration",
+    )
     with net.seen() as file, mesh.down():
         for node in nodes:
             before = len(caller.lines())
@@ -278,13 +318,23 @@ def test_without_a_control_service_envoys_and_agents_come_back_with_what_was_las
     assert b"plainly" not in file.read_bytes()
 
 
-def kept(machine: Machine) -> bytes:
-    """All that a node keeps of its workloads' configuration."""
-    found = b""
+def kept(machine: Machine) -> dict[str, bytes]:
+    """What a node keeps of its workloads' configuration, by name."""
+    found = {}
     for path in (machine.folder / "state" / "workloads").glob("*.mesh"):
         _, _, said = path.read_bytes().partition(b"\n")
-        found += b"".join(base64.b64decode(body) for *_, body in json.loads(said)["resources"])
+        for _, name, _, body in json.loads(said)["resources"]:
+            found[name] = base64.b64decode(body)
     return found
+
+
+def trusted(machine: Machine) -> set[int]:
+    """How many roots the node itself trusts, and its Envoy."""
+    (own,) = (machine.folder / "state" / "identity").glob("*.json")
+    return {
+        len(split_pem(json.loads(own.read_text())["roots"])),
+        kept(machine).get("ROOTCA", b"").count(b"BEGIN CERTIFICATE"),
+    }
 
 
 def envoys(node: Started) -> list[int]:
