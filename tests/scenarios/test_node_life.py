@@ -321,7 +321,9 @@ def test_without_a_control_service_envoys_and_agents_come_back_with_what_was_las
 def kept(machine: Machine) -> dict[str, bytes]:
     """What a node keeps of its workloads' configuration, by name."""
     found = {}
-    for path in (machine.folder / "state" / "workloads").glob("*.mesh"):
+    files = (machine.folder / "state" / "workloads").glob("*.mesh")
+    # Of another fingerprint there is another one.
+    for path in sorted(files, key=lambda one: one.stat().st_mtime):
         _, _, said = path.read_bytes().partition(b"\n")
         for _, name, _, body in json.loads(said)["resources"]:
             found[name] = base64.b64decode(body)
@@ -330,7 +332,7 @@ def kept(machine: Machine) -> dict[str, bytes]:
 
 def trusted(machine: Machine) -> set[int]:
     """How many roots the node itself trusts, and its Envoy."""
-    (own,) = (machine.folder / "state" / "identity").glob("*.json")
+    own = max((machine.folder / "state" / "identity").glob("*.json"), key=lambda one: one.stat().st_mtime)
     return {
         len(split_pem(json.loads(own.read_text())["roots"])),
         kept(machine).get("ROOTCA", b"").count(b"BEGIN CERTIFICATE"),

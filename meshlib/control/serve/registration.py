@@ -137,11 +137,12 @@ class Registrar:
         if not self._callers[caller]:
             del self._callers[caller]
 
-    def ended(self, stream: int, now: float) -> None:
-        """A stream ended."""
+    def ended(self, stream: int, now: float, grace: float | None = None) -> None:
+        """A stream ended; `grace` None: the usual one."""
         for key, entry in list(self._entries.items()):
             if stream in entry.streams:
-                self._leave(key, entry, stream, now, at_once=entry.registration.draining)
+                until = now + (self._grace if grace is None else grace)
+                self._leave(key, entry, stream, until, at_once=entry.registration.draining)
         self._tell()
 
     def expire(self, now: float) -> None:
@@ -151,11 +152,11 @@ class Registrar:
                 self._drop(key)
         self._tell()
 
-    def _leave(self, key: _Key, entry: _Entry, stream: int, now: float, at_once: bool) -> None:
+    def _leave(self, key: _Key, entry: _Entry, stream: int, until: float, at_once: bool) -> None:
         entry.streams.discard(stream)
         if entry.streams:
             return
-        entry.gone_at = now + self._grace
+        entry.gone_at = until
         if at_once:
             self._drop(key)
 

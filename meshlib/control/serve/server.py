@@ -29,7 +29,13 @@ from meshlib.control.serve.callers import Caller, Callers, Denied, operator, sta
 from meshlib.control.serve.calls import Calls
 from meshlib.control.serve.credentials import Authority, Credentials, server_names
 from meshlib.control.serve.front import Front
-from meshlib.control.serve.limits import GRPC_OPTIONS, RELOAD_SECONDS, STOP_GRACE_SECONDS
+from meshlib.control.serve.limits import (
+    CUT_GRACE_SECONDS,
+    CUT_SECONDS,
+    GRPC_OPTIONS,
+    RELOAD_SECONDS,
+    STOP_GRACE_SECONDS,
+)
 from meshlib.control.serve.nodes import Nodes, NoNodes, Permissions, is_node
 from meshlib.control.serve.push import Connection, Hub
 from meshlib.control.serve.registration import (
@@ -144,6 +150,8 @@ class ControlServer:
         self._joiners: set[_Answers] = set()
         """To the servers that are registered."""
         self._expiry: asyncio.TimerHandle | None = None
+        self._cut_at: float | None = None
+        """When connections were cut off last."""
         self._server: grpc.aio.Server | None = None
         self._calls = Calls()
 
@@ -237,8 +245,8 @@ class ControlServer:
                 if by.authority.reload(by.wall()):
                     by.changed()
                     self._tell_servers()
-                if self._front is not None:
-                    self._front.sweep()
+                if self._front is not None and self._front.sweep():
+                    self._cut_at = self._now()
             except Exception:
                 log.exception("the authority can't be asked what changed; what was in force stays")
 
@@ -366,7 +374,9 @@ class ControlServer:
             raise
         finally:
             self._joiners.discard(answers)
-            self.registrar.ended(stream, self._now())
+            now = self._now()
+            cut = self._cut_at is not None and now - self._cut_at < CUT_SECONDS
+            self.registrar.ended(stream, now, CUT_GRACE_SECONDS if cut else None)
             self._await_expiry()
             await answers.end()
 

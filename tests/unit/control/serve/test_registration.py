@@ -52,6 +52,18 @@ def test_a_stream_that_ended_is_remembered_for_the_grace(
     assert registrar.next_expiry is None
 
 
+def test_who_was_cut_off_has_longer(registrar: Registrar, changes: list[tuple[Registration, ...]]) -> None:
+    registrar.reported(1, one(), 0.0)
+    registrar.ended(1, 5.0, 10.0)
+    assert registrar.next_expiry == 15.0
+    registrar.reported(2, one(), 14.0)
+    registrar.ended(2, 15.0)
+    registrar.expire(16.9)
+    assert changes == [(one(),)]
+    registrar.expire(17.0)
+    assert changes[-1] == ()
+
+
 def test_who_comes_back_within_the_grace_never_left(
     registrar: Registrar, changes: list[tuple[Registration, ...]]
 ) -> None:
