@@ -198,8 +198,10 @@ class Node:
 
     async def why(self, member: Member) -> str:
         """Why it is not ready now; empty: it is. One that was may have lost its Envoy since."""
-        if member.why or await self._listening(member.workload):
-            return member.why
+        if member.why:
+            return self._lacks(member) or member.why
+        if await self._listening(member.workload):
+            return ""
         return self._lacks(member) or "its Envoy is not there, or has no configuration yet"
 
     def _lacks(self, member: Member) -> str:
