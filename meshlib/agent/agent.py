@@ -1,6 +1,7 @@
 """The agent of one Envoy: its folder, its secrets, its Envoy, and what it says of them.
 
     secrets ──SDS──► Envoy ◄──ADS over mTLS── control service
+                           (of a node by way of the agent: `relay.py`)
 
 Rules:
 
@@ -18,16 +19,25 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from meshlib.agent.admin import Admin, AdminUnreachable, Listening
-from meshlib.agent.bootstrap import ADMIN_SOCKET, SDS_SOCKET, Edge, gateway_bootstrap, node_bootstrap
+from meshlib.agent.bootstrap import (
+    ADMIN_SOCKET,
+    ADS_SOCKET,
+    SDS_SOCKET,
+    Edge,
+    gateway_bootstrap,
+    node_bootstrap,
+)
 from meshlib.agent.capture import Captures
-from meshlib.agent.folder import BASE_ID, own_folder
+from meshlib.agent.folder import BASE_ID, has_room, own_folder
+from meshlib.agent.last_good import Store
 from meshlib.agent.log import OPTIONS, Log
 from meshlib.agent.node import Join, Node
 from meshlib.agent.process import Envoy, envoy_path
 from meshlib.agent.refusal import Teller
+from meshlib.agent.relay import Members, Relay
 from meshlib.agent.sds import SecretServer
 from meshlib.agent.secrets import Secrets, Svid
 from meshlib.bootstrap import Bootstrap
@@ -38,8 +48,9 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.25
 PARTING_SECONDS = 5
 """After the time to drain, before an Envoy that another took over from is ended."""
-MAX_SOCKET_PATH = 107
-"""Bytes of a Unix socket's path on Linux."""
+CONTROL_SOCKET = "control.sock"
+"""By which a node's agent reaches the control service."""
+Beside: TypeAlias = contextlib.AbstractAsyncContextManager[object]
 
 
 class Certificates(Protocol):
@@ -121,12 +132,26 @@ async def run_node(
     join: Join,
     captures: Captures,
     own_address: Callable[[], str],
+    control: Callable[[Path], Beside],
+    store: Store | None,
     *,
     open_at_end: bool = False,
     drain_seconds: float = 30.0,
     arguments: Sequence[str] = (),
 ) -> AsyncIterator[tuple[Node, Envoy, Admin]]:
-    """A node for the time of the block, at whose end its workloads leave. As `Node` and `run_gateway`."""
+    """A node for the time of the block, at whose end its workloads leave. As `Node` and `run_gateway`.
+
+    `control` serves at a socket what leads to the control service; `store`: as of `Relay`.
+    """
+    made: list[Node] = []
+
+    @contextlib.asynccontextmanager
+    async def relay(folder: Path) -> AsyncIterator[None]:
+        socket = folder / CONTROL_SOCKET
+        members: Members = lambda: made[0].known() if made else ()  # noqa: E731
+        async with control(socket), Relay(folder / ADS_SOCKET, socket, members, store):
+            yield
+
     running = run_envoy(
         "node",
         lambda folder: node_bootstrap(settings, name, folder),
@@ -134,9 +159,11 @@ async def run_node(
         secrets,
         drain_seconds=drain_seconds,
         arguments=arguments,
+        beside=relay,
     )
     async with running as (envoy, admin):
         node = Node(admin, captures, join, own_address, refused=envoy.refused_of, open_at_end=open_at_end)
+        made.append(node)
         try:
             yield node, envoy, admin
         finally:
@@ -152,19 +179,25 @@ async def run_envoy(
     *,
     drain_seconds: float,
     arguments: Sequence[str],
+    beside: Callable[[Path], Beside] | None = None,
 ) -> AsyncIterator[tuple[Envoy, Admin]]:
-    """An Envoy and its secrets for the time of the block; `bootstrap` makes its own, given its folder."""
+    """An Envoy and its secrets for the time of the block; `bootstrap` makes its own, given its folder.
+
+    `beside`: what else is served in it, for longer than the Envoy runs.
+    """
     binary = envoy_path()
     if certificates is not None:
         await _ensured(certificates)
     async with contextlib.AsyncExitStack() as stack:
         folder = stack.enter_context(own_folder(name))
-        _short(folder)
+        has_room(folder)
         path = folder / "envoy.json"
         path.write_text(json.dumps(bootstrap(folder)))
         if certificates is not None:
             await stack.enter_async_context(SecretServer(secrets, folder / SDS_SOCKET))
             certificates.watch_roots()
+        if beside is not None:
+            await stack.enter_async_context(beside(folder))
         admin = Admin(folder / ADMIN_SOCKET)
         seconds = max(1, int(drain_seconds))
         times = ("--drain-time-s", str(seconds), "--parent-shutdown-time-s", str(seconds + PARTING_SECONDS))
@@ -217,14 +250,6 @@ def _same(settings: Bootstrap, held: Svid) -> None:
         raise ConfigError(
             f"the certificate is of {held.principal}, but MESHLIB_NAMESPACE and MESHLIB_SERVICE_ACCOUNT say "
             f"{settings.namespace}/{settings.service_account}; the token decides who it is"
-        )
-
-
-def _short(folder: Path) -> None:
-    """ConfigError: no Unix socket fits into it."""
-    if len(bytes(folder / ADMIN_SOCKET)) > MAX_SOCKET_PATH:
-        raise ConfigError(
-            f"the folder for temporary files is too long for a Unix socket: {folder}; set TMPDIR"
         )
 
 

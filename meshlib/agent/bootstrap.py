@@ -3,7 +3,8 @@
 Rules:
 
 - All else comes from the control service over one incremental ADS stream, by mutual TLS with the workload's
-  own certificate. The server must be the mesh's control service, whatever address it has.
+  own certificate. The server must be the mesh's control service, whatever address it has. That of a node goes
+  by way of the agent (`relay.py`), on a Unix socket.
 - Secrets of this machine come from the agent, on a Unix socket in a folder that only this user can enter; the
   admin interface is on another such socket.
 - An Envoy that lost the control service asks again after two seconds at most, not after Envoy's thirty: until
@@ -24,7 +25,7 @@ from meshlib.xds.names import CONTROL_SERVER, OWN_SECRET, ROOTS_SECRET, SDS_CLUS
 from meshlib.xds.node import BIND, LISTEN_PORTS, Client, Flavour, Locality, to_node
 
 XDS_CLUSTER = "xds-grpc"
-SDS_SOCKET, ADMIN_SOCKET = "sds.sock", "admin.sock"
+SDS_SOCKET, ADMIN_SOCKET, ADS_SOCKET = "sds.sock", "admin.sock", "ads.sock"
 _URL = "type.googleapis.com/"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _TLS = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
@@ -73,7 +74,7 @@ def gateway_bootstrap(settings: Bootstrap, edge: Edge, folder: Path) -> dict[str
     )
     ports = {str(port): own for port, own in edge.ports.items()}
     node = to_node(client, extra={BIND: edge.bind, LISTEN_PORTS: ports})
-    return _bootstrap(settings, node, folder) | {
+    return _bootstrap(settings, node, folder, _control(settings)) | {
         "overload_manager": _overload(edge.max_connections, edge.max_heap)
     }
 
@@ -89,7 +90,8 @@ def node_bootstrap(settings: Bootstrap, name: str, folder: Path) -> dict[str, An
         id=f"node~{name}~{folder.name}",
     )
     internal = {"name": "envoy.bootstrap.internal_listener", "typed_config": {"@type": _URL + _INTERNAL}}
-    made = _bootstrap(settings, to_node(client), folder)
+    relay = _beside(XDS_CLUSTER, folder / ADS_SOCKET)
+    made = _bootstrap(settings, to_node(client), folder, relay)
     return made | {
         "bootstrap_extensions": [internal],
         "layered_runtime": NODE_RUNTIME,
@@ -97,15 +99,15 @@ def node_bootstrap(settings: Bootstrap, name: str, folder: Path) -> dict[str, An
     }
 
 
-def _bootstrap(settings: Bootstrap, said: Any, folder: Path) -> dict[str, Any]:
-    """`said`: the Node message."""
+def _bootstrap(settings: Bootstrap, said: Any, folder: Path, control: dict[str, Any]) -> dict[str, Any]:
+    """`said`: the Node message; `control`: the cluster of the control service."""
     node = pb.to_dict(said)
     node.pop("user_agent_name", None)
     # However long it takes: without its configuration it is not ready.
     ads = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
-    clusters = [_control(settings)]
+    clusters = [control]
     if not settings.allow_plaintext:
-        clusters.append(_agent(folder))
+        clusters.append(_beside(SDS_CLUSTER, folder / SDS_SOCKET))
     return {
         "node": node,
         "admin": {"address": {"pipe": {"path": str(folder / ADMIN_SOCKET), "mode": 0o600}}},
@@ -157,8 +159,9 @@ def _control(settings: Bootstrap) -> dict[str, Any]:
     }
 
 
-def _agent(folder: Path) -> dict[str, Any]:
-    made = _grpc(SDS_CLUSTER, {"pipe": {"path": str(folder / SDS_SOCKET)}})
+def _beside(name: str, socket: Path) -> dict[str, Any]:
+    """The agent's own."""
+    made = _grpc(name, {"pipe": {"path": str(socket)}})
     return made | {"type": "STATIC", "connect_timeout": "1s"}
 
 

@@ -5,6 +5,7 @@ Rules:
 - Each has a lock in it, which is held for that time: one whose agent was killed is known by its free lock.
   The next one removes it, with what its Envoy left in shared memory.
 - Only this user's, of the names that are made here, are looked at.
+- Where sockets have no room in them it is said what to do (`has_room`).
 """
 
 import contextlib
@@ -12,15 +13,21 @@ import fcntl
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from meshlib.agent.process import remove_shared
+from meshlib.errors import ConfigError
 
 BASE_ID = "base-id"
 """The file in which an Envoy says where its shared memory is."""
 LOCK = "lock"
+MAX_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
+"""Bytes of a Unix socket's path."""
+_LONGEST = "control.sock"
+"""The longest name of a socket in a folder of ours."""
 
 
 @contextlib.contextmanager
@@ -31,6 +38,19 @@ def own_folder(kind: str) -> Iterator[Path]:
         folder = _locked(stack, kind)
         stack.callback(_remove, folder)
         yield folder
+
+
+def has_room(folder: Path) -> None:
+    """ConfigError: the path of a folder of ours is too long for a socket in it."""
+    if not fits(folder / _LONGEST):
+        raise ConfigError(
+            f"the folder for temporary files is too long for a Unix socket: {folder}; set TMPDIR"
+        )
+
+
+def fits(path: Path) -> bool:
+    """Whether a Unix socket can be there."""
+    return len(os.fsencode(path)) <= MAX_SOCKET_PATH
 
 
 def keep(folder: Path) -> None:

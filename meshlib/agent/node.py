@@ -20,6 +20,7 @@ import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from meshlib.agent import netns
@@ -50,8 +51,8 @@ class Membership(Protocol):
     def drain(self) -> None:
         """Says that it leaves; may wait for others to hear of it."""
 
-    def close(self) -> None:
-        """Leaves."""
+    def close(self, *, stays: bool = False) -> None:
+        """Leaves; `stays`: it comes back, and what is kept of it stays."""
 
 
 Join = Callable[[Workload], Membership]
@@ -76,6 +77,11 @@ class Member:
     refusal: tuple[str, str] = "", ""
     """What its Envoy says of a listener that it refuses, and that in our words."""
     keeping: "asyncio.Task[None] | None" = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether it was ready, and the control service knows it now."""
+        return self.membership is not None and self.membership.joined and self.ready.is_set()
 
 
 class Node:
@@ -145,7 +151,7 @@ class Node:
         membership, member.membership = member.membership, None
         if membership is not None:
             await self._in_thread(membership.drain)
-            await self._in_thread(membership.close)
+            await self._in_thread(partial(membership.close, stays=self._ending))
         if member.workload.netns:
             await self._release(member.workload.netns)
 
@@ -182,10 +188,20 @@ class Node:
                 else:
                     self._listed[name] = one
 
+    def known(self) -> list[tuple[Workload, bool]] | None:
+        """Those that have a certificate, and of each whether the control service knows it, and its listeners
+        are there; None: the node ends.
+        """
+        if self._ending:
+            return None
+        return [(one.workload, one.settled) for one in self.members if one.membership is not None]
+
     async def why(self, member: Member) -> str:
         """Why it is not ready now; empty: it is. One that was may have lost its Envoy since."""
-        if member.why or await self._listening(member.workload):
-            return member.why
+        if member.why:
+            return self._lacks(member) or member.why
+        if await self._listening(member.workload):
+            return ""
         return self._lacks(member) or "its Envoy is not there, or has no configuration yet"
 
     def _lacks(self, member: Member) -> str:
@@ -196,8 +212,19 @@ class Node:
 
     async def clean(self) -> list[str]:
         """What an earlier life left behind, and nobody claims, is taken away; says what that was."""
+        return await clean(self._captures, self._claimed())
+
+    async def clean_closed(self) -> tuple[list[str], list[str]]:
+        """The same, but that what is captured stays so, for nobody says that it is not wanted: what was taken
+        away, and what stays closed.
+        """
+        claimed, ours = self._claimed(), {one.path for one in netns.ours()}
+        closed = {path for path in self._captures.held - claimed - ours if netns.number(path) is not None}
+        return await clean(self._captures, claimed | closed), sorted(closed)
+
+    def _claimed(self) -> set[str]:
         members = [one.workload for one in self.members]
-        return await clean(self._captures, {one.netns for one in (*members, *self._wanted)} - {""})
+        return {one.netns for one in (*members, *self._wanted)} - {""}
 
     async def drain(self, *names: str) -> None:
         """These say that they leave, and wait for others to have heard of it; without names: all."""
@@ -240,12 +267,18 @@ class Node:
                     member.why = str(error)
                     log.error("workload %s can't join: %s", member.workload.name, error)
                 await asyncio.sleep(pause(failures + 1))
-        while not (member.membership.joined and await self._listening(member.workload)):
-            member.why = self._lacks(member) or "waiting for the control service"
+        while not await self._served(member, member.membership):  # noqa: ASYNC110
             await asyncio.sleep(LOOK_SECONDS)
         member.why = ""
         member.ready.set()
         _serve(member)
+
+    async def _served(self, member: Member, membership: Membership) -> bool:
+        """Whether it is known to the control service and its listeners are there; if not, why is said."""
+        listening = await self._listening(member.workload)
+        last = "the control service can't be reached; it has the last good configuration"
+        member.why = last if listening else self._lacks(member) or "waiting for the control service"
+        return membership.joined and listening
 
     def _claim(self, member: Member) -> None:
         """Nobody else has its namespace from now on; which may not have been there when it was enrolled."""

@@ -24,6 +24,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from meshlib.agent.folder import MAX_SOCKET_PATH, fits
 from meshlib.agent.node import Node
 from meshlib.agent.workload import Workload
 from meshlib.errors import ConfigError
@@ -41,14 +42,22 @@ class NodeRefused(ConfigError):
 
 
 def socket_path(said: Path | None = None) -> Path:
-    """Where the node's agent is spoken to; if nothing is said, in a folder of this user."""
+    """Where the node's agent is spoken to; if nothing is said, in a folder of this user. ConfigError."""
     if said is not None:
-        return said.absolute()
+        return fitting("socket", said)
     given = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
     if os.geteuid() == 0:
         return Path("/run/meshlib/node.sock")
     folder = given / "meshlib" if given.is_absolute() else Path(f"/tmp/meshlib-{os.geteuid()}")  # noqa: S108
-    return folder / "node.sock"
+    return fitting("socket", folder / "node.sock")
+
+
+def fitting(what: str, path: Path) -> Path:
+    """The absolute path. ConfigError: no Unix socket can be there."""
+    if not fits(path.absolute()):
+        most = f"at most {MAX_SOCKET_PATH} bytes are allowed"
+        raise ConfigError(f"{what}: {path.absolute()} is too long for a Unix socket: {most}")
+    return path.absolute()
 
 
 def own_folder(path: Path) -> None:

@@ -4,9 +4,6 @@ A stream asks for secrets by name and is sent them, and again whenever they are 
 socket is told by its folder, which only this user can enter.
 """
 
-import asyncio
-import contextlib
-import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,17 +11,14 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 
+from meshlib.agent.answering import answers
 from meshlib.agent.secrets import Secrets
 from meshlib.xds import pb
 from meshlib.xds.kinds import Kind
 from meshlib.xds.server_stream import ProtocolError, ServerStream
 from meshlib.xds.snapshot import Snapshot
 
-log = logging.getLogger(__name__)
-
 SERVICE = "envoy.service.secret.v3.SecretDiscoveryService"
-LOOK_SECONDS = 0.5
-"""Between two looks at what there is."""
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
@@ -56,31 +50,12 @@ class SecretServer:
             await server.stop(0)
 
     async def _stream(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-        stream, asked = ServerStream(delta=False), asyncio.Event()
-        hearing = asyncio.create_task(_hear(requests, stream, asked))
+        stream = ServerStream(delta=False)
         try:
-            while not hearing.done():
-                for response in stream.publish(self._now(stream)):
-                    yield response
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_SECONDS):
-                        await asked.wait()
-                asked.clear()
-            await hearing
+            async for response in answers(stream, requests, lambda: self._now(stream)):
+                yield response
         except ProtocolError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        finally:
-            hearing.cancel()
 
     def _now(self, stream: ServerStream) -> Snapshot:
         return Snapshot.of("1", self._secrets.of(stream.names(Kind.SECRET)))
-
-
-async def _hear(requests: AsyncIterator[Any], stream: ServerStream, asked: asyncio.Event) -> None:
-    async for request in requests:
-        if request.HasField("error_detail"):
-            names = ", ".join(request.resource_names)
-            log.error("Envoy refuses the secret %s: %s", names, request.error_detail.message)
-        stream.received(request)
-        asked.set()
-    asked.set()

@@ -28,7 +28,7 @@ import grpc.aio
 from cryptography.hazmat.primitives import serialization
 
 from meshlib.agent.callers import Enrolled, Namespace, Process
-from meshlib.agent.folder import own_folder
+from meshlib.agent.folder import has_room, own_folder
 from meshlib.agent.secrets import Svid
 from meshlib.agent.workload_messages import message
 from meshlib.errors import ConfigError
@@ -78,6 +78,7 @@ class WorkloadApi:
             raise ConfigError("the SPIFFE Workload API is served on Linux only: its kernel says who calls")
         async with contextlib.AsyncExitStack() as stack:
             self._folder = stack.enter_context(own_folder("workload-api"))
+            has_room(self._folder)
             server = grpc.aio.server(options=_OPTIONS)
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._methods()),))
             server.add_insecure_port(f"unix:{self._folder / 'grpc'}")

@@ -14,6 +14,8 @@ import typer
 from meshlib.cli.node_run import clean, run, workloads
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from meshlib.agent.node import Node
     from meshlib.agent.process import Envoy
     from meshlib.cli.node_running import Machine
@@ -22,6 +24,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_
 app.command("run", context_settings={"allow_interspersed_args": False})(run)
 app.command("list")(workloads)
 app.command("clean")(clean)
+
+OPENS = "a list in which it is not, or `meshlib node clean` without an agent, opens it"
 
 
 @app.callback(invoke_without_command=True)
@@ -105,22 +109,28 @@ async def _announce(machine: "Machine", ready: "asyncio.Task[None]") -> None:
 
 
 async def _follow(node: "Node", file: Path | None) -> None:
-    """The file's workloads, for ever; what an earlier life left behind is of no use beside them."""
+    """The file's workloads, for ever; what an earlier life left behind is of no use beside them.
+
+    Without a file nobody says of what was captured that it is not wanted any more: it stays closed.
+    """
     from meshlib.agent.workloads import follow
 
     if file is None:
-        await _cleaned(node)
+        done, closed = await node.clean_closed()
+        _removed(done)
+        for one in closed:
+            print(f"{one} was captured and stays closed; {OPENS}", flush=True)
         return
     first = True
     async for found in follow(file):
         await node.listed(found)
         if first:
-            await _cleaned(node)
+            _removed(await node.clean())
         first = False
 
 
-async def _cleaned(node: "Node") -> None:
-    for one in await node.clean():
+def _removed(done: "Sequence[str]") -> None:
+    for one in done:
         print(f"removed what was left behind: {one}", flush=True)
 
 

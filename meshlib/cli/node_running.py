@@ -14,12 +14,14 @@ from meshlib.agent.agent import run_node, wait_ready
 from meshlib.agent.capture import Captures
 from meshlib.agent.netns import SUBNET
 from meshlib.agent.node import Node
-from meshlib.agent.node_socket import own_folder, socket_path
+from meshlib.agent.node_socket import fitting, own_folder, socket_path
 from meshlib.agent.process import Envoy
 from meshlib.agent.secrets import Secrets
 from meshlib.bootstrap import Bootstrap, bootstrap
 from meshlib.dataplane.address import own_address
+from meshlib.dataplane.control_socket import leading_to, listen_at
 from meshlib.dataplane.membership import Memberships
+from meshlib.dataplane.node_state import node_state
 from meshlib.errors import ConfigError
 from meshlib.identity.spiffe import SpiffeId
 from meshlib.xds.names import NODE_NAMESPACE
@@ -73,7 +75,7 @@ def machine(
     except ValueError as error:
         raise ConfigError(f"subnet: {error}; allowed is one such as {SUBNET}") from None
     path = socket_path(at)
-    api = (workload_api or path.with_name("workload-api.sock")).absolute()
+    api = fitting("workload-api", workload_api or path.with_name("workload-api.sock"))
     served = sys.platform == "linux" and not settings.allow_plaintext
     return Machine(name, settings, path, str(network), concurrency, drain, api if served else None)
 
@@ -83,6 +85,7 @@ async def running(machine: Machine) -> "AsyncIterator[tuple[Node, Envoy, asyncio
     """The node, for the time of the block; the task ends when its Envoy serves."""
     settings = machine.settings
     members = Memberships(settings, machine.name)
+    secure = members.own.secure if members.own is not None else _in_plain_text
     own_folder(machine.record)
     node = run_node(
         settings,
@@ -92,6 +95,8 @@ async def running(machine: Machine) -> "AsyncIterator[tuple[Node, Envoy, asyncio
         members.join,
         Captures(machine.record),
         lambda: settings.address or own_address(settings.control),
+        lambda path: leading_to(settings.control, listen_at(path), secure),
+        node_state(settings, machine.name),
         open_at_end=machine.open_at_end,
         drain_seconds=machine.drain,
         arguments=("--concurrency", str(machine.concurrency)) if machine.concurrency else (),
@@ -106,6 +111,10 @@ async def running(machine: Machine) -> "AsyncIterator[tuple[Node, Envoy, asyncio
                 await asyncio.gather(ready, return_exceptions=True)
     finally:
         members.close()
+
+
+def _in_plain_text() -> None:
+    """Nothing secures it."""
 
 
 def _workload_api(

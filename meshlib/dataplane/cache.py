@@ -110,6 +110,13 @@ class Cache:
         for target in targets:
             self._written.pop(target, None)
 
+    def remove(self, targets: Iterable[str]) -> None:
+        """Keeps nothing of these."""
+        for target in targets:
+            self._written.pop(target, None)
+            with contextlib.suppress(OSError):
+                self._path(target).unlink()
+
     def _path(self, target: str) -> Path:
         return self._folder / f"{_hash(self._identity)}-{_hash(target)}{_SUFFIX}"
 

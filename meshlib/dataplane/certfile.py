@@ -5,6 +5,7 @@ Rules:
 - One file for an identity, a control service and a fingerprint; 0600, replaced whole.
 - One that others can read, that somebody else wrote, or that is of another authority is not used.
 - What can't be written is a warning.
+- Files of those who are gone are removed when their certificates have ended (`sweep`).
 """
 
 import contextlib
@@ -17,7 +18,8 @@ from pathlib import Path
 
 from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane.tls import Held
-from meshlib.identity.pem import split_pem, to_der
+from meshlib.identity.pem import load_bundle, split_pem, to_der
+from meshlib.identity.renewal import Term
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,13 @@ class CertFile:
             pass  # who reads the certificate says so
         return ""
 
+    def forget(self) -> None:
+        """Removes what was kept."""
+        path = self.path
+        if path is not None:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
     def write(self, held: Held) -> None:
         """Replaces what was kept."""
         path = self.path
@@ -83,12 +92,29 @@ class CertFile:
             log.warning("the certificate can't be kept in %s: %s", path, error)
 
 
+def sweep(state_dir: Path, now: float) -> None:
+    """Removes the files below it whose certificates have ended."""
+    for path in sorted(_folder(state_dir).glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            if not _unfit(path.stat()) and _ends(path) <= now:
+                path.unlink()
+
+
+def _ends(path: Path) -> float:
+    chain = load_bundle(str(json.loads(path.read_text(encoding="ascii"))["chain"]))
+    return Term.of(chain[0]).end if chain else 0.0
+
+
+def _folder(state_dir: Path) -> Path:
+    return state_dir / "identity"
+
+
 def _path_of(settings: Bootstrap) -> Path | None:
     if settings.state_dir is None:
         return None
     anchor = settings.ca_fingerprint or (str(settings.ca_file) if settings.ca_file else "")
     who = json.dumps([settings.control, settings.namespace, settings.service_account, anchor])
-    return settings.state_dir / "identity" / f"{hashlib.sha256(who.encode()).hexdigest()[:32]}.json"
+    return _folder(settings.state_dir) / f"{hashlib.sha256(who.encode()).hexdigest()[:32]}.json"
 
 
 def _unfit(about: os.stat_result) -> str:

@@ -7,6 +7,7 @@ For programs that can't do that TLS by themselves. Rules:
   ends it, as it does when that certificate has ended, so does the other, and the program comes again.
 - Nothing is read faster than the other side takes it.
 - A fork's child drops its copies without a word, or an end would not be seen while it lives.
+- Why the control service can't be reached is told once, until it can be.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from meshlib.xds.names import CONTROL_SERVER, split_authority
 
 log = logging.getLogger(__name__)
 
-LONGEST_PATH = 100
+LONGEST_PATH = 103
 """Bytes of the path of a socket that every system takes."""
 BACKLOG = 100
 FAREWELL = 0.5
@@ -60,6 +61,7 @@ async def leading_to(
     path = Path(listening.getsockname())
     ends = _Ends()
     ends.add(listening)
+    told = set[str]()
     pipes: set[asyncio.Task[None]] = set()
 
     async def came(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -70,7 +72,7 @@ async def leading_to(
         # A stream's callback that is cancelled would be logged as a failure.
         with contextlib.suppress(asyncio.CancelledError):
             try:
-                await _pipe(control, secure, reader, writer, ends)
+                await _pipe(control, secure, reader, writer, ends, told)
             finally:
                 await _closed(writer)
 
@@ -98,14 +100,19 @@ async def _pipe(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
     ends: "_Ends",
+    told: set[str],
 ) -> None:
+    """`told`: why the control service could not be reached, since it could be."""
     host, port = split_authority(control, 0)
     try:
         context = await asyncio.to_thread(secure)  # which may get a certificate first
         far = await _connected(host, port, context)
     except (OSError, ControlUnavailable) as error:
-        log.warning("the control service %s can't be reached: %s", control, error)
+        level = logging.DEBUG if str(error) in told else logging.WARNING
+        told.add(str(error))
+        log.log(level, "the control service %s can't be reached: %s", control, error)
         return
+    told.clear()
     sockets = [one.get_extra_info("socket") for one in (writer, far[1])]
     with ends.held(sockets):
         ways = [asyncio.create_task(_flow(reader, far[1])), asyncio.create_task(_flow(far[0], writer))]

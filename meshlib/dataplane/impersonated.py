@@ -3,7 +3,9 @@
 Rules:
 
 - There is one for each account, however many workloads run as it, for as long as one of them is there; then
-  it is forgotten, with its key. Nothing is kept on disk. Their number is bounded.
+  it is forgotten, with its key. Their number is bounded.
+- They are kept on disk as the node's own is (`certfile.py`), so that a node that starts anew has them while
+  the control service is down. One is taken from there only if the node's own roots vouch for it.
 - Each is renewed at half its life; when the node's own roots vouch for it no more, within a second; when the
   node's own certificate has another issuer, within seconds. The roots are the node's own.
 - What can't be had is asked for again, with growing pauses; what is held serves to its end.
@@ -23,11 +25,13 @@ from google.protobuf.message import DecodeError
 from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane import fork
 from meshlib.dataplane.asking import PATIENCE, calm_context
+from meshlib.dataplane.certfile import CertFile, sweep
 from meshlib.dataplane.certs import SPREAD_REFUSED, SPREAD_ROOTS, checked, vouched
 from meshlib.dataplane.grpc_unary import call_once
 from meshlib.dataplane.tls import Held
 from meshlib.errors import ConfigError, ControlUnavailable, MeshError
 from meshlib.identity import renewal
+from meshlib.identity.chain import BadCertificate
 from meshlib.identity.keys import make_csr, make_key
 from meshlib.identity.pem import join_pem, split_pem
 from meshlib.identity.spiffe import SpiffeId
@@ -44,6 +48,9 @@ LOOK_SECONDS = 1.0
 FAREWELL = 1.0
 _LONGEST, _ENDLESS = 2 * renewal.LONGEST_PAUSE_S, float("inf")
 _EXPECTED = (MeshError, DecodeError, ValueError, OSError)
+_UNFIT = (OSError, ValueError, KeyError, TypeError, BadCertificate)
+FOLDER = "workloads"
+"""Below the node's state folder."""
 
 Account = tuple[str, str]
 """Namespace and service account."""
@@ -85,7 +92,7 @@ class Impersonated:
         wall: Callable[[], float] = time.time,
         dice: random.Random | None = None,
     ) -> None:
-        """Starts nothing; `settings` are the node's."""
+        """Starts nothing; `settings` are the node's. What is kept of certificates that have ended goes."""
         self._settings, self._own, self._call, self._wall = settings, own, call, wall
         self._dice = dice or random.SystemRandom()
         self._lock = threading.Condition()
@@ -95,6 +102,9 @@ class Impersonated:
         """The node's own certificate at the last look."""
         self._wake, self._stop = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
+        self._folder = None if settings.state_dir is None else settings.state_dir / FOLDER
+        if self._folder is not None:
+            sweep(self._folder, wall())
 
     def __repr__(self) -> str:
         with self._lock:
@@ -113,7 +123,7 @@ class Impersonated:
             if entry.held is not None:
                 return entry.held
             why = entry.failure or "it was not asked for in time"
-        self.leave(account)
+        self.leave(account, stays=True)
         raise ControlUnavailable(f"no certificate for {'/'.join(account)}: {why}")
 
     def _begin(self, account: Account) -> _Entry:
@@ -122,7 +132,7 @@ class Impersonated:
             if entry is None:
                 if len(self._entries) >= MOST:
                     raise ConfigError(f"there are workloads of {MOST} accounts; no further one is taken")
-                entry = self._entries[account] = _Entry(due=self._wall(), jitter=self._throw())
+                entry = self._entries[account] = self._entry(account)
             entry.users += 1
             if self._thread is None and not self._stop.is_set():
                 self._thread = threading.Thread(target=self._run, name="meshlib-impersonated", daemon=True)
@@ -132,13 +142,47 @@ class Impersonated:
         self._wake.set()
         return entry
 
-    def leave(self, account: Account) -> None:
-        """A workload of that account is gone. With the last one the certificate is forgotten."""
+    def _entry(self, account: Account) -> _Entry:
+        """A new one, with what was kept, if it is good."""
+        own, now = self._own.held, self._wall()
+        held = None if own is None else self._kept(account, own, now)
+        if own is None or held is None:
+            return _Entry(due=now, jitter=self._throw())
+        other = _above(held) != _above(own)
+        due = now + self._dice.random() * SPREAD_ROOTS if other else _ENDLESS
+        return _Entry(held=held, due=due, jitter=self._throw())
+
+    def _kept(self, account: Account, own: Held, now: float) -> Held | None:
+        file = self._file(account)
+        try:
+            if (said := file.read()) is None:
+                return None
+            with fork.calm:
+                found = checked(*said[:2], own.roots_pem, now)
+        except FileNotFoundError:
+            return None
+        except _UNFIT as error:
+            log.info("the certificate in %s is not used: %s", file.path, error)
+            return None
+        whose = SpiffeId.of(SpiffeId.parse(own.principal).trust_domain, *account)
+        return found if found.principal == str(whose) and now < found.not_after else None
+
+    def _file(self, account: Account) -> CertFile:
+        namespace, name = account
+        of = replace(self._settings, namespace=namespace, service_account=name, state_dir=self._folder)
+        return CertFile(of)
+
+    def leave(self, account: Account, *, stays: bool = False) -> None:
+        """A workload of that account is gone. With the last one the certificate is forgotten; with `stays`
+        what is kept of it stays on disk, for it comes back.
+        """
         with self._lock:
             entry = self._entries[account]
             entry.users -= 1
             if not entry.users:
                 del self._entries[account]
+                if not stays:
+                    self._file(account).forget()
 
     def held(self, account: Account) -> Held | None:
         """The certificate in force; None: there is none, or no such workload."""
@@ -226,6 +270,8 @@ class Impersonated:
             had = entry.held is not None
             entry.held, entry.failures, entry.due, entry.jitter = made, 0, _ENDLESS, self._throw()
             told, entry.failure, entry.level = entry.failure, "", 0
+            if self._entries.get(who) is entry:
+                self._file(who).write(made)
             self._lock.notify_all()
         if told and had:
             log.warning("there is a certificate again: %s", made.principal)

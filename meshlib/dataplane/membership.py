@@ -77,7 +77,7 @@ class Membership:
     """One workload's part in the mesh."""
 
     def __init__(
-        self, registration: Registration, held: "Callable[[], Held | None]", left: Callable[[], None]
+        self, registration: Registration, held: "Callable[[], Held | None]", left: Callable[[bool], None]
     ) -> None:
         """Use `Memberships.join`."""
         self._registration, self._held, self._left = registration, held, left
@@ -103,11 +103,14 @@ class Membership:
         """Says that it leaves; waits until others have heard of it."""
         self._registration.drain()
 
-    def close(self) -> None:
-        """Leaves; its certificate is forgotten with the last workload of its account. Twice is once."""
+    def close(self, *, stays: bool = False) -> None:
+        """Leaves; its certificate is forgotten with the last workload of its account. Twice is once.
+
+        `stays`: it comes back, its node ends; its certificate is kept on disk.
+        """
         self._registration.close()
-        left, self._left = self._left, _nothing
-        left()
+        left, self._left = self._left, _nobody
+        left(stays)
 
 
 class Memberships:
@@ -148,8 +151,10 @@ class Memberships:
                 others.leave(account)
             raise
         if others is None:
-            return Membership(registration, _nothing, _nothing)
-        return Membership(registration, lambda: others.held(account), lambda: others.leave(account))
+            return Membership(registration, _nothing, _nobody)
+        return Membership(
+            registration, lambda: others.held(account), lambda stays: others.leave(account, stays=stays)
+        )
 
     def held(self, of: SpiffeId) -> "Held | None":
         """The certificate of a workload that is here, whatever its trust domain; None: there is none."""
@@ -185,3 +190,7 @@ def _impersonated(settings: Bootstrap, own: "Certs") -> "Impersonated":
 
 def _nothing() -> None:
     """There is nothing."""
+
+
+def _nobody(_: bool) -> None:
+    """Nobody leaves."""

@@ -224,9 +224,7 @@ def test_workloads_of_a_file_come_and_go(mesh: SecureMesh, net: Underlay) -> Non
         replace(file, "[]")
         # A killed agent leaves the namespace closed; the next one opens what nobody claims.
         replace(file, json.dumps(enrolled))
-        wait_until(
-            lambda: not machine.workloads()["listed-1"]["why"] if machine.workloads() else False, 30, "it"
-        )
+        wait_until(lambda: ready(machine, "listed-1"), 30, "it")
         node.end(signal.SIGKILL)
         with pytest.raises(httpx.TransportError):
             httpx.get(f"http://{address_in(netns)}:9080/", trust_env=False)
@@ -247,6 +245,11 @@ def test_workloads_of_a_file_come_and_go(mesh: SecureMesh, net: Underlay) -> Non
         assert third.end() == 0
         with pytest.raises(httpx.TransportError):
             httpx.get(f"http://{address_in(netns)}:9080/", trust_env=False)
+        # And so does one that is told of no list.
+        without = machine.node(mesh)
+        without.wait_for(f"/run/netns/{netns} was captured and stays closed")
+        assert without.end() == 0
+        assert "meshlib" in rules(netns)
         fourth = machine.node(mesh, "--workloads", str(file), "--open-at-end")
         wait_until(lambda: ready(machine, "listed-1"), 30, "the workload")
         assert fourth.end() == 0

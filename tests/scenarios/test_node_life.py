@@ -2,6 +2,8 @@
 change and Envoys are killed: two machines, one that calls all the time, and one that is called. Needs root.
 """
 
+import base64
+import json
 import os
 import signal
 import socket
@@ -18,6 +20,7 @@ from support.machines import Machine, Started, Underlay, underlay
 from support.secure_mesh import SecureMesh, secure_mesh
 
 import meshlib
+from meshlib.identity.pem import split_pem
 
 MESH = """
 apiVersion: security.istio.io/v1
@@ -151,25 +154,35 @@ def two(net: Underlay) -> Machine:
 
 
 @pytest.fixture(scope="module")
-def nodes(net: Underlay, mesh: SecureMesh, two: Machine) -> tuple[Started, Started]:
+def nodes(net: Underlay, mesh: SecureMesh, two: Machine) -> list[Started]:
     """Both renew certificates every two seconds."""
-    return net.machine("vm1").node(mesh, *PATIENT, renewing=0.0006), two.node(mesh, *PATIENT, renewing=0.0006)
+    return [started(net.machine("vm1"), mesh), started(two, mesh)]
+
+
+def started(machine: Machine, mesh: SecureMesh) -> Started:
+    return machine.node(mesh, *PATIENT, renewing=0.0006)
 
 
 @pytest.fixture(scope="module")
-def caller(net: Underlay, nodes: tuple[Started, Started], two: Machine) -> Caller:
+def caller(net: Underlay, nodes: list[Started], two: Machine) -> Caller:
     two.run("details", sys.executable, "-c", DETAILS, options=["--port", "tcp=7000"])
     made = Caller(net.machines[1].run("ratings", sys.executable, "-c", RATINGS))
     made.settles()
     return made
 
 
-def shown(machine: Machine) -> bytes:
-    """The certificate that `details` shows to whoever connects now."""
+def shown(machine: Machine, service: str = "details", root: str = "") -> bytes:
+    """The certificate that a workload shows to whoever connects now, and trusts this root alone, if any.
+
+    OSError: it shows none that is trusted.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if root:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=root)
     context.set_alpn_protocols(["istio-peer-exchange", "istio"])
-    address = machine.workloads()["details"]["address"]
+    address = machine.workloads()[service]["address"]
     with socket.create_connection((address, 9080), 10) as plain, context.wrap_socket(plain) as made:
         return made.getpeercert(binary_form=True) or b""
 
@@ -206,6 +219,35 @@ def test_certificates_are_renewed_under_load(two: Machine, caller: Caller, mesh:
     assert caller.since(before) == {name: {said} for name, said in GOOD.items()}
 
 
+def test_the_root_is_replaced_under_load(
+    net: Underlay, two: Machine, caller: Caller, mesh: SecureMesh
+) -> None:
+    """Each step lasts until everybody did what it is for."""
+    one, before = net.machines[-1], len(caller.lines())
+    both = ((one, "ratings"), (two, "details"))
+    (old,) = split_pem(mesh.authority.roots_pem)
+    mesh.rotate_root(overlap_s=4000, keep_s=4000)
+    for machine, _ in both:
+        wait_until(lambda: trusted(machine) == {2}, 60, "the new root")  # noqa: B023
+    caller.more()
+    (new,) = set(split_pem(mesh.authority.roots_pem)) - {old}
+    mesh.turn()
+
+    def by_the_new() -> bool:
+        with suppress(OSError):
+            return all(shown(machine, service, new) for machine, service in both)
+        return False
+
+    wait_until(by_the_new, 60, "certificates of the new root")
+    caller.more()
+    mesh.turn(settled=True)
+    for machine, _ in both:
+        wait_until(lambda: trusted(machine) == {1}, 60, "the new root alone")  # noqa: B023
+    caller.more()
+    assert mesh.authority.roots_pem == new
+    assert caller.since(before) == {name: {said} for name, said in GOOD.items()}
+
+
 def test_the_control_service_is_gone_for_a_while(two: Machine, caller: Caller, mesh: SecureMesh) -> None:
     before = len(caller.lines())
     with mesh.down():
@@ -220,7 +262,7 @@ def test_the_control_service_is_gone_for_a_while(two: Machine, caller: Caller, m
 
 
 def test_a_killed_envoy_and_a_killed_agent_mean_no_traffic_and_no_plain_text(
-    net: Underlay, nodes: tuple[Started, Started], two: Machine, caller: Caller, mesh: SecureMesh
+    net: Underlay, nodes: list[Started], two: Machine, caller: Caller, mesh: SecureMesh
 ) -> None:
     with net.seen() as file:
         for node in nodes:
@@ -232,9 +274,69 @@ def test_a_killed_envoy_and_a_killed_agent_mean_no_traffic_and_no_plain_text(
         before = len(caller.lines())
         nodes[1].end(signal.SIGKILL)
         wait_until(lambda: bool(caller.since(before).get("http_new", set()) - {"200"}), 60, "its end")
-        two.node(mesh, *PATIENT, renewing=0.0006)
+        nodes[1] = started(two, mesh)
         caller.settles()
     assert b"plainly" not in file.read_bytes()
+
+
+def test_without_a_control_service_envoys_and_agents_come_back_with_what_was_last_good(
+    net: Underlay, nodes: list[Started], two: Machine, caller: Caller, mesh: SecureMesh
+) -> None:
+    denied = {"http_new": "403", "http_kept": "403"}
+    mesh.edit(MESH, DENIED.replace("PORT", "9080"))
+    caller.settles(**denied)
+    wait_until(
+        lambda: any(b"policy[nobody]" in body for body in kept(two).values()),
+        60,
+        "the last good configuration",
+    )
+    with net.seen() as file, mesh.down():
+        for node in nodes:
+            before = len(caller.lines())
+            (envoy,) = envoys(node)
+            os.kill(envoy, signal.SIGKILL)
+            wait_until(lambda: caller.lost_since(before), 60, "its end")  # noqa: B023
+            caller.settles(**denied)
+        for orderly in (True, False):
+            before = len(caller.lines())
+            if orderly:
+                nodes[1].process.send_signal(signal.SIGTERM)
+                nodes[1].wait_for("draining")
+            nodes[1].end(signal.SIGTERM if orderly else signal.SIGKILL)
+            wait_until(lambda: caller.lost_since(before), 60, "its end")  # noqa: B023
+            nodes[1] = started(two, mesh)
+            caller.settles(**denied)
+        assert two.workloads()["details"]["why"] == (
+            "the control service can't be reached; it has the last good configuration"
+        )
+    before = len(caller.lines())
+    mesh.edit(MESH)
+    caller.settles()
+    seen = caller.since(before)
+    assert seen["tcp_new"] == seen["tcp_kept"] == {"echo"}
+    wait_until(lambda: two.workloads()["details"]["why"] == "", 60, "it")
+    assert b"plainly" not in file.read_bytes()
+
+
+def kept(machine: Machine) -> dict[str, bytes]:
+    """What a node keeps of its workloads' configuration, by name."""
+    found = {}
+    files = (machine.folder / "state" / "workloads").glob("*.mesh")
+    # Of another fingerprint there is another one.
+    for path in sorted(files, key=lambda one: one.stat().st_mtime):
+        _, _, said = path.read_bytes().partition(b"\n")
+        for _, name, _, body in json.loads(said)["resources"]:
+            found[name] = base64.b64decode(body)
+    return found
+
+
+def trusted(machine: Machine) -> set[int]:
+    """How many roots the node itself trusts, and its Envoy."""
+    own = max((machine.folder / "state" / "identity").glob("*.json"), key=lambda one: one.stat().st_mtime)
+    return {
+        len(split_pem(json.loads(own.read_text())["roots"])),
+        kept(machine).get("ROOTCA", b"").count(b"BEGIN CERTIFICATE"),
+    }
 
 
 def envoys(node: Started) -> list[int]:

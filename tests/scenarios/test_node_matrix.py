@@ -5,6 +5,7 @@ once, and the mesh's YAML is edited between the cases. A case says what is seen 
 and what then, so that nothing is taken for in force before it is.
 """
 
+import http.server
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 import pytest
 from support.commands import wait_until
 from support.matrix import PAIRS, Matrix, Way, matrix
+from support.node_mesh import serving
+from support.oracle_policies import Signers
 
 CALLER, OTHER = "200 default/sa/caller", "200 shop/sa/other"
 ROUTES = """
@@ -184,6 +187,113 @@ def test_modes(mesh: Matrix, case: str) -> None:
 
     seen(mesh, before + ONE_EACH, look, dict.fromkeys(PAIRS, then))
     seen(mesh, documents + ONE_EACH, look, dict.fromkeys(PAIRS, expected))
+
+
+# Tokens, and who is asked elsewhere
+
+
+TOKENS = """
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: APP}
+spec:
+  selector: {matchLabels: {app: APP}}
+  jwtRules: [{issuer: me, jwks: 'JWKS', forwardOriginalToken: true}]
+"""
+CLAIMED = """[
+  {to: [{operation: {paths: [/]}}]},
+  {from: [{source: {requestPrincipals: [me/*]}}],
+   when: [{key: "request.auth.claims[group]", values: [good]}]}]
+"""
+ASKED = """
+apiVersion: mesh.istio.io/v1alpha1
+kind: MeshConfig
+extensionProviders:
+- name: door
+  envoyExtAuthzHttp:
+    service: door.example
+    port: 9000
+    timeout: 5s
+    includeRequestHeadersInCheck: [x-let-me]
+    headersToUpstreamOnAllow: [x-door]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: door}
+spec:
+  hosts: [door.example]
+  location: MESH_EXTERNAL
+  resolution: STATIC
+  ports: [{name: http, number: 9000, protocol: HTTP}]
+  endpoints: [{address: 127.0.0.1, ports: {http: DOOR}}]
+"""
+CUSTOM = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: APP}
+spec:
+  selector: {matchLabels: {app: APP}}
+  action: CUSTOM
+  provider: {name: door}
+  rules: [{to: [{operation: {paths: ["/admin/*"]}}]}]
+"""
+
+
+def test_tokens(mesh: Matrix) -> None:
+    words = ("APP", "HOST", "PORT")  # which stand for something
+    made = next(one for one in iter(Signers, None) if not any(word in one.jwks for word in words))
+
+    def bearer(signer: str = "", **claims: object) -> str:
+        header = {"alg": "ES256", "kid": "e"}
+        return "Bearer " + made.token(header, {"iss": "me", "sub": "jason", "exp": 4e9, **claims}, signer)
+
+    shown = ["", bearer(group="good"), bearer(group="bad"), bearer("stranger", group="good"), "Bearer x.y.z"]
+
+    def look(way: Way) -> list[str]:
+        named = [{"authorization": one} if one else {} for one in shown]
+        return [
+            way.status("caller", "GET", path, **headers).partition(" ")[0]
+            for path in ("/", "/x")
+            for headers in named
+        ]
+
+    seen(mesh, ONE_EACH, look, dict.fromkeys(PAIRS, ["200"] * 10))
+    documents = TOKENS.replace("JWKS", made.jwks) + "---" + rules("ALLOW", CLAIMED) + ONE_EACH
+    expected = ["200", "200", "200", "401", "401", "403", "200", "403", "401", "401"]
+    seen(mesh, documents, look, dict.fromkeys(PAIRS, expected))
+
+
+class Door(http.server.BaseHTTPRequestHandler):
+    """Lets in who says please."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.headers["x-let-me"] == "please" else 418)
+        self.send_header("x-door", "open")
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def test_who_is_asked_elsewhere(mesh: Matrix) -> None:
+    def look(way: Way) -> list[object]:
+        found = [
+            way.ask("caller", "GET", path, **headers)
+            for path, headers in (("/", {}), ("/admin/x", {}), ("/admin/x", {"x_let_me": "please"}))
+        ]
+        return [(one.status, one.told.get("headers", {}).get("x-door")) for one in found]
+
+    unasked, refused, passed = (200, None), (418, None), (200, "open")
+    asked_for: list[object] = [unasked, refused, passed]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Door) as door, serving(door):
+        asked = ASKED.replace("DOOR", str(door.server_address[1]))
+        with mesh.beside(asked):
+            seen(mesh, ONE_EACH, look, dict.fromkeys(PAIRS, [unasked] * 3))
+            seen(mesh, CUSTOM + ONE_EACH, look, dict.fromkeys(PAIRS, asked_for))
+            seen(mesh, ONE_EACH, look, dict.fromkeys(PAIRS, [unasked] * 3))
 
 
 # Routes

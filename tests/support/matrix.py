@@ -103,10 +103,21 @@ class Matrix:
     ports: dict[str, int]
     plain: Callable[[str], Answer]
     """A request in plain text, of nobody, to the server of a service itself."""
+    more: str = ""
+
+    @contextlib.contextmanager
+    def beside(self, documents: str) -> Iterator[None]:
+        """These are there as well for the time of the block, once for all."""
+        self.more = documents
+        try:
+            yield
+        finally:
+            self.more = ""
+            self.edit("")
 
     def edit(self, documents: str) -> None:
         """These, for both servers, beside the services."""
-        found = [SERVICES]
+        found = [SERVICES, *filter(None, [self.more])]
         for service, port in self.ports.items():
             own = documents.replace("HOST", f"{service}.default.svc.cluster.local")
             found.append(own.replace("APP", service).replace("PORT", str(port)))

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from meshlib.control.ca.authority import Authority
+from meshlib.control.ca.request import service_names
 from meshlib.control.ca.tokens import JoinTokens
 from meshlib.control.serve.push import Hub
 from meshlib.control.serve.server import ControlServer, Security
@@ -29,7 +30,7 @@ NAMED = (("grpc.ssl_target_name_override", CONTROL_SERVER), ("grpc.enable_http_p
 def workload(authority: Authority, who: SpiffeId, life: int = 3600) -> tuple[bytes, bytes]:
     """A key and the chain that the authority signed for it, both PEM."""
     key = make_key()
-    chain = authority.sign(make_csr(key, None).decode(), who, life, time.time())
+    chain = authority.sign(make_csr(key, None).decode(), who, life, time.time(), service_names(who))
     return key, join_pem(chain[:-1]).encode()
 
 

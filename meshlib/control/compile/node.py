@@ -3,8 +3,7 @@ would be.
 
 Rules:
 
-- When a workload is registered its listeners come with the next push, when it leaves they go. Of two with
-  one uid the one that stays has it.
+- When a workload is registered its listeners come with the next push, when it leaves they go.
 - Each workload has clusters of its own: it shows its own certificate.
 - A workload in a network namespace is captured there, both ways (`captured.py`, `served.py`), takes HBONE
   at its port 15008 (`hbone.py`), and has a name server. One without is called at the address that it
@@ -97,9 +96,7 @@ def behind(graph: Graph, node: str) -> Iterable[tuple[Registration, Place]]:
     """The workloads of a node, by uid."""
     found: dict[str, tuple[Registration, Place]] = {}
     for one in graph.registry.registrations:
-        if not node or one.node != node or one.place is None:
-            continue
-        if one.place.uid not in found or not one.draining:
+        if node and one.node == node and one.place is not None:
             found[one.place.uid] = one, one.place
     return [found[uid] for uid in sorted(found)]
 

@@ -174,13 +174,16 @@ class Front:
             found.hang_up()
         return found
 
-    def sweep(self) -> None:
-        """Ends the connections whose certificate is good no more; to be called now and then."""
+    def sweep(self) -> bool:
+        """Ends the connections whose certificate is good no more, now and then; whether there was one."""
+        ended = False
         for pipe in list(self._pipes):
             shown = pipe.peer.shown
             if shown is not None and (why := self.credentials.lapsed(shown)):
                 log.info("%s, %s: its certificate: %s", pipe.peer.address, shown.identity, why)
                 pipe.abort()
+                ended = True
+        return ended
 
     def start(self) -> None:
         """Listens; gRPC does already. OSError: the address can't be bound."""

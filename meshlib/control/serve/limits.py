@@ -9,6 +9,12 @@ MAX_RECEIVED = 4 * 1024 * 1024
 MAX_STREAMS = 100
 """Of one connection; a client needs three."""
 MAX_SENT = 512 * 1024 * 1024
+MAX_REGISTRATIONS = 2_000
+"""Of one identity at one address, such as the workloads of a node; of one address, without TLS."""
+CUT_SECONDS, CUT_GRACE_SECONDS = 2.0, 10.0
+"""For so long after connections were cut, because a root was given up, say, a stream that ends has so long to
+come back: a crowd does.
+"""
 HOLD_SECONDS = 1.0
 """How long a change waits for a client to ask for what is new or to cancel what is gone."""
 BIND_SECONDS = 5.0

@@ -9,6 +9,9 @@ endpoints, all at one address, HEALTHY or DRAINING. Rules:
 - It lives as long as a stream reports it, and a grace longer: who comes back in time never left.
   Who said DRAINING before its stream ended, left.
 - UNHEALTHY or TIMEOUT takes it out at once; its stream may bring it back.
+- Of the registrations of one workload of a node (UID) the one whose stream began last counts: the others are
+  of an agent that is gone, or goes.
+- Those of one caller are bounded in number.
 - A workload behind a node's Envoy is registered by the node, with more metadata: NODE_NAME, UID (its name
   on the node; else the node id), NETNS (the file of its network namespace), APP_PORTS {port: the
   application's own}, PROXY_PORT (where it finds an HTTP proxy, if it has no namespace).
@@ -17,8 +20,10 @@ endpoints, all at one address, HEALTHY or DRAINING. Rules:
 """
 
 import ipaddress
+import itertools
 import posixpath
 import string
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,6 +32,7 @@ from meshlib.control.istio.validity import endpoints, hosts
 from meshlib.control.istio.validity import locality as localities
 from meshlib.control.istio.validity.report import Report
 from meshlib.control.registration import APPLICATION_HOST, Place, Registration
+from meshlib.control.serve.limits import MAX_REGISTRATIONS
 from meshlib.errors import ControlError
 from meshlib.xds import pb
 from meshlib.xds.node import NODE_NAME, Locality
@@ -44,9 +50,16 @@ class RegistrationError(ControlError):
     """What a server says of itself can't be used; the message says which part and why."""
 
 
+class TooMany(RegistrationError):
+    """One caller has too many registrations."""
+
+
 @dataclass(slots=True)
 class _Entry:
     registration: Registration
+    caller: str
+    began: int = 0
+    """When its newest stream came, counted."""
     streams: set[int] = field(default_factory=set)
     gone_at: float = 0.0
 
@@ -58,6 +71,11 @@ def _key(of: Registration) -> _Key:
     return of.id, of.namespace, of.service_account, of.node
 
 
+def _workload(of: Registration) -> object:
+    """Equal for registrations of one workload of a node; without a node each is another's."""
+    return (of.node, of.place.uid) if of.place is not None else _key(of)
+
+
 class Registrar:
     """Who is registered. Time is an argument; not thread-safe."""
 
@@ -66,6 +84,9 @@ class Registrar:
         self._on_change = on_change
         self._grace = grace
         self._entries: dict[_Key, _Entry] = {}
+        self._callers: Counter[str] = Counter()
+        """How many entries each has."""
+        self._count = itertools.count(1)
         self._told: tuple[Registration, ...] = ()
 
     @property
@@ -79,41 +100,75 @@ class Registrar:
         ends = [entry.gone_at for entry in self._entries.values() if not entry.streams]
         return min(ends, default=None)
 
-    def reported(self, stream: int, registration: Registration | None, now: float) -> None:
-        """A stream said this of its server; None: it is not to be used now."""
+    def reported(self, stream: int, registration: Registration | None, now: float, caller: str = "") -> None:
+        """A stream of a caller said this of its server; None: it is not to be used now.
+
+        TooMany: nothing of it is kept.
+        """
         for key, entry in list(self._entries.items()):
             if stream in entry.streams and (registration is None or _key(registration) != key):
                 self._leave(key, entry, stream, now, at_once=True)
         if registration is not None:
-            entry = self._entries.setdefault(_key(registration), _Entry(registration))
+            entry = self._entry(registration, caller)
             entry.registration = registration
-            entry.streams.add(stream)
+            if stream not in entry.streams:
+                entry.began = next(self._count)
+                entry.streams.add(stream)
         self._tell()
 
-    def ended(self, stream: int, now: float) -> None:
-        """A stream ended."""
+    def _entry(self, of: Registration, caller: str) -> _Entry:
+        key = _key(of)
+        if key in self._entries:
+            return self._entries[key]
+        for other, entry in list(self._entries.items() if of.place is not None else ()):
+            if not entry.streams and _workload(entry.registration) == _workload(of):
+                self._drop(other)
+        if self._callers[caller] >= MAX_REGISTRATIONS:
+            raise TooMany(
+                f"there are {MAX_REGISTRATIONS} registrations of {caller or 'this caller'}; no more are taken"
+            )
+        self._callers[caller] += 1
+        made = self._entries[key] = _Entry(of, caller)
+        return made
+
+    def _drop(self, key: _Key) -> None:
+        caller = self._entries.pop(key).caller
+        self._callers[caller] -= 1
+        if not self._callers[caller]:
+            del self._callers[caller]
+
+    def ended(self, stream: int, now: float, grace: float | None = None) -> None:
+        """A stream ended; `grace` None: the usual one."""
         for key, entry in list(self._entries.items()):
             if stream in entry.streams:
-                self._leave(key, entry, stream, now, at_once=entry.registration.draining)
+                until = now + (self._grace if grace is None else grace)
+                self._leave(key, entry, stream, until, at_once=entry.registration.draining)
         self._tell()
 
     def expire(self, now: float) -> None:
         """Removes those whose grace is over."""
         for key, entry in list(self._entries.items()):
             if not entry.streams and entry.gone_at <= now:
-                del self._entries[key]
+                self._drop(key)
         self._tell()
 
-    def _leave(self, key: _Key, entry: _Entry, stream: int, now: float, at_once: bool) -> None:
+    def _leave(self, key: _Key, entry: _Entry, stream: int, until: float, at_once: bool) -> None:
         entry.streams.discard(stream)
         if entry.streams:
             return
-        entry.gone_at = now + self._grace
+        entry.gone_at = until
         if at_once:
-            del self._entries[key]
+            self._drop(key)
 
     def _tell(self) -> None:
-        found = tuple(self._entries[key].registration for key in sorted(self._entries))
+        newest: dict[object, int] = {}
+        for entry in self._entries.values():
+            of = _workload(entry.registration)
+            newest[of] = max(newest.get(of, 0), entry.began)
+        there = (self._entries[key] for key in sorted(self._entries))
+        found = tuple(
+            entry.registration for entry in there if newest[_workload(entry.registration)] == entry.began
+        )
         if found != self._told:
             self._told = found
             self._on_change(found)

@@ -29,7 +29,13 @@ from meshlib.control.serve.callers import Caller, Callers, Denied, operator, sta
 from meshlib.control.serve.calls import Calls
 from meshlib.control.serve.credentials import Authority, Credentials, server_names
 from meshlib.control.serve.front import Front
-from meshlib.control.serve.limits import GRPC_OPTIONS, RELOAD_SECONDS, STOP_GRACE_SECONDS
+from meshlib.control.serve.limits import (
+    CUT_GRACE_SECONDS,
+    CUT_SECONDS,
+    GRPC_OPTIONS,
+    RELOAD_SECONDS,
+    STOP_GRACE_SECONDS,
+)
 from meshlib.control.serve.nodes import Nodes, NoNodes, Permissions, is_node
 from meshlib.control.serve.push import Connection, Hub
 from meshlib.control.serve.registration import (
@@ -37,6 +43,7 @@ from meshlib.control.serve.registration import (
     Joining,
     Registrar,
     RegistrationError,
+    TooMany,
     specifier,
 )
 from meshlib.control.serve.signing import Signing
@@ -143,6 +150,8 @@ class ControlServer:
         self._joiners: set[_Answers] = set()
         """To the servers that are registered."""
         self._expiry: asyncio.TimerHandle | None = None
+        self._cut_at: float | None = None
+        """When connections were cut off last."""
         self._server: grpc.aio.Server | None = None
         self._calls = Calls()
 
@@ -236,8 +245,8 @@ class ControlServer:
                 if by.authority.reload(by.wall()):
                     by.changed()
                     self._tell_servers()
-                if self._front is not None:
-                    self._front.sweep()
+                if self._front is not None and self._front.sweep():
+                    self._cut_at = self._now()
             except Exception:
                 log.exception("the authority can't be asked what changed; what was in force stays")
 
@@ -354,17 +363,20 @@ class ControlServer:
                     answers.give(specifier())
                     self._joiners.add(answers)
                 else:
-                    self.registrar.reported(stream, said, self._now())
+                    self.registrar.reported(stream, said, self._now(), _whose(caller))
         except RegistrationError as error:
             log.warning("registration of %s refused: %s", caller.address, error)
             self.registrar.reported(stream, None, self._now())
-            raise Denied("INVALID_ARGUMENT", str(error)) from None
+            code = "RESOURCE_EXHAUSTED" if isinstance(error, TooMany) else "INVALID_ARGUMENT"
+            raise Denied(code, str(error)) from None
         except (Denied, ProtocolError) as error:
             log.warning("%s ended: %s", caller.address, error)
             raise
         finally:
             self._joiners.discard(answers)
-            self.registrar.ended(stream, self._now())
+            now = self._now()
+            cut = self._cut_at is not None and now - self._cut_at < CUT_SECONDS
+            self.registrar.ended(stream, now, CUT_GRACE_SECONDS if cut else None)
             self._await_expiry()
             await answers.end()
 
@@ -413,6 +425,12 @@ class ControlServer:
 
     async def _get_roots(self, _request: Any, _caller: Caller) -> Any:
         return self._signing.roots() if self._signing is not None else pb.Struct()
+
+
+def _whose(caller: Caller) -> str:
+    """Who registers, from which machine."""
+    host = caller.address.rpartition(":")[0]
+    return f"{caller.identity} at {host}" if caller.identity is not None else host
 
 
 class _Answers:

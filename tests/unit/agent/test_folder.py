@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from meshlib.agent.folder import BASE_ID, LOCK, keep, own_folder, sweep
+from meshlib.agent.folder import BASE_ID, LOCK, MAX_SOCKET_PATH, has_room, keep, own_folder, sweep
+from meshlib.agent.node_socket import socket_path
+from meshlib.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +34,27 @@ def test_it_goes_with_its_block_and_is_nobody_elses_meanwhile() -> None:
         assert sweep("node") == []
     assert not folder.exists()
     assert not other.exists()
+
+
+def test_one_in_which_no_socket_fits_is_refused_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("d" * 70)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with (
+        pytest.raises(ConfigError, match=r"too long for a Unix socket: .*; set TMPDIR"),
+        own_folder("node") as folder,
+    ):
+        has_room(folder)
+    assert list(deep.iterdir()) == []
+
+
+def test_the_path_of_a_socket_that_is_said_must_fit() -> None:
+    longest = Path("/" + "s" * (MAX_SOCKET_PATH - 1))
+    assert socket_path(longest) == longest
+    with pytest.raises(ConfigError, match=r"socket: /s+x is too long for a Unix socket: at most"):
+        socket_path(Path(f"{longest}x"))
 
 
 def test_the_next_one_removes_what_a_killed_one_left(tmp_path: Path, shared: Path) -> None:

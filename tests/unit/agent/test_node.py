@@ -70,8 +70,8 @@ class Part:
     def drain(self) -> None:
         self.said.append(f"{self.name} drains")
 
-    def close(self) -> None:
-        self.said.append(f"{self.name} leaves")
+    def close(self, *, stays: bool = False) -> None:
+        self.said.append(f"{self.name} {'comes back' if stays else 'leaves'}")
 
 
 class Stage:
@@ -292,14 +292,29 @@ async def test_who_leaves_is_open_and_a_node_that_ends_opens_nobody(captured: St
     await captured.node.listed([IN_POD])
     await captured.node.members[0].ready.wait()
     await captured.node.close()
-    assert captured.said == ["/nowhere/a closes", "a joins", "a serves", "a drains", "a leaves"]
+    assert captured.said == ["/nowhere/a closes", "a joins", "a serves", "a drains", "a comes back"]
+
+
+async def test_without_a_list_what_was_captured_stays_closed(
+    captured: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshlib.agent.node.netns.ours", list)
+    monkeypatch.setattr("meshlib.agent.node.netns.left_over", list)
+    there = {"/nowhere/a": 1, "/nowhere/b": 2}
+    monkeypatch.setattr("meshlib.agent.node.netns.number", there.get)
+    captured.captures._held = frozenset([*there, "/nowhere/gone"])
+    await captured.node.enrol(IN_POD).ready.wait()
+    captured.said.clear()
+    assert await captured.node.clean_closed() == (["the rules in /nowhere/gone"], ["/nowhere/b"])
+    assert captured.said == ["/nowhere/gone opens"]
+    assert await captured.node.clean() == ["the rules in /nowhere/b", "the rules in /nowhere/gone"]
 
 
 async def test_a_node_that_ends_opens_all_if_it_is_told_to(captured: Stage) -> None:
     node = Node(captured.admin, captured.captures, captured.join, lambda: "", open_at_end=True)
     await node.enrol(IN_POD).ready.wait()
     await node.close()
-    assert captured.said[-2:] == ["a leaves", "/nowhere/a opens"]
+    assert captured.said[-2:] == ["a comes back", "/nowhere/a opens"]
 
 
 async def test_who_is_changed_is_not_open_meanwhile(captured: Stage) -> None:

@@ -282,6 +282,98 @@ def test_their_number_is_bounded(found: Impersonated, monkeypatch: pytest.Monkey
     found._begin(("shop", "third"))
 
 
+@pytest.fixture
+def kept(
+    own: Certs, control: SmallControl, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """Makes one after the other, with one folder."""
+    monkeypatch.setattr(Impersonated, "_run", lambda _: None)
+    settings = bootstrap({}, control="control.example:15010", state_dir=str(tmp_path / "state"))
+
+    def make() -> Impersonated:
+        return Impersonated(settings, own, call=control, wall=clock, dice=random.Random(1))
+
+    return make
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted((folder / "state" / "workloads" / "identity").glob("*"))
+
+
+def test_the_next_one_has_those_of_workloads_that_come_back(
+    kept: Any, own: Certs, control: SmallControl, clock: Clock, tmp_path: Path
+) -> None:
+    own.ensure()
+    first = kept()
+    for account in (CART, TILL):
+        first._begin(account)
+    looks(first, clock, NOW + 1)
+    held = first.held(CART)
+    assert [one.stat().st_mode & 0o777 for one in files(tmp_path)] == [0o600, 0o600]
+    assert files(tmp_path)[0].parent.stat().st_mode & 0o777 == 0o700
+    first.leave(CART, stays=True)
+    first.leave(TILL)
+    assert len(files(tmp_path)) == 1
+    second = kept()
+    assert second.need(CART) == held
+    looks(second, clock, NOW + 60)
+    assert len(asked(control)) == 1
+    second._begin(TILL)
+    assert second.held(TILL) is None
+
+
+def test_one_that_is_good_no_more_or_is_anothers_is_asked_for(
+    kept: Any, own: Certs, control: SmallControl, clock: Clock, tmp_path: Path
+) -> None:
+    own.ensure()
+    first = kept()
+    for account in (CART, TILL):
+        first._begin(account)
+    looks(first, clock, NOW + 1)
+    one, other = files(tmp_path)
+    swapped = one.read_bytes(), other.read_bytes()
+    for path, content in zip((one, other), reversed(swapped), strict=True):
+        path.write_bytes(content)
+    for content in (None, b"", b"{}", swapped[0][:700]):
+        if content is not None:
+            one.write_bytes(content)
+            other.write_bytes(content)
+        second = kept()
+        second._begin(CART)
+        assert second.held(CART) is None
+    # When what was kept has ended, it goes with the next start.
+    one.write_bytes(swapped[0])
+    other.write_bytes(swapped[1])
+    clock.now = NOW + 10 * 24 * 3600
+    kept()
+    assert files(tmp_path) == []
+
+
+def test_one_that_was_kept_is_renewed_by_a_new_root_and_not_used_without_an_old_one(
+    kept: Any, own: Certs, control: SmallControl, clock: Clock
+) -> None:
+    own.ensure()
+    first = kept()
+    first._begin(CART)
+    looks(first, clock, NOW + 1)
+    control.authority.rotate_root(clock.now, overlap_s=0, keep_s=60)
+    own.trust(control.authority.roots_pem)
+    own.renew()
+    second = kept()
+    second._begin(CART)
+    before = second.held(CART)
+    assert before is not None
+    assert before.roots_pem == control.authority.roots_pem
+    looks(second, clock, clock.now + SPREAD_ROOTS + LOOK_SECONDS)
+    now = second.held(CART)
+    assert now is not None
+    assert now.chain_pem != before.chain_pem
+    own.trust(split_pem(control.authority.roots_pem)[0])
+    third = kept()
+    third._begin(CART)
+    assert third.held(CART) is None
+
+
 def test_without_a_workload_nothing_is_asked(
     found: Impersonated, control: SmallControl, clock: Clock
 ) -> None:

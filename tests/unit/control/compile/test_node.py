@@ -95,13 +95,6 @@ def test_it_is_sent_its_own_workloads_and_no_others() -> None:
     assert [one.kind for one in made.resources(replace(VM1, node="vm3"))] == [Kind.SECRET]
 
 
-def test_of_two_of_one_uid_the_one_that_stays_is_it() -> None:
-    leaving = replace(WEB, id="z", address="10.0.0.9", draining=True)
-    found = {one.name: one for one in compiled(WEB, leaving).resources(VM1)}
-    alone = {one.name: one for one in compiled(WEB).resources(VM1)}
-    assert found["web/inbound|80||"] == alone["web/inbound|80||"]
-
-
 def test_who_joins_costs_endpoints() -> None:
     first = compiled(WEB)
     again = compiled(WEB, before=first)

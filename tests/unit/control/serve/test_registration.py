@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from meshlib.control.registration import Place, Registration
-from meshlib.control.serve.registration import Joining, Registrar, RegistrationError, identity, specifier
+from meshlib.control.serve.registration import (
+    Joining,
+    Registrar,
+    RegistrationError,
+    TooMany,
+    identity,
+    specifier,
+)
 from meshlib.xds import pb
 from meshlib.xds.node import Locality
 
@@ -45,6 +52,18 @@ def test_a_stream_that_ended_is_remembered_for_the_grace(
     assert registrar.next_expiry is None
 
 
+def test_who_was_cut_off_has_longer(registrar: Registrar, changes: list[tuple[Registration, ...]]) -> None:
+    registrar.reported(1, one(), 0.0)
+    registrar.ended(1, 5.0, 10.0)
+    assert registrar.next_expiry == 15.0
+    registrar.reported(2, one(), 14.0)
+    registrar.ended(2, 15.0)
+    registrar.expire(16.9)
+    assert changes == [(one(),)]
+    registrar.expire(17.0)
+    assert changes[-1] == ()
+
+
 def test_who_comes_back_within_the_grace_never_left(
     registrar: Registrar, changes: list[tuple[Registration, ...]]
 ) -> None:
@@ -80,6 +99,69 @@ def test_nobody_takes_anothers_place_whatever_id_it_says(
     for stream in (2, 3, 4):
         registrar.reported(stream, None, 2.0)
     assert changes[-1] == (one(),)
+
+
+def test_of_one_workload_of_a_node_the_newest_counts(
+    registrar: Registrar, changes: list[tuple[Registration, ...]]
+) -> None:
+    old = replace(one("z"), node="vm1", place=Place("web"))
+    new = replace(old, id="a", draining=True)
+    another = replace(old, id="b", node="vm2")
+    for stream, each in enumerate((old, another), 1):
+        registrar.reported(stream, each, 0.0)
+    registrar.ended(1, 1.0)
+    assert changes[-1] == (another, old)
+    registrar.reported(3, new, 1.5)  # an agent that starts anew, in the grace
+    assert changes[-1] == (new, another)
+    registrar.reported(3, replace(new, draining=False), 1.6)
+    assert changes[-1] == (replace(new, draining=False), another)
+    registrar.ended(3, 2.0)
+    registrar.expire(4.0)
+    assert changes[-1] == (another,)
+
+
+def test_one_that_still_reports_is_back_when_the_newer_one_leaves(
+    registrar: Registrar, changes: list[tuple[Registration, ...]]
+) -> None:
+    old = replace(one("z"), node="vm1", place=Place("web"))
+    new = replace(old, id="a")
+    registrar.reported(1, old, 0.0)
+    registrar.reported(2, new, 1.0)
+    registrar.reported(1, old, 2.0)
+    assert changes[-1] == (new,)
+    registrar.reported(2, None, 3.0)
+    assert changes[-1] == (old,)
+
+
+def test_those_of_one_caller_are_bounded(
+    registrar: Registrar, changes: list[tuple[Registration, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshlib.control.serve.registration.MAX_REGISTRATIONS", 2)
+    for stream, name in enumerate("ab"):
+        registrar.reported(stream, one(name), 0.0, "x at 10.0.0.1")
+        registrar.reported(stream, one(name), 0.0, "x at 10.0.0.1")
+    with pytest.raises(TooMany, match=r"there are 2 registrations of x at 10\.0\.0\.1; no more are taken"):
+        registrar.reported(7, one("c"), 0.0, "x at 10.0.0.1")
+    assert changes[-1] == (one("a"), one("b"))
+    registrar.reported(7, one("c"), 0.0, "x at 10.0.0.2")
+    # One whose stream has ended counts for its grace; who comes back is no more.
+    registrar.ended(0, 1.0)
+    registrar.reported(8, one("a"), 1.5, "x at 10.0.0.1")
+    registrar.ended(8, 2.0)
+    registrar.expire(4.0)
+    registrar.reported(9, one("d"), 4.0, "x at 10.0.0.1")
+    assert changes[-1] == (one("b"), one("c"), one("d"))
+
+
+def test_a_node_that_starts_anew_is_not_in_its_own_way(
+    registrar: Registrar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshlib.control.serve.registration.MAX_REGISTRATIONS", 1)
+    old = replace(one("z"), node="vm1", place=Place("web"))
+    registrar.reported(1, old, 0.0, "vm1")
+    registrar.ended(1, 1.0)
+    registrar.reported(2, replace(old, id="a"), 1.5, "vm1")
+    assert registrar.registrations == (replace(old, id="a"),)
 
 
 def test_draining_is_told_at_once_and_the_end_of_its_stream_removes(
