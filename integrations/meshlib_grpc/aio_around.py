@@ -1,10 +1,13 @@
 """Interceptors of the application around calls for tasks, for which gRPC has no `intercept_channel`.
 
-gRPC runs interceptors only where it makes a channel. So each method has a channel of gRPC's own that is never
-connected: after the application's interceptors comes one of ours, which begins the call in the mesh.
+gRPC runs interceptors only where it makes a channel. So there is a channel of gRPC's own that is never
+connected: after the application's interceptors comes one of ours, which begins the call in the mesh. Which
+method was called it knows from its context: gRPC runs the interceptors in a task that is made for the call.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import grpc
@@ -14,13 +17,14 @@ Begin = Callable[[str], Any]
 _NOWHERE = "unix:///dev/null"
 
 
-class _Last:
-    def __init__(self, begin: Begin) -> None:
-        self._begin = begin
+_BEGIN: ContextVar[Begin] = ContextVar("meshlib_grpc_begin")
+"""Of the method that was called."""
 
+
+class _Last:
     def _call(self, details: Any, request: Any) -> Any:
         method = details.method
-        return self._begin(method.decode() if isinstance(method, bytes) else method)(
+        return _BEGIN.get()(method.decode() if isinstance(method, bytes) else method)(
             request,
             timeout=details.timeout,
             metadata=details.metadata,
@@ -53,11 +57,48 @@ class _StreamStream(_Last, grpc.aio.StreamStreamClientInterceptor):  # type: ign
         return self._call(client_call_details, request_iterator)
 
 
+_LAST = (_UnaryUnary(), _UnaryStream(), _StreamUnary(), _StreamStream())
+
+
+class _Called:
+    """What calls a method."""
+
+    def __init__(self, around: "Around", kind: str, path: str, begin: Begin) -> None:
+        self._around = around
+        self._kind = kind
+        self._path = path
+        self._begin = begin
+
+    def __call__(self, *asked: Any, **wishes: Any) -> Any:
+        """The call, whose interceptors are about to run."""
+        before = _BEGIN.set(self._begin)
+        try:
+            return getattr(self._around.channel(), self._kind)(self._path)(*asked, **wishes)
+        finally:
+            _BEGIN.reset(before)
+
+
+class _CalledUnaryUnary(_Called, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[misc]
+    pass
+
+
+class _CalledUnaryStream(_Called, grpc.aio.UnaryStreamMultiCallable):  # type: ignore[misc]
+    pass
+
+
+class _CalledStreamUnary(_Called, grpc.aio.StreamUnaryMultiCallable):  # type: ignore[misc]
+    pass
+
+
+class _CalledStreamStream(_Called, grpc.aio.StreamStreamMultiCallable):  # type: ignore[misc]
+    pass
+
+
 _KINDS = {
-    "unary_unary": _UnaryUnary,
-    "unary_stream": _UnaryStream,
-    "stream_unary": _StreamUnary,
-    "stream_stream": _StreamStream,
+    "unary_unary": _CalledUnaryUnary,
+    "unary_stream": _CalledUnaryStream,
+    "stream_unary": _CalledStreamUnary,
+    "stream_stream": _CalledStreamStream,
 }
 
 
@@ -65,17 +106,23 @@ class Around:
     """Of one channel."""
 
     def __init__(self, interceptors: Sequence[grpc.aio.ClientInterceptor]) -> None:
-        self._interceptors = tuple(interceptors)
-        self._channels: list[grpc.aio.Channel] = []
+        self._interceptors = (*interceptors, *_LAST)
+        self._channel: grpc.aio.Channel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def method(self, kind: str, path: str, begin: Begin) -> Any:
-        """What calls a method, of that kind, with the interceptors around it. In a running loop."""
-        interceptors = (*self._interceptors, _KINDS[kind](begin))
-        channel = grpc.aio.insecure_channel(_NOWHERE, interceptors=interceptors)
-        self._channels.append(channel)
-        return getattr(channel, kind)(path)
+        """What calls a method, of that kind, with the interceptors around it."""
+        return _KINDS[kind](self, kind, path, begin)
+
+    def channel(self) -> grpc.aio.Channel:
+        """That of the running loop."""
+        loop = asyncio.get_running_loop()
+        if self._channel is None or self._loop is not loop:
+            self._channel = grpc.aio.insecure_channel(_NOWHERE, interceptors=self._interceptors)
+            self._loop = loop
+        return self._channel
 
     async def close(self) -> None:
         """The calls in the mesh have ended."""
-        for channel in self._channels:
-            await channel.close()
+        if self._channel is not None and self._loop is asyncio.get_running_loop():
+            await self._channel.close()
