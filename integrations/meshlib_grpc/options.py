@@ -19,6 +19,8 @@ _OURS = (
     # Or gRPC would share a connection, and the time for which it does not try again, with other clusters.
     ("grpc.use_local_subchannel_pool", 1),
 )
+_ONCE = ("grpc.enable_retries", 0)
+"""Or gRPC would send a call once more by itself, beside the tries and the limits of the rules."""
 _MOST_MILLISECONDS = 2**31 - 1
 
 
@@ -48,6 +50,7 @@ def options_of(
     upstream = attempt.upstream
     milliseconds = max(1, min(int(upstream.connect_timeout * 1000), _MOST_MILLISECONDS))
     made = [
+        _ONCE,  # the first of a name counts
         *own,
         *_OURS,
         ("grpc.min_reconnect_backoff_ms", milliseconds),

@@ -139,6 +139,8 @@ class Pool(Generic[C]):
         """Those that were left with calls on them."""
         self._lock = threading.Lock()
         self._closed = False
+        self._ended = False
+        """Whether calls end, too."""
         self.looks_at = math.inf
         """When somebody will look."""
 
@@ -224,6 +226,10 @@ class Pool(Generic[C]):
             else:
                 made.active += 1
                 made.uses += 1
+                if made.left:
+                    self._leaving.add(made)
+                    if self._ended:
+                        closing.append(made.channel)
                 if 0 < attempt.upstream.max_requests_per_connection <= made.uses:
                     self._leave(made)
             others = [one for one in self._open.values() if not one.active and one is not made]
@@ -310,6 +316,7 @@ class Pool(Generic[C]):
         """
         with self._lock:
             self._closed = True
+            self._ended = self._ended or now
             closing = [one.channel for one in list(self._open.values()) if self._leave(one)]
             if now:
                 closing += [one.channel for one in self._leaving]
