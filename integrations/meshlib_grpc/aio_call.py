@@ -10,6 +10,7 @@ Rules:
 
 import asyncio
 import weakref
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from typing import Any
@@ -21,13 +22,13 @@ from meshlib.dataplane import exchange
 from meshlib.dataplane.drive import Answer, AsyncBody, FlightFailed
 from meshlib.errors import ControlError
 from meshlib_grpc.aio_sender import AsyncHands, AsyncSender
-from meshlib_grpc.asked import Said, deserialized, said
+from meshlib_grpc.asked import Said, deserialized, missing, said
 from meshlib_grpc.asynchronous import AsyncStreamed
 from meshlib_grpc.bodies import AsyncMessages, Message
 from meshlib_grpc.errors import Status, of_control, of_failure
 from meshlib_grpc.metadata import Metadata, status_headers, to_metadata
 from meshlib_grpc.outcome import CANCELLED, LEFT, OK, UNKNOWN
-from meshlib_grpc.unary import Unary, Wishes
+from meshlib_grpc.unary import WELL, Unary, Wishes
 
 _NO_FACTS = Facts()
 
@@ -55,6 +56,11 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
         self._answer: Answer | None = None
         self._error: Status | None = None
         self._response: Any = None
+        self._unread: deque[bytes] = deque()
+        """What had come when it ended."""
+        self._reading = False
+        self._noting: asyncio.Task[None] | None = None
+        """Takes note of its end, which nobody who reads does."""
         self._cancelled = False
         self._is_over = False
         self._over: asyncio.Event | None = None
@@ -107,7 +113,39 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
             last.told = lambda ended: watched.trailed(status_headers(ended.code.value[0]))
             if last.ended is not None:
                 last.told(last.ended)
+        if self._may_be_dropped and isinstance(last, AsyncStreamed):
+            last.heard = _told(weakref.ref(self))
+            self.hear()
         return None
+
+    def hear(self) -> None:
+        """gRPC has told of its end: if nobody reads, who looks here afterwards, it is taken note of."""
+        last = self._hands.last
+        if self._is_over or self._reading or self._noting is not None:
+            return
+        if isinstance(last, AsyncStreamed) and last.call.done():
+            self._noting = asyncio.get_running_loop().create_task(self._note(), name="meshlib-grpc-end")
+
+    async def _note(self) -> None:
+        answer = self._answer
+        assert answer is not None and isinstance(answer.body, AsyncBody)  # noqa: S101, PT018 - it is a stream
+        error: Status | None = None
+        try:
+            async for message in answer.body:
+                self._unread.append(message)
+        except FlightFailed as failed:
+            error = of_failure(failed)
+        if self._is_over:
+            self._unread.clear()
+        elif error is not None:
+            self._fail(error)
+        else:
+            self._read_to_the_end(answer)
+
+    def _read_to_the_end(self, answer: Answer) -> None:
+        last = self._hands.last
+        assert isinstance(last, AsyncStreamed)  # noqa: S101 - there were messages
+        self._finish(said(answer, last.ended or LEFT, last.head))
 
     def _fail(self, error: Status) -> None:
         error._initial_metadata = grpc.aio.Metadata.from_tuple(tuple(error._initial_metadata))  # noqa: SLF001
@@ -147,27 +185,36 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
         """The next message; EOF: the call went well. Status; CancelledError."""
         assert self._task is not None  # noqa: S101 - it is a stream
         await self._task
-        if self._error is not None:
+        if self._noting is not None:
+            await asyncio.wait({self._noting})
+        if self._error is not None and not self._unread:
             if self._cancelled:
                 raise asyncio.CancelledError
             raise self._error
         answer = self._answer
-        if self._how is not None or answer is None or not isinstance(answer.body, AsyncBody):
+        if answer is None or not isinstance(answer.body, AsyncBody):
             return grpc.aio.EOF
+        self._reading = True
         try:
+            if self._unread:
+                return deserialized(self._unread.popleft(), self._deserialize)
+            if self._how is not None:
+                return grpc.aio.EOF
             return deserialized(await anext(answer.body), self._deserialize)
         except StopAsyncIteration:
-            last = self._hands.last
-            assert isinstance(last, AsyncStreamed)  # noqa: S101 - there were messages
-            self._finish(said(answer, last.ended or LEFT, last.head))
+            self._read_to_the_end(answer)
         except FlightFailed as error:
             self._fail(of_failure(error))
         except Status as error:
             answer.body.close()
+            self._unread.clear()
             self._fail(error)
         except asyncio.CancelledError:
             self.cancel()
             raise
+        finally:
+            self._reading = False
+            self.hear()
         if self._error is not None:
             raise self._error
         return grpc.aio.EOF
@@ -241,6 +288,7 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
             self._task.cancel()
         if self._answer is not None and isinstance(self._answer.body, AsyncBody):
             self._answer.body.close()
+        self._unread.clear()
         self._fail(Status(CANCELLED, details=LEFT.details))
         return True
 
@@ -250,6 +298,17 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
             callback(self)
         else:
             self._callbacks.append(callback)
+
+
+def _told(where: "weakref.ref[_Call]") -> Callable[[], None]:
+    """What tells a call, and does not keep it."""
+
+    def tell() -> None:
+        call = where()
+        if call is not None:
+            call.hear()
+
+    return tell
 
 
 async def _run(found: Callable[[], _Call | None], send: Callable[[], Awaitable[Answer]]) -> None:
@@ -340,16 +399,33 @@ class UnaryUnaryCall(_Single, grpc.aio.UnaryUnaryCall):  # type: ignore[misc]
             yield from self._rest(self._flow).__await__()
         return (yield from super().__await__())
 
-    def _answered(self, answer: Answer) -> None:
+    def _answered(self, answer: Answer) -> Awaitable[None] | None:
         super()._answered(answer)
         last = self._hands.last
         assert isinstance(last, Unary)  # noqa: S101 - it is no stream
         if last.call is None:
-            self._finish(said(answer, last.ended, last.head))
-            return
+            return self._ended_badly(answer, last)
+        if last.missing:
+            return self._missing(answer, last.call)
         whole = last.whole
         self._response = deserialized(b"" if whole is None else whole, self._deserialize)
         self._tell()
+        return None
+
+    async def _ended_badly(self, answer: Answer, last: Unary) -> None:
+        body = answer.body
+        if isinstance(body, AsyncBody):  # its head came before
+            if body.watched is not None:
+                body.watched.trailed(status_headers(last.ended.code.value[0]))
+            try:
+                async for _ in body:
+                    pass
+            except FlightFailed as error:
+                raise of_failure(error) from None
+        self._finish(said(answer, last.ended, last.head))
+
+    async def _missing(self, answer: Answer, call: Any) -> None:
+        raise missing(answer, WELL._replace(trailing=tuple(await call.trailing_metadata() or ())))
 
     async def trailing_metadata(self) -> Any:
         """Waits for the end."""

@@ -124,9 +124,9 @@ class _Tries:
         try:
             whole = await call
         except grpc.aio.AioRpcError as error:
-            outcome, ended = await failed(error, attempt, self._clock, ELSEWHERE)
-            return outcome if isinstance(outcome, Failed) else Unary(outcome, b"", ended)
-        return Unary(ok(await call.initial_metadata()), Opaque.of(whole), WELL, call)
+            return await failed(error, attempt, self._clock, ELSEWHERE)
+        found = None if whole is None else Opaque.of(whole)
+        return Unary(ok(await call.initial_metadata()), found, WELL, call)
 
     async def begin(
         self, attempt: Attempt, body: Message | AsyncMessages, wishes: Wishes | Onward
@@ -182,4 +182,5 @@ class _Single(_Many):
         if self._over:
             return grpc.aio.EOF
         self._over = True
-        return Opaque.of(await self._call)
+        message = await self._call
+        return grpc.aio.EOF if message is None else Opaque.of(message)  # None: none came

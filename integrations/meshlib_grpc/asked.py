@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from meshlib.core.actions import Facts
+from meshlib.core.local_reply import grpc_status_of
 from meshlib.core.request import Header, RequestHead, ResponseHead
 from meshlib.dataplane.body import RequestBody
 from meshlib.dataplane.drive import Answer
@@ -26,8 +27,6 @@ from meshlib_grpc.outcome import CODES, OK, Ended
 Serialize = Any
 Deserialize = Any
 _UNKNOWN = 2
-_HTTP = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}
-"""What an HTTP status reads as (gRPC, "HTTP to gRPC Status Code Mapping")."""
 
 
 class Target(NamedTuple):
@@ -98,6 +97,12 @@ def deserialized(data: bytes, deserialize: Deserialize) -> Any:
         raise Status(grpc.StatusCode.INTERNAL, details="Exception deserializing response!") from error
 
 
+def missing(answer: Answer, ended: Ended) -> Status:
+    """A call that went well without the one message of its response."""
+    how = said(answer, ended)._replace(code=grpc.StatusCode.INTERNAL, details="The response has no message.")
+    return how.status()
+
+
 class Said(NamedTuple):
     """How a call ended, as the application is told."""
 
@@ -120,7 +125,7 @@ def said(answer: Answer, ended: Ended | None, came: ResponseHead | None = None) 
     if ended is None:
         number, words = status_of(headers)
         if number is None:
-            number = _HTTP.get(answer.status, _UNKNOWN)
+            number = grpc_status_of(answer.status)
         trailing = (*to_metadata(headers), Metadatum(FLAGS, facts.flag))
         code = CODES.get(number, grpc.StatusCode.UNKNOWN)
         return Said(code, words or facts.detail, (), trailing, facts)

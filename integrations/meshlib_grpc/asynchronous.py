@@ -9,7 +9,7 @@ import grpc
 
 from meshlib.core.actions import Attempt
 from meshlib.core.mtls import ClientTls
-from meshlib.core.request import Failed, ResponseHead
+from meshlib.core.request import Failed
 from meshlib.core.view import View
 from meshlib.dataplane.http.alarm import Alarm
 from meshlib.dataplane.http.failures import closed
@@ -26,7 +26,7 @@ from meshlib_grpc.pin import Pinned, alook
 from meshlib_grpc.place import Place, Taken, aconfirmed
 from meshlib_grpc.pool import LOOKS, Carrier, Pool, key_of
 from meshlib_grpc.streamed import Trying
-from meshlib_grpc.unary import NO_WISHES, WELL, Unary, Wishes
+from meshlib_grpc.unary import NO_WISHES, WELL, Unary, Wishes, unary_of
 
 _UNSENT = "Internal error from Core"
 _MOMENT, _LOOK = 1.0, 0.002
@@ -47,6 +47,8 @@ class AsyncStreamed(Trying):
         super().__init__(call, attempt, clock, place, reading)
         self._reading: asyncio.Future[Any] | None = None
         self._noted: Ended | None = None
+        self.heard: Callable[[], None] = lambda: None
+        """Is called when gRPC tells of the end."""
         call.add_done_callback(self._note)
 
     async def settle(self, wanted: asyncio.Event) -> "Failed | AsyncStreamed":
@@ -72,13 +74,9 @@ class AsyncStreamed(Trying):
             message = reading.result()
         except grpc.aio.AioRpcError as error:
             ended, initial = await self._why(error), error.initial_metadata() or ()
-            connection = await aconfirmed(ended, initial, self._place)
+            connection = await aconfirmed(ended, self._place)
             self._end(ended, connection)
-            outcome = of_status(ended, initial, attempt, self._clock, connection)
-            if isinstance(outcome, Failed):
-                return outcome
-            self.head = outcome
-            return self
+            return self._came_to(of_status(ended, initial, attempt, self._clock, connection))
         self._place.answered()
         self.head = begun(await self.call.initial_metadata())
         if message is grpc.aio.EOF:
@@ -94,13 +92,15 @@ class AsyncStreamed(Trying):
 
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         """The messages. Broken: they broke off, or the time ran out."""
+        if self.broken is not None:
+            raise Broken(self.broken)
         while self.ended is None:
             reading, self._reading = self._reading, None
             try:
                 message = await (self.call.read() if reading is None else reading)
             except grpc.aio.AioRpcError as error:
                 ended = await self._why(error)
-                connection = await aconfirmed(ended, (), self._place)
+                connection = await aconfirmed(ended, self._place)
                 self._end(ended, connection)
                 broken = failure(ended, self._attempt, self._clock, connection, head=True)
                 if broken is not None:
@@ -127,6 +127,7 @@ class AsyncStreamed(Trying):
         code, details = _at_once(call.code()), _at_once(call.details())
         if code is not None and self._noted is None:
             self._noted = Ended(code, details or "", tuple(_at_once(call.trailing_metadata()) or ()))
+        self.heard()
 
     async def _why(self, error: grpc.aio.AioRpcError) -> Ended:
         """How it ended. That a message can't be sent because the call has ended is a status of its own for
@@ -258,9 +259,9 @@ class Connections:
             try:
                 whole = await call
             except grpc.aio.AioRpcError as error:
-                outcome, ended = await failed(error, attempt, self.clock, Taken(self._pool, carrier))
+                outcome = await failed(error, attempt, self.clock, Taken(self._pool, carrier))
                 if not isinstance(outcome, Failed):
-                    return Unary(outcome, b"", ended)
+                    return outcome
                 broken = not outcome.connected
                 if looks == 1 or not carrier.again(outcome):
                     return outcome
@@ -389,11 +390,12 @@ def _state(channel: grpc.aio.Channel) -> int:
 
 async def failed(
     error: grpc.aio.AioRpcError, attempt: Attempt, clock: Callable[[], float], place: Place
-) -> tuple[ResponseHead | Failed, Ended]:
-    """What a call came to that ended with an error of gRPC's."""
+) -> Unary | Failed:
+    """What a call with one response came to that ended with an error of gRPC's. Whether a message came before
+    nothing tells: gRPC's library for tasks drops it.
+    """
     ended, initial = ended_of(error), error.initial_metadata() or ()
-    connection = await aconfirmed(ended, initial, place)
-    return of_status(ended, initial, attempt, clock, connection), ended
+    return unary_of(ended, initial, attempt, clock, await aconfirmed(ended, place))
 
 
 def ended_of(error: grpc.aio.AioRpcError) -> Ended:

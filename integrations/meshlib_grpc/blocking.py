@@ -12,7 +12,7 @@ import grpc
 
 from meshlib.core.actions import Attempt
 from meshlib.core.mtls import ClientTls
-from meshlib.core.request import Failed, Failure, ResponseHead
+from meshlib.core.request import Failed, Failure
 from meshlib.core.view import View
 from meshlib.dataplane.http.cut import Cut
 from meshlib.dataplane.http.limits import NO_TIMEOUTS, Broken, OwnTimeouts
@@ -21,15 +21,16 @@ from meshlib.dataplane.http.secure import MakeContexts
 from meshlib.dataplane.http.upkeep import caretaker
 from meshlib_grpc.bodies import Message, Messages, messages
 from meshlib_grpc.channels import Channels, Wanted
+from meshlib_grpc.deadlines import Deadlines
 from meshlib_grpc.looks import Looks, Seen
 from meshlib_grpc.metadata import sendable
 from meshlib_grpc.options import Options, options_of, target_of
-from meshlib_grpc.outcome import NOTHING, Ended, of_status, ok, timeout_of, too_late
+from meshlib_grpc.outcome import NOTHING, Ended, ok, timeout_of, too_late
 from meshlib_grpc.pin import Pinned, look
 from meshlib_grpc.place import Place, Taken, confirmed
 from meshlib_grpc.pool import LOOKS, Carrier, Pool, key_of
 from meshlib_grpc.streamed import Streamed
-from meshlib_grpc.unary import NO_WISHES, WELL, Unary, Wishes
+from meshlib_grpc.unary import NO_WISHES, WELL, Unary, Wishes, unary_of
 
 
 class Connections:
@@ -52,6 +53,7 @@ class Connections:
             clock, view, lambda channel: channel.close(), self._expect, most_idle, state=_state
         )
         self._looks = Looks()
+        self._deadlines = Deadlines(clock)
         self._channels = Channels(self._pool, clock, contexts, self._renew)
 
     def __repr__(self) -> str:
@@ -82,9 +84,9 @@ class Connections:
             except Broken as error:
                 return error.failed
             except grpc.RpcError as error:
-                outcome, ended = failed(error, attempt, self.clock, Taken(self._pool, carrier))
+                outcome = failed(error, attempt, self.clock, Taken(self._pool, carrier))
                 if not isinstance(outcome, Failed):
-                    return Unary(outcome, b"", ended)
+                    return outcome
                 broken = not outcome.connected
                 if looks == 1 or not carrier.again(outcome):
                     return outcome
@@ -136,7 +138,7 @@ class Connections:
             if reading is not None:
                 reading.leave()
             raise
-        return Streamed(call, attempt, self.clock, Taken(self._pool, carrier), reading)
+        return Streamed(call, attempt, self.clock, Taken(self._pool, carrier), reading, self._deadlines)
 
     def _carrier(self, attempt: Attempt) -> Carrier[grpc.Channel] | Failed:
         """A channel for the attempt, which may be used."""
@@ -241,6 +243,7 @@ class Connections:
     def end(self) -> None:
         """Closes all, and ends the calls."""
         self._pool.close(now=True)
+        self._deadlines.close()
 
     def abandon(self) -> None:
         """In the child of a fork: gRPC knows itself what to do with its own."""
@@ -269,10 +272,11 @@ def _state(channel: grpc.Channel) -> int:
     return channel._channel.check_connectivity_state(False)  # type: ignore[no-any-return]  # noqa: SLF001
 
 
-def failed(
-    error: Any, attempt: Attempt, clock: Callable[[], float], place: Place
-) -> tuple[ResponseHead | Failed, Ended]:
-    """What a call came to that ended with an error of gRPC's."""
+def failed(error: Any, attempt: Attempt, clock: Callable[[], float], place: Place) -> Unary | Failed:
+    """What a call with one response came to that ended with an error of gRPC's. The error keeps a message
+    that came before, and has no public name for it.
+    """
     initial = error.initial_metadata() or ()
     ended = Ended(error.code(), error.details() or "", error.trailing_metadata() or ())
-    return of_status(ended, initial, attempt, clock, confirmed(ended, initial, place)), ended
+    message = getattr(getattr(error, "_state", None), "response", None) is not None
+    return unary_of(ended, initial, attempt, clock, confirmed(ended, place), message=message)

@@ -1,10 +1,13 @@
 """A call that goes on for a while, for threads: a `grpc.Call`, a `grpc.Future` and an iterator of responses.
 
 Its first try begins with it; what follows (whether it is tried again, and the responses) is done by whoever
-waits for it. A call that nobody waits for holds its place until it is cancelled or collected. Rules:
+waits for it. Rules:
 
-- To begin a call waits for nothing: what has to be waited for (what is known of the target, a connection) is
-  waited for on a thread of its own.
+- To begin a call waits for nothing: what has to be waited for (what is known of the target, a connection, an
+  injected delay) is waited for on a thread of its own.
+- A call ends when gRPC tells that it has, also if nobody waits for it or reads. Whoever waits or reads then
+  takes note of it; if nobody does, a thread that does so for all calls (`dropped`). Only where it is to be
+  tried again it goes on on a thread of its own.
 - Who asks for the metadata waits for nobody who reads messages; who wants to be told of the end waits for
   nothing.
 """
@@ -12,12 +15,14 @@ waits for it. A call that nobody waits for holds its place until it is cancelled
 import contextlib
 import contextvars
 import threading
+import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import grpc
 
-from meshlib.core.actions import Facts, Flow
+from meshlib.core.actions import Action, Attempt, Facts, Flow, Raise, Reply
 from meshlib.dataplane.drive import Answer, Body, FlightFailed
 from meshlib.dataplane.exchange import Request
 from meshlib.dataplane.http.dropped import undertaker
@@ -52,7 +57,7 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
         self._request = request
         self._deserialize = deserialize
         self._single = single
-        self._hands = StreamHands(sender, request, body, wishes)
+        self._hands = StreamHands(sender, request, body, wishes, _told(weakref.ref(self)))
         self._body = body
         self._deciding = threading.RLock()
         """Of who finds out which try counts."""
@@ -70,41 +75,60 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
         """As what it ends if it is given up."""
         self._answer: Answer | None = None
         self._messages: Any = None
+        self._unread: deque[bytes] = deque()
+        """What had come when it ended."""
+        self._heard = False
+        """Whether gRPC has told of the end of a try."""
         self._how: Said | None = None
         self._error: Status | None = None
         self._response: Any = None
         undertaker.expect(sender)
-        sender.calls.add(self)
         clock = sender.mesh.clock
         self._until = None if request.patience is None else clock() + request.patience
         view = sender.mesh.known(request.name)
         if view is not None:
-            self._flow = self._hands.begin_first(request.flow(sender.mesh, view))
-            return
-        self._found = threading.Event()
-        begin = contextvars.copy_context().run
-        threading.Thread(
-            target=begin, args=(self._begin, self._found), name="meshlib-grpc-begin", daemon=True
-        ).start()
+            self._flow, first = self._hands.begin_first(request.flow(sender.mesh, view))
+            self._begun(first)
+        else:
+            self._found = threading.Event()
+            begin = contextvars.copy_context().run
+            threading.Thread(
+                target=begin, args=(self._begin, self._found), name="meshlib-grpc-begin", daemon=True
+            ).start()
+        sender.went_on(self)
 
     def _begin(self, found: threading.Event) -> None:
         """Finds out what to do with it, and begins."""
         sender, request = self._sender, self._request
+        first: Action | None = None
         try:
             mesh = sender.mesh
             begun = mesh.clock()
             view = mesh.prepare(request.name)
             request.waited(mesh.clock() - begun)
             if not self._hands.cancelled:
-                self._flow = self._hands.begin_first(request.flow(mesh, view))
+                self._flow, first = self._hands.begin_first(request.flow(mesh, view))
         except ControlError as error:
             self._fail(of_control(error))
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for
             self._raised = error
+            self._fail(Status(UNKNOWN, details=repr(error)))
         found.set()
         if self._hands.cancelled:
             with self._deciding:
                 self._leave()
+        elif first is not None:
+            self._begun(first)
+
+    def _begun(self, first: Action) -> None:
+        """It has; `first` is what its flow said."""
+        if self._single:  # somebody waits
+            return
+        if isinstance(first, Reply | Raise):
+            self._settle()
+        elif not isinstance(first, Attempt):
+            self._go_on()
+        self._tidy()
 
     def __del__(self) -> None:
         # Wherever that is noticed: it may be under the lock of the pool.
@@ -113,6 +137,59 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
 
     def _drop(self) -> None:
         self.cancel()
+
+    # What happens while nobody waits
+
+    def hear(self) -> None:
+        """gRPC tells of the end of a try, on its own thread: nothing must be waited for there, or closed."""
+        self._heard = True
+        if not self._single and self._reading.acquire(blocking=False):
+            self._reading.release()
+            undertaker.leave(self._tidy)
+
+    def _tidy(self) -> None:
+        """Takes note of its end, if it has ended and nobody waits or reads, who looks here afterwards. Does
+        not wait.
+        """
+        if self._ended.is_set():
+            return
+        hands = self._hands
+        if not (hands.cancelled or (self._heard and not self._single and hands.over)):
+            return
+        if self._reading.acquire(blocking=False):
+            try:
+                if self._deciding.acquire(blocking=False):
+                    try:
+                        self._take_note()
+                    finally:
+                        self._deciding.release()
+            finally:
+                self._reading.release()
+
+    def _take_note(self) -> None:
+        hands, flow = self._hands, self._flow
+        if hands.cancelled:
+            self._give_up()
+            return
+        if flow is not None:
+            self._flow, more = hands.foresee(flow)
+            if more:
+                self._go_on()
+                return
+            self._settle()
+        with contextlib.suppress(StopIteration):
+            while self._messages is not None:
+                self._unread.append(self._pull())
+
+    def _go_on(self) -> None:
+        threading.Thread(target=self._decide, name="meshlib-grpc-call", daemon=True).start()
+
+    def _decide(self) -> None:
+        """On a thread of its own. A first message may be an answer to what is asked after the head."""
+        self._hands.patience = True
+        with contextlib.suppress(Exception):  # it is the call's error, too
+            self._settle(metadata=isinstance(self._body, Messages))
+        self._tidy()
 
     # Waiting
 
@@ -162,21 +239,27 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
         """The next message. StopIteration: there is none, and the call has ended."""
         with self._reading:
             self._settle()
+            if self._unread:
+                return self._unread.popleft()
             if self._messages is None:
                 raise StopIteration
-            try:
-                return next(self._messages)  # type: ignore[no-any-return]
-            except StopIteration:
-                streamed, answer = self._hands.current, self._answer
-                assert streamed is not None and answer is not None  # noqa: S101, PT018 - there were messages
-                ended = streamed.ended or self._why
-                self._messages = None
-                self._finish(said(answer, ended, streamed.head))
-                raise
-            except FlightFailed as error:
-                self._messages = None
-                self._fail(of_failure(error))
-                raise StopIteration from None
+            return self._pull()
+
+    def _pull(self) -> bytes:
+        """As `_next`, of one that is read."""
+        try:
+            return next(self._messages)  # type: ignore[no-any-return]
+        except StopIteration:
+            streamed, answer = self._hands.current, self._answer
+            assert streamed is not None and answer is not None  # noqa: S101, PT018 - there were messages
+            ended = streamed.ended or self._why
+            self._messages = None
+            self._finish(said(answer, ended, streamed.head))
+            raise
+        except FlightFailed as error:
+            self._messages = None
+            self._fail(of_failure(error))
+            raise StopIteration from None
 
     def __iter__(self) -> "Call":
         return self
@@ -188,6 +271,8 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
             if self._error is not None:
                 raise self._error from None
             raise
+        finally:
+            self._tidy()
         try:
             return deserialized(message, self._deserialize)
         except Status as error:
@@ -247,6 +332,7 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
     def _abandon(self, error: Status) -> None:
         """It goes on, but is of no use."""
         self._error = error
+        self._unread.clear()
         if isinstance(self._answer, Answer) and isinstance(self._answer.body, Body):
             self._answer.body.close()
         self._tell()
@@ -255,6 +341,7 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
         with self._telling:
             self._ended.set()
             callbacks, self._callbacks = self._callbacks, []
+        self._sender.has_ended(self)
         self._body.drop()
         for call in callbacks:
             call()
@@ -264,20 +351,26 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
     @property
     def meshlib(self) -> Facts:
         """By which rule, where to, how often."""
-        self._settle()
+        self._settled()
         if self._error is not None and self._answer is None:
             return self._error.meshlib
         return _NO_FACTS if self._answer is None else self._answer.facts
 
     def initial_metadata(self) -> Any:
         """Of the response, as the rules leave it."""
-        self._settle(metadata=True)
+        self._settled(metadata=True)
         if self._how is not None:
             return self._how.initial
         return () if self._answer is None else to_metadata(self._answer.headers)
 
+    def _settled(self, *, metadata: bool = False) -> None:
+        try:
+            self._settle(metadata=metadata)
+        finally:
+            self._tidy()
+
     def _end(self) -> Said | Status:
-        self._settle()
+        self._settled()
         if self._single:
             self._ended.wait()
         if self._error is not None:
@@ -323,15 +416,7 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
         self._hands.cancel()
         if self._found is not None:
             self._found.set()  # nobody is to wait for that any more
-        if self._reading.acquire(blocking=False):  # else somebody reads, who notices
-            try:
-                if self._deciding.acquire(blocking=False):  # else somebody waits, who notices
-                    try:
-                        self._give_up()
-                    finally:
-                        self._deciding.release()
-            finally:
-                self._reading.release()
+        self._tidy()
         return True
 
     def _give_up(self) -> None:
@@ -340,6 +425,7 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
         if self._answer is not None and isinstance(self._answer.body, Body):
             self._answer.body.close()
         self._messages = None
+        self._unread.clear()
         if self._error is None:
             self._error = Status(CANCELLED, details=self._why.details)
         self._tell()
@@ -401,3 +487,14 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
         """Calls `fn` with the call at its end, or now."""
         if not self.add_callback(lambda: fn(self)):
             fn(self)
+
+
+def _told(where: "weakref.ref[Call]") -> Callable[[], None]:
+    """What tells a call, and does not keep it."""
+
+    def tell() -> None:
+        call = where()
+        if call is not None:
+            call.hear()
+
+    return tell

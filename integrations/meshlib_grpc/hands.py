@@ -2,10 +2,10 @@
 
 import contextlib
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future, InvalidStateError
 
-from meshlib.core.actions import Action, Attempt, Event, Flow, Mirror
+from meshlib.core.actions import Action, Attempt, Deliver, Event, Flow, Mirror, Raise, Reply
 from meshlib.core.request import Failed
 from meshlib.dataplane import network
 from meshlib.dataplane.exchange import Request
@@ -72,22 +72,35 @@ class Gone(Exception):
 
 
 class StreamHands:
-    """What any other call acts with: its first try may begin before somebody waits."""
+    """What any other call acts with: its first try may begin, and end, before somebody waits."""
 
-    def __init__(self, sender: Sender, request: Request, body: Message | Messages, wishes: Wishes) -> None:
+    def __init__(
+        self,
+        sender: Sender,
+        request: Request,
+        body: Message | Messages,
+        wishes: Wishes,
+        ended: Callable[[], None],
+    ) -> None:
+        """`ended` is called when gRPC has told of the end of a try: on its thread, which is not to wait."""
         self._sender = sender
+        self._ended = ended
         self._request = request
         self._body = body
         self._wishes = wishes
         self._first: Streamed | Failed | None = None
         self._later: Future[Streamed | Failed] | None = None
         """The first try, where it had to wait."""
+        self._came: Streamed | Failed | None = None
+        """What the first try came to, of which the flow was told already."""
         self._flying: set[Streamed] = set()
         """What was begun and is not over."""
         self.current: Streamed | None = None
         """What was answered."""
         self.metadata = False
         """Whether the first metadata is all that is waited for."""
+        self.patience = False
+        """Whether nobody is in a hurry."""
         self._cancelled = threading.Event()
 
     def begin(self, attempt: Attempt) -> Streamed | Failed:
@@ -105,10 +118,15 @@ class StreamHands:
             self._flying.add(made)
             if self.cancelled:
                 made.call.cancel()
+            if made.call.add_callback(self._ended):
+                return made
+        self._ended()
         return made
 
-    def begin_first(self, flow: Flow) -> Flow:
-        """The first try, if nothing is before it; and what follows. Does not wait."""
+    def begin_first(self, flow: Flow) -> tuple[Flow, Action]:
+        """The first try, if nothing is before it, and what follows; and what the flow says first. Does not
+        wait.
+        """
         action = flow.send(None)
         while isinstance(action, Mirror):
             self.mirror(action)
@@ -124,7 +142,37 @@ class StreamHands:
                 self._begin_later(action)
             else:
                 self._first = self._begun(made)
-        return resumed(flow, action)
+        return resumed(flow, action), action
+
+    @property
+    def over(self) -> bool:
+        """Whether it is known how what was begun, or answered, ended. Does not wait."""
+        made = self.current or self._first
+        later = self._later
+        if made is None and later is not None and later.done() and not later.cancelled():
+            made = None if later.exception() else later.result()
+        return isinstance(made, Failed) or (made is not None and made.over)
+
+    def foresee(self, flow: Flow) -> tuple[Flow, bool]:
+        """The flow after its first try, which is over; and whether more is to be done than to tell of that.
+        Does not wait. Gone.
+        """
+        if self.cancelled:
+            raise Gone
+        made = self._first
+        if made is None:
+            assert self._later is not None  # noqa: S101 - it is over
+            made, self._later = self._later.result(), None
+        attempt = flow.send(None)
+        came = made if isinstance(made, Failed) else made.settle()
+        if isinstance(made, Streamed) and isinstance(came, Failed):
+            if made.again(came):
+                self._first = made
+                return resumed(flow, attempt), True
+            self._end(made)
+        self._first, self._came = None, came
+        action = flow.send(came if isinstance(came, Failed) else came.head)
+        return resumed(flow, attempt, action), not isinstance(action, (Deliver, Reply, Raise))
 
     def _begin_later(self, attempt: Attempt) -> None:
         """On a thread of its own: a channel has to be made."""
@@ -135,6 +183,7 @@ class StreamHands:
             try:
                 made = self.begin(attempt)
                 later.set_result(made)
+                self._ended()
             except InvalidStateError:  # the call was given up
                 if isinstance(made, Streamed):
                     self._end(made)
@@ -146,6 +195,11 @@ class StreamHands:
 
     def send(self, attempt: Attempt) -> Streamed | Failed:
         """One try. Gone."""
+        came, self._came = self._came, None
+        if came is not None:
+            if not isinstance(came, Failed):
+                self.current = came
+            return came
         first, self._first = self._first, None
         later = self._later
         if later is not None:
@@ -183,11 +237,12 @@ class StreamHands:
         return settled
 
     def _settled(self, made: Streamed, cut: Cut | None) -> Streamed | Failed:
+        wanted = {"metadata": self.metadata, "patience": self.patience}
         if cut is None:
-            return made.settle(metadata=self.metadata)
+            return made.settle(**wanted)
         try:
             cut.during(None, made.call.cancel)
-            return made.settle(metadata=self.metadata)
+            return made.settle(**wanted)
         except Broken as error:
             return error.failed
         finally:
@@ -211,10 +266,6 @@ class StreamHands:
         for made in tuple(self._flying):
             made.call.cancel()
 
-    def delivered(self) -> None:
-        """The application has the response."""
-        self._body.once()
-
     def close(self) -> None:
         """Ends what goes on."""
         later = self._later
@@ -224,12 +275,12 @@ class StreamHands:
         for made in tuple(self._flying):
             made.close()
 
-    def _came(self, response: Streamed) -> None:
+    def _won(self, response: Streamed) -> None:
         self.current = response
 
     def several(self) -> Hedged:
         """Several at a time."""
-        return Hedged(self._make, self._sender.threads, self._came)
+        return Hedged(self._make, self._sender.threads, self._won)
 
     def mirror(self, mirror: Mirror) -> None:
         """A copy, in the background."""
@@ -241,9 +292,12 @@ class StreamHands:
             raise Gone
 
 
-def resumed(flow: Flow, action: Action) -> Generator[Action, Event, None]:
-    """The same flow, whose first action was taken from it already."""
+def resumed(flow: Flow, action: Action, following: Action | None = None) -> Generator[Action, Event, None]:
+    """The same flow, whose first action was taken from it already; so was what followed, if it was that."""
     try:
+        if following is not None:
+            yield action
+            action = following
         while True:
             event = yield action
             try:

@@ -17,6 +17,7 @@ from meshlib.dataplane.http.limits import NO_TIMEOUTS, OwnTimeouts
 from meshlib.dataplane.mesh import Mesh
 from meshlib_grpc.blocking import failed
 from meshlib_grpc.bodies import Message, Messages
+from meshlib_grpc.deadlines import Deadlines
 from meshlib_grpc.errors import Status
 from meshlib_grpc.methods import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from meshlib_grpc.onward import Onward, Opaque, message_of, path_of, refused, target_for
@@ -95,6 +96,7 @@ class _Tries:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
+        self._deadlines = Deadlines(clock)
 
     def unary(
         self, attempt: Attempt, message: Opaque, wishes: Wishes | Onward, cut: Cut | None = None
@@ -109,11 +111,12 @@ class _Tries:
         error = call.exception()
         if error is None:
             initial = call.initial_metadata()
-            return Unary(ok(initial) if initial else NOTHING, Opaque.of(call.result()), WELL, call)
+            found = call.result()
+            whole = None if found is None else Opaque.of(found)
+            return Unary(ok(initial) if initial else NOTHING, whole, WELL, call)
         if not isinstance(error, grpc.RpcError):
             raise error
-        outcome, ended = failed(error, attempt, self._clock, ELSEWHERE)
-        return outcome if isinstance(outcome, Failed) else Unary(outcome, b"", ended)
+        return failed(error, attempt, self._clock, ELSEWHERE)
 
     def begin(self, attempt: Attempt, body: Message | Messages, wishes: Wishes | Onward) -> Streamed | Failed:
         """Begins one try of any call; one that has one response is made."""
@@ -131,7 +134,7 @@ class _Tries:
         )
         call = wishes.continuation(told, request)
         wrapped = _Single(call) if wishes.single else _Many(call)
-        return Streamed(wrapped, attempt, self._clock, ELSEWHERE, reading)
+        return Streamed(wrapped, attempt, self._clock, ELSEWHERE, reading, self._deadlines)
 
     def send(
         self,
@@ -177,6 +180,10 @@ class _Single(_Many):
 
     _over = False
 
+    def add_callback(self, callback: Any) -> bool:
+        """Whoever makes such a call waits for its end."""
+        return True
+
     def __next__(self) -> Opaque:
         if self._over:
             raise StopIteration
@@ -184,4 +191,7 @@ class _Single(_Many):
         error = self._call.exception()
         if error is not None:
             raise error
-        return Opaque.of(self._call.result())
+        message = self._call.result()
+        if message is None:  # none came
+            raise StopIteration
+        return Opaque.of(message)

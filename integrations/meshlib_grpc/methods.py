@@ -8,17 +8,18 @@ from typing import Any
 
 import grpc
 
-from meshlib.dataplane.drive import FlightFailed
+from meshlib.dataplane.drive import Answer, Body, FlightFailed
 from meshlib.errors import ControlError
-from meshlib_grpc.asked import deserialized, said, serialized
+from meshlib_grpc.asked import deserialized, missing, said, serialized
 from meshlib_grpc.bodies import Message, Messages
 from meshlib_grpc.call import Call
 from meshlib_grpc.done import Done
-from meshlib_grpc.errors import of_control, of_failure
+from meshlib_grpc.errors import Status, of_control, of_failure
 from meshlib_grpc.hands import UnaryHands
+from meshlib_grpc.metadata import status_headers
 from meshlib_grpc.method import Method
 from meshlib_grpc.sender import Sender
-from meshlib_grpc.unary import Wishes, wishes_of
+from meshlib_grpc.unary import Unary, Wishes, wishes_of
 
 
 class _Method(Method[Sender]):
@@ -85,7 +86,9 @@ class UnaryUnary(_Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
         if answer.own or last is None:
             raise said(answer, None).status()
         if last.call is None:
-            raise said(answer, last.ended, last.head).status()
+            raise _ended_badly(answer, last)
+        if last.missing:
+            raise missing(answer, last.end())
         whole = last.whole
         response = deserialized(b"" if whole is None else whole, self._deserialize)
         return response, Done(said(answer, last.end()), response) if told else None
@@ -102,6 +105,19 @@ class UnaryUnary(_Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
         """The call, which a thread of its own waits for."""
         body = Message(serialized(request, self._serialize))
         return self.begin(body, timeout, metadata, wishes_of(credentials, compression), single=True).start()
+
+
+def _ended_badly(answer: Answer, last: Unary) -> Status:
+    body = answer.body
+    if isinstance(body, Body):  # its head came before
+        if body.watched is not None:
+            body.watched.trailed(status_headers(last.ended.code.value[0]))
+        try:
+            for _ in body:
+                pass
+        except FlightFailed as error:
+            return of_failure(error)
+    return said(answer, last.ended, last.head).status()
 
 
 class UnaryStream(_Method, grpc.UnaryStreamMultiCallable):  # type: ignore[misc]

@@ -9,7 +9,10 @@ them from those of a server. Rules:
 - That a stream was reset nothing can confirm. A server that hands on such words alone, from the first to the
   last, is taken at its word.
 - A call whose time ran out here is a time-out of the try or of the route, whatever status it has.
-- A status without a message before it counts as Envoy counts one in the head of a response ("trailers only").
+- A status counts as Envoy counts one in the head of a response ("trailers only"), unless it is known that a
+  head of its own came before: with metadata, or with a message. Then it is not tried again, as by Envoy.
+  A head alone that says nothing shows nowhere.
+- A peer that breaks the rules of HTTP/2 gave no answer. Where the connection breaks by that, it confirms it.
 - A response that is not gRPC's is its HTTP status.
 """
 
@@ -21,15 +24,20 @@ from typing import Any, NamedTuple
 import grpc
 
 from meshlib.core.actions import Attempt
+from meshlib.core.local_reply import grpc_status_of
 from meshlib.core.request import Failed, Failure, ResponseHead
 from meshlib.dataplane.http.limits import EARLY
 from meshlib_grpc.metadata import status_headers, to_headers
 
 CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 OK, UNKNOWN, CANCELLED = grpc.StatusCode.OK, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED
+INTERNAL, RESOURCE_EXHAUSTED = grpc.StatusCode.INTERNAL, grpc.StatusCode.RESOURCE_EXHAUSTED
 DEADLINE_EXCEEDED, UNAVAILABLE = grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE
 _NOT_CONNECTED = ("failed to connect to all addresses", "empty address list", "DNS resolution failed")
 _NOT_HTTP2 = ("http1.x server", "Failed parsing HTTP/2", "Connection preface")
+_UNREADABLE = re.compile(r"(Stream removed \()?Failed parsing HTTP/2")
+_TOO_LONG = re.compile(r"(Stream removed \()?received metadata size exceeds (hard|soft) limit")
+"""What gRPC says of a peer that it does not understand, and of a head that is too long for it."""
 _LOST = re.compile(
     r"(Stream removed( \(|$)|Socket closed|recvmsg:|sendmsg:|Connection (reset|dropped|closed|aborted)"
     r"|Broken pipe|GOAWAY|Goaway received|Transport closed|keepalive watchdog timeout|ping timeout"
@@ -42,8 +50,6 @@ _HTTP = re.compile(r"Received http2 header with status: (\d{3})", re.ASCII)
 _REFUSED_STREAM = "7"
 _RESETS = {"7": 14, "8": 1, "11": 8, "12": 7}
 """The code that gRPC gives to a reset of a stream (PROTOCOL-HTTP2, "Errors"); any other is INTERNAL."""
-_STATUSES = {"400": 13, "401": 16, "403": 7, "404": 12, "429": 14, "502": 14, "503": 14, "504": 14}
-"""The code that gRPC gives to an HTTP status; any other is UNKNOWN."""
 NOTHING = ResponseHead(200, status_headers(0))
 """The head of a whole response that went well and says nothing."""
 
@@ -56,11 +62,20 @@ class Ended(NamedTuple):
     trailing: Any = ()
 
 
+class Begun(NamedTuple):
+    """A response whose head came, and then no message that could be told of, but the end."""
+
+    head: ResponseHead
+    failed: Failed | None
+    """What broke it off; None: its status did come."""
+
+
 class Doubt(Enum):
     """What a status may say of the connection, which the connection has to confirm."""
 
     NOT_CONNECTED = "none could be made"
     LOST = "it broke"
+    BROKEN = "the peer broke it by what it said"
 
 
 LEFT = Ended(CANCELLED, "Locally cancelled by application!")
@@ -96,9 +111,13 @@ def begun(initial: Any) -> ResponseHead:
     return ResponseHead(200, tuple(to_headers(initial)))
 
 
-def doubt_of(ended: Ended, initial: Any) -> Doubt | None:
-    """What the words of a status say of the connection; None: nothing. `initial`: metadata before it."""
-    if ended.code is not UNAVAILABLE or ended.trailing or initial:
+def doubt_of(ended: Ended) -> Doubt | None:
+    """What the words of a status say of the connection; None: nothing."""
+    if ended.trailing:
+        return None
+    if ended.code in (UNKNOWN, INTERNAL) and _UNREADABLE.match(ended.details):
+        return Doubt.BROKEN
+    if ended.code is not UNAVAILABLE:
         return None
     if ended.details.startswith(_NOT_CONNECTED):
         return Doubt.NOT_CONNECTED
@@ -113,16 +132,22 @@ def of_status(
     attempt: Attempt,
     clock: Callable[[], float],
     connection: Doubt | None = None,
-) -> ResponseHead | Failed:
-    """Of a call that came to a bad status before it came to a message. `connection`: what became of it."""
-    failed = failure(ended, attempt, clock, connection, plain=not initial)
+    *,
+    message: bool = False,
+) -> ResponseHead | Begun | Failed:
+    """Of a call that came to a bad status before a message of it was handed out. `initial`: metadata that
+    came before; `message`: whether a message did; `connection`: what became of it.
+    """
+    too_long = ended.code is RESOURCE_EXHAUSTED and _TOO_LONG.match(ended.details)
+    if message or (initial and not too_long):  # which leaves some of it
+        return Begun(begun(initial), failure(ended, attempt, clock, connection, head=True))
+    failed = failure(ended, attempt, clock, connection)
     if failed is not None:
         return failed
-    found = None if initial or ended.trailing else _HTTP.fullmatch(ended.details)
-    if found is not None and ended.code.value[0] == _STATUSES.get(found[1], UNKNOWN.value[0]):
+    found = None if ended.trailing else _HTTP.fullmatch(ended.details)
+    if found is not None and ended.code.value[0] == grpc_status_of(int(found[1])):
         return ResponseHead(int(found[1]))
-    headers = (*to_headers(initial), *to_headers(ended.trailing), *status_headers(ended.code.value[0]))
-    return ResponseHead(200, headers)
+    return ResponseHead(200, (*to_headers(ended.trailing), *status_headers(ended.code.value[0])))
 
 
 def failure(
@@ -132,10 +157,9 @@ def failure(
     connection: Doubt | None = None,
     *,
     head: bool = False,
-    plain: bool = True,
 ) -> Failed | None:
     """What happened to the connection, the stream, or the time; None: the status is the server's. `head`: the
-    response had begun; `plain`: no metadata came before.
+    response had begun.
     """
     code, words = ended.code, ended.details
     if code is DEADLINE_EXCEEDED:
@@ -148,10 +172,14 @@ def failure(
         return Failed(Failure.CONNECT_FAILED, _last(words), connected=False)
     if connection is Doubt.LOST:
         return Failed(Failure.BROKEN_OFF if head else Failure.RESET, words)
+    if connection is Doubt.BROKEN or (
+        code is RESOURCE_EXHAUSTED and not ended.trailing and _TOO_LONG.match(words)
+    ):
+        return Failed(Failure.BROKEN_OFF if head else Failure.PROTOCOL, words)
     reset = _RESET.fullmatch(words)
-    if reset is None or ended.trailing or not (plain or head):
+    if reset is None or ended.trailing:
         return None
-    if code.value[0] != _RESETS.get(reset[1], grpc.StatusCode.INTERNAL.value[0]):
+    if code.value[0] != _RESETS.get(reset[1], INTERNAL.value[0]):
         return None
     if head:
         return Failed(Failure.BROKEN_OFF, words)

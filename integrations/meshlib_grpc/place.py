@@ -91,10 +91,10 @@ ELSEWHERE: Place = _Elsewhere()
 """On a channel of the application's own."""
 
 
-def confirmed(ended: Ended, initial: Any, place: Place) -> Doubt | None:
-    """What became of the connection of a call that ended so; None: nothing. `initial`: its first metadata."""
-    doubt = _likely(ended, initial, place)
-    if doubt is not Doubt.LOST:
+def confirmed(ended: Ended, place: Place) -> Doubt | None:
+    """What became of the connection of a call that ended so; None: nothing."""
+    doubt = _likely(ended, place)
+    if doubt is None or doubt is Doubt.NOT_CONNECTED:
         return doubt
     for seconds in _MOMENTS:
         if place.is_lost():
@@ -103,10 +103,10 @@ def confirmed(ended: Ended, initial: Any, place: Place) -> Doubt | None:
     return None
 
 
-async def aconfirmed(ended: Ended, initial: Any, place: Place) -> Doubt | None:
+async def aconfirmed(ended: Ended, place: Place) -> Doubt | None:
     """As `confirmed`, for tasks."""
-    doubt = _likely(ended, initial, place)
-    if doubt is not Doubt.LOST:
+    doubt = _likely(ended, place)
+    if doubt is None or doubt is Doubt.NOT_CONNECTED:
         return doubt
     for seconds in _MOMENTS:
         if place.is_lost():
@@ -115,9 +115,9 @@ async def aconfirmed(ended: Ended, initial: Any, place: Place) -> Doubt | None:
     return None
 
 
-def _likely(ended: Ended, initial: Any, place: Place) -> Doubt | None:
+def _likely(ended: Ended, place: Place) -> Doubt | None:
     """What is known without waiting: that a connection was lost shows a moment later."""
-    doubt = doubt_of(ended, initial)
+    doubt = doubt_of(ended)
     if place is ELSEWHERE or (doubt is Doubt.NOT_CONNECTED and not place.is_failing()):
         return None
     return doubt

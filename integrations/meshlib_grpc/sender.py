@@ -19,8 +19,8 @@ class Sender(exchange.Sender):
     def __init__(self, mesh: Mesh | exchange.FindMesh, options: Options) -> None:
         super().__init__(mesh)
         self._options = options
-        self.calls: weakref.WeakSet[Call] = weakref.WeakSet()
-        """Those that go on for a while."""
+        self._calls: dict[int, weakref.ref[Call]] = {}
+        """Those that go on for a while. Any thread takes one out at any time, in one step."""
 
     @property
     def closed(self) -> bool:
@@ -35,11 +35,29 @@ class Sender(exchange.Sender):
     def close(self) -> None:
         """Ends the calls and the connections; the mesh stays."""
         super().close()
-        for call in list(self.calls):
-            call.end()
+        with self._lock:
+            going = self._calls.copy()
+        for one in going.values():
+            if (call := one()) is not None:
+                call.end()
         made = self._connections
         if isinstance(made, Connections):
             made.end()
+
+    def went_on(self, call: "Call") -> None:
+        """The call has begun, and goes on for a while; it ends here if the channel was closed meanwhile."""
+        with self._lock:
+            closed = self._closed
+            if not closed:
+                self._calls[id(call)] = weakref.ref(call)
+        if closed:
+            call.end()
+        if call.done():
+            self.has_ended(call)
+
+    def has_ended(self, call: "Call") -> None:
+        """It does no more."""
+        self._calls.pop(id(call), None)
 
     def channels(self) -> Connections:
         """Those of this process."""

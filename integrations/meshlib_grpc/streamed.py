@@ -3,9 +3,9 @@
 It is decided upon when its first message, its status or its first metadata is here, by whoever waits for it.
 """
 
-import threading
+import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import grpc
 
@@ -14,8 +14,12 @@ from meshlib.core.request import Failed, ResponseHead
 from meshlib.dataplane.http.limits import Broken
 from meshlib.dataplane.http.read import Need
 from meshlib_grpc.bodies import Messages, Reading
-from meshlib_grpc.outcome import LEFT, UNKNOWN, Doubt, Ended, begun, failure, of_status, too_late
+from meshlib_grpc.deadlines import Deadlines
+from meshlib_grpc.outcome import LEFT, UNKNOWN, Begun, Doubt, Ended, begun, failure, of_status, too_late
 from meshlib_grpc.place import Place, confirmed
+
+_MOMENTS = (0.001, 0.004, 0.01)
+"""Seconds between two looks at a call whose first metadata say nothing."""
 
 
 class Trying:
@@ -38,6 +42,8 @@ class Trying:
         self.head = ResponseHead(200)
         self.ended: Ended | None = None
         """How it ended; None: it goes on."""
+        self.broken: Failed | None = None
+        """What broke it off between its head and its first message."""
         self.told: Callable[[Ended], None] = lambda ended: None
         """Is called when it ends."""
         self.call = call
@@ -49,6 +55,16 @@ class Trying:
     def again(self, failed: Failed) -> bool:
         """Whether it is to be made once more, on a new channel."""
         return self._place.again(failed)
+
+    def _came_to(self, outcome: "ResponseHead | Begun | Failed") -> "Self | Failed":
+        """It ended before a message came."""
+        if isinstance(outcome, Failed):
+            return outcome
+        if isinstance(outcome, Begun):
+            self.head, self.broken = outcome
+        else:
+            self.head = outcome
+        return self
 
     def ready(self) -> bytes | Need:
         """It can't be told without waiting."""
@@ -75,27 +91,39 @@ class Streamed(Trying):
         clock: Callable[[], float],
         place: Place,
         reading: Reading | None,
+        deadlines: Deadlines,
     ) -> None:
         super().__init__(call, attempt, clock, place, reading)
         self._first: bytes | None = None
-        self._timer: threading.Timer | None = None
-        one, whole = attempt.try_deadline, attempt.deadline
+        self._decided = False
+        """Whether the time of the try does not matter any more."""
         self._cut = False
-        """Whether the time of the try ran out."""
+        """Whether it ran out."""
+        one, whole = attempt.try_deadline, attempt.deadline
         if one is not None and (whole is None or one < whole):
-            self._timer = threading.Timer(max(0.0, one - clock()), self._out_of_time)
-            self._timer.daemon = True
-            self._timer.start()
+            deadlines.add(self, one)
 
-    def _out_of_time(self) -> None:
-        self._cut = True
-        self.call.cancel()
+    def out_of_time(self) -> None:
+        """The time of the try is over."""
+        if not self._decided:
+            self._cut = True
+            self.call.cancel()
 
-    def settle(self, *, metadata: bool = False) -> "Failed | Streamed":
-        """Waits for the first message or the status; `metadata`: the first metadata is enough."""
+    @property
+    def over(self) -> bool:
+        """Whether gRPC knows how it ended; then nothing of it has to be waited for."""
+        return not self.call.is_active()
+
+    def settle(self, *, metadata: bool = False, patience: bool = False) -> "Failed | Streamed":
+        """Waits for the first message or the status; `metadata`: the first metadata is enough; `patience`: if
+        they say nothing, a status may come a moment after them.
+        """
         try:
             if metadata:
                 initial = self.call.initial_metadata()
+                for seconds in _MOMENTS if patience and not initial else ():
+                    if not self.over:
+                        time.sleep(seconds)
                 if initial or self.call.is_active():
                     self.head = begun(initial)
                     return self
@@ -103,19 +131,14 @@ class Streamed(Trying):
         except StopIteration:
             self._end(self._ended(self.call))
         except grpc.RpcError as error:
-            ended, initial = self._ended(error), self.call.initial_metadata() or ()
-            connection = confirmed(ended, initial, self._place)
+            ended, initial = self._ended(error), self._initial()
+            connection = confirmed(ended, self._place)
             self._end(ended, connection)
             if self._cut:
                 return too_late(self._attempt, self._clock())
-            outcome = of_status(ended, initial, self._attempt, self._clock, connection)
-            if isinstance(outcome, Failed):
-                return outcome
-            self.head = outcome
-            return self
+            return self._came_to(of_status(ended, initial, self._attempt, self._clock, connection))
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
+            self._decided = True
         self._place.answered()
         self.head = begun(self.call.initial_metadata())
         return self
@@ -125,13 +148,15 @@ class Streamed(Trying):
         first, self._first = self._first, None
         if first is not None:
             yield first
+        if self.broken is not None:
+            raise Broken(self.broken)
         if self.ended is not None:
             return
         try:
             yield from self.call
         except grpc.RpcError as error:
             ended = self._ended(error)
-            connection = confirmed(ended, (), self._place)
+            connection = confirmed(ended, self._place)
             self._end(ended, connection)
             failed = failure(ended, self._attempt, self._clock, connection, head=True)
             if failed is not None:
@@ -141,14 +166,19 @@ class Streamed(Trying):
 
     def close(self) -> None:
         """Ends it."""
+        self._decided = True
         if self.ended is None:
             self.call.cancel()
             self._end(LEFT)
 
-    def _end(self, ended: Ended, connection: Doubt | None = None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        super()._end(ended, connection)
+    def _initial(self) -> Any:
+        """The metadata that came before the end. To ask a call for it might wait even now: one that could not
+        begin may hear of its end before it hears that there are none.
+        """
+        state = getattr(self.call, "_state", None)
+        if state is not None and state.initial_metadata is None:
+            return ()
+        return self.call.initial_metadata() or ()
 
     def _ended(self, call: Any) -> Ended:
         ended = Ended(call.code() or UNKNOWN, call.details() or "", call.trailing_metadata() or ())

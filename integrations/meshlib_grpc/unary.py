@@ -1,13 +1,15 @@
 """A response of one message, and what an application may wish of a call besides."""
 
-from collections.abc import AsyncIterator, Iterator
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, NamedTuple
 
 import grpc
 
-from meshlib.core.request import ResponseHead
+from meshlib.core.actions import Attempt
+from meshlib.core.request import Failed, ResponseHead
+from meshlib.dataplane.http.limits import Broken
 from meshlib.dataplane.http.read import Need
-from meshlib_grpc.outcome import OK, Ended
+from meshlib_grpc.outcome import OK, Begun, Doubt, Ended, of_status
 
 WELL = Ended(OK)
 
@@ -30,14 +32,16 @@ def wishes_of(credentials: grpc.CallCredentials | None, compression: grpc.Compre
 class Unary:
     """A response of one message, which is here with its status."""
 
-    __slots__ = ("call", "ended", "head", "reason", "version", "whole")
+    __slots__ = ("call", "ended", "head", "missing", "reason", "version", "whole")
 
     def __init__(
-        self, head: ResponseHead, message: bytes, ended: Ended, call: grpc.Call | None = None
+        self, head: ResponseHead, message: bytes | None, ended: Ended, call: grpc.Call | None = None
     ) -> None:
+        """`message` None: none came."""
         self.head = head
         self.version, self.reason = b"HTTP/2", b""
-        self.whole: bytes | None = message
+        self.missing = message is None
+        self.whole: bytes | None = b"" if message is None else message
         self.ended = ended
         self.call = call
         """gRPC's own, if it went well."""
@@ -61,3 +65,43 @@ class Unary:
 
     def close(self) -> None:
         """It has ended."""
+
+
+class Headed(Unary):
+    """A response whose head came before its end, which is known and is not good. It is not whole: who reads
+    it hears what broke it off.
+    """
+
+    __slots__ = ("_failed",)
+
+    def __init__(self, begun: Begun, ended: Ended) -> None:
+        super().__init__(begun.head, None, ended)
+        self.whole = None
+        self._failed = begun.failed
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self._failed is not None:
+            raise Broken(self._failed)
+        return iter(())
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self._failed is not None:
+            raise Broken(self._failed)
+        if self.whole is not None:
+            yield self.whole
+
+
+def unary_of(
+    ended: Ended,
+    initial: Any,
+    attempt: Attempt,
+    clock: Callable[[], float],
+    connection: Doubt | None,
+    *,
+    message: bool = False,
+) -> Unary | Failed:
+    """Of such a call with a bad status; as of `of_status`."""
+    outcome = of_status(ended, initial, attempt, clock, connection, message=message)
+    if isinstance(outcome, Failed):
+        return outcome
+    return Headed(outcome, ended) if isinstance(outcome, Begun) else Unary(outcome, b"", ended)

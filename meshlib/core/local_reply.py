@@ -26,6 +26,11 @@ _PRINTABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 Edit = Callable[[Iterable[Header]], Iterable[Header]]
 
 
+def grpc_status_of(status: int) -> int:
+    """What an HTTP status reads as (gRPC, "HTTP to gRPC Status Code Mapping")."""
+    return _GRPC_STATUSES.get(status, 2)
+
+
 def local_reply(
     head: RequestHead,
     status: int,
@@ -38,7 +43,7 @@ def local_reply(
     """The reply to `head`. `edit` works on the headers; `grpc` None: what `status` reads as in gRPC."""
     made = tuple(headers if edit is None else edit(headers))
     if is_grpc(head):
-        number = _GRPC_STATUSES.get(status, 2) if grpc is None else grpc
+        number = grpc_status_of(status) if grpc is None else grpc
         told = [_GRPC, (b"grpc-status", b"%d" % number)]
         if body and head.method != "HEAD":
             told.append((b"grpc-message", quote(body, safe=_PRINTABLE).encode()))

@@ -7,6 +7,8 @@ Rules:
   itself), and done here.
 - The thread is started before there is anything to drop: with the first response that is handed out unread.
   It ends with the last client that has handed out any.
+- What else an exchange has to do on a thread that is nobody's is done here, too: it may call what is the
+  application's, for which a fork does not wait.
 - It holds no client: one that is forgotten without being closed is not kept alive.
 - In the child of a fork nothing of the parent's is to be ended.
 """
@@ -30,6 +32,11 @@ def _nothing() -> None:
     pass
 
 
+_Noted = tuple[Callable[[], None], bool]
+"""What is to be called, and whether a fork waits for it."""
+_NOTHING: _Noted = (_nothing, True)
+
+
 class Undertaker:
     """Thread-safe."""
 
@@ -37,7 +44,7 @@ class Undertaker:
         """Starts nothing."""
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
-        self._noted: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._noted: SimpleQueue[_Noted] = SimpleQueue()
         self._clients: dict[int, weakref.ref[object]] = {}
         fork.watch(self)
 
@@ -51,14 +58,18 @@ class Undertaker:
 
     def note(self, bury: Callable[[], None]) -> None:
         """`bury` is called soon, on a thread of its own. Takes no lock."""
-        self._noted.put(bury)
+        self._noted.put((bury, True))
+
+    def leave(self, work: Callable[[], None]) -> None:
+        """As `note`; no fork waits for it."""
+        self._noted.put((work, False))
 
     def forget(self, client: object) -> None:
         """The client has none any more."""
         thread = self._thread
         if self._clients.pop(id(client), None) is None or thread is None:
             return
-        self._noted.put(_nothing)
+        self._noted.put(_NOTHING)
         if not self._clients and thread is not threading.current_thread():
             thread.join(PATIENCE)
 
@@ -67,7 +78,7 @@ class Undertaker:
 
         def gone(_: object) -> None:
             clients.pop(number, None)
-            noted.put(_nothing)
+            noted.put(_NOTHING)
 
         with self._lock:
             clients[number] = weakref.ref(client, gone)
@@ -79,11 +90,11 @@ class Undertaker:
                 thread.start()
                 self._thread = thread
 
-    def _run(self, noted: SimpleQueue[Callable[[], None]]) -> None:
+    def _run(self, noted: SimpleQueue[_Noted]) -> None:
         while True:
-            bury = noted.get()
+            bury, calmly = noted.get()
             try:
-                with fork.calm:
+                with fork.calm if calmly else contextlib.nullcontext():
                     bury()
             except Exception:
                 # The thread must live.

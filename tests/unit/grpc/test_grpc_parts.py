@@ -23,7 +23,7 @@ from meshlib_grpc.bodies import AsyncMessages, Message, Messages, framed, messag
 from meshlib_grpc.errors import FLAGS, of_failure
 from meshlib_grpc.metadata import sendable, status_of, to_metadata, to_request
 from meshlib_grpc.options import target_of
-from meshlib_grpc.outcome import Ended, doubt_of, failure, of_status
+from meshlib_grpc.outcome import Begun, Ended, doubt_of, failure, of_status
 from meshlib_grpc.pool import READY, Carrier, Pool
 
 HEAD = RequestHead("POST", "http", "reviews:9080", "/a.B/C")
@@ -82,7 +82,7 @@ REFUSED = "failed to connect to all addresses; last error: UNKNOWN: x: refused"
 )
 def test_what_happened_to_the_connection(words: str, how: Failure) -> None:
     one = ended("UNAVAILABLE", words)
-    doubt = doubt_of(one, ())
+    doubt = doubt_of(one)
     found = of_status(one, (), ATTEMPT, lambda: 0.0, doubt)
     assert isinstance(found, Failed)
     assert found.how is how
@@ -92,20 +92,49 @@ def test_what_happened_to_the_connection(words: str, how: Failure) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "initial"),
+    "one",
     [
-        (ended("UNAVAILABLE", REFUSED, ("t", "1")), ()),
-        (ended("UNAVAILABLE", REFUSED), (("i", "1"),)),
-        (ended("UNAVAILABLE", "Socket closed", ("t", "1")), ()),
-        (ended("INTERNAL", "Socket closed"), ()),
-        (ended("UNAVAILABLE", "db: " + REFUSED), ()),
-        (ended("UNAVAILABLE", "db: Connection reset by peer"), ()),
-        (ended("UNAVAILABLE", "Stream removed (RST_STREAM (Received RST_STREAM with error code 7))"), ()),
-        (ended("UNAVAILABLE", "no such luck"), ()),
+        ended("UNAVAILABLE", REFUSED, ("t", "1")),
+        ended("UNAVAILABLE", "Socket closed", ("t", "1")),
+        ended("INTERNAL", "Socket closed"),
+        ended("UNAVAILABLE", "db: " + REFUSED),
+        ended("UNAVAILABLE", "db: Connection reset by peer"),
+        ended("UNAVAILABLE", "Stream removed (RST_STREAM (Received RST_STREAM with error code 7))"),
+        ended("UNAVAILABLE", "no such luck"),
+        ended("UNAVAILABLE", "Failed parsing HTTP/2"),
+        ended("INTERNAL", "db: Failed parsing HTTP/2"),
+        ended("INTERNAL", "Failed parsing HTTP/2", ("t", "1")),
     ],
 )
-def test_what_says_nothing_of_the_connection(one: Ended, initial: Any) -> None:
-    assert doubt_of(one, initial) is None
+def test_what_says_nothing_of_the_connection(one: Ended) -> None:
+    assert doubt_of(one) is None
+
+
+@pytest.mark.parametrize("code", ["UNKNOWN", "INTERNAL"])
+def test_a_peer_that_breaks_the_connection_by_what_it_says(code: str) -> None:
+    one = ended(code, "Stream removed (Failed parsing HTTP/2 (Frame size 16777215 is larger))")
+    doubt = doubt_of(one)
+    found = of_status(one, (), ATTEMPT, lambda: 0.0, doubt)
+    assert isinstance(found, Failed)
+    assert found.how is Failure.PROTOCOL
+    after = of_status(one, (), ATTEMPT, lambda: 0.0, doubt, message=True)
+    assert isinstance(after, Begun)
+    assert after.failed is not None
+    assert after.failed.how is Failure.BROKEN_OFF
+    assert isinstance(of_status(one, (), ATTEMPT, lambda: 0.0), ResponseHead)
+
+
+def test_a_head_that_is_too_long() -> None:
+    words = "Stream removed (received metadata size exceeds hard limit (18170 vs. 16384);  k0:9034B)"
+    found = of_status(ended("RESOURCE_EXHAUSTED", words), (("k0", "x"),), ATTEMPT, lambda: 0.0)
+    assert isinstance(found, Failed)
+    assert found.how is Failure.PROTOCOL
+    for one in (
+        ended("RESOURCE_EXHAUSTED", words, ("t", "1")),
+        ended("RESOURCE_EXHAUSTED", f"db: {words}"),
+        ended("UNAVAILABLE", words),
+    ):
+        assert isinstance(of_status(one, (), ATTEMPT, lambda: 0.0), ResponseHead)
 
 
 @pytest.mark.parametrize(
@@ -126,14 +155,19 @@ def test_a_stream_that_was_reset(code: str, number: int, how: Failure | None) ->
         assert (None if found is None else found.how) is how
     others = (ended(code, words, ("t", "1")), ended(code, f"db: {words}"), ended(code, f"{words}, he said"))
     assert [failure(one, ATTEMPT, lambda: 0.0) for one in others] == [None] * 3
-    assert failure(ended(code, words), ATTEMPT, lambda: 0.0, plain=False) is None
 
 
 @pytest.mark.parametrize("code", [one for one in grpc.StatusCode if one is not grpc.StatusCode.OK])
 def test_a_servers_own_status_is_a_response(code: grpc.StatusCode) -> None:
-    found = of_status(Ended(code, "words", (("t", "1"),)), (("i", "2"),), ATTEMPT, lambda: 0.0)
+    one = Ended(code, "words", (("t", "1"),))
     number = b"%d" % code.value[0]
-    assert found == ResponseHead(200, ((b"i", b"2"), (b"t", b"1"), (b"grpc-status", number)))
+    found = of_status(one, (), ATTEMPT, lambda: 0.0)
+    assert found == ResponseHead(200, ((b"t", b"1"), (b"grpc-status", number)))
+    # After a head of its own it is no part of that.
+    found = of_status(one, (("i", "2"),), ATTEMPT, lambda: 0.0)
+    assert found == Begun(ResponseHead(200, ((b"i", b"2"),)), None)
+    found = of_status(one, (), ATTEMPT, lambda: 0.0, message=True)
+    assert found == Begun(ResponseHead(200, ()), None)
 
 
 def test_a_response_that_is_not_grpcs_is_its_http_status() -> None:
