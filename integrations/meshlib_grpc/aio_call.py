@@ -22,7 +22,7 @@ from meshlib.dataplane import exchange
 from meshlib.dataplane.drive import Answer, AsyncBody, FlightFailed
 from meshlib.errors import ControlError
 from meshlib_grpc.aio_sender import AsyncHands, AsyncSender
-from meshlib_grpc.asked import Said, deserialized, missing, said
+from meshlib_grpc.asked import Said, deserialized, missing, said, serialized
 from meshlib_grpc.asynchronous import AsyncStreamed
 from meshlib_grpc.bodies import AsyncMessages, Message
 from meshlib_grpc.errors import Status, of_control, of_failure
@@ -458,14 +458,12 @@ class _Writing(_Call):
         return self._messages.done
 
     async def write(self, request: Any) -> None:
-        """Sends one. Status; InvalidStateError: no more were to be written."""
+        """Sends one. Status: it can't be made bytes. InvalidStateError: no more were to be written."""
         if self._is_over:
-            if self._error is not None:
-                raise self._error
             raise asyncio.InvalidStateError("RPC already finished.")
         if self._messages.given or self._messages.done:
             raise asyncio.InvalidStateError("The messages of this call are not written one by one any more.")
-        await self._messages.write(request if self._serialize is None else self._serialize(request))
+        await self._messages.write(serialized(request, self._serialize))
 
     async def done_writing(self) -> None:
         """No more are written."""

@@ -65,10 +65,10 @@ async def each_of(requests: Any, serialize: Any) -> AsyncIterator[bytes]:
     """The messages of an iterator of either kind."""
     if isinstance(requests, AsyncIterable):
         async for one in requests:
-            yield one if serialize is None else serialize(one)
+            yield serialized(one, serialize)
     else:
         for one in requests:
-            yield one if serialize is None else serialize(one)
+            yield serialized(one, serialize)
 
 
 class UnaryUnary(_Method, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[misc]

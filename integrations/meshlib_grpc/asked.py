@@ -50,6 +50,8 @@ class Target(NamedTuple):
         """A call of the method with that path. Status: its metadata can't be sent, as gRPC tells it."""
         if timeout == math.inf:
             timeout = None
+        elif timeout != timeout:  # no number: it is over, as for gRPC
+            timeout = 0.0
         try:
             headers = to_request(metadata, timeout)
         except BadName:
@@ -79,12 +81,18 @@ class Asked(Request):
 
 def serialized(message: Any, serialize: Serialize) -> bytes:
     """A message's bytes. Status: it can't be made bytes, which gRPC tells in this way."""
-    if serialize is None:
-        return message  # type: ignore[no-any-return]
-    try:
-        return serialize(message)  # type: ignore[no-any-return]
-    except Exception as error:
-        raise Status(grpc.StatusCode.INTERNAL, details="Exception serializing request!") from error
+    if serialize is not None:
+        try:
+            message = serialize(message)
+        except Exception as error:
+            raise _unserialized() from error
+    if message is None:
+        raise _unserialized()
+    return message  # type: ignore[no-any-return]
+
+
+def _unserialized() -> Status:
+    return Status(grpc.StatusCode.INTERNAL, details="Exception serializing request!")
 
 
 def deserialized(data: bytes, deserialize: Deserialize) -> Any:

@@ -234,6 +234,8 @@ class Messages(_Fed):
         else:
             try:
                 message = given if self._serialize is None else self._serialize(given)
+                if message is None:
+                    raise TypeError("None is no message")
             except Exception as raised:  # noqa: BLE001 - raised by `each`
                 done, error, self.unserialized = True, raised, True
         with self._changed:

@@ -27,7 +27,7 @@ Metadata = tuple[Metadatum, ...]
 
 
 class BadName(ValueError):
-    """A name of metadata has capitals, which gRPC does not take."""
+    """A name of metadata is empty or has capitals, which gRPC does not take."""
 
 
 TYPE = (b"content-type", b"application/grpc")
@@ -52,12 +52,16 @@ _MOST_KEYS = 1000
 
 
 def to_request(metadata: Iterable[Any] | None, timeout: float | None) -> list[Header]:
-    """The headers of a request with that metadata, whose caller waits for `timeout` seconds. BadName."""
+    """The headers of a request with that metadata, whose caller waits for `timeout` seconds. BadName;
+    TypeError: binary ones are bytes.
+    """
     headers = _ALWAYS.copy()
     if metadata is not None:
         for name, value in metadata:
-            if name != name.lower():
+            if not name or name != name.lower():
                 raise BadName
+            if isinstance(value, str) and name[-4:] == "-bin":
+                raise TypeError(f'Binary metadata key="{name}" expected bytes, got {type(value)}')
             headers.append(_header(name, value))
     if timeout is not None:
         headers.append((b"grpc-timeout", _timeout(timeout)))
