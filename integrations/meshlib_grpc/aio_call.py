@@ -10,8 +10,7 @@ Rules:
 
 import asyncio
 import weakref
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
 from functools import partial
 from typing import Any
 
@@ -56,11 +55,6 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
         self._answer: Answer | None = None
         self._error: Status | None = None
         self._response: Any = None
-        self._unread: deque[bytes] = deque()
-        """What had come when it ended."""
-        self._reading = False
-        self._noting: asyncio.Task[None] | None = None
-        """Takes note of its end, which nobody who reads does."""
         self._cancelled = False
         self._is_over = False
         self._over: asyncio.Event | None = None
@@ -77,6 +71,11 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
         self._begin()
 
     _may_be_dropped = False
+    _unread: Sequence[bytes] = ()
+    """What had come when it ended, the last first."""
+    _reading = False
+    _noting: asyncio.Task[None] | None = None
+    """Takes note of its end, if nobody reads who does."""
 
     def _begin(self) -> None:
         # A stream that the application drops is ended: its task must not keep it.
@@ -130,14 +129,16 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
         answer = self._answer
         assert answer is not None and isinstance(answer.body, AsyncBody)  # noqa: S101, PT018 - it is a stream
         error: Status | None = None
+        unread: list[bytes] = []
         try:
             async for message in answer.body:
-                self._unread.append(message)
+                unread.append(message)  # noqa: PERF401 - those before an error, too
         except FlightFailed as failed:
             error = of_failure(failed)
         if self._is_over:
-            self._unread.clear()
-        elif error is not None:
+            return
+        self._unread = unread[::-1]
+        if error is not None:
             self._fail(error)
         else:
             self._read_to_the_end(answer)
@@ -197,7 +198,8 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
         self._reading = True
         try:
             if self._unread:
-                return deserialized(self._unread.popleft(), self._deserialize)
+                *self._unread, first = self._unread
+                return deserialized(first, self._deserialize)
             if self._how is not None:
                 return grpc.aio.EOF
             return deserialized(await anext(answer.body), self._deserialize)
@@ -207,7 +209,7 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
             self._fail(of_failure(error))
         except Status as error:
             answer.body.close()
-            self._unread.clear()
+            self._unread = ()
             self._fail(error)
         except asyncio.CancelledError:
             self.cancel()
@@ -288,7 +290,7 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
             self._task.cancel()
         if self._answer is not None and isinstance(self._answer.body, AsyncBody):
             self._answer.body.close()
-        self._unread.clear()
+        self._unread = ()
         self._fail(Status(CANCELLED, details=LEFT.details))
         return True
 

@@ -48,10 +48,8 @@ class Target(NamedTuple):
 
     def request(self, path: str, body: RequestBody, metadata: Any, timeout: float | None) -> "Asked":
         """A call of the method with that path. Status: its metadata can't be sent, as gRPC tells it."""
-        if timeout == math.inf:
-            timeout = None
-        elif timeout != timeout:  # no number: it is over, as for gRPC
-            timeout = 0.0
+        if timeout is not None and not -math.inf < timeout < math.inf:
+            timeout = None if timeout == math.inf else 0.0  # what is no number is over, as for gRPC
         try:
             headers = to_request(metadata, timeout)
         except BadName:

@@ -465,6 +465,24 @@ def test_all_channels_may_be_closed_at_once() -> None:
     assert sorted(one.closed) == ["used", "worn"]
 
 
+def test_what_is_made_after_the_end_ends_with_it() -> None:
+    one = Closing()
+    one.pool.close()
+    one.pool.add(to(1), "late", None)
+    one.pool.close(now=True)
+    assert one.closed == ["late"]
+    one.pool.add(to(2), "later", None)
+    assert (one.closed, len(one.pool)) == (["late", "later"], 0)
+
+
+def test_what_was_not_listed_when_it_was_made_ends_with_the_rest() -> None:
+    one = Closing()
+    one.view = fake_mesh([2]).view
+    one.taken("gone", to(1))
+    one.pool.close(now=True)
+    assert one.closed == ["gone"]
+
+
 def test_channels_end_when_they_are_due_though_nobody_calls() -> None:
     one = Closing()
     one.used("long", to(1, idle_timeout=60.0))
