@@ -237,7 +237,7 @@ def test_the_page_has_a_row_for_each() -> None:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     differ = {plain(row[0]) for row in rows if row[2] != row[3]}
     no_rule = {
-        "a status in trailers after a head of its own (no message yet)",
+        "a bad end after a head of its own",
         "the call's own timeout",
         "metrics, spans, the access log",
         "what travels on of the request that is served",
