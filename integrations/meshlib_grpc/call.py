@@ -71,6 +71,8 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
         self._found: threading.Event | None = None
         """Is set when it is known what to do with the call; None: that was known at once."""
         self._raised: BaseException | None = None
+        self._came: Answer | BaseException | None = None
+        """What its flow came to on a thread of its own, until somebody looks."""
         self._why = LEFT
         """As what it ends if it is given up."""
         self._answer: Answer | None = None
@@ -127,7 +129,8 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
         if isinstance(first, Reply | Raise):
             self._settle()
         elif not isinstance(first, Attempt):
-            self._go_on()
+            with self._deciding:
+                self._go_on()
         self._tidy()
 
     def __del__(self) -> None:
@@ -182,14 +185,23 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
                 self._unread.append(self._pull())
 
     def _go_on(self) -> None:
-        threading.Thread(target=self._decide, name="meshlib-grpc-call", daemon=True).start()
+        """What follows is waited for on a thread of its own, which does not keep a call that is dropped."""
+        flow, self._flow = self._flow, None
+        if flow is None:
+            return
+        hands = self._hands
+        # A first message may be an answer to what is asked after the head.
+        hands.metadata, hands.patience = isinstance(self._body, Messages), True
+        found = self._found = threading.Event()
+        asked = (weakref.ref(self), found, self._sender, self._request, flow, hands)
+        threading.Thread(target=_decide, args=asked, name="meshlib-grpc-call", daemon=True).start()
 
-    def _decide(self) -> None:
-        """On a thread of its own. A first message may be an answer to what is asked after the head."""
-        self._hands.patience = True
+    def decided(self, came: Answer | BaseException, found: threading.Event) -> None:
+        """On that thread: what its flow came to."""
+        self._came = came
+        found.set()
         with contextlib.suppress(Exception):  # it is the call's error, too
-            self._settle(metadata=isinstance(self._body, Messages))
-        self._tidy()
+            self._settled()
 
     # Waiting
 
@@ -204,23 +216,22 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
                 elif raised is not None:
                     self._fail(Status(UNKNOWN, details=repr(raised)))
                     raise raised
-            flow = self._flow
-            if flow is None:
-                return
-            self._flow = None
             hands = self._hands
-            hands.metadata = metadata
-            try:
-                answer = self._sender.run(self._request, flow, hands)
-            except FlightFailed as error:
-                self._fail(of_failure(error))
+            answer, self._came = self._came, None
+            if answer is None:
+                flow, self._flow = self._flow, None
+                if flow is None:
+                    return
+                hands.metadata = metadata
+                answer = _came_of(self._sender, self._request, flow, hands)
+            if isinstance(answer, FlightFailed):
+                self._fail(of_failure(answer))
                 return
-            except Gone:
+            if isinstance(answer, BaseException):
                 self._fail(Status(CANCELLED, details=self._why.details))
-                return
-            except BaseException:
-                self._fail(Status(CANCELLED, details=self._why.details))
-                raise
+                if isinstance(answer, Gone):
+                    return
+                raise answer
             self._answer = answer
             body = answer.body
             if answer.own or not isinstance(body, Body):
@@ -422,6 +433,9 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
     def _give_up(self) -> None:
         """Nobody waits for it."""
         self._leave()
+        came, self._came = self._came, None
+        if came is not None:
+            _drop(came)
         if self._answer is not None and isinstance(self._answer.body, Body):
             self._answer.body.close()
         self._messages = None
@@ -498,3 +512,31 @@ def _told(where: "weakref.ref[Call]") -> Callable[[], None]:
             call.hear()
 
     return tell
+
+
+def _decide(
+    where: "weakref.ref[Call]",
+    found: threading.Event,
+    sender: Sender,
+    request: Request,
+    flow: Flow,
+    hands: StreamHands,
+) -> None:
+    came = _came_of(sender, request, flow, hands)
+    call = where()
+    if call is None:
+        _drop(came)
+    else:
+        call.decided(came, found)
+
+
+def _came_of(sender: Sender, request: Request, flow: Flow, hands: StreamHands) -> Answer | BaseException:
+    try:
+        return sender.run(request, flow, hands)
+    except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+        return error
+
+
+def _drop(came: Answer | BaseException) -> None:
+    if isinstance(came, Answer) and isinstance(came.body, Body):
+        came.body.close()

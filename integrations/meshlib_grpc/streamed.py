@@ -131,6 +131,7 @@ class Streamed(Trying):
         except StopIteration:
             self._end(self._ended(self.call))
         except grpc.RpcError as error:
+            error.__traceback__ = None  # it is the call itself, which would hold whoever waited
             ended, initial = self._ended(error), self._initial()
             connection = confirmed(ended, self._place)
             self._end(ended, connection)

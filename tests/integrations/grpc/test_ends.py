@@ -169,6 +169,19 @@ def test_a_stream_that_is_dropped_after_its_end_leaves_nothing(server: Seen) -> 
         until(lambda: not channel._sender._calls)
 
 
+@pytest.mark.parametrize("rules", [{"route": RETRIED}, {"fault": DELAYED}, {"route": HEDGED}])
+def test_a_stream_that_is_dropped_while_it_goes_on_ends(rules: dict[str, Any], server: Seen) -> None:
+    mesh: Any = fake_mesh([server.port], **rules)
+    with meshlib_grpc.channel("reviews:9080", mesh) as channel:
+        server.failing["count"], server.stalling["count"] = 1, 1
+        call = channel.unary_stream(PATH + "count")(b"1")
+        until(lambda: server.calls["count"] == 2 or (server.calls["count"] and "route" not in rules))
+        del call
+        until(lambda: mesh.in_flight() == 0)
+        until(lambda: not channel._sender._calls)
+        until(lambda: "meshlib-grpc-call" not in [one.name for one in threading.enumerate()])
+
+
 def test_tries_out_of_time_need_no_thread_each(server: Seen) -> None:
     route = {"retry_policy": {"retry_on": "cancelled", "per_try_timeout": "60s", **RETRY}}
     mesh: Any = fake_mesh([server.port], route=route)
