@@ -21,6 +21,7 @@ from meshlib.dataplane import exchange
 from meshlib.dataplane.drive import Answer, AsyncBody, FlightFailed
 from meshlib.errors import ControlError
 from meshlib_grpc.aio_sender import AsyncHands, AsyncSender
+from meshlib_grpc.alone import told
 from meshlib_grpc.asked import Said, deserialized, missing, said, serialized
 from meshlib_grpc.asynchronous import AsyncStreamed
 from meshlib_grpc.bodies import AsyncMessages, Message
@@ -113,7 +114,7 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
             if last.ended is not None:
                 last.told(last.ended)
         if self._may_be_dropped and isinstance(last, AsyncStreamed):
-            last.heard = _told(weakref.ref(self))
+            last.heard = told(weakref.ref(self))
             self.hear()
         return None
 
@@ -300,17 +301,6 @@ class _Call(grpc.aio.Call):  # type: ignore[misc]
             callback(self)
         else:
             self._callbacks.append(callback)
-
-
-def _told(where: "weakref.ref[_Call]") -> Callable[[], None]:
-    """What tells a call, and does not keep it."""
-
-    def tell() -> None:
-        call = where()
-        if call is not None:
-            call.hear()
-
-    return tell
 
 
 async def _run(found: Callable[[], _Call | None], send: Callable[[], Awaitable[Answer]]) -> None:

@@ -27,6 +27,7 @@ from meshlib.dataplane.drive import Answer, Body, FlightFailed
 from meshlib.dataplane.exchange import Request
 from meshlib.dataplane.http.dropped import undertaker
 from meshlib.errors import ControlError
+from meshlib_grpc.alone import came_of, decide, drop, told
 from meshlib_grpc.asked import Said, deserialized, said
 from meshlib_grpc.bodies import Message, Messages
 from meshlib_grpc.errors import Status, of_control, of_failure
@@ -57,7 +58,7 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
         self._request = request
         self._deserialize = deserialize
         self._single = single
-        self._hands = StreamHands(sender, request, body, wishes, _told(weakref.ref(self)))
+        self._hands = StreamHands(sender, request, body, wishes, told(weakref.ref(self)))
         self._body = body
         self._deciding = threading.RLock()
         """Of who finds out which try counts."""
@@ -194,7 +195,7 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
         hands.metadata, hands.patience = isinstance(self._body, Messages), True
         found = self._found = threading.Event()
         asked = (weakref.ref(self), found, self._sender, self._request, flow, hands)
-        threading.Thread(target=_decide, args=asked, name="meshlib-grpc-call", daemon=True).start()
+        threading.Thread(target=decide, args=asked, name="meshlib-grpc-call", daemon=True).start()
 
     def decided(self, came: Answer | BaseException, found: threading.Event) -> None:
         """On that thread: what its flow came to."""
@@ -223,7 +224,7 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
                 if flow is None:
                     return
                 hands.metadata = metadata
-                answer = _came_of(self._sender, self._request, flow, hands)
+                answer = came_of(self._sender, self._request, flow, hands)
             if isinstance(answer, FlightFailed):
                 self._fail(of_failure(answer))
                 return
@@ -435,7 +436,7 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
         self._leave()
         came, self._came = self._came, None
         if came is not None:
-            _drop(came)
+            drop(came)
         if self._answer is not None and isinstance(self._answer.body, Body):
             self._answer.body.close()
         self._messages = None
@@ -501,42 +502,3 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[misc]
         """Calls `fn` with the call at its end, or now."""
         if not self.add_callback(lambda: fn(self)):
             fn(self)
-
-
-def _told(where: "weakref.ref[Call]") -> Callable[[], None]:
-    """What tells a call, and does not keep it."""
-
-    def tell() -> None:
-        call = where()
-        if call is not None:
-            call.hear()
-
-    return tell
-
-
-def _decide(
-    where: "weakref.ref[Call]",
-    found: threading.Event,
-    sender: Sender,
-    request: Request,
-    flow: Flow,
-    hands: StreamHands,
-) -> None:
-    came = _came_of(sender, request, flow, hands)
-    call = where()
-    if call is None:
-        _drop(came)
-    else:
-        call.decided(came, found)
-
-
-def _came_of(sender: Sender, request: Request, flow: Flow, hands: StreamHands) -> Answer | BaseException:
-    try:
-        return sender.run(request, flow, hands)
-    except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-        return error
-
-
-def _drop(came: Answer | BaseException) -> None:
-    if isinstance(came, Answer) and isinstance(came.body, Body):
-        came.body.close()
