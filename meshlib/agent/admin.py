@@ -1,8 +1,9 @@
 """Envoy's admin interface on its Unix socket: is it ready, where does it listen."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ class Listening:
     name: str
     address: str
     """`host:port` as bound."""
+    netns: str = ""
+    """The path of the network namespace in which it is; empty: that of the Envoy."""
 
 
 class Admin:
@@ -33,6 +36,8 @@ class Admin:
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
+        self._serving: tuple[Listening, ...] | None = None
+        """The listeners of one that serves, while another is about to take over."""
 
     async def ready(self) -> bool:
         """Whether it serves: its first configuration came, and all that had to be fetched for it."""
@@ -42,12 +47,25 @@ class Admin:
             return False
         return status == 200
 
+    @contextlib.asynccontextmanager
+    async def taken_over(self) -> AsyncIterator[None]:
+        """Another process takes over in the block: it answers at once; the one before serves until then."""
+        with contextlib.suppress(AdminUnreachable):
+            self._serving = await self.listening()
+        try:
+            yield
+        finally:
+            self._serving = None
+
     async def listening(self) -> tuple[Listening, ...]:
-        """Its listeners, by name. AdminUnreachable."""
+        """The listeners of the one that serves, by name. AdminUnreachable."""
+        if self._serving is not None:
+            return self._serving
         said = await self._json("/listeners?format=json")
         found = (
-            Listening(one["name"], _spelled(one.get("local_address", {})))
+            Listening(one["name"], _spelled(address), _netns(address))
             for one in said.get("listener_statuses", ())
+            for address in (one.get("local_address", {}),)
         )
         return tuple(sorted(found, key=lambda one: one.name))
 
@@ -130,3 +148,7 @@ def _spelled(address: Mapping[str, Any]) -> str:
         return f"unix:{address.get('pipe', {}).get('path', '')}"
     host = said.get("address", "")
     return f"[{host}]:{said.get('port_value')}" if ":" in host else f"{host}:{said.get('port_value')}"
+
+
+def _netns(address: Mapping[str, Any]) -> str:
+    return str(address.get("socket_address", {}).get("network_namespace_filepath", ""))

@@ -34,7 +34,8 @@ from meshlib.agent.capture import Captures
 from meshlib.agent.folder import BASE_ID, has_room, own_folder
 from meshlib.agent.last_good import Store
 from meshlib.agent.log import OPTIONS, Log
-from meshlib.agent.node import Join, Node
+from meshlib.agent.member import Join
+from meshlib.agent.node import Node
 from meshlib.agent.process import Envoy, envoy_path
 from meshlib.agent.refusal import Teller
 from meshlib.agent.relay import Members, Relay
@@ -161,6 +162,7 @@ async def run_node(
         arguments=arguments,
         beside=relay,
     )
+    captures.sweep()
     async with running as (envoy, admin):
         node = Node(admin, captures, join, own_address, refused=envoy.refused_of, open_at_end=open_at_end)
         made.append(node)

@@ -12,11 +12,15 @@ Rules:
 - Nobody speaks to the captured ports themselves: such a connection would lead the Envoy to itself.
 - What listens at the loopback alone is not reached from elsewhere. The kernel would see to it, but only after
   the redirection, and the Envoy would call it then.
+- What comes in is for the namespace's own addresses. Otherwise, where the kernel forwards it or takes it for
+  the loopback (`route_localnet`), a neighbour would call others as the workload: the Envoy goes on to where
+  it was going.
 - IPv6 has no way around: nothing but the namespace's own loopback.
 - Other UDP, and what is neither TCP nor UDP, passes: as with Istio, it is not of the mesh.
 - Two tables named `meshlib`, put and replaced at once; what others put into the namespace is not touched.
 - The node's own namespace never gets any. Any other is written down before it gets them, so that whoever
   comes after a crash knows where to look.
+- What is captured is held (`hold.py`): it is seen when it is not what it was any more.
 """
 
 import asyncio
@@ -24,12 +28,11 @@ import json
 from pathlib import Path
 
 from meshlib.agent.command import CommandFailed, run
+from meshlib.agent.hold import TABLE, Hold, sweep
 from meshlib.xds.names import DNS_PORT as DNS
 from meshlib.xds.names import HBONE_PORT as HBONE
 from meshlib.xds.names import INBOUND_PORT as INBOUND
 from meshlib.xds.names import OUTBOUND_PORT as OUTBOUND
-
-TABLE = "meshlib"
 
 _RELEASED = f"""\
 table ip {TABLE}
@@ -47,7 +50,9 @@ table ip {TABLE} {{
   }}
   chain guard_prerouting {{
     type filter hook prerouting priority mangle; policy accept;
+    iifname != "lo" ip saddr 127.0.0.0/8 drop
     iifname != "lo" ip daddr 127.0.0.0/8 drop
+    iifname != "lo" meta l4proto tcp fib daddr type != local drop
     iifname != "lo" tcp dport {{ {OUTBOUND}, {INBOUND} }} reject with tcp reset
   }}
   chain output {{
@@ -83,7 +88,7 @@ class Captures:
 
     def __init__(self, record: Path) -> None:
         """`record`: the file, whose folder there must be."""
-        self._record = record
+        self._record, self._links = record, record.with_suffix(".netns")
         self._lock = asyncio.Lock()
         self._held = _read(record)
 
@@ -92,15 +97,29 @@ class Captures:
         """Their paths: also those that an earlier life left behind."""
         return frozenset(self._held)
 
-    async def capture(self, netns: str) -> None:
-        """Puts the rules in force, in the place of older ones. CommandFailed; nothing is open then."""
+    async def capture(self, netns: str) -> Hold:
+        """Puts the rules in force, in the place of older ones, in the namespace that is at a path now.
+
+        CommandFailed; OSError: nothing is open then.
+        """
         if not _is_namespace(netns):
             raise CommandFailed(f"{netns} is not a network namespace")
         if _is_own(netns):
             raise CommandFailed(f"{netns} is the network namespace of this node itself")
         async with self._lock:
             self._write(self._held | {netns})
-        await _nft(netns, RULES)
+        found = Hold(netns, self._links)
+        try:
+            await _nft(found.link, RULES)
+            await found.settle()
+        except BaseException:
+            found.close()
+            raise
+        return found
+
+    def sweep(self) -> list[Path]:
+        """Removes what is left of the links of an agent that was killed; says of which."""
+        return sweep(self._links)
 
     async def release(self, netns: str) -> None:
         """Takes them away; a namespace that is gone, or is the node's own, has none.

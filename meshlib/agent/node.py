@@ -7,6 +7,8 @@
 Rules:
 
 - Captured first: between that and being ready it is closed, not open.
+- A namespace that is gone, is another now or lost its rules is seen within a quarter of a second: it is
+  closed anew at once, or waited for, and the workload leaves and joins.
 - What fails is tried again for ever, with pauses of up to ten seconds; what it was is said once, and shown.
 - Who leaves is not captured any more. When the agent ends, its workloads stay captured, closed, as after a
   crash, until it comes back or somebody cleans up: a restart opens nothing. It can be told to open them.
@@ -19,13 +21,14 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from meshlib.agent import netns
 from meshlib.agent.admin import Admin, AdminUnreachable
 from meshlib.agent.capture import Captures
+from meshlib.agent.member import Join, Member, Membership
 from meshlib.agent.process import pause
 from meshlib.agent.refusal import reason
 from meshlib.agent.workload import Workload
@@ -35,53 +38,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LOOK_SECONDS = 0.05
+WATCH_SECONDS = 0.25
+"""Between two looks at a namespace: is it there, is it the same."""
+STEADY_SECONDS = 60.0
+"""Who was as it should be for so long joins at once when it is not any more."""
 THREADS = 64
-
-
-class Membership(Protocol):
-    """A workload's part in the mesh: a certificate that is renewed, and a registration that is kept up."""
-
-    @property
-    def joined(self) -> bool:
-        """Whether the control service has taken it."""
-
-    def serve(self) -> None:
-        """Others are sent to it from now on."""
-
-    def drain(self) -> None:
-        """Says that it leaves; may wait for others to hear of it."""
-
-    def close(self, *, stays: bool = False) -> None:
-        """Leaves; `stays`: it comes back, and what is kept of it stays."""
-
-
-Join = Callable[[Workload], Membership]
-"""Begins one; may wait for the network. MeshError: it can't be had now."""
-
-
-@dataclass
-class Member:
-    """One workload and how far it came."""
-
-    workload: Workload
-    why: str = "joining"
-    """Why it is not ready; empty: it is."""
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-    membership: Membership | None = None
-    captured: bool = False
-    """Whether its namespace has rules for it, or is about to."""
-    process_id: int = 0
-    """Of the program that is run as it; 0: it is not known."""
-    listens: bool = True
-    """Whether its application is there, as far as is known."""
-    refusal: tuple[str, str] = "", ""
-    """What its Envoy says of a listener that it refuses, and that in our words."""
-    keeping: "asyncio.Task[None] | None" = None
-
-    @property
-    def settled(self) -> bool:
-        """Whether it was ready, and the control service knows it now."""
-        return self.membership is not None and self.membership.joined and self.ready.is_set()
 
 
 class Node:
@@ -109,7 +70,8 @@ class Node:
         self._listed: dict[str, Workload] = {}
         self._wanted: Sequence[Workload] = ()
         """All of the file, also those that can't be enrolled."""
-        self._listeners: frozenset[str] = frozenset()
+        self._listeners: frozenset[tuple[str, str]] = frozenset()
+        """Their names, and in which namespaces they are."""
         self._looking = asyncio.Lock()
         self._looked = -LOOK_SECONDS
         # Each waits for the control service, or for others to hear of it: all of them do at once.
@@ -123,7 +85,7 @@ class Node:
     def enrol(self, workload: Workload, *, listens: bool = True) -> Member:
         """Begins. ConfigError: it can't be, beside the others."""
         self._check(workload)
-        member = Member(workload, listens=listens)
+        member = Member(workload, workload, listens=listens)
         self._members[workload.name] = member
         member.keeping = asyncio.create_task(self._keep(member))
         return member
@@ -137,7 +99,7 @@ class Node:
         """The program of a workload is there for others."""
         if name in self._members:
             self._members[name].listens = True
-            _serve(self._members[name])
+            self._members[name].serve()
 
     async def withdraw(self, name: str) -> None:
         """It leaves; what has not begun can end, too."""
@@ -154,6 +116,8 @@ class Node:
             await self._in_thread(partial(membership.close, stays=self._ending))
         if member.workload.netns:
             await self._release(member.workload.netns)
+        if member.held is not None:
+            member.held.close()
 
     async def enrolling(self, workload: Workload) -> AsyncGenerator[Mapping[str, Any], None]:
         """It is one for as long as this is iterated: why it is not ready, again whenever that changes.
@@ -189,18 +153,19 @@ class Node:
                     self._listed[name] = one
 
     def known(self) -> list[tuple[Workload, bool]] | None:
-        """Those that have a certificate, and of each whether the control service knows it, and its listeners
-        are there; None: the node ends.
+        """Those that have a certificate, each in the namespace that it has now, and whether the control
+        service knows it, and its listeners are there; None: the node ends.
         """
         if self._ending:
             return None
-        return [(one.workload, one.settled) for one in self.members if one.membership is not None]
+        found = (one for one in self.members if one.membership is not None)
+        return [(replace(one.workload, netns=one.link), one.settled) for one in found]
 
     async def why(self, member: Member) -> str:
         """Why it is not ready now; empty: it is. One that was may have lost its Envoy since."""
         if member.why:
             return self._lacks(member) or member.why
-        if await self._listening(member.workload):
+        if await self._listening(member):
             return ""
         return self._lacks(member) or "its Envoy is not there, or has no configuration yet"
 
@@ -255,30 +220,96 @@ class Node:
                 raise ConfigError(f"netns: {workload.netns} is that of {one.name}{path}")
 
     async def _keep(self, member: Member) -> None:
-        failures = 0
-        while member.membership is None:
+        """Its lives, one after the other, each in a namespace that is as it was left."""
+        if not member.workload.netns:
+            await self._live(member, 0, None)
+            return
+        await self._until(member, lambda: self._close_in(member))
+        losses, loop = 0, asyncio.get_running_loop()
+        leaving: asyncio.Task[None] | None = None
+        async with asyncio.TaskGroup() as group:
+            while True:
+                began = loop.time()
+                living = group.create_task(self._live(member, losses, leaving))
+                why = await self._lost(member)
+                living.cancel()
+                member.ready.clear()
+                member.why, member.captured = why, False
+                log.error("workload %s: %s; it is closed anew, leaves and joins", member.workload.name, why)
+                losses = 1 if loop.time() - began > STEADY_SECONDS else losses + 1
+                leaving = group.create_task(self._part(member, living, leaving))
+                await self._until(member, lambda: self._close_in(member))
+
+    async def _close_in(self, member: Member) -> None:
+        """What is at its path now is captured."""
+        self._claim(member)
+        if os.geteuid() != 0:
+            raise ConfigError("netns: root is needed to enter a network namespace")
+        held, member.held = member.held, await self._captures.capture(member.workload.netns)
+        if held is not None:
+            held.close()
+
+    async def _lost(self, member: Member) -> str:
+        """Waits until its namespace is not what it was, and says so."""
+        assert member.held is not None  # noqa: S101 - it is captured
+        while not (why := await member.held.lost()):  # noqa: ASYNC110 - others change it
+            await asyncio.sleep(WATCH_SECONDS)
+        return why
+
+    async def _live(self, member: Member, losses: int, leaving: "asyncio.Task[None] | None") -> None:
+        """Joins, when what was before has left, and is ready; the sooner the less often it was lost."""
+        if leaving is not None:
+            await asyncio.wait((leaving,))
+        await asyncio.sleep(pause(losses))
+        membership = await self._until(member, lambda: self._begun(member))
+        before, member.membership = member.membership, membership
+        if before is not None:
+            self._threads.submit(before.close)
+        while not await self._served(member, membership):  # noqa: ASYNC110 - others change it
+            await asyncio.sleep(LOOK_SECONDS)
+        member.why = ""
+        member.ready.set()
+        member.serve()
+
+    async def _served(self, member: Member, membership: Membership) -> bool:
+        """Whether it is known to the control service and its listeners are there; if not, why is said."""
+        listening = await self._listening(member)
+        last = "the control service can't be reached; it has the last good configuration"
+        member.why = last if listening else self._lacks(member) or "waiting for the control service"
+        return membership.joined and listening
+
+    async def _part(self, member: Member, *before: "asyncio.Task[None] | None") -> None:
+        """When these have ended it leaves; whoever is told to stop waits for that."""
+        await asyncio.wait([one for one in before if one is not None])
+        if member.membership is None:
+            return
+        leaving = self._in_thread(member.membership.part)
+        try:
+            await asyncio.shield(leaving)
+        except asyncio.CancelledError:
+            await leaving
+            raise
+
+    async def _begun(self, member: Member) -> Membership:
+        member.workload = await self._placed(member.said)
+        return await self._joined(replace(member.workload, netns=member.link))
+
+    async def _until(self, member: Member, what: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What it gives in the end: what fails is tried again, also when another namespace is there."""
+        failures, path = 0, member.said.netns
+        while True:
+            seen = netns.number(path)
             try:
-                self._claim(member)
-                member.workload = await self._placed(member.workload)
-                member.membership = await self._joined(member.workload)
+                return await what()
             except (MeshError, OSError) as error:
                 failures += 1
                 if member.why != str(error):
                     member.why = str(error)
                     log.error("workload %s can't join: %s", member.workload.name, error)
-                await asyncio.sleep(pause(failures + 1))
-        while not await self._served(member, member.membership):  # noqa: ASYNC110
-            await asyncio.sleep(LOOK_SECONDS)
-        member.why = ""
-        member.ready.set()
-        _serve(member)
-
-    async def _served(self, member: Member, membership: Membership) -> bool:
-        """Whether it is known to the control service and its listeners are there; if not, why is said."""
-        listening = await self._listening(member.workload)
-        last = "the control service can't be reached; it has the last good configuration"
-        member.why = last if listening else self._lacks(member) or "waiting for the control service"
-        return membership.joined and listening
+            left = pause(failures + 1)
+            while left > 0 and netns.number(path) == seen:
+                await asyncio.sleep(min(left, WATCH_SECONDS))
+                left -= WATCH_SECONDS
 
     def _claim(self, member: Member) -> None:
         """Nobody else has its namespace from now on; which may not have been there when it was enrolled."""
@@ -287,11 +318,7 @@ class Node:
             member.captured = netns.number(member.workload.netns) is not None
 
     async def _placed(self, workload: Workload) -> Workload:
-        """Captured, and with an address. CommandFailed, ConfigError."""
-        if workload.netns:
-            if os.geteuid() != 0:
-                raise ConfigError("netns: root is needed to enter a network namespace")
-            await self._captures.capture(workload.netns)
+        """With an address. CommandFailed, ConfigError."""
         address = workload.address or (
             await netns.address_of(workload.netns) if workload.netns else self._own_address()
         )
@@ -317,17 +344,19 @@ class Node:
     def _in_thread(self, work: Callable[[], T]) -> "asyncio.Future[T]":
         return asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    async def _listening(self, workload: Workload) -> bool:
-        """Whether its listeners are there; all who wait look together."""
+    async def _listening(self, member: Member) -> bool:
+        """Whether its listeners are there, in the namespace that it has now; all who wait look together."""
         loop = asyncio.get_running_loop()
         async with self._looking:
             if loop.time() - self._looked >= LOOK_SECONDS:
                 try:
-                    self._listeners = frozenset(one.name for one in await self._admin.listening())
+                    self._listeners = frozenset(
+                        (one.name, one.netns) for one in await self._admin.listening()
+                    )
                 except AdminUnreachable:
                     self._listeners = frozenset()
                 self._looked = loop.time()
-        return f"{workload.name}/inbound" in self._listeners
+        return (f"{member.workload.name}/inbound", member.link) in self._listeners
 
     async def _release(self, path: str) -> None:
         if netns.is_ours(path):
@@ -342,11 +371,6 @@ class Node:
             await self._captures.release(path)
         except OSError as error:
             log.error("what is captured of %s stays captured: %s", path, error)
-
-
-def _serve(member: Member) -> None:
-    if member.membership is not None and member.ready.is_set() and member.listens:
-        member.membership.serve()
 
 
 async def clean(captures: Captures, claimed: set[str]) -> list[str]:

@@ -103,6 +103,10 @@ class Membership:
         """Says that it leaves; waits until others have heard of it."""
         self._registration.drain()
 
+    def part(self) -> None:
+        """Says that it leaves, and does; its certificate stays until it is closed."""
+        self._registration.close()
+
     def close(self, *, stays: bool = False) -> None:
         """Leaves; its certificate is forgotten with the last workload of its account. Twice is once.
 

@@ -67,6 +67,11 @@ async def namespace() -> AsyncIterator[Namespace]:
         await netns.remove(one)
 
 
+async def captured(captures: Captures, one: Namespace) -> None:
+    """And not held."""
+    (await captures.capture(one.path)).close()
+
+
 def inside(one: Namespace, code: str, *arguments: str) -> str:
     command = ["nsenter", f"--net={one.path}", sys.executable, "-c", code, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
@@ -97,7 +102,7 @@ async def test_all_tcp_and_dns_of_a_namespace_leads_to_the_proxy_or_nowhere(tmp_
     async with namespace() as one:
         own = str(one.address)
         captures = Captures(tmp_path / "captured")
-        await captures.capture(one.path)
+        await captured(captures, one)
         # Nobody listens yet: nothing goes out, nothing comes in.
         assert inside(one, CONNECT, "198.51.100.1", "80") == "ConnectionRefusedError"
         assert outside(one, 80) == "ConnectionRefusedError"
@@ -131,7 +136,7 @@ done
 
 async def test_what_listens_at_the_loopback_alone_is_not_reached_by_a_neighbour(tmp_path: Path) -> None:
     async with namespace() as one, namespace() as other:
-        await Captures(tmp_path / "captured").capture(one.path)
+        await captured(Captures(tmp_path / "captured"), one)
         command = ["ip", "-n", one.name, "-j", "link", "show", "eth0"]
         (eth0,) = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
         # Its cable leads to another machine, which sends it what is for a loopback.
@@ -140,14 +145,63 @@ async def test_what_listens_at_the_loopback_alone_is_not_reached_by_a_neighbour(
             link=one.link,
             gateway=netns.GATEWAY,
             hardware=eth0["address"],
-            addresses=f"{one.address} 127.0.0.1 127.9.9.9",
+            addresses=f"{one.address} 127.0.0.1 127.9.9.9 198.51.100.7",
         )
+        # Such as kube-proxy has it.
+        willing = "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet"
+        subprocess.run(["nsenter", f"--net={one.path}", "sh", "-ec", willing], check=True)
         subprocess.run(["nsenter", f"--net={other.path}", "sh", "-ec", script], check=True)
         with proxy(one):
             quickly = CONNECT.replace(", 5)", ", 0.5)")
             assert inside(other, quickly, str(one.address), "80") == "15006"
-            for loopback in ("127.0.0.1", "127.9.9.9"):
-                assert inside(other, quickly, loopback, "80") == "TimeoutError"
+            # Nor does it call others as the workload, which leads it to where it was going.
+            for elsewhere in ("127.0.0.1", "127.9.9.9", "198.51.100.7"):
+                assert inside(other, quickly, elsewhere, "80") == "TimeoutError"
+
+
+async def test_a_namespace_that_is_another_or_lost_its_rules_is_seen(tmp_path: Path) -> None:
+    captures, links = Captures(tmp_path / "captured"), tmp_path / "captured.netns"
+    async with namespace() as one:
+        held = await captures.capture(one.path)
+        assert await held.lost() == ""
+        own = ["ip", "netns", "exec", one.name, "nft"]
+        subprocess.run([*own, "add", "table", "ip", "theirs"], check=True)
+        assert await held.lost() == "", "what others put there is theirs"
+        for change in ("delete table ip meshlib", "flush ruleset", "flush chain ip6 meshlib input"):
+            subprocess.run([*own, *change.split()], check=True)
+            assert await held.lost() == f"somebody changed its rules in {one.path}"
+            again = await captures.capture(one.path)
+            held.close()
+            held, link = again, again.link
+            assert await held.lost() == ""
+            assert netns.same(link, one.path)
+        await netns.remove(one)
+        assert await held.lost() == f"the network namespace {one.path} is gone"
+        await netns.create(ipaddress.IPv4Network(f"{one.address}/32"))
+        assert await held.lost() == f"another network namespace is at {one.path}"
+        assert "meshlib" not in tables(one)
+        again = await captures.capture(one.path)
+        assert (await again.lost(), again.link == link) == ("", False)
+        assert netns.number(link) not in (None, netns.number(one.path))
+        held.close()
+        held.close()
+        assert [str(path) for path in links.iterdir()] == [again.link]
+        again.close()
+        assert not links.exists()
+        (links / "1").parent.mkdir()
+        (links / "1").symlink_to("/proc/0/fd/1")
+        third = await captures.capture(one.path)
+        assert captures.sweep() == [links / "1"]
+        assert netns.same(third.link, one.path)
+        third.close()
+
+
+async def test_what_is_held_can_be_unmounted(tmp_path: Path) -> None:
+    async with namespace() as one:
+        held = await Captures(tmp_path / "captured").capture(one.path)
+        subprocess.run(["umount", one.path], check=True)
+        assert await held.lost() == f"the network namespace {one.path} is gone"
+        held.close()
 
 
 async def test_rules_of_others_stay_and_ours_are_there_once(tmp_path: Path) -> None:
@@ -155,7 +209,7 @@ async def test_rules_of_others_stay_and_ours_are_there_once(tmp_path: Path) -> N
         subprocess.run(["ip", "netns", "exec", one.name, "nft", "add", "table", "ip", "theirs"], check=True)
         captures = Captures(tmp_path / "captured")
         for _ in range(2):
-            await captures.capture(one.path)
+            await captured(captures, one)
         assert set(tables(one).splitlines()) == {
             "table ip meshlib",
             "table ip theirs",
@@ -174,7 +228,7 @@ async def test_ipv6_is_no_way_around(tmp_path: Path) -> None:
         with socket.create_server(("::", 0), family=socket.AF_INET6) as server:
             port = str(server.getsockname()[1])
             assert inside(one, CONNECT.replace("made.recv(100).decode()", "1"), "fe80::1%eth0", port) == "1"
-            await Captures(tmp_path / "captured").capture(one.path)
+            await captured(Captures(tmp_path / "captured"), one)
             assert inside(one, CONNECT, "fe80::1%eth0", port) == "ConnectionRefusedError"
         assert inside(one, CONNECT, "::1", "80") == "ConnectionRefusedError"  # nobody listens
         with pytest.raises(TimeoutError):

@@ -112,6 +112,57 @@ class Machine:
         return system("nsenter", f"--net={netns}", *command)
 
 
+@dataclass(frozen=True)
+class Pod:
+    """A namespace that somebody else made, with an address of its machine's."""
+
+    machine: Machine
+    name: str
+    address: str
+
+    @property
+    def path(self) -> str:
+        """By which it is entered."""
+        return f"/run/netns/{self.name}"
+
+    def make(self) -> None:
+        """It is there, with its cable."""
+        system("ip", "netns", "add", self.name)
+        outer, inner, router = ["ip", "-n", self.machine.netns], ["ip", "-n", self.name], self._router
+        system(*outer, "link", "add", "pod0", "type", "veth", "peer", "name", "eth0", "netns", self.name)
+        system(*outer, "addr", "add", f"{router}/32", "dev", "pod0")
+        system(*outer, "link", "set", "pod0", "up")
+        system(*outer, "route", "add", f"{self.address}/32", "dev", "pod0", "src", self.machine.address)
+        system(*inner, "addr", "add", f"{self.address}/32", "dev", "eth0")
+        system(*inner, "link", "set", "eth0", "up")
+        system(*inner, "link", "set", "lo", "up")
+        system(*inner, "route", "add", router, "dev", "eth0", "scope", "link")
+        system(*inner, "route", "add", "default", "via", router)
+
+    def remove(self) -> None:
+        """It and its cable go, if they are there; who is in it stays."""
+        for command in (
+            ["ip", "-n", self.machine.netns, "link", "del", "pod0"],
+            ["ip", "netns", "del", self.name],
+        ):
+            subprocess.run(command, check=False, capture_output=True)
+
+    @property
+    def _router(self) -> str:
+        return self.machine.subnet.replace(".0/28", ".13")
+
+
+@contextlib.contextmanager
+def pod(machine: Machine) -> Iterator[Pod]:
+    """One for the time of the block."""
+    made = Pod(machine, f"{machine.netns}-pod", machine.subnet.replace(".0/28", ".14"))
+    try:
+        made.make()
+        yield made
+    finally:
+        made.remove()
+
+
 @dataclass
 class Started:
     """A process and what it says."""

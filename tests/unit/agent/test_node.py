@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import json
+import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,11 +37,25 @@ class Played(Admin):
 
     def __init__(self) -> None:
         self.names: set[str] | None = set()
+        self.where = ""
 
     async def listening(self) -> tuple[Listening, ...]:
         if self.names is None:
             raise AdminUnreachable("it is not there")
-        return tuple(Listening(f"{name}/inbound", "") for name in self.names)
+        return tuple(Listening(f"{name}/inbound", "", self.where) for name in self.names)
+
+
+class Kept:
+    """A namespace that is held."""
+
+    def __init__(self, link: str = "") -> None:
+        self.link, self.why, self.closed = link, "", False
+
+    async def lost(self) -> str:
+        return self.why
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class Rules(Captures):
@@ -49,9 +64,16 @@ class Rules(Captures):
     def __init__(self, record: Path, said: list[str]) -> None:
         super().__init__(record)
         self.said = said
+        self.kept = Kept()
+        self.there: Callable[[str], bool] = lambda _: True
 
-    async def capture(self, netns: str) -> None:
+    async def capture(self, netns: str) -> Kept:  # type: ignore[override]
+        if not self.there(netns):
+            raise CommandFailed(f"{netns} is not a network namespace")
         self.said.append(f"{netns} closes")
+        if self.kept.why:
+            self.kept = Kept(self.kept.link)
+        return self.kept
 
     async def release(self, netns: str) -> None:
         self.said.append(f"{netns} opens")
@@ -70,6 +92,9 @@ class Part:
     def drain(self) -> None:
         self.said.append(f"{self.name} drains")
 
+    def part(self) -> None:
+        self.said.append(f"{self.name} parts")
+
     def close(self, *, stays: bool = False) -> None:
         self.said.append(f"{self.name} {'comes back' if stays else 'leaves'}")
 
@@ -80,11 +105,13 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self.admin, self.said = Played(), list[str]()
         self.refusals: dict[str, list[str]] = {}
-        self.captures = Captures(folder / "captured")
+        self.joining = A
+        self.captures, self.rules = Captures(folder / "captured"), Rules(folder / "captured", self.said)
         self.node = Node(self.admin, self.captures, self.join, lambda: "10.9.9.9")
         self.socket = folder / "own" / "node.sock"
 
     def join(self, workload: Workload) -> Part:
+        self.joining = workload
         if self.refusals.get(workload.name):
             raise ControlUnavailable(self.refusals[workload.name].pop(0))
         return Part(self.said, workload.name)
@@ -93,6 +120,7 @@ class Stage:
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     monkeypatch.setattr("meshlib.agent.node.LOOK_SECONDS", 0.001)
+    monkeypatch.setattr("meshlib.agent.node.WATCH_SECONDS", 0.001)
     monkeypatch.setattr("meshlib.agent.node.pause", lambda failures: 0.001)
     return Stage(tmp_path)
 
@@ -171,6 +199,7 @@ async def test_one_namespace_by_two_paths_is_one(captured: Stage, tmp_path: Path
 
 async def test_who_has_a_namespace_that_is_made_later_has_it_alone(captured: Stage, tmp_path: Path) -> None:
     captured.admin.names = set()
+    captured.rules.there = os.path.exists
     for name in ("a", "b"):
         captured.refusals[name] = ["not now"] * 10_000
         captured.node.enrol(replace(IN_POD, name=name, netns=str(tmp_path / name)))
@@ -184,6 +213,85 @@ async def test_who_has_a_namespace_that_is_made_later_has_it_alone(captured: Sta
         await asyncio.sleep(0.001)
     await captured.node.withdraw("a")
     assert f"{tmp_path}/a opens" not in captured.said
+    await captured.node.close()
+
+
+async def test_who_lost_its_namespace_is_closed_anew_leaves_and_joins(
+    captured: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    captured.rules.kept.link = captured.admin.where = "/links/1"
+    member = captured.node.enrol(replace(IN_POD, address="10.0.0.1"))
+    await member.ready.wait()
+    assert (captured.joining.netns, member.workload.netns) == ("/links/1", IN_POD.netns)
+    first = captured.rules.kept
+    captured.said.clear()
+    captured.admin.names = set()
+    first.why = "another network namespace is at /nowhere/a"
+    while captured.said != ["/nowhere/a closes", "a parts", "a joins", "a leaves"]:
+        await asyncio.sleep(0.001)
+    assert not member.ready.is_set()
+    assert first.closed
+    assert not captured.rules.kept.closed
+    assert "workload a: another network namespace is at /nowhere/a; it is closed anew" in caplog.text
+    captured.admin.names = {"a"}
+    await member.ready.wait()
+    assert captured.said[-1] == "a serves"
+    await captured.node.close()
+    assert captured.rules.kept.closed
+
+
+async def test_who_lost_its_namespace_leaves_until_there_is_one_again(captured: Stage) -> None:
+    member = captured.node.enrol(IN_POD)
+    await member.ready.wait()
+    captured.said.clear()
+    captured.rules.there = lambda _: False
+    captured.rules.kept.why = "the network namespace /nowhere/a is gone"
+    while captured.said != ["a parts"] or "is not a network namespace" not in member.why:
+        await asyncio.sleep(0.001)
+    assert await captured.node.why(member)
+    captured.rules.there = lambda _: True
+    await member.ready.wait()
+    assert sorted(captured.said[1:]) == ["/nowhere/a closes", "a joins", "a leaves", "a serves"]
+    await captured.node.close()
+
+
+async def test_what_is_lost_while_it_joins_is_closed_anew(captured: Stage) -> None:
+    captured.refusals["a"] = ["not now"] * 10_000
+    member = captured.node.enrol(IN_POD)
+    while not captured.said:
+        await asyncio.sleep(0.001)
+    captured.rules.kept.why = "somebody changed its rules in /nowhere/a"
+    while captured.said != ["/nowhere/a closes"] * 2:
+        await asyncio.sleep(0.001)
+    captured.refusals.clear()
+    await member.ready.wait()
+    await captured.node.withdraw("a")
+    assert captured.said[2:-1] == ["a joins", "a serves", "a drains", "a leaves"]
+
+
+async def test_who_leaves_while_it_is_closed_anew_is_gone(captured: Stage) -> None:
+    member = captured.node.enrol(IN_POD)
+    await member.ready.wait()
+    captured.rules.there = lambda _: False
+    captured.rules.kept.why = "the network namespace /nowhere/a is gone"
+    while member.ready.is_set():
+        await asyncio.sleep(0)
+    await captured.node.withdraw("a")
+    assert captured.said.count("a leaves") == 1
+    assert captured.node.members == []
+    assert captured.rules.kept.closed
+
+
+async def test_listeners_in_another_namespace_are_not_its_own(captured: Stage) -> None:
+    captured.rules.kept.link = "/links/2"
+    member = captured.node.enrol(IN_POD)
+    captured.admin.where = "/links/1"
+    while member.why != "waiting for the control service":
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.01)
+    assert not member.ready.is_set()
+    captured.admin.where = "/links/2"
+    await member.ready.wait()
     await captured.node.close()
 
 
@@ -267,8 +375,7 @@ async def test_who_leaves_while_it_joins_is_not_there(stage: Stage) -> None:
 @pytest.fixture
 def captured(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Stage:
     monkeypatch.setattr("meshlib.agent.node.os.geteuid", lambda: 0)
-    stage.captures = Rules(stage.socket.with_name("captured"), stage.said)
-    stage.node = Node(stage.admin, stage.captures, stage.join, lambda: "10.9.9.9")
+    stage.node = Node(stage.admin, stage.rules, stage.join, lambda: "10.9.9.9")
     stage.admin.names = {"a", "b"}
     return stage
 
@@ -302,7 +409,7 @@ async def test_without_a_list_what_was_captured_stays_closed(
     monkeypatch.setattr("meshlib.agent.node.netns.left_over", list)
     there = {"/nowhere/a": 1, "/nowhere/b": 2}
     monkeypatch.setattr("meshlib.agent.node.netns.number", there.get)
-    captured.captures._held = frozenset([*there, "/nowhere/gone"])
+    captured.rules._held = frozenset([*there, "/nowhere/gone"])
     await captured.node.enrol(IN_POD).ready.wait()
     captured.said.clear()
     assert await captured.node.clean_closed() == (["the rules in /nowhere/gone"], ["/nowhere/b"])
@@ -311,7 +418,7 @@ async def test_without_a_list_what_was_captured_stays_closed(
 
 
 async def test_a_node_that_ends_opens_all_if_it_is_told_to(captured: Stage) -> None:
-    node = Node(captured.admin, captured.captures, captured.join, lambda: "", open_at_end=True)
+    node = Node(captured.admin, captured.rules, captured.join, lambda: "", open_at_end=True)
     await node.enrol(IN_POD).ready.wait()
     await node.close()
     assert captured.said[-2:] == ["a comes back", "/nowhere/a opens"]
