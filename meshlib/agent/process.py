@@ -14,7 +14,8 @@ Rules:
   it before its connections. Of the environment it has nothing that is the keeper's, such as a token.
 - What it leaves in shared memory is removed when it has ended.
 - Replaced (Envoy's hot restart): another process takes over the sockets once it has its configuration; the
-  old one lets its connections end, and ends. If the new one fails, the old one stays.
+  old one lets its connections end, and ends. If the new one fails, the old one stays. No third one starts
+  before that: Envoy would end the first at once, with its connections.
 - Draining: responses ask their connections to end, and it waits for that for so many seconds at most. New
   connections are taken meanwhile: whoever stands before it has to hear first that it leaves.
 """
@@ -116,10 +117,20 @@ class Envoy:
             await self._stop()
 
     async def restart(self) -> bool:
-        """Another process takes over; whether it did. It has as long as it needs."""
+        """Another process takes over; whether it did. It has as long as it needs.
+
+        One that parts still is waited for first.
+        """
+        for process in self._parting:
+            await process.wait()
         old, epoch = self._process, self._epoch + 1
         if old is None or old.returncode is not None or self._base_id is None:
             return False
+        async with self._admin.taken_over():
+            return await self._renew(old, epoch)
+
+    async def _renew(self, old: asyncio.subprocess.Process, epoch: int) -> bool:
+        assert self._base_id is not None  # noqa: S101 - another could take over
         try:
             base = self._base_id.read_text().strip()
             new = await self._start(["--base-id", base, "--restart-epoch", str(epoch)])
@@ -134,7 +145,7 @@ class Envoy:
                 await self._sleep(LOOK_SECONDS)
             self._process, self._epoch = new, epoch
             self._replaced.set()
-            self._parting = [one for one in self._parting if one.returncode is None] + [old]
+            self._parting = [old]
         finally:
             if self._process is not new:
                 await _end(new)

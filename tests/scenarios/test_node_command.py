@@ -12,13 +12,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from support.commands import MESHLIB, wait_until
-from support.machines import Machine, Started, Underlay, system, underlay
+from support.machines import Machine, Started, Underlay, pod, system, underlay
 from support.secure_mesh import SecureMesh, secure_mesh
 
 import meshlib
@@ -50,7 +51,8 @@ const http = require('http');
 http.createServer((request, response) => {
   response.setHeader('content-type', 'application/json');
   const token = process.env.MESHLIB_TOKEN;
-  response.end(JSON.stringify({ratings: {Reviewer1: 5}, headers: request.headers, token}));
+  const body = JSON.stringify({ratings: {Reviewer1: 5}, headers: request.headers, token});
+  setTimeout(() => response.end(body), request.url === '/slow' ? 4000 : 0);
 }).listen(process.env.PORT, () => console.log('ratings listens'));
 """
 DETAILS = """
@@ -193,7 +195,8 @@ def test_workloads_of_a_file_come_and_go(mesh: SecureMesh, net: Underlay) -> Non
     file = machine.folder / "workloads.yaml"
     file.write_text("[]\n")
     node = machine.node(mesh, "--workloads", str(file))
-    with pod(machine) as netns:
+    with pod(machine) as own:
+        netns = own.name
         enter = f"--net=/run/netns/{netns}"
         server = machine.start("listed", "nsenter", enter, sys.executable, "-c", DETAILS, PORT="9080")
         server.wait_for("details listens")
@@ -212,7 +215,7 @@ def test_workloads_of_a_file_come_and_go(mesh: SecureMesh, net: Underlay) -> Non
         replace(file, "[]")
         wait_until(lambda: "meshlib" not in rules(netns), 30, "the end of the rules")
         assert machine.workloads() == {}
-        assert "details" in httpx.get(f"http://{address_in(netns)}:9080/", trust_env=False).text
+        assert "details" in httpx.get(f"http://{own.address}:9080/", trust_env=False).text
         taker = machine.start("taker", sys.executable, "-c", DETAILS, PORT="9099")
         taker.wait_for("details listens")
         clash = {"name": "clash", "service": "listed", "ports": {"http": 9099}, "appPorts": {"9099": 9098}}
@@ -229,7 +232,7 @@ def test_workloads_of_a_file_come_and_go(mesh: SecureMesh, net: Underlay) -> Non
         wait_until(lambda: ready(machine, "listed-1"), 30, "it")
         node.end(signal.SIGKILL)
         with pytest.raises(httpx.TransportError):
-            httpx.get(f"http://{address_in(netns)}:9080/", trust_env=False)
+            httpx.get(f"http://{own.address}:9080/", trust_env=False)
         removed = system(*MESHLIB, "node", "clean", "--socket", str(machine.socket))
         for what in (f"the rules in /run/netns/{netns}", "the folder ", f"the socket {machine.socket}"):
             assert f"removed: {what}" in removed
@@ -246,7 +249,7 @@ def test_workloads_of_a_file_come_and_go(mesh: SecureMesh, net: Underlay) -> Non
         wait_until(lambda: ready(machine, "listed-1"), 30, "the workload")
         assert third.end() == 0
         with pytest.raises(httpx.TransportError):
-            httpx.get(f"http://{address_in(netns)}:9080/", trust_env=False)
+            httpx.get(f"http://{own.address}:9080/", trust_env=False)
         # And so does one that is told of no list.
         without = machine.node(mesh)
         without.wait_for(f"/run/netns/{netns} was captured and stays closed")
@@ -312,21 +315,39 @@ class Calls:
 def test_an_envoy_takes_over_from_another_while_it_is_called(
     mesh: SecureMesh, one: Machine, nodes: tuple[Started, Started], ratings: Started
 ) -> None:
-    with mesh.joined("productpage") as joined, Calls(joined, "http://ratings:9080/") as calls:
+    told = "another Envoy has taken over"
+    with (
+        mesh.joined("productpage") as joined,
+        Calls(joined, "http://ratings:9080/") as calls,
+        ThreadPoolExecutor() as aside,
+    ):
         calls.more()
         (before,) = envoys(nodes[0])
-        nodes[0].process.send_signal(signal.SIGHUP)
-        nodes[0].wait_for("another Envoy has taken over")
-        wait_until(lambda: before not in envoys(nodes[0]), 60, "the end of the old one")
+        slow = aside.submit(httpx_get, joined, "http://ratings:9080/slow")
+        wait_until(lambda: slow.running(), 10, "a slow call")
+        time.sleep(0.3)
+        for _ in range(2):
+            # The second comes while the old one still has a request.
+            nodes[0].process.send_signal(signal.SIGHUP)
+            while told not in nodes[0].said:
+                assert one.workloads()["ratings"]["why"] == "", "one of them serves"
+        assert slow.result(60) == 200
+        wait_until(lambda: nodes[0].said.count(told) == 2, 60, "the third")
+        assert before not in envoys(nodes[0])
         calls.more()
     assert calls.failures == []
-    assert len(envoys(nodes[0])) == 1
     answer(one, "ratings", "http://ratings:9080/")
+
+
+def httpx_get(mesh: meshlib.Mesh, url: str) -> int:
+    with meshlib.Client(mesh=mesh) as client:
+        return int(client.get(url).status_code)
 
 
 def test_a_killed_envoy_means_no_traffic_and_comes_back(
     mesh: SecureMesh, one: Machine, nodes: tuple[Started, Started], ratings: Started
 ) -> None:
+    wait_until(lambda: len(envoys(nodes[0])) == 1, 60, "the end of those that others took over from")
     (before,) = envoys(nodes[0])
     os.kill(before, signal.SIGKILL)
     answer(one, "ratings", "http://ratings:9080/")
@@ -366,6 +387,13 @@ def test_a_program_ends_as_it_ends_and_its_signals_are_its_own(
     assert program.end() == 7
     wait_until(lambda: "told" not in two.workloads(), 30, "its end")
     assert two.run("none", "/nowhere/nothing").process.wait(60) == 127
+
+
+def test_a_program_that_may_not_join_says_why(nodes: tuple[Started, Started], two: Machine) -> None:
+    program = two.run("stranger", "true", options=["--namespace", "other"])
+    program.wait_for("stranger is not ready: ")
+    assert "may not speak for" in program.said
+    program.end()
 
 
 @pytest.mark.parametrize("how", [[], ["--explicit"]])
@@ -459,31 +487,3 @@ def replace(file: Path, text: str) -> None:
 
 def rules(netns: str) -> str:
     return system("ip", "netns", "exec", netns, "nft", "list", "tables")
-
-
-def address_in(netns: str) -> str:
-    return json.loads(system("ip", "-n", netns, "-j", "-4", "addr", "show", "eth0"))[0]["addr_info"][0][
-        "local"
-    ]
-
-
-@contextlib.contextmanager
-def pod(machine: Machine) -> Iterator[str]:
-    """A namespace that somebody else made, with an address of the machine's."""
-    name, link = f"{machine.netns}-pod", "pod0"
-    address = machine.subnet.replace(".0/28", ".14")
-    system("ip", "netns", "add", name)
-    try:
-        outer, inner = ["ip", "-n", machine.netns], ["ip", "-n", name]
-        system(*outer, "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name)
-        system(*outer, "addr", "add", f"{address[:-2]}13/32", "dev", link)
-        system(*outer, "link", "set", link, "up")
-        system(*outer, "route", "add", f"{address}/32", "dev", link, "src", machine.address)
-        system(*inner, "addr", "add", f"{address}/32", "dev", "eth0")
-        system(*inner, "link", "set", "eth0", "up")
-        system(*inner, "link", "set", "lo", "up")
-        system(*inner, "route", "add", f"{address[:-2]}13", "dev", "eth0", "scope", "link")
-        system(*inner, "route", "add", "default", "via", f"{address[:-2]}13")
-        yield name
-    finally:
-        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)

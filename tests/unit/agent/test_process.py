@@ -153,12 +153,16 @@ class Epochs(Admin):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / "none")
         self.of = -1
+        self.found = b'{"listener_statuses": [{"name": "a"}]}'
 
     async def epoch(self) -> int:
         return self.of
 
     async def ready(self) -> bool:
         return True
+
+    async def ask(self, method: str, path: str) -> tuple[int, bytes]:
+        return 200, self.found
 
 
 async def until_told(path: Path) -> str:
@@ -218,6 +222,34 @@ async def test_one_that_took_over_and_crashed_is_started_again(
             await asyncio.sleep(0.001)
         os.kill(old, 0)
         assert envoy.starts == 3
+
+
+async def test_a_third_waits_until_the_first_has_ended_by_itself(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "go")
+    script = f'case "$*" in *epoch*) exec sleep 1000;; *) read -r _ < {tmp_path}/go;; esac'
+    async with kept(tmp_path, script) as (envoy, admin):
+        admin.of = 1
+        assert await envoy.restart()
+        second = envoy.process_id
+        admin.of = 2
+        third = asyncio.create_task(envoy.restart())
+        await asyncio.sleep(0.01)
+        assert (envoy.process_id, envoy.starts, third.done()) == (second, 2, False)
+        (tmp_path / "go").write_text("\n")
+        assert await third
+        assert envoy.starts == 3
+
+
+async def test_until_another_serves_the_listeners_are_those_of_the_one_before(tmp_path: Path) -> None:
+    async with kept(tmp_path, "exec sleep 1000") as (envoy, admin):
+        restarting = asyncio.create_task(envoy.restart())
+        while envoy.starts < 2:
+            await asyncio.sleep(0.001)
+        admin.found = b'{"listener_statuses": []}'
+        assert [one.name for one in await admin.listening()] == ["a"]
+        admin.of = 1
+        assert await restarting
+        assert await admin.listening() == ()
 
 
 async def test_if_the_new_one_fails_the_old_one_stays(
