@@ -137,17 +137,12 @@ async def _enrolled(workload: Workload, agent: Agent, state: _State) -> "AsyncIt
 
 async def _stay(workload: Workload, agent: Agent, state: _State) -> None:
     """Enrolled for ever; with another agent after the one that goes."""
-    loop, gone = asyncio.get_running_loop(), False
-    patient = loop.time() + PATIENCE
+    gone, telling = False, _Telling(workload.name)
     while True:
-        told = ""
         try:
-            async with contextlib.aclosing(agent.enrolling(workload)) as said:
+            async with contextlib.aclosing(agent.enrolling(workload)) as said, telling:
                 async for one in said:
-                    why = str(one.get("why", ""))
-                    if why and why != told and loop.time() > patient:
-                        log.warning("%s is not ready: %s", workload.name, why)
-                        told = why
+                    why = telling.why = str(one.get("why", ""))
                     if not why:
                         gone = False
                         state.ready.set()
@@ -166,6 +161,41 @@ async def _stay(workload: Workload, agent: Agent, state: _State) -> None:
             cut = "; the program is cut off until there is one again" if workload.captured else ""
             log.warning("the node's agent is gone%s", cut)
         await asyncio.sleep(AGAIN_SECONDS)
+
+
+class _Telling:
+    """Says why a workload is not ready, and again when that is something else; after a while of patience."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._told = self._why = ""
+        self._patient = asyncio.get_running_loop().time() + PATIENCE
+        self._later: asyncio.TimerHandle | None = None
+
+    @property
+    def why(self) -> str:
+        """What is known now; empty: it is ready."""
+        return self._why
+
+    @why.setter
+    def why(self, why: str) -> None:
+        self._why = why
+        self._tell()
+
+    async def __aenter__(self) -> None:
+        """What is told of one agent is told again of the next."""
+        self._told = ""
+        self._later = asyncio.get_running_loop().call_at(self._patient, self._tell)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._why = ""
+        if self._later is not None:
+            self._later.cancel()
+
+    def _tell(self) -> None:
+        if self._why and self._why != self._told and asyncio.get_running_loop().time() >= self._patient:
+            log.warning("%s is not ready: %s", self._name, self._why)
+            self._told = self._why
 
 
 async def _first(ready: asyncio.Event, enrolment: "asyncio.Task[None]") -> None:

@@ -116,6 +116,7 @@ async def _agent(at: Path | None, node: Own | None) -> "AsyncIterator[tuple[Agen
             raise ConfigError(f"socket: {error}") from None
         from meshlib.cli.node_running import machine, running
 
+        print(f"no `meshlib node` answers at {path}; one is run for this program", file=sys.stderr)
         name, control, subnet = node
         api = _of_this_run(path).with_suffix(".api.sock")
         own: Machine = machine(name, control, _of_this_run(path), subnet, 1, 5.0, api)
@@ -204,6 +205,7 @@ async def _clean(at: Path | None) -> tuple[list[str], bool]:
     with node_socket.alone(path):
         for record in sorted({path.with_suffix(".captured"), *path.parent.glob("run-*.captured")}):
             captures = Captures(record)
+            done += [f"the link {one}" for one in captures.sweep()]
             done += await cleaned(captures, set())
             if captures.held - {one.path for one in ours()}:
                 whole = False

@@ -1,5 +1,6 @@
 """When others are sent to a program: it listens, or that can't be seen for too long."""
 
+import asyncio
 import os
 import socket
 from collections.abc import AsyncGenerator, Mapping
@@ -28,6 +29,51 @@ class Heard:
 
     async def drain(self, *names: str) -> None:
         self.said.append(f"{names} drain")
+
+
+class Refusing(Heard):
+    """An agent that says once why it is not, and again when it is something else."""
+
+    def __init__(self, *why: str) -> None:
+        super().__init__()
+        self.why = why
+        self.go = asyncio.Event()
+
+    async def enrolling(self, _: Workload) -> AsyncGenerator[Mapping[str, Any], None]:
+        for one in self.why:
+            yield {"why": one}
+            await self.go.wait()
+        yield {"why": ""}
+        await asyncio.Event().wait()
+
+
+async def test_why_it_is_not_ready_is_said_though_it_was_known_at_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "PATIENCE", 0.005)
+    state, agent = program._State(), Refusing("may not speak for it", "not now")
+    async with program._enrolled(Workload("a", (("http", 9080),)), agent, state):
+        while not caplog.records:
+            await asyncio.sleep(0.001)
+        agent.go.set()
+        await state.ready.wait()
+    assert [one.getMessage() for one in caplog.records] == [
+        "a is not ready: may not speak for it",
+        "a is not ready: not now",
+    ]
+
+
+async def test_who_is_ready_in_time_has_nothing_to_say(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "PATIENCE", 0.005)
+    state, agent = program._State(), Refusing("joining")
+    async with program._enrolled(Workload("a", (("http", 9080),)), agent, state):
+        await asyncio.sleep(0)
+        agent.go.set()
+        await state.ready.wait()
+        await asyncio.sleep(0.01)
+    assert caplog.text == ""
 
 
 @pytest.fixture
