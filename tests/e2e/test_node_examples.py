@@ -1,13 +1,15 @@
 """The examples of nodes: what of them can be tried without systemd and without a cluster."""
 
 import configparser
+import os
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from support.commands import meshlib
+from support.commands import MESHLIB, meshlib
 from typer.main import get_command
 
 from meshlib.agent.workloads import read
@@ -53,6 +55,7 @@ def test_the_units_run_what_there_is() -> None:
     program, *words = shlex.split(unit("ratings.service")["ExecStart"])
     said = understood(words)
     assert (said["service"], said["account"], said["port"]) == ("ratings", "ratings", ["9080"])
+    assert said["agent_only"], "it starts with the machine, as the node does"
     assert said["command"][-2:] == ["/usr/bin/node", "/opt/ratings/ratings.js"]
     assert {"RuntimeDirectory", "StateDirectory", "EnvironmentFile"} <= set(unit("meshlib-node.service"))
 
@@ -98,3 +101,19 @@ def test_the_list_of_pods_is_read() -> None:
     (found,) = read(DAEMONSET / "workloads.yaml")
     assert (found.service_account, found.ports) == ("details", (("http", 9080),))
     assert found.netns.startswith("/run/netns/cni-")
+
+
+def test_a_program_before_its_agent_is_told_of_a_node_of_its_own(tmp_path: Path) -> None:
+    socket = tmp_path / "own" / "node.sock"
+    settings = ["--socket", str(socket), "--service", "s", "--port", "80", "--control", "127.0.0.1:1"]
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MESHLIB_")}
+    found = subprocess.run(
+        [*MESHLIB, "node", "run", *settings, "--", "true"],
+        env=own | {"MESHLIB_STATE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert found.returncode == 1
+    assert f"no `meshlib node` answers at {socket}; one is run for this program\n" in found.stderr
