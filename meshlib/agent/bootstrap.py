@@ -55,6 +55,11 @@ NODE_RUNTIME = {
 """Without the first Envoy takes every end of a connection inside it for a reset, and what a server said last
 is lost. The second has bounds for each workload.
 """
+NODE_INTERNAL = {
+    "name": "envoy.bootstrap.internal_listener",
+    "typed_config": {"@type": _URL + _INTERNAL, "buffer_size_kb": 256},
+}
+"""What was not read yet of a connection inside it: as much as of any other (Envoy: 1 MiB)."""
 _AGAIN = {"retry_back_off": {"base_interval": "0.25s", "max_interval": "2s"}}
 _SHRINK, _STOP = 0.9, 0.95
 """Shares of the memory at which an Envoy gives back what it can, and at which it accepts nothing more."""
@@ -102,11 +107,10 @@ def node_bootstrap(settings: Bootstrap, name: str, bounds: Bounds, folder: Path)
         max_connections=bounds.of_workload,
         id=f"node~{name}~{folder.name}",
     )
-    internal = {"name": "envoy.bootstrap.internal_listener", "typed_config": {"@type": _URL + _INTERNAL}}
     relay = _beside(XDS_CLUSTER, folder / ADS_SOCKET)
     made = _bootstrap(settings, to_node(client), folder, relay)
     return made | {
-        "bootstrap_extensions": [internal],
+        "bootstrap_extensions": [NODE_INTERNAL],
         "layered_runtime": NODE_RUNTIME,
         "overload_manager": _overload(bounds.connections, bounds.heap, connections=True),
     }

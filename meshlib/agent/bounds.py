@@ -4,7 +4,8 @@ Rules:
 
 - A connection takes two descriptors, its own and one to where it leads; a tenth of them is for all else.
 - One workload has an eighth of the connections at each of its listeners, 10,000 at most: what it holds, both
-  ways and by tunnels, leaves more than half to its neighbours.
+  ways and by tunnels, leaves more than half to its neighbours. Nor has it more than hold half of the memory,
+  should all be tunnels that nobody reads.
 - Memory is all of the machine's or of the container's, unless less is said. Near to it nothing more is
   accepted, of nobody: it is the last resort.
 """
@@ -16,6 +17,8 @@ from meshlib.agent.memory import memory
 
 MOST, MOST_OF_ONE = 200_000, 10_000
 _MIB = 1024 * 1024
+FULL_BYTES = 5 * _MIB
+"""Of a tunnel that nobody reads, at its caller: its window, and what each step on the way has read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +34,14 @@ class Bounds:
 
 
 def bounds(heap: int | None = None, of_workload: int | None = None, files: int | None = None) -> Bounds:
-    """`heap` in MiB; `files`: how many descriptors Envoy may have; None: what there is."""
+    """What was said or, where nothing was, follows from the machine.
+
+    `heap` in MiB; `files` is how many descriptors Envoy may have.
+    """
     if files is None:
         _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     every = MOST if files == resource.RLIM_INFINITY else min(MOST, max(1, files * 9 // 20))
-    one = max(1, min(MOST_OF_ONE, every // 8)) if of_workload is None else of_workload
-    return Bounds(memory() if heap is None else heap * _MIB, every, one)
+    most = memory() if heap is None else heap * _MIB
+    if of_workload is None:
+        of_workload = max(1, min(MOST_OF_ONE, every // 8, (most or memory()) // 2 // FULL_BYTES))
+    return Bounds(most, every, of_workload)

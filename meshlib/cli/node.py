@@ -55,8 +55,8 @@ def node(
         int | None,
         typer.Option(
             min=1,
-            help="Of each workload, that it makes, is made and as tunnels; more are closed at once. Without "
-            "it: an eighth of what the limit of open files lets all have, 10,000 at most.",
+            help="Of each workload, those that it makes, is made and gets by tunnels each; more are closed "
+            "at once. Without it: as open files and memory allow, 10,000 at most.",
         ),
     ] = None,
     max_heap: Annotated[

@@ -25,12 +25,11 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ResponseReceived
 from support.envoy import RealEnvoy, run_envoy
-from support.envoy_client import INTERNAL_LISTENERS
 from support.namespaces import Pod
 from support.secure_control import workload
 from support.secure_mesh import SecureMesh
 
-from meshlib.agent.bootstrap import NODE_RUNTIME, SDS_SOCKET, XDS_CLUSTER
+from meshlib.agent.bootstrap import NODE_INTERNAL, NODE_RUNTIME, SDS_SOCKET, XDS_CLUSTER
 from meshlib.agent.sds import SecretServer
 from meshlib.control.ca.authority import Authority
 from meshlib.control.ca.nodes import allow
@@ -129,9 +128,7 @@ def bootstrap(mesh: SecureMesh, name: str, folder: Path) -> dict[str, Any]:
         "static_resources": {
             "clusters": [control, _grpc(SDS_CLUSTER, {"pipe": {"path": str(folder / SDS_SOCKET)}})]
         },
-        "bootstrap_extensions": [
-            {"name": "envoy.bootstrap.internal_listener", "typed_config": {"@type": INTERNAL_LISTENERS}}
-        ],
+        "bootstrap_extensions": [NODE_INTERNAL],
     }
 
 
