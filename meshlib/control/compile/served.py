@@ -43,6 +43,8 @@ from meshlib.xds.node import Client, Flavour
 APPLICATION = "127.0.0.6"
 """From where the application is called in its own namespace (Istio)."""
 PASSTHROUGH = "InboundPassthroughCluster"
+CLOSED = "closed"
+"""The name of chains that lead nowhere."""
 _MANAGER = "envoy.filters.network.http_connection_manager"
 _TLS, _PLAIN = "tls", "raw_buffer"
 _ISTIO_HTTP = ("istio-http/1.0", "istio-http/1.1", "istio-h2")
@@ -325,7 +327,7 @@ def closed(listener: Any, port: int, *subnets: tuple[str, int]) -> None:
     """Connections to that port lead nowhere: it is the Envoy's own; `subnets`: of these addresses only, and
     port 0 for all ports that have no chain of their own.
     """
-    made = listener.filter_chains.add()
+    made = listener.filter_chains.add(name=CLOSED)
     if port:
         made.filter_chain_match.destination_port.value = port
     for address, length in subnets:
