@@ -71,6 +71,7 @@ MODULES = (
     "envoy.service.discovery.v3.discovery",
     "envoy.service.health.v3.hds",
     "envoy.service.load_stats.v3.lrs",
+    "envoy.service.runtime.v3.rtds",
     "envoy.service.secret.v3.sds",
     "envoy.service.status.v3.csds",
 )

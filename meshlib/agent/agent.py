@@ -30,6 +30,7 @@ from meshlib.agent.bootstrap import (
     gateway_bootstrap,
     node_bootstrap,
 )
+from meshlib.agent.bounds import Bounds
 from meshlib.agent.capture import Captures
 from meshlib.agent.folder import BASE_ID, has_room, own_folder
 from meshlib.agent.last_good import Store
@@ -128,6 +129,7 @@ async def run_gateway(
 async def run_node(
     settings: Bootstrap,
     name: str,
+    bounds: Bounds,
     certificates: Certificates | None,
     secrets: Secrets,
     join: Join,
@@ -155,7 +157,7 @@ async def run_node(
 
     running = run_envoy(
         "node",
-        lambda folder: node_bootstrap(settings, name, folder),
+        lambda folder: node_bootstrap(settings, name, bounds, folder),
         certificates,
         secrets,
         drain_seconds=drain_seconds,

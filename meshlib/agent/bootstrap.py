@@ -10,7 +10,8 @@ Rules:
 - An Envoy that lost the control service asks again after two seconds at most, not after Envoy's thirty: until
   then it knows of no change.
 - Connections of strangers are bounded in number, so that a crowd leaves room for the control stream. With a
-  limit of memory nothing more is accepted near to it.
+  limit of memory nothing more is accepted near to it. How many one workload of a node may have the control
+  service is told, which says it to the Envoy with each of them (its runtime).
 """
 
 import ipaddress
@@ -19,9 +20,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from meshlib.agent.bounds import Bounds
 from meshlib.bootstrap import Bootstrap
 from meshlib.xds import pb
-from meshlib.xds.names import CONTROL_SERVER, OWN_SECRET, ROOTS_SECRET, SDS_CLUSTER, split_authority
+from meshlib.xds.names import (
+    CONTROL_SERVER,
+    OWN_SECRET,
+    ROOTS_SECRET,
+    RUNTIME_LAYER,
+    SDS_CLUSTER,
+    split_authority,
+)
 from meshlib.xds.node import BIND, LISTEN_PORTS, Client, Flavour, Locality, to_node
 
 XDS_CLUSTER = "xds-grpc"
@@ -32,17 +41,25 @@ _TLS = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 _CONNECTIONS = "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
 _HEAP = "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig"
 _INTERNAL = "envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
-NODE_CONNECTIONS = 200_000
-"""Of all workloads of a node together; more are closed at once."""
+# However long it takes: without its configuration it is not ready.
+_ADS = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
 NODE_RUNTIME = {
     "layers": [
         {
             "name": "meshlib",
             "static_layer": {"envoy.reloadable_features.enable_send_rst_on_user_space_socket": False},
-        }
+        },
+        {"name": RUNTIME_LAYER, "rtds_layer": {"name": RUNTIME_LAYER, "rtds_config": _ADS}},
     ]
 }
-"""Else Envoy takes every end of a connection inside it for a reset, and what a server said last is lost."""
+"""Without the first Envoy takes every end of a connection inside it for a reset, and what a server said last
+is lost. The second has bounds for each workload.
+"""
+NODE_INTERNAL = {
+    "name": "envoy.bootstrap.internal_listener",
+    "typed_config": {"@type": _URL + _INTERNAL, "buffer_size_kb": 256},
+}
+"""What was not read yet of a connection inside it: as much as of any other (Envoy: 1 MiB)."""
 _AGAIN = {"retry_back_off": {"base_interval": "0.25s", "max_interval": "2s"}}
 _SHRINK, _STOP = 0.9, 0.95
 """Shares of the memory at which an Envoy gives back what it can, and at which it accepts nothing more."""
@@ -79,7 +96,7 @@ def gateway_bootstrap(settings: Bootstrap, edge: Edge, folder: Path) -> dict[str
     }
 
 
-def node_bootstrap(settings: Bootstrap, name: str, folder: Path) -> dict[str, Any]:
+def node_bootstrap(settings: Bootstrap, name: str, bounds: Bounds, folder: Path) -> dict[str, Any]:
     """The same of the Envoy of a node, whose own identity `settings` has."""
     client = Client(
         flavour=Flavour.NODE,
@@ -87,15 +104,15 @@ def node_bootstrap(settings: Bootstrap, name: str, folder: Path) -> dict[str, An
         service_account=settings.service_account,
         locality=Locality.parse(settings.locality),
         node=name,
+        max_connections=bounds.of_workload,
         id=f"node~{name}~{folder.name}",
     )
-    internal = {"name": "envoy.bootstrap.internal_listener", "typed_config": {"@type": _URL + _INTERNAL}}
     relay = _beside(XDS_CLUSTER, folder / ADS_SOCKET)
     made = _bootstrap(settings, to_node(client), folder, relay)
     return made | {
-        "bootstrap_extensions": [internal],
+        "bootstrap_extensions": [NODE_INTERNAL],
         "layered_runtime": NODE_RUNTIME,
-        "overload_manager": _overload(NODE_CONNECTIONS, 0),
+        "overload_manager": _overload(bounds.connections, bounds.heap, connections=True),
     }
 
 
@@ -103,15 +120,13 @@ def _bootstrap(settings: Bootstrap, said: Any, folder: Path, control: dict[str, 
     """`said`: the Node message; `control`: the cluster of the control service."""
     node = pb.to_dict(said)
     node.pop("user_agent_name", None)
-    # However long it takes: without its configuration it is not ready.
-    ads = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
     clusters = [control]
     if not settings.allow_plaintext:
         clusters.append(_beside(SDS_CLUSTER, folder / SDS_SOCKET))
     return {
         "node": node,
         "admin": {"address": {"pipe": {"path": str(folder / ADMIN_SOCKET), "mode": 0o600}}},
-        "dynamic_resources": {"ads_config": _stream(), "cds_config": ads, "lds_config": ads},
+        "dynamic_resources": {"ads_config": _stream(), "cds_config": _ADS, "lds_config": _ADS},
         "static_resources": {"clusters": clusters},
     }
 
@@ -187,7 +202,8 @@ def _grpc(name: str, address: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _overload(max_connections: int, max_heap: int) -> dict[str, Any]:
+def _overload(max_connections: int, max_heap: int, *, connections: bool = False) -> dict[str, Any]:
+    """`connections`: they are not all of requests."""
     most = {"@type": _URL + _CONNECTIONS, "max_active_downstream_connections": max_connections}
     name = "envoy.resource_monitors.global_downstream_max_connections"
     monitors: list[dict[str, Any]] = [{"name": name, "typed_config": most}]
@@ -196,6 +212,8 @@ def _overload(max_connections: int, max_heap: int) -> dict[str, Any]:
     heap = "envoy.resource_monitors.fixed_heap"
     monitors.append({"name": heap, "typed_config": {"@type": _URL + _HEAP, "max_heap_size_bytes": max_heap}})
     actions = [("shrink_heap", _SHRINK), ("stop_accepting_requests", _STOP)]
+    if connections:
+        actions.append(("reject_incoming_connections", _STOP))
     return {
         "refresh_interval": "0.25s",
         "resource_monitors": monitors,

@@ -12,10 +12,11 @@ Rules:
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeAlias
 
 from meshlib.agent.workload import Workload
+from meshlib.xds import pb
 from meshlib.xds.kinds import BY_TYPE_URL, Kind
 from meshlib.xds.server_stream import WILDCARD
 from meshlib.xds.snapshot import Resource
@@ -115,7 +116,8 @@ class Heard:
             self.resources.pop(key, None)
         else:
             self.resources[key] = resource
-        self.touched.add(owner(key[1]))
+        if key[0] is not Kind.RUNTIME:  # of which each workload has kept its own part when it was touched
+            self.touched.add(owner(key[1]))
 
 
 class LastGood:
@@ -154,6 +156,18 @@ class LastGood:
 
 def _said(workload: Workload) -> str:
     return json.dumps(workload.said(), sort_keys=True)
+
+
+def together(found: Iterable[Resource]) -> Iterator[Resource]:
+    """What was kept of several workloads, with one Runtime: each has another, of when it was kept."""
+    runtime = pb.message(Kind.RUNTIME.type_url.rpartition("/")[2])()
+    for one in found:
+        if one.kind is Kind.RUNTIME:
+            runtime.MergeFrom(one.message())
+        else:
+            yield one
+    if runtime.name:
+        yield Resource.of(Kind.RUNTIME, runtime.name, runtime)
 
 
 def owner(name: str) -> str:

@@ -27,7 +27,7 @@ import grpc
 import grpc.aio
 
 from meshlib.agent.answering import answers
-from meshlib.agent.last_good import Heard, LastGood, Store
+from meshlib.agent.last_good import Heard, LastGood, Store, together
 from meshlib.agent.workload import Workload
 from meshlib.xds import pb
 from meshlib.xds.kinds import Kind
@@ -159,7 +159,7 @@ class Relay:
         shown = tuple(workload for workload, _ in members if self._last_good.of(workload))
         if shown != self._shown:
             found = (resource for one in shown for resource in self._last_good.of(one))
-            self._shown, self._snapshot = shown, Snapshot.of(self._snapshot.version, found)
+            self._shown, self._snapshot = shown, Snapshot.of(self._snapshot.version, together(found))
         return self._snapshot
 
     def _known(self, before: Heard | None) -> Callable[[Kind, str, str], Resource | None]:

@@ -18,6 +18,7 @@ from meshlib.cli.explain_served import Served
 from meshlib.control.compile.captured import INSPECTED
 from meshlib.control.compile.hbone import HBONE
 from meshlib.control.compile.secrets import TLS_SOCKET
+from meshlib.control.compile.served import CLOSED
 from meshlib.core.mtls import InboundMode
 from meshlib.core.request import Peer, RequestHead
 from meshlib.dataplane.decode.errors import Refused
@@ -170,7 +171,7 @@ def _chains(own: Held, port: int) -> Iterator[Any]:
         inspected = name.rpartition("|")[2] == str(port) and "|" in name
         for chain in listener.filter_chains if listener.traffic_direction == 2 or inspected else ():
             said = chain.filter_chain_match.destination_port.value
-            if inspected or said == port or name == "proxy":
+            if chain.name != CLOSED and (inspected or said == port or name == "proxy"):
                 yield chain
 
 
@@ -179,7 +180,11 @@ def _elsewhere(own: Held) -> list[Any]:
     listener = own.of(Kind.LISTENER).get("outbound")
     if listener is None:
         return []
-    chains = [one for one in listener.filter_chains if not one.filter_chain_match.destination_port.value]
+    chains = [
+        one
+        for one in listener.filter_chains
+        if one.name != CLOSED and not one.filter_chain_match.destination_port.value
+    ]
     return [*chains, listener.default_filter_chain]
 
 

@@ -51,6 +51,22 @@ def node(
     subnet: Annotated[
         str | None, typer.Option(help="Where programs that are run get addresses from: 10.215.0.0/24.")
     ] = None,
+    max_connections: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of each workload, those that it makes, is made and gets by tunnels each; more are closed "
+            "at once. Without it: as open files and memory allow, 10,000 at most.",
+        ),
+    ] = None,
+    max_heap: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="MiB of memory, near to which Envoy takes no more; 0: any. Without it: all that the machine "
+            "has, or the container.",
+        ),
+    ] = None,
     concurrency: Annotated[int, typer.Option(min=0, help="Threads of Envoy; 0: one for each core.")] = 0,
     drain: Annotated[
         float, typer.Option(min=0, help="Seconds for connections to end when it is told to stop.")
@@ -66,9 +82,14 @@ def node(
     """Run an Envoy for the workloads of this machine: in network namespaces, or explicitly."""
     if context.invoked_subcommand is not None:
         return
+    from meshlib.agent.bounds import bounds
     from meshlib.cli.node_running import machine
 
-    found = replace(machine(name, control, at, subnet, concurrency, drain, api), open_at_end=open_at_end)
+    found = replace(
+        machine(name, control, at, subnet, concurrency, drain, api),
+        open_at_end=open_at_end,
+        bounds=bounds(max_heap, max_connections),
+    )
     logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr, level=logging.WARNING)
     raise typer.Exit(asyncio.run(_serve(found, file)))
 

@@ -6,11 +6,12 @@ import ipaddress
 import socket
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from meshlib.agent.agent import run_node, wait_ready
+from meshlib.agent.bounds import Bounds, bounds
 from meshlib.agent.capture import Captures
 from meshlib.agent.netns import SUBNET
 from meshlib.agent.node import Node
@@ -42,6 +43,7 @@ class Machine:
     """Where the SPIFFE Workload API is served; None: nowhere."""
     open_at_end: bool = False
     """Whether what is captured is opened when the agent ends."""
+    bounds: Bounds = field(default_factory=bounds)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -90,6 +92,7 @@ async def running(machine: Machine) -> "AsyncIterator[tuple[Node, Envoy, asyncio
     node = run_node(
         settings,
         machine.name,
+        machine.bounds,
         members.own,
         Secrets(lambda: None if members.own is None else members.own.held, members.held),
         members.join,

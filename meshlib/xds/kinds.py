@@ -1,5 +1,6 @@
 """The resource types of the contract, and the order in which a change of several is sent.
 
+The bounds of a node's Envoy (runtime) come first, before what they are for.
 Make before break (Envoy, "xDS REST and gRPC protocol", eventual consistency): clusters and their
 endpoints go out before the listeners and routes that name them; what is no longer named is
 removed last, so that a client never holds a route to a cluster that it was told to forget.
@@ -13,6 +14,7 @@ _URL = "type.googleapis.com/"
 class Kind(Enum):
     """A resource type; the value is its type URL. Declared in the order of sending."""
 
+    RUNTIME = _URL + "envoy.service.runtime.v3.Runtime"
     CLUSTER = _URL + "envoy.config.cluster.v3.Cluster"
     ENDPOINTS = _URL + "envoy.config.endpoint.v3.ClusterLoadAssignment"
     LISTENER = _URL + "envoy.config.listener.v3.Listener"
@@ -27,7 +29,7 @@ class Kind(Enum):
 
     @property
     def short(self) -> str:
-        """The field's short name: CDS, EDS, LDS, RDS, SRDS, SDS."""
+        """The field's short name: RTDS, CDS, EDS, LDS, RDS, SRDS, SDS."""
         return _SHORT[self]
 
     @property
@@ -37,6 +39,7 @@ class Kind(Enum):
 
 
 _SHORT = {
+    Kind.RUNTIME: "RTDS",
     Kind.CLUSTER: "CDS",
     Kind.ENDPOINTS: "EDS",
     Kind.LISTENER: "LDS",

@@ -51,6 +51,8 @@ MUTUAL = "istio"
 NODE_NAMESPACE = "meshlib-node"
 TUNNEL_LABEL, TUNNEL_HTTP = "networking.istio.io/tunnel", "http"
 OUTBOUND_PORT, INBOUND_PORT, HBONE_PORT, DNS_PORT = 15001, 15006, 15008, 15053
+RUNTIME_LAYER = "bounds"
+"""The layer of the runtime of a node's Envoy that the control service says, and its resource."""
 
 # Filter metadata: `istio` carries what istioctl shows, `meshlib` which line of which file made it.
 ISTIO_METADATA = "istio"

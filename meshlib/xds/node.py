@@ -16,6 +16,8 @@ BIND, LISTEN_PORTS = "BIND", "LISTEN_PORTS"
 """Metadata of a gateway: where it listens."""
 C_CORE = "grpc c-core"
 """How the user agents begin of those languages (Python, C++, Ruby, PHP) whose gRPC is the one in C."""
+MAX_CONNECTIONS = "MAX_CONNECTIONS"
+"""Metadata of a node's Envoy: how many connections to each listener of a workload there may be."""
 NODE_NAME = "NODE_NAME"
 """Metadata of a node's Envoy and of a workload behind one: which node it is (Istio's word)."""
 
@@ -67,6 +69,8 @@ class Client:
     """Ports of Gateways, and those at which a gateway listens in their place."""
     node: str = ""
     """Of flavour node: the name of the node whose workloads it serves."""
+    max_connections: int = 0
+    """Of flavour node: how many a listener of a workload may have; 0: nothing is said."""
     hasty: bool = False
     """Whether it ends calls one to two seconds before their time, as gRPC's C core does (grpc/grpc#34547)."""
     id: str = field(default="", compare=False)
@@ -97,6 +101,7 @@ def to_node(client: Client, *, extra: Mapping[str, Any] | None = None) -> Any:
             "SERVICE_ACCOUNT": client.service_account,
             "LABELS": dict(client.labels),
             **({NODE_NAME: client.node} if client.node else {}),
+            **({MAX_CONNECTIONS: client.max_connections} if client.max_connections else {}),
             **(extra or {}),
         }
     )
@@ -122,6 +127,7 @@ def from_node(node: Any) -> Client:
         bind=str(metadata.get(BIND) or ""),
         ports=_ports(metadata.get(LISTEN_PORTS)),
         node=str(metadata.get(NODE_NAME) or "") if flavour is Flavour.NODE else "",
+        max_connections=_bound(metadata.get(MAX_CONNECTIONS)) if flavour is Flavour.NODE else 0,
         hasty=node.user_agent_name.lower().startswith(C_CORE),
         locality=Locality(node.locality.region, node.locality.zone, node.locality.sub_zone),
         id=node.id,
@@ -138,6 +144,11 @@ def _ports(said: Any) -> tuple[tuple[int, int], ...]:
         if port.isascii() and port.isdecimal() and isinstance(own, float) and 0 < own < 65536
     ]
     return tuple(sorted(pairs))
+
+
+def _bound(said: Any) -> int:
+    """A whole number that Envoy takes for one; else 0."""
+    return int(said) if isinstance(said, float) and 0 < said < 2**32 and said.is_integer() else 0
 
 
 def _flavour(generator: str, user_agent: str) -> Flavour:

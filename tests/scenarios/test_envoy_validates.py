@@ -20,6 +20,7 @@ from support.mesh_cases import EDGE_LABELS, SERVER, MeshCase, mesh_cases, server
 from support.oracle_documents import NAMESPACES, make_documents, to_yaml
 
 from meshlib.agent.bootstrap import Edge, gateway_bootstrap, node_bootstrap
+from meshlib.agent.bounds import bounds
 from meshlib.bootstrap import bootstrap
 from meshlib.control.compile.compiler import GraphCompiler
 from meshlib.control.graph import build_graph
@@ -68,7 +69,7 @@ def bootstraps(folder: Path) -> dict[Flavour, dict[str, Any]]:
     """As the agents make them."""
     ours = settings(folder)
     edge = gateway_bootstrap(ours, Edge("edge", max_heap=1 << 30), folder)
-    node = node_bootstrap(ours, "vm1", folder)
+    node = node_bootstrap(ours, "vm1", bounds(), folder)
     return {Flavour.GATEWAY: edge, Flavour.NODE: node, Flavour.ENVOY: node}
 
 

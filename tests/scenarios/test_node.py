@@ -409,6 +409,6 @@ def test_a_tunnel_leads_nowhere_else(mesh: SecureMesh, details: Pod) -> None:
 
 
 def test_listeners_lead_to_no_listener_of_their_own(mesh: SecureMesh, details: Pod) -> None:
-    assert tunnel(mesh, details.address, "caller", "CONNECT", f"{details.address}:15006") == "503"
+    assert tunnel(mesh, details.address, "caller", "CONNECT", f"{details.address}:15006") == "404"
     with contextlib.suppress(OSError):
         assert talk(details, "127.0.0.1", 15001) == b""

@@ -25,12 +25,11 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ResponseReceived
 from support.envoy import RealEnvoy, run_envoy
-from support.envoy_client import INTERNAL_LISTENERS
 from support.namespaces import Pod
 from support.secure_control import workload
 from support.secure_mesh import SecureMesh
 
-from meshlib.agent.bootstrap import NODE_RUNTIME, SDS_SOCKET, XDS_CLUSTER
+from meshlib.agent.bootstrap import NODE_INTERNAL, NODE_RUNTIME, SDS_SOCKET, XDS_CLUSTER
 from meshlib.agent.sds import SecretServer
 from meshlib.control.ca.authority import Authority
 from meshlib.control.ca.nodes import allow
@@ -54,6 +53,11 @@ from meshlib.xds.snapshot import Resource
 
 _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 _OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+MAX_CONNECTIONS = 100
+"""To each listener of a workload."""
+QUIET_SECONDS = 0.5
+"""After which nothing more is said."""
 
 
 class Signed:
@@ -83,7 +87,12 @@ def bootstrap(mesh: SecureMesh, name: str, folder: Path) -> dict[str, Any]:
     """Of a node's Envoy."""
     own = str(SpiffeId("cluster.local", NODE_NAMESPACE, name))
     client = Client(
-        Flavour.NODE, namespace=NODE_NAMESPACE, service_account=name, node=name, id=f"node~{name}"
+        Flavour.NODE,
+        namespace=NODE_NAMESPACE,
+        service_account=name,
+        node=name,
+        max_connections=MAX_CONNECTIONS,
+        id=f"node~{name}",
     )
     node = pb.to_dict(to_node(client))
     node.pop("user_agent_name", None)
@@ -119,9 +128,7 @@ def bootstrap(mesh: SecureMesh, name: str, folder: Path) -> dict[str, Any]:
         "static_resources": {
             "clusters": [control, _grpc(SDS_CLUSTER, {"pipe": {"path": str(folder / SDS_SOCKET)}})]
         },
-        "bootstrap_extensions": [
-            {"name": "envoy.bootstrap.internal_listener", "typed_config": {"@type": INTERNAL_LISTENERS}}
-        ],
+        "bootstrap_extensions": [NODE_INTERNAL],
     }
 
 
@@ -412,6 +419,25 @@ def lookup(pod: Pod, name: str, kind: int = 1) -> list[str]:
 
 def tunnel(mesh: SecureMesh, address: str, account: str, method: str, authority: str, **more: str) -> str:
     """The status of one request to a workload at its port of tunnels; account empty: nobody asks."""
+    headers = [(":method", method), (":authority", authority)]
+    if method != "CONNECT":
+        headers += [(":scheme", "https"), (":path", "/")]
+    headers += [(name.replace("_", "-"), value) for name, value in more.items()]
+    with _asked(mesh, address, account, headers, 1) as (status,):
+        return status
+
+
+def tunnels(
+    mesh: SecureMesh, address: str, account: str, authority: str, count: int
+) -> contextlib.AbstractContextManager[list[str]]:
+    """The statuses of so many on one connection, of those that are answered, for the time of the block."""
+    return _asked(mesh, address, account, [(":method", "CONNECT"), (":authority", authority)], count)
+
+
+@contextlib.contextmanager
+def _asked(
+    mesh: SecureMesh, address: str, account: str, headers: list[tuple[str, str]], count: int
+) -> Iterator[list[str]]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
@@ -421,17 +447,21 @@ def tunnel(mesh: SecureMesh, address: str, account: str, method: str, authority:
             key, chain = workload(mesh.authority, SpiffeId("cluster.local", "default", account))
             path.write_bytes(key + chain)
             context.load_cert_chain(path)
-    headers = [(":method", method), (":authority", authority)]
-    if method != "CONNECT":
-        headers += [(":scheme", "https"), (":path", "/")]
-    headers += [(name.replace("_", "-"), value) for name, value in more.items()]
     h2 = H2Connection(H2Configuration(validate_outbound_headers=False))
     h2.initiate_connection()
-    h2.send_headers(1, headers)
+    for number in range(count):
+        h2.send_headers(2 * number + 1, headers)
+    found: list[str] = []
     with socket.create_connection((address, HBONE_PORT), 10) as plain, context.wrap_socket(plain) as made:
         made.sendall(h2.data_to_send())
-        while data := made.recv(65536):
-            for event in h2.receive_data(data):
-                if isinstance(event, ResponseReceived):
-                    return dict(event.headers)[b":status"].decode()
-    raise ConnectionResetError("no answer")
+        while len(found) < count:
+            try:
+                data = made.recv(65536)
+            except TimeoutError:
+                break
+            made.settimeout(QUIET_SECONDS)
+            answers = [event for event in h2.receive_data(data) if isinstance(event, ResponseReceived)]
+            found += [dict(event.headers)[b":status"].decode() for event in answers]
+            if not data:
+                raise ConnectionResetError("no answer")
+        yield found

@@ -10,7 +10,10 @@ Rules:
 - Only a listener's chains change with the mesh: Envoy ends all connections of one of which anything else
   does. So the connections of a port that are looked into (TLS, or not said) are led to a listener inside the
   Envoy that is the port's own, as Istio has one for each port.
-- What nothing is known of goes where it was going, or nowhere: outboundTrafficPolicy.
+- What nothing is known of goes where it was going, or nowhere: outboundTrafficPolicy. It leaves from the
+  node; so what goes to a loopback address leads nowhere: who rules in a namespace could have it captured,
+  and would be at the node's own.
+- HTTP/1.0 is taken. Without a Host it is a request to an unknown host: it goes where it was going.
 - Without capture there is an HTTP proxy: requests to the host and port that they name. CONNECT is refused,
   and where a request was going it does not know but by its host.
 """
@@ -44,6 +47,10 @@ INSPECTED = "inspected|"
 """Before a port: the name of the Listener for its connections, and of the Cluster that leads there."""
 DETECTION_SECONDS = 5.0
 LOOPBACK = "127.0.0.1"
+OF_LOOPBACK = (("127.0.0.0", 9), ("127.128.0.0", 9))
+"""All of it, in parts that no service has: two chains with one match would be refused."""
+NO_HOST = "unknown.invalid"
+"""The host of a request of HTTP/1.0 that names none."""
 _MANAGER = "envoy.filters.network.http_connection_manager"
 _SPOKEN = ("http/1.0", "http/1.1", "h2c")
 _INSPECTED = frozenset((Protocol.TLS, Protocol.SNIFFED))
@@ -83,8 +90,11 @@ def captured_listeners(
     socket.address, socket.port_value, socket.network_namespace_filepath = LOOPBACK, OUTBOUND_PORT, netns
     inspect(made, "original_dst", "OriginalDst")
     closed(made, OUTBOUND_PORT)
+    closed(made, 0, *OF_LOOPBACK)
     rest = Chains(Context(scope, client, 0), told)
     for port, services in ports.items():
+        if port != OUTBOUND_PORT:
+            closed(made, port, *OF_LOOPBACK)
         speak = {found.protocol for one in services if (found := one.port(port)) is not None}
         if not speak & _INSPECTED:
             _put_port(made, scope, client, told, port, services, addresses)
@@ -180,6 +190,7 @@ def _http(scope: Scope, told: Told, listener: Any, port: int, services: Sequence
     mesh = scope.graph.mesh if needs_filter(scope, list(services)) else None
     manager = envoy_manager(f"outbound_{port}", str(port), mesh)
     _as_captured(manager)
+    manager.http_protocol_options.default_host_for_http_10 = NO_HOST
     put_telemetry(manager, listener, told, Flavour.NODE)
     made = pb.FilterChain()
     made.filters.add(name=_MANAGER, typed_config=pb.pack(manager))

@@ -46,7 +46,7 @@ class GraphCompiler:
     def resources(self, client: Client, listeners: Iterable[str] = ()) -> tuple[Resource, ...]:
         """Everything for a client: `listeners` are the names asked for, of flavours meshlib and grpc."""
         if client.flavour is Flavour.NODE:
-            return tuple(of_node(self.graph, self.memo, client.node, self.roots_pem))
+            return tuple(of_node(self.graph, self.memo, client, self.roots_pem))
         compiling = self._compiling(client)
         if client.flavour is Flavour.ENVOY:
             return (*compiling.whole(), *compiling.secrets())

@@ -38,7 +38,7 @@ _RAW_BUFFER = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
 _EVERY_SAN = "envoy.network.upstream_subject_alt_names"
 MAX_STREAMS = 100
 KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS = 30.0, 10.0
-IDLE_SECONDS = 300.0
+HANDSHAKE_SECONDS, HEADERS_SECONDS, IDLE_SECONDS = 15.0, 10.0, 300.0
 
 
 def put_tunnelled(match: Any) -> None:

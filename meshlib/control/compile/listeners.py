@@ -90,6 +90,8 @@ def envoy_manager(prefix: str, routes: str, by_host: MeshConfig | None) -> Any:
     made = _manager(prefix, routes, with_cors=True, by_host=by_host)
     made.upgrade_configs.add(upgrade_type="websocket")
     made.normalize_path.value = True
+    # Istio's sidecars refuse it unless told otherwise; nginx as a proxy calls with it, unless told otherwise.
+    made.http_protocol_options.accept_http_10 = True
     made.use_remote_address.value = False
     return made
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-from meshlib.control.compile import captured, dns, hbone, tunnelled
+from meshlib.control.compile import bounds, captured, dns, hbone, tunnelled
 from meshlib.control.compile.compiling import Compiling
 from meshlib.control.compile.context import Context
 from meshlib.control.compile.gateway import inputs
@@ -31,7 +31,7 @@ from meshlib.control.compile.security import connection_filters, security_filter
 from meshlib.control.compile.served import Served, closed
 from meshlib.control.compile.vips import allocated, own_addresses
 from meshlib.control.graph import Graph
-from meshlib.control.graph.hosts import is_wildcard
+from meshlib.control.graph.hosts import is_address, is_wildcard
 from meshlib.control.graph.scope import HTTP_PORT
 from meshlib.control.registration import Place, Registration
 from meshlib.control.registry import Service
@@ -41,7 +41,6 @@ from meshlib.xds.names import HBONE_PORT, INBOUND_PORT, PASSTHROUGH_CLUSTER, ROO
 from meshlib.xds.node import Client, Flavour
 from meshlib.xds.snapshot import Resource
 
-INBOUND = "inbound"
 _Cluster = tuple[tuple[Resource, ...], tuple[Key, ...]]
 """The resources of a cluster, and under which keys what they are made of is kept."""
 _ANYWHERE = "0.0.0.0"  # noqa: S104 - in the namespace of the workload
@@ -51,14 +50,17 @@ def _host(cluster: str) -> str:
     return cluster.rpartition("|")[2]
 
 
-def of_node(graph: Graph, memo: Memo, node: str, roots_pem: bytes) -> Iterator[Resource]:
+def of_node(graph: Graph, memo: Memo, asking: Client, roots_pem: bytes) -> Iterator[Resource]:
     """Everything for the Envoy of a node."""
     services = graph.registry.services
     addresses = memo.get(
         ("addresses",), lambda then: then is services, lambda: (services, allocated(services))
     )
     ends = Ends(graph)
-    for registration, place in behind(graph, node):
+    found = tuple(behind(graph, asking.node))
+    runtime = bounds.runtime((place for _, place in found), asking.max_connections)
+    yield Resource.of(Kind.RUNTIME, runtime.name, runtime)
+    for registration, place in found:
         client = Client(
             Flavour.NODE,
             namespace=registration.namespace,
@@ -222,7 +224,8 @@ class Behind(Compiling):
             if served.sniffed:
                 captured.inspect(inner, "http_inspector", "HttpInspector", only=served.sniffed)
                 captured.detect(inner, self.graph.mesh)
-            closed(inner, INBOUND_PORT)
+            for port in tunnelled.OWN_PORTS:
+                closed(inner, port)
             served.chains(inner, tunnel=True)
             outer = tunnelled.hbone_listener(self.registration.address, own, domains)
             self._put(outer, HBONE_PORT)
@@ -248,11 +251,12 @@ class Behind(Compiling):
         socket.network_namespace_filepath = self.place.netns
 
     def _inbound(self, served: Served) -> Any:
-        made = pb.Listener(name=INBOUND, traffic_direction="INBOUND")
+        made = pb.Listener(name=bounds.INBOUND, traffic_direction="INBOUND")
         if self.place.netns:
             self._put(made, INBOUND_PORT)
             captured.inspect(made, "original_dst", "OriginalDst")
-            closed(made, INBOUND_PORT)
+            for port in tunnelled.OWN_PORTS:
+                closed(made, port)
         else:
             first, *more = sorted(served.ports)
             sockets = [made.address, *(made.additional_addresses.add().address for _ in more)]
@@ -303,7 +307,7 @@ class Behind(Compiling):
     def _spelled(self, service: Service) -> Iterator[str]:
         every = super()._domains(service.host, service, Context(self.scope, self.client, 0))
         for name in every:
-            if not name.endswith(".") and not name.startswith("*") and name[-1:].isalpha():
+            if not (name.endswith(".") or name.startswith(("*", "[")) or is_address(name)):
                 yield name
 
     def _domains(self, host: str, service: Service | None, context: Context) -> Iterator[str]:

@@ -2,11 +2,12 @@
 before it.
 
 What a message names is known here: clusters in routes, in TCP proxies and of those who are asked; routes
-and listeners.
+and listeners. So what every message of a workload has is put on here: how much it may hold (`bounds.py`).
 """
 
 from typing import Any
 
+from meshlib.control.compile import bounds
 from meshlib.control.compile.extauthz import EXT_AUTHZ, TCP_EXT_AUTHZ
 from meshlib.control.compile.tcp import TCP_PROXY
 from meshlib.xds import pb
@@ -20,6 +21,7 @@ def owned(kind: Kind, message: Any, uid: str) -> Any:
     match kind:
         case Kind.CLUSTER:
             _cluster(message, uid)
+            bounds.cluster(message)
         case Kind.ENDPOINTS:
             message.cluster_name = _of(uid, message.cluster_name)
             _endpoints(message, uid)
@@ -28,6 +30,7 @@ def owned(kind: Kind, message: Any, uid: str) -> Any:
             _routes(message, uid)
         case Kind.LISTENER:
             message.name = _of(uid, message.name)
+            bounds.listener(message)
             for chain in (*message.filter_chains, message.default_filter_chain):
                 for each in chain.filters:
                     _filter(each, uid)
@@ -83,6 +86,7 @@ def _filter(each: Any, uid: str) -> None:
         _asked(each, uid)
     elif each.name == _MANAGER:
         manager = pb.unpack(each.typed_config)
+        bounds.manager(manager)
         if manager.HasField("rds"):
             manager.rds.route_config_name = _of(uid, manager.rds.route_config_name)
         _routes(manager.route_config, uid)

@@ -21,6 +21,7 @@ from typing import Any
 from meshlib.control.compile.authz import DECIDING, RBAC, deciding
 from meshlib.control.compile.breaker import HTTP_OPTIONS, breakers, connection
 from meshlib.control.compile.cors import CORS, served_routes
+from meshlib.control.compile.hbone import HANDSHAKE_SECONDS, HEADERS_SECONDS, authority_of
 from meshlib.control.compile.inbound import as_sidecar, server_context
 from meshlib.control.compile.listeners import ROUTER
 from meshlib.control.compile.provenance import mark_document
@@ -42,7 +43,8 @@ from meshlib.xds.node import Client, Flavour
 APPLICATION = "127.0.0.6"
 """From where the application is called in its own namespace (Istio)."""
 PASSTHROUGH = "InboundPassthroughCluster"
-HANDSHAKE_SECONDS = 15.0
+CLOSED = "closed"
+"""The name of chains that lead nowhere."""
 _MANAGER = "envoy.filters.network.http_connection_manager"
 _TLS, _PLAIN = "tls", "raw_buffer"
 _ISTIO_HTTP = ("istio-http/1.0", "istio-http/1.1", "istio-h2")
@@ -220,7 +222,11 @@ class Served:
         made.rds.config_source.ads.SetInParent()
         made.rds.config_source.resource_api_version = "V3"
         as_sidecar(made, self.graph.mesh)
+        made.request_headers_timeout.CopyFrom(pb.duration(HEADERS_SECONDS))
         made.stream_idle_timeout.CopyFrom(pb.duration(0.0))
+        first = made.http_protocol_options
+        first.accept_http_10 = True
+        first.default_host_for_http_10 = authority_of(self.registration.address, port)
         made.server_header_transformation = "PASS_THROUGH"
         made.upgrade_configs.add(upgrade_type="websocket")
         filters: list[tuple[str, Any]] = [(CORS, pb.Cors())]
@@ -317,9 +323,14 @@ def _in_routes(name: str, config: Any) -> bool:
     return name == RBAC and deciding(config) != ""
 
 
-def closed(listener: Any, port: int) -> None:
-    """Connections to the listener's own port come from nowhere: they would lead to it again."""
-    made = listener.filter_chains.add()
-    made.filter_chain_match.destination_port.value = port
+def closed(listener: Any, port: int, *subnets: tuple[str, int]) -> None:
+    """Connections to that port lead nowhere: it is the Envoy's own; `subnets`: of these addresses only, and
+    port 0 for all ports that have no chain of their own.
+    """
+    made = listener.filter_chains.add(name=CLOSED)
+    if port:
+        made.filter_chain_match.destination_port.value = port
+    for address, length in subnets:
+        made.filter_chain_match.prefix_ranges.add(address_prefix=address).prefix_len.value = length
     proxy = pb.TcpProxy(stat_prefix=BLACK_HOLE_CLUSTER, cluster=BLACK_HOLE_CLUSTER)
     made.filters.add(name=TCP_PROXY, typed_config=pb.pack(proxy))

@@ -4,7 +4,10 @@ Rules (Istio, ztunnel):
 
 - A caller shows a certificate of one of the mesh's trust domains. `:authority` is the workload's own
   address and a port, in the one spelling that they have: rules match it as text, and Envoy reads `07000` and
-  `+7000` as 7000. Nothing else is connected to.
+  `+7000` as 7000. Nothing else is connected to, nor is a port of the Envoy itself: behind a tunnel in a
+  tunnel the caller would have an address of the workload's own namespace.
+- Who does not shake hands, or sends no whole head of a request, is not waited for; who asks for nothing more
+  leaves after a while, which is longer than callers keep a connection.
 - Whether a caller may connect to a port of TCP is judged before the workload hears of it. The rules are in
   routes, so that they hold for the next tunnel on any connection. Behind the tunnel all is as at the port
   itself.
@@ -19,7 +22,10 @@ from typing import Any
 from meshlib.control.compile import matchers
 from meshlib.control.compile.authz import DECIDING, TCP_RBAC, deciding
 from meshlib.control.compile.hbone import (
+    HANDSHAKE_SECONDS,
     HBONE,
+    HEADERS_SECONDS,
+    IDLE_SECONDS,
     LOCAL,
     MAX_STREAMS,
     REMOTE,
@@ -34,6 +40,7 @@ from meshlib.control.compile.hbone import (
 from meshlib.control.compile.secrets import put_socket
 from meshlib.identity.spiffe import SCHEME
 from meshlib.xds import pb
+from meshlib.xds.names import HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT
 
 PRINCIPAL, CERTIFICATE = "io.istio.peer_principal", "meshlib.peer_certificate"
 """Filter state behind the tunnel: the caller's identity, and what x-forwarded-client-cert says of it."""
@@ -41,6 +48,8 @@ ADDRESS = "meshlib.peer_address"
 """Filter state behind the tunnel: the caller's address. The connection there comes from inside the Envoy."""
 _PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 """1 to 65535, without a sign or zeros before it."""
+OWN_PORTS = (OUTBOUND_PORT, INBOUND_PORT, HBONE_PORT)
+"""In the workload's namespace, of the Envoy and not of the workload."""
 _MANAGER = "envoy.filters.network.http_connection_manager"
 _MUTATION = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"
 _XFCC = (
@@ -57,10 +66,13 @@ def hbone_listener(address: str, own: str, domains: Iterable[str]) -> Any:
     mutual_tls(context.common_tls_context, own, domains)
     chain = made.filter_chains.add(name=HBONE)
     put_socket(chain.transport_socket, context)
+    chain.transport_socket_connect_timeout.CopyFrom(pb.duration(HANDSHAKE_SECONDS))
     manager = pb.HttpConnectionManager(stat_prefix=HBONE, codec_type="HTTP2")
     manager.http2_protocol_options.allow_connect = True
     manager.http2_protocol_options.max_concurrent_streams.value = MAX_STREAMS
     keep_alive(manager.http2_protocol_options)
+    manager.request_headers_timeout.CopyFrom(pb.duration(HEADERS_SECONDS))
+    manager.common_http_protocol_options.idle_timeout.CopyFrom(pb.duration(2 * IDLE_SECONDS))
     manager.stream_idle_timeout.CopyFrom(pb.duration(0.0))
     manager.use_remote_address.value = True
     manager.upgrade_configs.add(upgrade_type="CONNECT")
@@ -92,11 +104,12 @@ def hbone_routes(address: str, requests: Iterable[int], rules: Iterable[tuple[st
     """
     made = pb.RouteConfiguration(name=HBONE)
     host = made.virtual_hosts.add(name=HBONE, domains=["*"])
-    for port in sorted(requests):
+    for port in sorted({*requests} - {*OWN_PORTS}):
         _connect(host, pb.StringMatcher(exact=authority_of(address, port)))
-    rest = _connect(
-        host, matchers.pattern(matchers.literal(authority_of(address, 0).removesuffix("0")) + _PORT)
-    )
+    own = matchers.literal(authority_of(address, 0).removesuffix("0"))
+    rest = _connect(host, matchers.pattern(own + _PORT))
+    of_envoy = matchers.pattern(own + f"({'|'.join(map(str, OWN_PORTS))})")
+    rest.match.headers.add(name=":authority", string_match=of_envoy, invert_match=True)
     for name, config in rules:
         if name != TCP_RBAC or not config.HasField("rules"):
             continue

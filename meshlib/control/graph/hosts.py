@@ -72,7 +72,7 @@ def spellings(
 ) -> Iterator[str]:
     """Every spelling of a service's host that a client in `client_namespace` may use, the full one first."""
     yield host
-    if not _is_address(host):
+    if not is_address(host):
         yield f"{host}."
     end = f".svc.{domain}"
     if is_wildcard(host) or not host.endswith(end):
@@ -84,7 +84,8 @@ def spellings(
     yield short
 
 
-def _is_address(host: str) -> bool:
+def is_address(host: str) -> bool:
+    """Whether it is an address and no name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from meshlib.agent.bootstrap import Edge, gateway_bootstrap
+from meshlib.agent.bootstrap import Edge, gateway_bootstrap, node_bootstrap
+from meshlib.agent.bounds import Bounds
 from meshlib.bootstrap import bootstrap
 from meshlib.xds import pb
 from meshlib.xds.node import Flavour, from_node
@@ -74,3 +75,25 @@ def test_ports_that_are_none_are_passed_over(ports: Any) -> None:
     node = pb.Node()
     node.metadata.update({"LISTEN_PORTS": ports, "GENERATOR": "gateway"})
     assert from_node(node).ports == ()
+
+
+def test_a_node_has_bounds_for_all_and_for_each() -> None:
+    found = node_bootstrap(bootstrap({}, control="10.0.0.1:15010"), "vm1", Bounds(1 << 30, 900, 100), FOLDER)
+    assert from_node(pb.from_dict(pb.Node, found["node"])).max_connections == 100
+    connections, heap = (one["typed_config"] for one in found["overload_manager"]["resource_monitors"])
+    assert connections["max_active_downstream_connections"] == 900
+    assert heap["max_heap_size_bytes"] == 1 << 30
+    assert [one["name"].rpartition(".")[2] for one in found["overload_manager"]["actions"]] == [
+        "shrink_heap",
+        "stop_accepting_requests",
+        "reject_incoming_connections",
+    ]
+    layer = found["layered_runtime"]["layers"][1]
+    assert layer["rtds_layer"]["name"] == "bounds"
+
+
+@pytest.mark.parametrize("said", ["100", 0, -1, 1.5, 2.0**32, 1.5e300, [1], None, True])
+def test_a_number_of_connections_that_is_none_is_passed_over(said: Any) -> None:
+    node = pb.Node()
+    node.metadata.update({"MAX_CONNECTIONS": said, "GENERATOR": "node"})
+    assert from_node(node).max_connections == 0

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from meshlib.agent.last_good import Heard, LastGood
+from meshlib.agent.last_good import Heard, LastGood, together
 from meshlib.agent.workload import Workload
 from meshlib.xds import pb
 from meshlib.xds.kinds import Kind
@@ -148,3 +148,16 @@ def test_without_a_folder_it_is_in_memory_alone() -> None:
     assert only.of(A) == found[A]
     only.leave([])
     assert only.of(A) == ()
+
+
+def runtime(**bounds: int) -> Resource:
+    message = pb.message("envoy.service.runtime.v3.Runtime")(name="bounds")
+    message.layer.update(bounds)
+    return Resource.of(Kind.RUNTIME, "bounds", message)
+
+
+def test_bounds_that_were_kept_at_several_times_are_one() -> None:
+    other = Resource(Kind.LISTENER, "a/inbound", "1", b"")
+    found = list(together([runtime(a=1, b=1), other, runtime(a=1)]))
+    assert found == [other, runtime(a=1, b=1)]
+    assert list(together([other])) == [other]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from support.mesh_cases import SERVER, MeshCase, mesh_cases, server
 
+from meshlib.control.compile.bounds import HELD_BYTES
 from meshlib.control.compile.compiler import GraphCompiler
 from meshlib.control.graph import build_graph
 from meshlib.control.registration import Place, Registration
@@ -79,7 +80,7 @@ def test_all_that_is_named_is_the_workloads_own(case: MeshCase) -> None:
     made = GraphCompiler(build_graph(documents, [*servers, *found[2:]]), "1", roots_pem=ROOTS)
     resources = made.resources(VM1)
     for one in resources:
-        if one.kind is Kind.SECRET:
+        if one.kind in (Kind.SECRET, Kind.RUNTIME):
             continue
         uid, slash, _ = one.name.partition("/")
         assert (uid in ("a", "b"), slash) == (True, "/"), one.name
@@ -92,7 +93,8 @@ def test_it_is_sent_its_own_workloads_and_no_others() -> None:
     made = compiled(WEB, elsewhere)
     assert {name.partition("/")[0] for name in names(made, Kind.LISTENER)} == {"web"}
     assert made.resources(replace(VM1, node="vm3")) == made.resources(replace(VM1, node=""))
-    assert [one.kind for one in made.resources(replace(VM1, node="vm3"))] == [Kind.SECRET]
+    nobody = made.resources(replace(VM1, node="vm3"))
+    assert [one.kind for one in nobody] == [Kind.RUNTIME, Kind.SECRET]
 
 
 def test_who_joins_costs_endpoints() -> None:
@@ -222,3 +224,46 @@ def test_secrets_have_the_names_of_identities() -> None:
     context = pb.unpack(clusters["web/hbone"].transport_socket.typed_config)
     (shown,) = context.common_tls_context.tls_certificate_sds_secret_configs
     assert shown.name == "spiffe://cluster.local/ns/default/sa/web"
+
+
+def test_the_runtime_says_how_many_connections_there_may_be() -> None:
+    explicit = replace(WEB, id="b", place=Place("other", proxy_port=15080))
+    made = compiled(WEB, explicit)
+
+    def layer(most: int) -> dict[str, float]:
+        (found,) = (
+            one for one in made.resources(replace(VM1, max_connections=most)) if one.kind is Kind.RUNTIME
+        )
+        assert found.name == "bounds"
+        return dict(found.message().layer)
+
+    assert layer(7) == {
+        **{f"envoy.resource_limits.listener.web/{one}.connection_limit": 7 for one in LISTENERS},
+        "circuit_breakers.web/tunnelled.default.max_connections": 7,
+        "circuit_breakers.web/tunnelled.default.max_pending_requests": 7,
+        "envoy.resource_limits.listener.other/inbound.connection_limit": 7,
+        "envoy.resource_limits.listener.other/proxy.connection_limit": 7,
+    }
+    assert {f"web/{one}" for one in LISTENERS} <= names(made, Kind.LISTENER)
+    assert layer(0) == {}
+
+
+LISTENERS = ("outbound", "inbound", "hbone")
+
+
+def test_what_is_held_of_a_connection_is_bounded() -> None:
+    kinds = (Kind.LISTENER, Kind.CLUSTER)
+    made = [one.message() for one in compiled(WEB).resources(VM1) if one.kind in kinds]
+    unbounded = [one.name for one in made if one.per_connection_buffer_limit_bytes.value != HELD_BYTES]
+    assert unbounded == ["web/dns"]
+    for one in made:
+        for manager in managers(one):
+            assert manager.http2_protocol_options.initial_stream_window_size.value == HELD_BYTES, one.name
+
+
+def managers(message: Any) -> Iterator[Any]:
+    for chain in getattr(message, "filter_chains", ()):
+        for each in chain.filters:
+            found = pb.unpack(each.typed_config)
+            if isinstance(found, pb.HttpConnectionManager):
+                yield found

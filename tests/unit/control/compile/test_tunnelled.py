@@ -10,19 +10,21 @@ from meshlib.control.compile.tunnelled import ADDRESS, behind_tunnel, hbone_rout
 from meshlib.xds import pb
 
 
-def authorities(address: str) -> str:
-    """The pattern of those that are connected to."""
+def authorities(address: str) -> tuple[str, str]:
+    """The pattern of those that are connected to, and of those among them that are not."""
     (host,) = hbone_routes(address, [], []).virtual_hosts
     (route,) = host.routes
-    (header,) = route.match.headers
-    pattern: str = header.string_match.safe_regex.regex
-    return pattern
+    taken, refused = route.match.headers
+    assert (taken.invert_match, refused.invert_match) == (False, True)
+    return taken.string_match.safe_regex.regex, refused.string_match.safe_regex.regex
 
 
 @pytest.mark.parametrize(("address", "written"), [("10.0.0.5", "10.0.0.5"), ("fd00::5", "[fd00::5]")])
 def test_a_port_has_one_spelling(address: str, written: str) -> None:
-    pattern = re2.compile(authorities(address))
+    pattern, own = map(re2.compile, authorities(address))
     assert all(pattern.fullmatch(f"{written}:{port}") for port in range(1, 65536))
+    refused = [port for port in range(1, 65536) if own.fullmatch(f"{written}:{port}")]
+    assert refused == [15001, 15006, 15008]
     for port in (
         "",
         "0",
