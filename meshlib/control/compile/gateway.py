@@ -140,7 +140,8 @@ class Edge:
 
     @cached_property
     def _security(self) -> Any:
-        return security_filters(self._scope.graph, self._client.namespace, self._client.label_map)
+        who = (self._client.namespace, self._client.label_map)
+        return security_filters(self._scope.graph, *who, edge=True)
 
     def _routes(self, name: str, served: Sequence[Served]) -> Any:
         port = served[0].port
