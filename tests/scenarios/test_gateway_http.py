@@ -425,6 +425,15 @@ def test_a_crashed_envoy_is_started_again(play: Play) -> None:
     assert "Envoy ended (signal 9)" in play.edge.said
 
 
+def test_another_gateway_is_not_let_share_its_port(play: Play) -> None:
+    port = play.edge.ports[80]
+    holder = f"127.0.0.1:{port} is in use by envoy ({envoy_of(play.edge.process.pid)})"
+    with edge(play.mesh, options=("--port", f"80={port}")) as other:
+        wait_until(lambda: holder in other.said, 30, holder)
+        assert f"listens at 127.0.0.1:{port}" not in other.said
+        assert play.edge.get("/", "one.example").status_code == 200
+
+
 def test_envoy_does_not_outlive_its_agent(play: Play, tmp_path: Path) -> None:
     with edge(play.mesh, 80, 9443) as other:
         found = envoy_of(other.process.pid)

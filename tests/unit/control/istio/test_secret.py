@@ -79,9 +79,12 @@ def test_what_would_be_of_no_use_is_refused(data: dict[str, bytes], why: str) ->
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (lambda old: {"tls.crt": old.pem.encode(), "tls.key": old.key_pem}, "the certificate has ended, on 20"),
-        (lambda old: pair() | {"ca.crt": old.pem.encode()}, "the CA has ended, on 20"),
-        (lambda old: pair(certificate=(ONE.pem + old.pem).encode()), "the certificate has ended, on 20"),
+        (
+            lambda old: {"tls.crt": old.pem.encode(), "tls.key": old.key_pem},
+            "the certificate has ended, on",
+        ),
+        (lambda old: pair() | {"ca.crt": old.pem.encode()}, "the CA has ended, on"),
+        (lambda old: pair(certificate=(ONE.pem + old.pem).encode()), "the certificate has ended, on"),
     ],
 )
 def test_what_has_ended_is_taken_and_told(data: Callable[[Issued], dict[str, bytes]], why: str) -> None:

@@ -205,7 +205,9 @@ async def test_who_lets_something_wait_is_named_with_what_it_did_not_do(
     hub.publish(Clusters("1.2") if asked else Clusters("1.2", "a"))
     assert await hub.due(connection) == []
     assert await hub.due(connection) != []
-    assert [(record.levelno, record.message) for record in caplog.records] == [(level, f"peer at here {said}")]
+    assert [(record.levelno, record.message) for record in caplog.records] == [
+        (level, f"peer at here {said}")
+    ]
 
 
 class Clusters:
