@@ -147,7 +147,8 @@ def _listens(listeners: "Sequence[Listening]") -> None:
     for one in listeners:
         print(f"listens at {one.address} for port {one.name.rpartition('_')[2]} of its Gateways", flush=True)
     if not listeners:
-        print("listens nowhere: no Gateway selects its labels", flush=True)
+        why = "no Gateway selects its labels, or it can have none of their ports"
+        print(f"listens nowhere: {why}", flush=True)
 
 
 def _address(text: str) -> str:
