@@ -31,7 +31,7 @@ from meshlib.xds.names import (
     SDS_CLUSTER,
     split_authority,
 )
-from meshlib.xds.node import BIND, LISTEN_PORTS, Client, Flavour, Locality, to_node
+from meshlib.xds.node import BIND, LISTEN_PORTS, REUSE_PORT, Client, Flavour, Locality, to_node
 
 XDS_CLUSTER = "xds-grpc"
 SDS_SOCKET, ADMIN_SOCKET, ADS_SOCKET = "sds.sock", "admin.sock", "ads.sock"
@@ -74,6 +74,8 @@ class Edge:
     """Where it listens, where a Gateway does not say; empty: at all addresses."""
     ports: Mapping[int, int] = field(default_factory=dict)
     """Ports of Gateways, and where it listens in their place."""
+    reuse_port: bool = False
+    """Whether other gateways of this user that say so may have the same ports at the same time."""
     max_connections: int = 50_000
     max_heap: int = 0
     """Bytes; 0: no limit of ours."""
@@ -90,7 +92,7 @@ def gateway_bootstrap(settings: Bootstrap, edge: Edge, folder: Path) -> dict[str
         id=f"gateway~{edge.name}~{folder.name}",
     )
     ports = {str(port): own for port, own in edge.ports.items()}
-    node = to_node(client, extra={BIND: edge.bind, LISTEN_PORTS: ports})
+    node = to_node(client, extra={BIND: edge.bind, LISTEN_PORTS: ports, REUSE_PORT: edge.reuse_port})
     return _bootstrap(settings, node, folder, _control(settings)) | {
         "overload_manager": _overload(edge.max_connections, edge.max_heap)
     }

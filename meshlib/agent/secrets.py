@@ -9,7 +9,9 @@
 Rules:
 
 - Files are looked at again and again; changed ones are a new secret. A pair that does not fit, or can't be
-  read, is told once, and the last good one stays: half of a replacement is never shown.
+  read, is told once, and the last good one stays: half of a replacement is never shown, nor told, unless the
+  other half does not come soon.
+- A certificate that has ended is shown, as Envoy does, and told once.
 - What was never good is no secret: Envoy then closes the connections that would need it.
 - What was not asked for in ten minutes is forgotten.
 """
@@ -17,6 +19,7 @@ Rules:
 import logging
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +27,7 @@ from cryptography import x509
 
 from meshlib.identity.keys import load_key, same_key
 from meshlib.identity.pem import load_bundle
+from meshlib.identity.renewal import out_of_force
 from meshlib.identity.spiffe import SCHEME, SpiffeId
 from meshlib.xds import pb
 from meshlib.xds.kinds import Kind
@@ -35,6 +39,8 @@ log = logging.getLogger(__name__)
 MAX_BYTES = 1024 * 1024
 """Of a file with a certificate, a key, roots or what is revoked."""
 KEEP_SECONDS = 600.0
+PATIENCE_SECONDS = 5.0
+"""For the other files of a replacement."""
 
 
 class Svid(Protocol):
@@ -57,6 +63,15 @@ class Svid(Protocol):
         """All roots that are trusted now."""
 
 
+@dataclass(slots=True)
+class _Wrong:
+    """Files that can't be used: why, since when, and whether it is told."""
+
+    why: str
+    since: float
+    told: bool = False
+
+
 class Secrets:
     """The secrets of one Envoy. Not thread-safe."""
 
@@ -66,16 +81,20 @@ class Secrets:
         workloads: Callable[[SpiffeId], Svid | None] = lambda _: None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         """`own` is the workload's certificate in force, `workloads` those of others; None: it has none."""
         self._own, self._workloads = own, workloads
-        self._clock = clock
+        self._clock, self._wall = clock, wall
         self._asked: dict[str, float] = {}
         self._svid: Svid | None = None
         self._svids: dict[str, Svid] = {}
         """Of the workloads', by name: what is in `_good`."""
         self._stamps: dict[str, object] = {}
         self._good: dict[str, Resource] = {}
+        self._wrong: dict[str, _Wrong] = {}
+        self._chains: dict[str, tuple[x509.Certificate, ...]] = {}
+        """Of files whose certificates have not been told to have ended."""
 
     def of(self, names: Iterable[str]) -> list[Resource]:
         """Those of these secrets that there are now; those of files are read again if they changed."""
@@ -113,6 +132,8 @@ class Secrets:
             del self._asked[name]
             self._stamps.pop(name, None)
             self._svids.pop(name, None)
+            self._wrong.pop(name, None)
+            self._chains.pop(name, None)
             if name not in (OWN_SECRET, ROOTS_SECRET):
                 self._good.pop(name, None)
 
@@ -122,17 +143,31 @@ class Secrets:
     def _look(self, name: str) -> None:
         files = _files(name)
         stamps = tuple(_stamp(path) for path in files)
-        if stamps == self._stamps.get(name):
-            return
-        self._stamps[name] = stamps
+        if stamps != self._stamps.get(name):
+            self._stamps[name] = stamps
+            self._read(name, files)
+        shown = ", ".join(map(str, files))
+        wrong, known = self._wrong.get(name), name in self._good
+        if wrong and not wrong.told and (not known or self._clock() - wrong.since >= PATIENCE_SECONDS):
+            wrong.told = True
+            stays = "; the last good one stays" if known else "; nothing is served with it"
+            log.error("the secret of %s can't be used: %s%s", shown, wrong.why, stays)
+        chain = self._chains.get(name)
+        if chain and (why := out_of_force(chain, self._wall())):
+            del self._chains[name]
+            log.warning("the certificate of %s %s; it is served all the same", shown, why)
+
+    def _read(self, name: str, files: list[Path]) -> None:
         try:
             read = [_read(path) for path in files]
             made = _made(name, *read)
         except (OSError, ValueError) as error:
-            stays = "; the last good one stays" if name in self._good else "; nothing is served with it"
-            log.error("the secret of %s can't be used: %s%s", ", ".join(map(str, files)), error, stays)
+            before = self._wrong.get(name)
+            self._wrong[name] = _Wrong(str(error), self._clock() if before is None else before.since)
         else:
+            self._wrong.pop(name, None)
             self._put(name, made)
+            self._chains[name] = load_bundle(read[0].decode("ascii", "replace"))
 
 
 def certificate(name: str, chain: bytes, key: bytes) -> Any:

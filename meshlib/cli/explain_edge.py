@@ -10,10 +10,12 @@ Rules:
 
 from typing import Any
 
+from meshlib.cli.explain_claims import decode_with_claims
 from meshlib.cli.explain_decision import decide_request, endpoints_of, share_of
 from meshlib.cli.explain_held import Held, managers_of
-from meshlib.cli.explain_inbound import steps_of, verdict_of
+from meshlib.cli.explain_inbound import asked_of, steps_of, verdict_of
 from meshlib.core.actions import Reply
+from meshlib.core.authz.question import Question
 from meshlib.core.framing import ambiguous
 from meshlib.core.request import Peer, RequestHead
 from meshlib.core.route.chain import Connections, FilterChain
@@ -100,12 +102,13 @@ def _request(
     peer = Peer((caller, 0), (caller, port), tls=chain.HasField("transport_socket"))
     if why := ambiguous("1.1", head):
         return {"security": _secured(400, why)}
-    steps, verdict = steps_of(inbound, head, peer, now), verdict_of(inbound, head, peer, now)
+    question = asked_of(inbound, head, peer)
+    steps, verdict = steps_of(inbound, question, now), verdict_of(inbound, head, peer, now)
     if isinstance(verdict, Reply):
         facts = verdict.facts
         said = {"policy": facts.route, "document": facts.document, "source": facts.source}
         return {"security": _secured(verdict.status, facts.detail) | said | {"steps": steps}}
-    table, redirecting = table_of(held.of(Kind.ROUTES).get(manager.rds.route_config_name))
+    table, redirecting = table_of(held.of(Kind.ROUTES).get(manager.rds.route_config_name), question)
     let_in = verdict.head
     inside = RequestHead(let_in.method, head.scheme, let_in.authority, let_in.path, let_in.headers)
     found = table.find_host(inside.authority)
@@ -127,8 +130,11 @@ def _secured(status: int | None, detail: str) -> Explanation:
     return nothing | {"status": status, "detail": detail}
 
 
-def table_of(message: Any) -> tuple[RouteTable, set[str]]:
-    """A route configuration, and the virtual hosts that send all requests to https."""
+def table_of(message: Any, question: Question | None = None) -> tuple[RouteTable, set[str]]:
+    """A route configuration, and the virtual hosts that send all requests to https.
+
+    `question`: the request, of whose token routes may ask.
+    """
     if message is None:
         return RouteTable("", ()), set()
     plain, redirecting = pb.RouteConfiguration(), set()
@@ -138,7 +144,8 @@ def table_of(message: Any) -> tuple[RouteTable, set[str]]:
             redirecting.add(host.name)
             host.ClearField("require_tls")
     try:
-        return decode_routes(plain), redirecting
+        table = decode_routes(plain) if question is None else decode_with_claims(plain, question)
+        return table, redirecting
     except Refused as refused:
         raise RefusedResource(f"routes {message.name}: {refused}") from None
 

@@ -64,7 +64,7 @@ def decide_inbound(served: Served, head: RequestHead, caller: Peer, now: float) 
         return answer | {"detail": strange}
     if why := ambiguous("1.1", head):
         return answer | {"status": 400, "detail": why}
-    answer["steps"] = steps_of(inbound, head, peer, now)
+    answer["steps"] = steps_of(inbound, asked_of(inbound, head, peer), now)
     verdict = verdict_of(inbound, head, peer, now)
     if not isinstance(verdict, Reply):
         return answer | {"admitted": True}
@@ -97,12 +97,19 @@ def verdict_of(inbound: Inbound, head: RequestHead, peer: Peer, now: float) -> A
         return end.value
 
 
-def steps_of(inbound: Inbound, head: RequestHead, peer: Peer, now: float) -> list[Explanation]:
-    """Every policy that looks at the request, in order, and whether it matches."""
+def asked_of(inbound: Inbound, head: RequestHead, peer: Peer) -> Question:
+    """The request as the filters of a port see it."""
     authority, asked = origin_form(head.authority, head.path)
     path = normalize(asked, inbound.paths)[1]
     plain = RequestHead(head.method, head.scheme, authority, path, head.headers)
-    question = question_of(plain, peer, "")
+    return question_of(plain, peer, "")
+
+
+def steps_of(inbound: Inbound, question: Question, now: float) -> list[Explanation]:
+    """Every policy that looks at the request, in order, and whether it matches.
+
+    The question knows the token's claims then.
+    """
     found: list[Explanation] = []
     for one in inbound.filters:
         match one:

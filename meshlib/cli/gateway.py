@@ -33,6 +33,13 @@ def gateway(
         list[str] | None,
         typer.Option(help="PORT=OWN, several times: listen at OWN for PORT of a Gateway, such as 80=8080."),
     ] = None,
+    reuse_port: Annotated[
+        bool,
+        typer.Option(
+            "--reuse-port",
+            help="Share the ports with other gateways of this user that say so, too (SO_REUSEPORT).",
+        ),
+    ] = False,
     namespace: Annotated[str | None, typer.Option(help="As MESHLIB_NAMESPACE.")] = None,
     service_account: Annotated[str | None, typer.Option(help="As MESHLIB_SERVICE_ACCOUNT.")] = None,
     label: Annotated[
@@ -71,7 +78,7 @@ def gateway(
     if settings.local:
         raise ConfigError(f"control: found {settings.control!r}; a gateway needs a service, HOST:PORT")
     heap = memory() if max_heap is None else max_heap * 1024 * 1024
-    edge = Edge(name, _address(address), _ports(port or ()), max_connections, heap)
+    edge = Edge(name, _address(address), _ports(port or ()), reuse_port, max_connections, heap)
     logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr, level=logging.WARNING)
     more = ("--concurrency", str(concurrency)) if concurrency else ()
     raise typer.Exit(asyncio.run(_run(settings, edge, drain, more)))
@@ -140,7 +147,8 @@ def _listens(listeners: "Sequence[Listening]") -> None:
     for one in listeners:
         print(f"listens at {one.address} for port {one.name.rpartition('_')[2]} of its Gateways", flush=True)
     if not listeners:
-        print("listens nowhere: no Gateway selects its labels", flush=True)
+        why = "no Gateway selects its labels, or it can have none of their ports"
+        print(f"listens nowhere: {why}", flush=True)
 
 
 def _address(text: str) -> str:

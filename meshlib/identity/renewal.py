@@ -10,6 +10,7 @@ Rules:
 - A wait is cut into slices: a clock that jumps, or a machine that slept, is noticed after one.
 """
 
+from collections.abc import Iterable
 from enum import Enum
 
 from cryptography import x509
@@ -62,6 +63,17 @@ class Term:
     def length(self) -> float:
         """Seconds from begin to end."""
         return self.end - self.begin
+
+
+def out_of_force(certificates: Iterable[x509.Certificate], now: float) -> str:
+    """`has ended, on 2020-01-31`: why one of a chain is not good now; empty: all are."""
+    for one in certificates:
+        begin, end = one.not_valid_before_utc, one.not_valid_after_utc
+        if end.timestamp() <= now:
+            return f"has ended, on {end:%Y-%m-%d}"
+        if begin.timestamp() > now:
+            return f"begins later, on {begin:%Y-%m-%d}"
+    return ""
 
 
 def renew_at(term: Term, jitter: float) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 from meshlib.values import dataclass
 from meshlib.xds import pb
 
-BIND, LISTEN_PORTS = "BIND", "LISTEN_PORTS"
+BIND, LISTEN_PORTS, REUSE_PORT = "BIND", "LISTEN_PORTS", "REUSE_PORT"
 """Metadata of a gateway: where it listens."""
 C_CORE = "grpc c-core"
 """How the user agents begin of those languages (Python, C++, Ruby, PHP) whose gRPC is the one in C."""
@@ -67,6 +67,8 @@ class Client:
     """The address at which a gateway listens, where a Gateway does not say; empty: at all."""
     ports: tuple[tuple[int, int], ...] = ()
     """Ports of Gateways, and those at which a gateway listens in their place."""
+    reuse_port: bool = False
+    """Whether a gateway shares its ports with others that do."""
     node: str = ""
     """Of flavour node: the name of the node whose workloads it serves."""
     max_connections: int = 0
@@ -126,6 +128,7 @@ def from_node(node: Any) -> Client:
         labels=tuple(sorted((str(k), str(v)) for k, v in labels.items())) if isinstance(labels, dict) else (),
         bind=str(metadata.get(BIND) or ""),
         ports=_ports(metadata.get(LISTEN_PORTS)),
+        reuse_port=metadata.get(REUSE_PORT) is True,
         node=str(metadata.get(NODE_NAME) or "") if flavour is Flavour.NODE else "",
         max_connections=_bound(metadata.get(MAX_CONNECTIONS)) if flavour is Flavour.NODE else 0,
         hasty=node.user_agent_name.lower().startswith(C_CORE),

@@ -28,6 +28,7 @@ sent to a snapshot. Rules:
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from google.protobuf import json_format
@@ -62,6 +63,13 @@ class Pending:
     nonce: str
     version: str
     names: tuple[str, ...]
+
+
+class Hold(Enum):
+    """What a client has to do before it is sent more."""
+
+    QUESTION = "ask for its clusters' endpoints"
+    CANCEL = "cancel what is gone"
 
 
 @dataclass(slots=True)
@@ -115,8 +123,8 @@ class ServerStream:
     def __init__(self, delta: bool, max_names: int = MAX_NAMES) -> None:
         self.client: Client | None = None
         """Who it is; known from the first request on."""
-        self.holding = False
-        """After `publish`: something waits for the client to ask or to cancel, or for `hurry`."""
+        self.hold: Hold | None = None
+        """After `publish`: what something waits for, or for `hurry`; None: nothing waits."""
         self._delta = delta
         self._max_names = max_names
         self._kinds: dict[Kind, Subscription] = {}
@@ -128,6 +136,11 @@ class ServerStream:
     def __repr__(self) -> str:
         waits = ", ".join(k.short for k, s in self._kinds.items() if s.pending) or "nothing"
         return f"ServerStream({'delta' if self._delta else 'sotw'}, {self.client}, waits for {waits})"
+
+    @property
+    def holding(self) -> bool:
+        """Whether something waits for the client to ask or to cancel."""
+        return self.hold is not None
 
     @property
     def delta(self) -> bool:
@@ -259,7 +272,7 @@ class ServerStream:
         """
         if keep and not self._delta:
             return []
-        self.holding = False
+        self.hold = None
         responses: list[Any] = []
         for kind in SENDING_ORDER:
             of = self._kinds.get(kind)
@@ -267,7 +280,7 @@ class ServerStream:
                 continue
             if kind in _NAMES_CLUSTERS and (warming := self._warming(snapshot)):
                 if not hurry:
-                    self.holding = True
+                    self.hold = Hold.QUESTION
                     return responses
                 self._given_up |= warming
             if not self._make(of, snapshot, responses, keep):
@@ -343,7 +356,7 @@ class ServerStream:
             of = self._kinds.get(kind)
             if of is None:
                 continue
-            gone = of.gone(snapshot.resources.get(kind, {}))
+            gone = self._gone(of, snapshot)
             if not gone:
                 continue
             if of.pending is not None or (kind in _NAMED_BY_ROUTES and self._lives_by_older()):
@@ -351,7 +364,7 @@ class ServerStream:
             if kind is Kind.SECRET and not of.wildcard:
                 continue  # nobody gives up a secret that it shows or trusts for being told that it is gone
             if kind in _NAMED_BY_ROUTES and not of.wildcard and not hurry and (self._delta or kind.wildcard):
-                self.holding = True
+                self.hold = Hold.CANCEL
                 return
             for name in gone:
                 _forget(of, name)
@@ -361,6 +374,17 @@ class ServerStream:
                 responses.append(self._part(of, snapshot.version, [], gone))
             elif kind.wildcard:
                 responses.append(self._full(of, snapshot.version, []))
+
+    def _gone(self, of: Subscription, snapshot: Snapshot) -> list[str]:
+        """What is to be removed. Endpoints go with their cluster: an Envoy that is sent all clusters gives up
+        those of a removed one by itself, and no sooner.
+        """
+        gone, clusters = of.gone(snapshot.resources.get(of.kind, {})), self._kinds.get(Kind.CLUSTER)
+        alone = of.kind is Kind.ENDPOINTS and not of.wildcard
+        if gone and alone and clusters is not None and clusters.wildcard:
+            leaving = clusters.gone(snapshot.resources.get(Kind.CLUSTER, {}))
+            return sorted(set(gone).difference(leaving))
+        return gone
 
     def _lives_by_older(self) -> bool:
         kinds = (self._kinds.get(kind) for kind in _NAMES_CLUSTERS)

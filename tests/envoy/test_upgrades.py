@@ -23,7 +23,7 @@ ROUTE: dict[str, Any] = {
 }
 PATHS = ("/switch", "/503,503,switch", "/close,switch", "/503", "/404", "/never,switch", "/never")
 TOLD = {"/switch": (101, b"helloping", 1), "/404": (404, b"no", 1), "/503": (503, b"no", 4)}
-ANSWERS = {"503": b"HTTP/1.1 503 No", "404": b"HTTP/1.1 404 No"}
+ANSWERS = {"503": b"HTTP/1.1 503 No", "404": b"HTTP/1.1 404 No", "200": b"HTTP/1.1 200 OK"}
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\nhello"
 
 
@@ -127,6 +127,16 @@ async def of_envoy(port: int, path: str) -> tuple[int, bytes]:
     return status, said
 
 
+async def whole_of_envoy(port: int, path: str) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".encode()
+    )
+    said = await reader.read()
+    writer.close()
+    return said
+
+
 async def of_ours(client: meshlib.AsyncClient, path: str) -> tuple[int, bytes]:
     try:
         asked = client.stream("GET", path, headers={"connection": "Upgrade", "upgrade": "websocket"})
@@ -149,12 +159,17 @@ async def test_upgrades_are_tried_as_envoy_tries_them(tmp_path: Path) -> None:
         async with run_envoy(bootstrap(theirs.port), tmp_path) as envoy:
             asked = [of_envoy(envoy.listeners["l"], path) for path in PATHS]
             expected = dict(zip(PATHS, await asyncio.gather(*asked), strict=True))
+            lost = await whole_of_envoy(envoy.listeners["l"], "/200")
         mesh: Any = fake_mesh([ours.port], route=ROUTE)
         async with meshlib.AsyncClient(mesh=mesh, base_url="http://reviews:9080") as client:
             found = dict(
                 zip(PATHS, await asyncio.gather(*(of_ours(client, path) for path in PATHS)), strict=True)
             )
+            kept = await of_ours(client, "/200")
         assert found == expected
+        # An upgrade that is answered with 200: Envoy loses the body (docs/how-to/gateway.md); we do not.
+        assert (lost[:15], lost[-23:]) == (b"HTTP/1.1 200 OK", b"\r\ncontent-length: 0\r\n\r\n")
+        assert kept == (200, b"no")
         assert ours.tries == theirs.tries
         assert mesh.in_flight() == 0
         assert {path: (*expected[path], theirs.tries[path]) for path in TOLD} == TOLD

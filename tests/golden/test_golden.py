@@ -73,6 +73,8 @@ def client(said: dict[str, str]) -> Client:
         locality=Locality.parse(said.get("locality", "")),
         node=said.get("node", ""),
         hasty="hasty" in said,
+        bind=said.get("bind", ""),
+        reuse_port="reuse-port" in said,
     )
 
 

@@ -17,6 +17,7 @@ import httpx
 import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey
+from support import edge_claims
 from support.commands import wait_until
 from support.edge import Edge, edge
 from support.greeter import greeter
@@ -52,7 +53,14 @@ spec:
   selector: {{istio: ingressgateway}}
   servers:
   - port: {{number: 80, name: http, protocol: HTTP}}
-    hosts: [one.example, shared.example, default/only.example, ws.example, grpc.example, jwt.example]
+    hosts:
+    - one.example
+    - shared.example
+    - default/only.example
+    - ws.example
+    - grpc.example
+    - jwt.example
+    - claims.example
 ---
 apiVersion: networking.istio.io/v1
 kind: Gateway
@@ -180,7 +188,8 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
             stack.enter_context(websocket_server()),
             stack.enter_context(greeter("hello")),
         )
-        text = DOCUMENTS.replace("SOCKETS", str(sockets)).replace("GREETER", str(greets))
+        text = f"{DOCUMENTS}---{edge_claims.DOCUMENTS}"
+        text = text.replace("SOCKETS", str(sockets)).replace("GREETER", str(greets))
         mesh = stack.enter_context(secure_mesh(tmp_path_factory.mktemp("mesh"), text))
         stack.enter_context(mesh.served())
         made = stack.enter_context(edge(mesh, 80, 8081, 9443))
@@ -228,6 +237,13 @@ def test_explain_says_what_it_does(play: Play) -> None:
         answer = decide_edge(held, head, host, 80, "127.0.0.1", time.time())
         status = answer["security"]["status"] or expected(answer["request"])
         assert play.edge.get(path, host, method=method).status_code == status, (method, host, path, answer)
+    for claims, path, headers, status in edge_claims.CASES:
+        said = {**headers, **(token(claims=claims) if claims is not None else {})}
+        plain = [(name.encode(), value.encode()) for name, value in said.items()]
+        head = RequestHead("GET", "http", edge_claims.HOST, path, plain)
+        answer = decide_edge(held, head, edge_claims.HOST, 80, "127.0.0.1", time.time())
+        assert expected(answer["request"]) == status, (claims, path, answer["request"])
+    assert "claim deep.down.here of the token is not exact" in str(answer["request"]["steps"])
     assert held.of(Kind.SECRET) == {}
     assert decide_edge(held, head, host, 1, "127.0.0.1", time.time())["listener"] is None
 
@@ -275,10 +291,10 @@ def test_the_address_is_what_the_trusted_proxy_says(play: Play) -> None:
     assert play.edge.get("/", "one.example", headers=from_there).status_code == 403
 
 
-def token(issuer: str = ISSUER, key: ECKey = KEY) -> dict[str, str]:
+def token(issuer: str = ISSUER, key: ECKey = KEY, claims: dict[str, Any] | None = None) -> dict[str, str]:
     now = int(time.time())
-    claims = {"iss": issuer, "sub": "someone", "exp": now + 600, "iat": now}
-    return {"authorization": "Bearer " + jwt.encode({"alg": "ES256", "kid": "one"}, claims, key)}
+    whole = {"iss": issuer, "sub": "someone", "exp": now + 600, "iat": now, **(claims or {})}
+    return {"authorization": "Bearer " + jwt.encode({"alg": "ES256", "kid": "one"}, whole, key)}
 
 
 def test_tokens_are_checked_at_the_edge(play: Play) -> None:
@@ -287,6 +303,22 @@ def test_tokens_are_checked_at_the_edge(play: Play) -> None:
     forged = token(key=ECKey.generate_key("P-256"))
     assert play.edge.get("/", "jwt.example", headers=forged).status_code == 401
     assert play.edge.get("/", "one.example").status_code == 200
+
+
+@pytest.mark.parametrize(("claims", "path", "headers", "status"), edge_claims.CASES)
+def test_claims_decide_the_route(
+    play: Play, claims: dict[str, Any] | None, path: str, headers: dict[str, str], status: int
+) -> None:
+    said = {**headers, **(token(claims=claims) if claims is not None else {})}
+    assert play.edge.get(path, edge_claims.HOST, headers=said).status_code == status
+
+
+def test_attack_claims_that_nobody_signed(play: Play) -> None:
+    """Neither a header of that name, nor a token of another's key, takes a route of claims."""
+    said = b"GET /dotted HTTP/1.1\r\nhost: claims.example\r\n@request.auth.claims.realm.group: admins\r\n\r\n"
+    assert play.edge.raw(said).split(b" ", 2)[1] == b"400"
+    forged = token(key=ECKey.generate_key("P-256"), claims={"realm": {"group": "admins"}})
+    assert play.edge.get("/dotted", edge_claims.HOST, headers=forged).status_code == 401
 
 
 def test_http2_without_tls(play: Play) -> None:
@@ -391,6 +423,17 @@ def test_a_crashed_envoy_is_started_again(play: Play) -> None:
     wait_until(lambda: envoy_of(play.edge.process.pid) not in (None, before), 30, "another Envoy")
     wait_until(lambda: not gone(play, 80) and play.edge.get("/", "one.example").status_code == 200, 30, "it")
     assert "Envoy ended (signal 9)" in play.edge.said
+
+
+def test_another_gateway_is_not_let_share_its_port(play: Play) -> None:
+    port = play.edge.ports[80]
+    holder = f"127.0.0.1:{port} is in use by envoy ({envoy_of(play.edge.process.pid)})"
+    with edge(play.mesh, options=("--port", f"80={port}")) as other:
+        wait_until(lambda: holder in other.said, 30, holder)
+        assert f"listens at 127.0.0.1:{port}" not in other.said
+        nowhere = "or it can have none of their ports"
+        wait_until(lambda: nowhere in other.said, 30, nowhere)
+        assert play.edge.get("/", "one.example").status_code == 200
 
 
 def test_envoy_does_not_outlive_its_agent(play: Play, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from support.node_mesh import (
 from support.secure_mesh import SecureMesh, secure_mesh
 
 import meshlib
+from meshlib.control.registration import Place
 
 STRICT = """
 apiVersion: security.istio.io/v1
@@ -386,6 +387,17 @@ def test_modes(mesh: SecureMesh, details: Pod) -> None:
 
             secured = mode != "DISABLE"
             wait_until(lambda: ("sa/caller" in called()) is secured, 20, mode)  # noqa: B023
+
+
+def test_nothing_waits_for_an_envoy_that_a_workload_has_left(
+    mesh: SecureMesh, one: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "meshlib.control.serve.push")
+    with pod() as made:
+        with registered(mesh, "vm1", "ratings", made, place=Place("leaver", str(made.path))):
+            wait_until(lambda: "leaver/inbound" in one.get("/listeners"), 20, "its listeners")
+        wait_until(lambda: "leaver" not in one.get("/listeners") + one.get("/clusters"), 20, "its end")
+    assert [record.message for record in caplog.records] == []
 
 
 # Hostile callers

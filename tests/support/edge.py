@@ -1,6 +1,7 @@
 """`meshlib gateway` in a process of its own, before a secure mesh, and who calls it."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from support.ports import free_port
 from support.secure_mesh import SecureMesh
 
 READY = "gateway ingressgateway is ready"
+_NUMBERS = itertools.count()
 
 
 @dataclass
@@ -97,7 +99,7 @@ def edge(mesh: SecureMesh, *ports: int, options: tuple[str, ...] = ()) -> Iterat
     command = [*MESHLIB, "gateway", "--address", "127.0.0.1", "--concurrency", "1", *options]
     for port, number in bound.items():
         command += ["--port", f"{port}={number}"]
-    log = mesh.folder / "edge.log"
+    log = mesh.folder / f"edge-{next(_NUMBERS)}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=own, stdout=output, stderr=subprocess.STDOUT)
         made = Edge(process, bound, log)

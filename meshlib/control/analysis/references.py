@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from meshlib.control.analysis.world import World, full, problem
+from meshlib.control.istio.claims import claims_of
 from meshlib.control.istio.document import Document, FieldPath
 from meshlib.control.istio.gateway import gateway_key
 from meshlib.control.istio.problem import NEVER, Problem, Severity
@@ -11,7 +12,6 @@ from meshlib.control.istio.validity.hosts import covers, overlap
 from meshlib.control.istio.virtualservice import Destination, VirtualService
 
 ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
-_CLAIMS = "@request.auth.claims"
 
 
 def analyze(world: World) -> Iterator[Problem]:
@@ -133,12 +133,10 @@ def _claims(world: World, service: Document[VirtualService]) -> Iterator[Problem
         return
     for index, rule in enumerate(service.spec.http):
         for position, match in enumerate(rule.match):
-            for group in ("headers", "without_headers"):
-                for name in getattr(match, group):
-                    if name.startswith(_CLAIMS):
-                        path = ("spec", "http", index, "match", position, group, name)
-                        message = "claims are known only with a RequestAuthentication"
-                        yield problem(ERROR, "IST0149", service, path, message, repr(name))
+            for group, name in claims_of(match):
+                path = ("spec", "http", index, "match", position, group, name)
+                message = "claims are known only with a RequestAuthentication"
+                yield problem(ERROR, "IST0149", service, path, message, repr(name))
 
 
 def _rules(world: World) -> Iterator[Problem]:

@@ -44,8 +44,13 @@ def rules_by_issuer(documents: Iterable[AnyDocument]) -> list[tuple[AnyDocument,
     return sorted(found, key=lambda entry: entry[2].issuer)
 
 
-def jwt_filter(documents: Iterable[AnyDocument], keys: Mapping[KeySource, str]) -> tuple[str, Any] | None:
-    """Name and configuration of the filter that checks tokens; None: no rule holds."""
+def jwt_filter(
+    documents: Iterable[AnyDocument], keys: Mapping[KeySource, str], *, edge: bool = False
+) -> tuple[str, Any] | None:
+    """Name and configuration of the filter that checks tokens; None: no rule holds.
+
+    `edge`: routes look at claims, so the route is sought again when they are known.
+    """
     found = [rule for _, _, rule in rules_by_issuer(documents)]
     if not found:
         return None
@@ -54,6 +59,7 @@ def jwt_filter(documents: Iterable[AnyDocument], keys: Mapping[KeySource, str]) 
     names = [f"origins-{number}" for number in range(len(found))]
     for name, rule in zip(names, found, strict=True):
         made.providers[name].CopyFrom(_provider(rule, keys))
+        made.providers[name].clear_route_cache = edge
     alone = [requirement(provider_name=name) for name in names]
     or_none = []
     for one in alone:

@@ -13,6 +13,7 @@ Rules (Istio):
   VirtualServices bound to its Gateway. A host of another Gateway is not redirected.
 - It listens at the port of the Gateway, unless the agent names another, or a Service of Kubernetes that
   selects the gateway has a target port for it.
+- A port is one gateway's alone, unless it says that it shares; connections are dealt to its threads evenly.
 - Requests come from strangers: what they say of themselves is not believed (`edge.py`).
 """
 
@@ -111,6 +112,10 @@ class Edge:
             made.address.socket_address.address = address
             made.address.socket_address.port_value = port
             made.address.socket_address.ipv4_compat = address == EVERYWHERE
+            if not self._client.reuse_port:
+                # Else the kernel lets a second gateway of this user have the port, and deals connections out.
+                made.enable_reuse_port.value = False
+                made.connection_balance_config.exact_balance.SetInParent()
         made.per_connection_buffer_limit_bytes.value = EDGE_BUFFER_BYTES
         first = opened.served[0]
         mark_document(made, first.document, f"spec.servers[{first.number}]", "spec", "servers", first.number)
@@ -140,7 +145,8 @@ class Edge:
 
     @cached_property
     def _security(self) -> Any:
-        return security_filters(self._scope.graph, self._client.namespace, self._client.label_map)
+        who = (self._client.namespace, self._client.label_map)
+        return security_filters(self._scope.graph, *who, edge=True)
 
     def _routes(self, name: str, served: Sequence[Served]) -> Any:
         port = served[0].port

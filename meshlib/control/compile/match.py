@@ -5,6 +5,7 @@ Rules (Istio):
 - Blocks are alternatives, the fields of a block all hold. No block matches every request.
 - `{}` and the regex `*` mean: present. `withoutHeaders` is the contrary, and a header that is missing
   counts as empty, except for presence.
+- A claim of a token is no header (`claims.py`); a block that names one never holds but at a gateway.
 - Ports, source labels, source namespace and gateways are settled here, for the client compiled for; with
   gateways given, source labels and namespace are not looked at. The port is, and first.
 """
@@ -12,6 +13,7 @@ Rules (Istio):
 from typing import Any
 
 from meshlib.control.compile.context import Context
+from meshlib.control.istio.claims import claims_of, names_claims
 from meshlib.control.istio.fields import StringMatch
 from meshlib.control.istio.virtualservice import HTTPMatchRequest, L4MatchAttributes, TLSMatchAttributes
 from meshlib.xds import pb
@@ -26,6 +28,8 @@ def refusal(
     """Why a match block never holds for this client; empty: it may. `gateways` are the document's, of that
     namespace.
     """
+    if match is not None and context.gateway is None and any(claims_of(match)):
+        return "claims of tokens are known at gateways only"
     if match is not None and match.gateways:
         if not context.bound(match.gateways, namespace):
             return f"it is for the gateways {', '.join(match.gateways)}"
@@ -66,10 +70,10 @@ def route_match(match: HTTPMatchRequest | None, context: Context) -> Any:
     if match.ignore_uri_case and made.WhichOneof("path_specifier") != "safe_regex":
         made.case_sensitive.value = False
     for name, wanted in sorted(match.headers.items()):
-        if name.lower() not in _IGNORED:
+        if not _ignored(name):
             made.headers.append(header_match(name, wanted))
     for name, wanted in sorted(match.without_headers.items()):
-        if name.lower() not in _IGNORED:
+        if not _ignored(name):
             made.headers.append(header_match(name, wanted, without=True))
     for name in _PSEUDO:
         text = getattr(match, name)
@@ -77,11 +81,15 @@ def route_match(match: HTTPMatchRequest | None, context: Context) -> Any:
             made.headers.append(header_match(f":{name}", text))
     for name, wanted in sorted(match.query_params.items()):
         parameter = made.query_parameters.add(name=name)
-        if _is_present(wanted):
+        if is_present(wanted):
             parameter.present_match = True
         else:
             parameter.string_match.CopyFrom(string_match(wanted))
     return made
+
+
+def _ignored(name: str) -> bool:
+    return name.lower() in _IGNORED or names_claims(name)
 
 
 def _path(made: Any, uri: StringMatch | None) -> None:
@@ -95,7 +103,8 @@ def _path(made: Any, uri: StringMatch | None) -> None:
         made.prefix = "/"
 
 
-def _is_present(wanted: StringMatch) -> bool:
+def is_present(wanted: StringMatch) -> bool:
+    """Whether it is enough to be there."""
     return wanted.exact is None and not wanted.prefix and wanted.regex in (None, "", "*")
 
 
@@ -111,7 +120,7 @@ def string_match(wanted: StringMatch) -> Any:
 def header_match(name: str, wanted: StringMatch, *, without: bool = False) -> Any:
     """An envoy.config.route.v3.HeaderMatcher; `without`: the condition must not hold."""
     made = pb.HeaderMatcher(name=name)
-    if _is_present(wanted):
+    if is_present(wanted):
         made.present_match = True
     else:
         made.string_match.CopyFrom(string_match(wanted))
@@ -122,7 +131,7 @@ def header_match(name: str, wanted: StringMatch, *, without: bool = False) -> An
 
 def is_catch_all(made: Any) -> bool:
     """Whether a RouteMatch holds for every request, so that what follows is never reached."""
-    if made.headers or made.query_parameters:
+    if made.headers or made.query_parameters or made.dynamic_metadata:
         return False
     which = made.WhichOneof("path_specifier")
     if which == "prefix":

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from meshlib.control.compile import cors, direct_response, fault, headers, redirect
+from meshlib.control.compile.claims import claims
 from meshlib.control.compile.context import Context
 from meshlib.control.compile.destination import outside
 from meshlib.control.compile.forward import forward, to_cluster
@@ -123,6 +124,7 @@ def _route(rule: Rule, number: int, block: HTTPMatchRequest | None, context: Con
     said = rule.route
     name = ".".join(part for part in (said.name, block.name if block else "") if part)
     made = pb.Route(name=name, match=route_match(block, context))
+    made.match.dynamic_metadata.extend(claims(block))
     local = said.redirect is not None or said.direct_response is not None
     if context.grpc and local:
         fault.answer(made, _status(said))

@@ -27,14 +27,17 @@ class Security:
 
 
 def security_filters(
-    graph: Graph, namespace: str, labels: Mapping[str, str], *, grpc: bool = False
+    graph: Graph, namespace: str, labels: Mapping[str, str], *, grpc: bool = False, edge: bool = False
 ) -> Security:
-    """The HTTP filters of a workload; `grpc`: those that gRPC's own servers know, which refuse more."""
+    """The HTTP filters of a workload; `edge`: of a gateway.
+
+    `grpc`: those that gRPC's own servers know, which refuse more.
+    """
     who = Filterer.GRPC if grpc else Filterer.HTTP
     policies = graph.policies.authorization(namespace, labels)
     tokens = graph.policies.authentication(namespace, labels)
     custom, clusters = custom_filters(policies, graph, who)
-    checking = refuse_tokens(tokens) if grpc else jwt_filter(tokens, graph.keys)
+    checking = refuse_tokens(tokens) if grpc else jwt_filter(tokens, graph.keys, edge=edge)
     filters = [*custom, *([checking] if checking else []), *authorization_filters(policies, graph.mesh, who)]
     return Security(tuple(filters), clusters)
 

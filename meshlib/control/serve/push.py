@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from meshlib.control.serve.closures import BY_NAME, Closures, Compiler
 from meshlib.control.serve.limits import BIND_SECONDS, HOLD_SECONDS
+from meshlib.printable import printable
 from meshlib.xds.kinds import Kind
 from meshlib.xds.node import Client
-from meshlib.xds.server_stream import ServerStream
+from meshlib.xds.server_stream import Hold, ServerStream
 from meshlib.xds.snapshot import Resource, Snapshot
 
 if TYPE_CHECKING:  # which loads gRPC; whoever compiles without serving does not need it
@@ -32,8 +33,16 @@ if TYPE_CHECKING:  # which loads gRPC; whoever compiles without serving does not
 
 log = logging.getLogger(__name__)
 
+_MAX_ID = 256
 MAX_SPARE = 100
 """How many snapshots that no stream uses are kept between two configurations."""
+
+
+def _late(hold: Hold | None) -> tuple[int, str]:
+    """How it is told that a client lets something wait too long: what nobody needs is nobody's trouble."""
+    if hold is Hold.CANCEL:
+        return logging.INFO, "%s did not cancel what is gone; it is told so now"
+    return logging.WARNING, "%s did not ask for its clusters' endpoints; it is sent its routes now"
 
 
 class Nothing:
@@ -64,6 +73,12 @@ class Connection:
     def peer(self) -> str:
         """`host:port` of the other end."""
         return self.caller.address
+
+    @property
+    def name(self) -> str:
+        """Who it says it is, and where."""
+        client = self.stream.client
+        return f"{printable(client.id[:_MAX_ID])} at {self.peer}" if client and client.id else self.peer
 
     @property
     def listeners(self) -> frozenset[str]:
@@ -160,9 +175,7 @@ class Hub:
         except TimeoutError:
             hurry = stream.holding
             if hurry:
-                log.warning(
-                    "%s did not ask for its clusters' endpoints; it is sent its routes now", connection.peer
-                )
+                log.log(*_late(stream.hold), connection.name)
             else:
                 stream.try_unbound()
         connection.dirty.clear()

@@ -25,7 +25,12 @@ def test_the_node_says_who_it_is_and_where_it_listens() -> None:
     assert client.flavour is Flavour.GATEWAY
     assert (client.namespace, client.labels) == ("edge", (("istio", "edge"),))
     assert (client.bind, client.ports) == ("127.0.0.1", ((80, 8080), (443, 8443)))
+    assert not client.reuse_port
     assert str(client.locality) == "r/z"
+
+
+def test_a_gateway_shares_its_ports_if_it_says_so() -> None:
+    assert from_node(pb.from_dict(pb.Node, made(Edge("edge", reuse_port=True))["node"])).reuse_port
 
 
 def clusters(found: dict[str, Any]) -> dict[str, Any]:

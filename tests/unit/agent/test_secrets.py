@@ -1,12 +1,13 @@
 """The secrets that the agent serves: its own certificate, and files of the machine that are replaced."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 from support.small_ca import Issued, SmallCa
 
-from meshlib.agent.secrets import KEEP_SECONDS, MAX_BYTES, Secrets
+from meshlib.agent.secrets import KEEP_SECONDS, MAX_BYTES, PATIENCE_SECONDS, Secrets
 from meshlib.dataplane.tls import Held
 from meshlib.xds.names import FILE_CERT, FILE_CRL, FILE_ROOT, OWN_SECRET, ROOTS_SECRET
 
@@ -46,17 +47,66 @@ def test_files_are_read_again_when_they_change(tmp_path: Path) -> None:
 
 
 def test_half_of_a_replacement_is_never_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    secrets, first, second = Secrets(lambda: None), CA.issue(dns=["a"]), CA.issue(dns=["a"])
-    name = put(tmp_path, first)
+    now, first, second = [0.0], CA.issue(dns=["a"]), CA.issue(dns=["a"])
+    secrets, name = Secrets(lambda: None, clock=lambda: now[0]), put(tmp_path, first)
     assert shown(secrets, name) == first.pem.encode()
     (tmp_path / "cert.pem").write_text(second.pem)
-    for _ in range(3):
+    for now[0] in (0.0, PATIENCE_SECONDS, 2 * PATIENCE_SECONDS):
         assert shown(secrets, name) == first.pem.encode()
     (told,) = [record.message for record in caplog.records]
     assert told.startswith(f"the secret of {tmp_path}/cert.pem, {tmp_path}/key.pem can't be used: ")
     assert told.endswith("the key is not that of the certificate; the last good one stays")
     (tmp_path / "key.pem").write_bytes(second.key_pem)
     assert shown(secrets, name) == second.pem.encode()
+
+
+def test_files_that_are_replaced_one_after_the_other_are_no_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now, first, second = [0.0], CA.issue(dns=["a"]), CA.issue(dns=["a"])
+    secrets, name = Secrets(lambda: None, clock=lambda: now[0]), put(tmp_path, first)
+    for issued in (first, second, first):
+        (tmp_path / "cert.pem").write_text(issued.pem)
+        for _ in range(4):
+            now[0] += PATIENCE_SECONDS / 5
+            assert shown(secrets, name) is not None
+        (tmp_path / "key.pem").write_bytes(issued.key_pem)
+        assert shown(secrets, name) == issued.pem.encode()
+    assert caplog.records == []
+
+
+def test_what_stays_broken_in_ever_other_ways_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [0.0]
+    secrets, name = Secrets(lambda: None, clock=lambda: now[0]), put(tmp_path, CA.issue(dns=["a"]))
+    shown(secrets, name)
+    for number in range(7):
+        (tmp_path / "cert.pem").write_text(f"broken {number}")
+        shown(secrets, name)
+        now[0] += PATIENCE_SECONDS / 5
+    assert "there is no certificate in it; the last good one stays" in caplog.text
+
+
+def test_a_certificate_that_has_ended_is_served_and_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [time.time()]
+    secrets, issued = Secrets(lambda: None, wall=lambda: now[0]), CA.issue(dns=["a"], ends=600)
+    name = put(tmp_path, issued)
+    assert shown(secrets, name) == issued.pem.encode()
+    assert caplog.records == []
+    now[0] += 1000
+    for _ in range(3):
+        assert shown(secrets, name) == issued.pem.encode()
+    (told,) = [record.message for record in caplog.records]
+    assert told.startswith(f"the certificate of {tmp_path}/cert.pem, {tmp_path}/key.pem has ended, on 20")
+    put(tmp_path, CA.issue(dns=["a"], ends=1200))
+    assert shown(secrets, name) is not None
+    assert len(caplog.records) == 1
+    put(tmp_path, CA.issue(dns=["a"], begins=2000, ends=3000))
+    assert shown(secrets, name) is not None
+    assert "begins later, on 20" in caplog.records[1].message
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from meshlib.xds import pb
 from meshlib.xds.kinds import BY_TYPE_URL, Kind
 from meshlib.xds.node import Client, Flavour, to_node
-from meshlib.xds.server_stream import ProtocolError, ServerStream
+from meshlib.xds.server_stream import Hold, ProtocolError, ServerStream
 from meshlib.xds.snapshot import Resource, Snapshot
 
 NODE = to_node(Client(Flavour.ENVOY, id="proxy"))
@@ -219,7 +219,7 @@ def test_envoy_is_sent_routes_after_it_asked_for_its_clusters_endpoints() -> Non
     ask(stream, Kind.LISTENER)
     first = stream.publish(now)
     assert shown(first) == ["CDS c"]
-    assert stream.holding
+    assert stream.hold is Hold.QUESTION
     answer(stream, first)
     assert stream.publish(now) == []
     ask(stream, Kind.ENDPOINTS, "a")
@@ -326,6 +326,37 @@ def test_what_is_gone_is_not_taken_from_under_the_hands_of_who_asks_by_name(kind
     ask(stream, kind, resource_names_unsubscribe=["a"])
     assert stream.publish(snapshot("2")) == []
     assert not stream.holding
+
+
+@pytest.mark.parametrize("is_delta", [True, False])
+def test_an_envoy_gives_up_endpoints_when_their_cluster_is_removed(is_delta: bool) -> None:
+    """Nothing waits for that: it can't give them up before."""
+    stream = ServerStream(is_delta)
+    first = snapshot("1", CDS_a="1", CDS_b="1", EDS_a="1", EDS_b="1")
+    ask(stream, Kind.CLUSTER)
+    answer(stream, stream.publish(first))
+    ask(stream, Kind.ENDPOINTS, "a", "b")
+    answer(stream, stream.publish(first), names=() if is_delta else ("a", "b"))
+    left = snapshot("2", CDS_b="1", EDS_b="1")
+    made = stream.publish(left)
+    assert shown(made) == (["CDS -a"] if is_delta else ["CDS 1"])
+    assert stream.hold is None
+    if is_delta:
+        ask(stream, Kind.ENDPOINTS, resource_names_unsubscribe=["a"])
+    else:
+        ask(stream, Kind.ENDPOINTS, "b")
+    answer(stream, made)
+    assert stream.publish(left) == []
+    assert stream.hold is None
+
+
+def test_endpoints_that_are_gone_while_their_cluster_stays_wait_for_their_cancelling() -> None:
+    stream = ServerStream(delta=True)
+    ask(stream, Kind.CLUSTER)
+    ask(stream, Kind.ENDPOINTS, "a")
+    answer(stream, stream.publish(snapshot("1", CDS_a="1", EDS_a="1")))
+    assert shown(stream.publish(snapshot("2", CDS_a="1"))) == []
+    assert stream.hold is Hold.CANCEL
 
 
 def test_an_incomplete_snapshot_takes_nothing_from_who_comes_back() -> None:

@@ -2,6 +2,7 @@
 
 from http import HTTPStatus
 
+from meshlib.control.istio.claims import FORM, claim_path, names_claims
 from meshlib.control.istio.duration import spell
 from meshlib.control.istio.validity import headers, hosts
 from meshlib.control.istio.validity.fault import fault
@@ -49,12 +50,12 @@ MAX_ATTEMPTS = 1_000
 DELEGATES_FURTHER = "a delegate of a delegate"
 """Found is then the delegate, as `name` or `namespace/name`."""
 _CODES = (301, 302, 303, 307, 308)
-_CLAIMS = "@request.auth.claims"
 
 
 def virtual_service(spec: VirtualService, to: Report) -> None:
     """The whole spec."""
     mesh = not spec.gateways or "mesh" in spec.gateways
+    edge = any(name != "mesh" for name in spec.gateways)
     if not (spec.http or spec.tls or spec.tcp):
         to.error("no rules", "", "http, tls or tcp with at least one rule")
     if not spec.hosts:
@@ -63,7 +64,7 @@ def virtual_service(spec: VirtualService, to: Report) -> None:
     for index, name in enumerate(spec.gateways):
         _gateway(name, to.at("gateways", index))
     for index, rule in enumerate(spec.http):
-        _http(rule, to.at("http", index), mesh, delegate=not spec.hosts)
+        _http(rule, to.at("http", index), edge, delegate=not spec.hosts)
     for index, tls in enumerate(spec.tls):
         _tls(tls, spec.hosts, to.at("tls", index))
     for index, tcp in enumerate(spec.tcp):
@@ -100,10 +101,10 @@ def _gateway(name: str, to: Report) -> None:
         )
 
 
-def _http(rule: HTTPRoute, to: Report, mesh: bool, delegate: bool) -> None:
+def _http(rule: HTTPRoute, to: Report, edge: bool, delegate: bool) -> None:
     _action(rule, to, delegate)
     for index, match in enumerate(rule.match):
-        _match(match, to.at("match", index), mesh)
+        _match(match, to.at("match", index), edge)
     _weights(rule.route, to.at("route"))
     for index, target in enumerate(rule.route):
         headers.edits(target.headers, to.at("route", index, "headers"))
@@ -142,18 +143,20 @@ def _action(rule: HTTPRoute, to: Report, delegate: bool) -> None:
             to.at(name).error("not with directResponse", "", "a rule that routes")
 
 
-def _match(match: HTTPMatchRequest, to: Report, mesh: bool) -> None:
+def _match(match: HTTPMatchRequest, to: Report, edge: bool) -> None:
     for name in ("uri", "scheme", "method", "authority"):
         hosts.text_match(getattr(match, name), to.at(name), empty=False, prefix=name == "uri")
     for name in ("headers", "without_headers"):
         given = getattr(match, name)
         hosts.matches(given, to.at(name), star=name == "without_headers")
         for header in given:
-            if header.startswith(_CLAIMS):
-                if mesh:
+            if claim_path(header) is not None:
+                if not edge:
                     to.at(name, header).error(
-                        "claims are for gateways only", repr(header), "a request header"
+                        "claims are for gateways only", repr(header), "a request header, or a gateway"
                     )
+            elif names_claims(header):
+                to.at(name, header).error("not a claim", repr(header), FORM)
             elif header:
                 hosts.header_name(header, to.at(name, header))
     hosts.matches(match.query_params, to.at("query_params"))

@@ -1,8 +1,10 @@
-"""Secret with a certificate: what would be of no use to a Gateway is refused, so the last good one stays.
+"""Secret with a certificate: what would be of no use to a Gateway is refused, so the last good one stays. One
+that has ended is taken, as Envoy does, and told.
 
 Nothing of what is in it stands in a problem. What reads keys is loaded with the first such secret.
 """
 
+import time
 from typing import TYPE_CHECKING
 
 from meshlib.control.istio.secret import TLS_TYPE, Secret, credential
@@ -53,6 +55,7 @@ def _pair(chain: bytes, key: bytes, to: Report) -> None:
 
 def _certificates(pem: bytes, what: str, to: Report) -> "tuple[Certificate, ...]":
     from meshlib.identity.pem import MAX_BUNDLE, load_bundle
+    from meshlib.identity.renewal import out_of_force
 
     found: tuple[Certificate, ...] = ()
     if len(pem) <= MAX_BUNDLE:
@@ -62,4 +65,6 @@ def _certificates(pem: bytes, what: str, to: Report) -> "tuple[Certificate, ...]
             found = ()
     if not found:
         to.error(f"{what} can't be read", "", "certificates as PEM, the server's own first")
+    elif why := out_of_force(found, time.time()):
+        to.warn(f"{what} {why}", "", "one that is good now")
     return found

@@ -96,6 +96,26 @@ def test_a_match_for_gateways_that_its_document_is_not_for(
     assert [one for one in codes(text) if one[0] != "IST0133"] == expected
 
 
+def test_claims_need_a_request_authentication() -> None:
+    gateway = (
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec:\n"
+        "  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]\n---\n"
+    )
+    claims = "headers: {'@Request.auth.claims[b]': {}}, withoutHeaders: {'@request.auth.claims.c': {}}"
+    rule = f"{{match: [{{{claims}}}], route: [{{destination: {{host: a}}}}]}}"
+    text = gateway + virtual_service(f"{{hosts: [a], gateways: [g], http: [{rule}]}}")
+    place = "spec.http[0].match[0]"
+    assert codes(text) == [
+        ("IST0149", f"{place}.headers.@Request.auth.claims[b]"),
+        ("IST0149", f"{place}.withoutHeaders.@request.auth.claims.c"),
+    ]
+    tokens = (
+        "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: r}\n"
+        "spec: {jwtRules: [{issuer: i, jwksUri: 'https://i.example/keys'}]}\n"
+    )
+    assert codes(text + tokens) == []
+
+
 def test_two_virtual_services_of_one_host() -> None:
     one, two = (virtual_service("{hosts: [a], http: [" + ROUTE + "]}", name) for name in ("one", "two"))
     assert codes(one + two) == [("IST0109", "spec.hosts[0]")]

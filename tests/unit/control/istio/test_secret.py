@@ -1,12 +1,14 @@
 """Secrets with certificates: what is taken, what is refused, and that nothing of them is shown."""
 
 import base64
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import yaml
-from support.small_ca import SmallCa
+from support.small_ca import Issued, SmallCa
 
+from meshlib.control.istio.problem import Severity
 from meshlib.control.istio.secret import credential
 from meshlib.control.sources.text import documents_in
 
@@ -72,6 +74,30 @@ def test_what_would_be_of_no_use_is_refused(data: dict[str, bytes], why: str) ->
     assert found.documents == ()
     assert any(why in str(problem) for problem in found.problems)
     assert "c2VjcmV0" not in str(found.problems)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (
+            lambda old: {"tls.crt": old.pem.encode(), "tls.key": old.key_pem},
+            "the certificate has ended, on",
+        ),
+        (lambda old: pair() | {"ca.crt": old.pem.encode()}, "the CA has ended, on"),
+        (lambda old: pair(certificate=(ONE.pem + old.pem).encode()), "the certificate has ended, on"),
+    ],
+)
+def test_what_has_ended_is_taken_and_told(data: Callable[[Issued], dict[str, bytes]], why: str) -> None:
+    found = read(data(CA.issue(dns=["a.example"], ends=-60)))
+    assert len(found.documents) == 1
+    (problem,) = found.problems
+    assert (problem.severity, why in str(problem)) == (Severity.WARNING, True)
+
+
+def test_what_begins_later_is_taken_and_told() -> None:
+    later = CA.issue(dns=["a.example"], begins=600)
+    (problem,) = read({"tls.crt": later.pem.encode(), "tls.key": later.key_pem}).problems
+    assert "the certificate begins later, on 20" in str(problem)
 
 
 @pytest.mark.parametrize("value", ["c2VjcmV0!", 5, ["c2VjcmV0"], None])

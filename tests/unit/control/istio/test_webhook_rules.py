@@ -38,6 +38,24 @@ VIRTUAL_SERVICE = [
     (HTTP % "match: [{uri: {regex: ''}}]", "http[0].match[0].uri.regex", "an empty pattern"),
     (HTTP % f"match: [{{uri: {{regex: {'a' * 1025}}}}}]", "http[0].match[0].uri.regex", "at most 1024"),
     (HTTP % "match: [{method: {prefix: ''}}]", "http[0].match[0].method.prefix", "an empty prefix"),
+    (
+        HTTP % "match: [{headers: {'@request.auth.claims.a': {exact: b}}}]",
+        "http[0].match[0].headers.@request.auth.claims.a",
+        "claims are for gateways only",
+    ),
+    (
+        HTTP % "match: [{withoutHeaders: {'@Request.Auth.Claims[a]': {}}}]",
+        "http[0].match[0].withoutHeaders.@Request.Auth.Claims[a]",
+        "claims are for gateways only",
+    ),
+    *(
+        (
+            f"gateways: [mesh, g], {HTTP}" % f"match: [{{headers: {{'@request.auth.claims{rest}': {{}}}}}}]",
+            f"http[0].match[0].headers.@request.auth.claims{rest}",
+            "not a claim",
+        )
+        for rest in ("", ".a..b", "[]", "[a][]", "[a", "a", "[a].b[")
+    ),
     (HTTP % "match: [{gateways: [./a]}]", "http[0].match[0].gateways[0]", "not a gateway"),
     (HTTP % "fault: {abort: {httpStatus: 100}}", "http[0].fault.abort.httpStatus", "200 to 599"),
     (HTTP % "fault: {abort: {http2Error: X}}", "http[0].fault.abort.http2Error", "does not support"),

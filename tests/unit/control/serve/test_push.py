@@ -1,17 +1,19 @@
 """What is pushed, when and to whom, without sockets."""
 
 import asyncio
+import logging
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
+from meshlib.control.serve import push
 from meshlib.control.serve.callers import Caller
 from meshlib.control.serve.push import Connection, Hub
 from meshlib.control.status import status
 from meshlib.xds import pb
 from meshlib.xds.client_stream import ClientStream
-from meshlib.xds.kinds import Kind
+from meshlib.xds.kinds import BY_TYPE_URL, Kind
 from meshlib.xds.node import Client, Flavour, to_node
 from meshlib.xds.snapshot import Resource
 
@@ -175,3 +177,54 @@ async def test_a_closed_stream_is_forgotten(hub: Hub) -> None:
 def test_who_has_not_said_its_name_is_not_in_the_status(hub: Hub) -> None:
     hub.opened(True, Caller("here", None))
     assert status(hub)["clients"] == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "level", "said"),
+    [
+        (("a",), logging.INFO, "did not cancel what is gone; it is told so now"),
+        ((), logging.WARNING, "did not ask for its clusters' endpoints; it is sent its routes now"),
+    ],
+)
+async def test_who_lets_something_wait_is_named_with_what_it_did_not_do(
+    hub: Hub,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: tuple[str, ...],
+    level: int,
+    said: str,
+) -> None:
+    monkeypatch.setattr(push, "HOLD_SECONDS", 0.0)
+    caplog.set_level(logging.INFO)
+    connection = hub.opened(True, Caller("here", None))
+    for kind, names in ((Kind.CLUSTER, ()), (Kind.ENDPOINTS, asked), (Kind.LISTENER, ())):
+        hub.heard(connection, request(kind, *names))
+    hub.publish(Clusters("1.1", "a"))
+    for response in await hub.due(connection):
+        hub.heard(connection, request(BY_TYPE_URL[response.type_url], nonce=response.nonce))
+    hub.publish(Clusters("1.2") if asked else Clusters("1.2", "a"))
+    assert await hub.due(connection) == []
+    assert await hub.due(connection) != []
+    assert [(record.levelno, record.message) for record in caplog.records] == [
+        (level, f"peer at here {said}")
+    ]
+
+
+class Clusters:
+    """A cluster and a listener; and endpoints of these names."""
+
+    def __init__(self, version: str, *endpoints: str) -> None:
+        self.version, self._endpoints = version, endpoints
+
+    def resources(self, client: Client, listeners: frozenset[str]) -> Iterable[Resource]:
+        yield Resource.of(Kind.CLUSTER, "a", pb.Cluster(name="a"))
+        yield Resource.of(Kind.LISTENER, "l", pb.Listener(name="l"))
+        for name in self._endpoints:
+            yield Resource.of(Kind.ENDPOINTS, name, pb.ClusterLoadAssignment(cluster_name=name))
+
+
+def request(kind: Kind, *names: str, nonce: str = "") -> Any:
+    made = pb.DeltaDiscoveryRequest(type_url=kind.type_url, resource_names_subscribe=names)
+    made.response_nonce = nonce
+    made.node.CopyFrom(to_node(Client(Flavour.ENVOY, id="peer")))
+    return made
