@@ -6,14 +6,18 @@ Rules:
 
 - The name says the address: whoever makes the namespace of a name first has the address.
 - One in which no process lives is left over: a watcher (`watcher.py`) lives in each that is of use.
+- One that is being made is not left over either, though nobody lives in it yet: who makes one, and who looks
+  for what is left, wait for each other at a lock.
 - Its address leads to it from the node. From other machines a route has to lead to the node, which has to
   forward (`net.ipv4.ip_forward`); neither is changed here.
 """
 
 import contextlib
+import fcntl
 import ipaddress
 import os
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +26,9 @@ from meshlib.agent.command import CommandFailed, executable, run
 from meshlib.errors import ConfigError
 
 FOLDER = Path("/run/netns")
+LOCK = Path("/run/meshlib-netns.lock")
+PATIENCE = 5.0
+"""Seconds that who looks for what is left waits for those who make one."""
 PREFIX = "meshlib-"
 GATEWAY = "169.254.1.1"
 SUBNET = ipaddress.IPv4Network("10.215.0.0/24")
@@ -148,10 +155,40 @@ def is_ours(path: str) -> bool:
     return found is not None and found.path == path
 
 
+@contextlib.contextmanager
+def making() -> Iterator[None]:
+    """For the time from before one is made until somebody lives in it. OSError: not root."""
+    lock = _opened()
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(lock)
+
+
 def left_over() -> list[Namespace]:
-    """Those in which nobody lives."""
-    inhabited = set(_inhabited())
-    return [one for one in ours() if number(one.path) not in inhabited]
+    """Those in which nobody lives; none, if one is being made for longer than is waited."""
+    if not ours():
+        return []
+    lock = _opened()
+    try:
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    return []
+                time.sleep(0.02)
+        inhabited = set(_inhabited())
+        return [one for one in ours() if number(one.path) not in inhabited]
+    finally:
+        os.close(lock)
+
+
+def _opened() -> int:
+    return os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _inhabited() -> Iterator[tuple[int, int] | None]:

@@ -380,7 +380,7 @@ async def clean(captures: Captures, claimed: set[str]) -> list[str]:
     stays.
     """
     done: list[str] = []
-    empty = netns.left_over()
+    empty = await asyncio.to_thread(netns.left_over)
 
     async def taken(what: str, work: Coroutine[Any, Any, None]) -> None:
         try:

@@ -78,15 +78,15 @@ async def run_program(
     command: Sequence[str],
     agent: Agent,
     *,
-    isolated: Namespace | None,
+    subnet: str | None,
     told: Mapping[str, str] | None = None,
 ) -> int:
     """Its exit status; one of 128 and more is a signal's.
 
-    `isolated`: its own namespace, which goes with it; None: it is in that of the node. `told`: more variables
-    of its environment. ConfigError.
+    `subnet`: where the address of its own namespace comes from, which goes with it; None: it is in that of the
+    node. `told`: more variables of its environment. ConfigError.
     """
-    watcher = Watcher(isolated)
+    watcher, isolated = (Watcher(None), None) if subnet is None else await _isolated(subnet)
     try:
         if isolated is None:
             workload = _with_ports(workload)
@@ -292,12 +292,20 @@ def _tell(group: int, number: int) -> None:
         os.kill(group, number) if number not in ENDING[1:] else os.killpg(group, number)
 
 
-async def isolated(subnet: str) -> Namespace:
-    """A new namespace. ConfigError: it can't be made."""
+async def _isolated(subnet: str) -> tuple[Watcher, Namespace]:
+    """A new namespace, and its watcher, who lives in it. ConfigError: it can't be made."""
     import ipaddress
 
     try:
-        return await netns.create(ipaddress.IPv4Network(subnet))
+        with netns.making():
+            made = await netns.create(ipaddress.IPv4Network(subnet))
+            try:
+                watcher = Watcher(made)
+                await asyncio.to_thread(watcher.settle)
+            except BaseException:
+                await netns.remove(made)
+                raise
+        return watcher, made
     except OSError as error:
         raise ConfigError(f"a network namespace can't be made: {error}") from None
 

@@ -11,11 +11,12 @@ end, makes those that do not after a while, and removes the namespace.
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from meshlib.agent.command import executable
-from meshlib.agent.netns import Namespace
+from meshlib.agent.netns import Namespace, number
 
 PROGRAM, REAPER = Path(__file__).with_name("watch.py"), Path(__file__).with_name("reap.py")
 _PYTHON = (sys.executable, "-I", "-S")
@@ -34,6 +35,13 @@ class Watcher:
     def starts(self) -> bool:
         """Whether it starts the program itself."""
         return self._namespace is None and sys.platform == "linux"
+
+    def settle(self) -> None:
+        """Waits until it lives in the namespace, or nowhere any more."""
+        of, process = self._namespace, self._process
+        if of is not None and process is not None:
+            while number(f"/proc/{process.pid}/ns/net") != number(of.path) and process.poll() is None:
+                time.sleep(0.005)
 
     def command(self, program: Sequence[str]) -> tuple[list[str], tuple[int, ...]]:
         """What is to be run instead of the program, and the descriptors that this needs."""

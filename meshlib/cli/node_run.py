@@ -91,11 +91,11 @@ async def _run(
     at: Path | None,
     node: Own | None,
 ) -> int:
-    from meshlib.agent.program import isolated, run_program
+    from meshlib.agent.program import run_program
 
     async with _agent(at, node) as (agent, about):
-        own = await isolated(str(about["subnet"])) if capture else None
-        return await run_program(workload, command, agent, isolated=own, told=about.get("told"))
+        subnet = str(about["subnet"]) if capture else None
+        return await run_program(workload, command, agent, subnet=subnet, told=about.get("told"))
 
 
 @contextlib.asynccontextmanager

@@ -90,7 +90,7 @@ def test_a_taken_port_is_named_with_the_option_to_choose_another(
         done = command("demo", "--port", str(port))
     assert done.returncode == 1
     assert f"port {port} of 127.0.0.1 can't be used" in done.stderr
-    assert f"meshlib demo --port {port + 1}" in done.stderr
+    assert f"choose another: --port {port + 1}, for example" in done.stderr
     assert list(tmp_path.iterdir()) == []
     assert "Traceback" not in done.stderr
 

@@ -251,6 +251,8 @@ async def test_who_lost_its_namespace_leaves_until_there_is_one_again(captured: 
     assert await captured.node.why(member)
     captured.rules.there = lambda _: True
     await member.ready.wait()
+    while len(captured.said) < 5:
+        await asyncio.sleep(0.001)
     assert sorted(captured.said[1:]) == ["/nowhere/a closes", "a joins", "a leaves", "a serves"]
     await captured.node.close()
 

@@ -1,7 +1,6 @@
 """The secrets that the agent serves: its own certificate, and files of the machine that are replaced."""
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -91,7 +90,7 @@ def test_what_stays_broken_in_ever_other_ways_is_told(
 def test_a_certificate_that_has_ended_is_served_and_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    now = [time.time()]
+    now = [CA.now.timestamp()]  # from when its certificates are
     secrets, issued = Secrets(lambda: None, wall=lambda: now[0]), CA.issue(dns=["a"], ends=600)
     name = put(tmp_path, issued)
     assert shown(secrets, name) == issued.pem.encode()
