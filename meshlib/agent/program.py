@@ -83,8 +83,8 @@ async def run_program(
 ) -> int:
     """Its exit status; one of 128 and more is a signal's.
 
-    `subnet`: where the address of its own namespace comes from, which goes with it; None: it is in that of the
-    node. `told`: more variables of its environment. ConfigError.
+    `subnet`: where the address of its own namespace comes from, which goes with it; None: it is in that of
+    the node. `told`: more variables of its environment. ConfigError.
     """
     watcher, isolated = (Watcher(None), None) if subnet is None else await _isolated(subnet)
     try:
