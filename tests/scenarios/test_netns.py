@@ -297,21 +297,25 @@ async def test_a_watcher_ends_all_who_live_there_when_its_pipe_closes(stubborn: 
 
 
 async def test_a_watcher_outlives_whoever_is_killed() -> None:
-    one = await netns.create(SUBNET)
-    code = f"""
+    with contextlib.ExitStack() as stack:
+        with netns.making():
+            one = await netns.create(SUBNET)
+            code = f"""
 import ipaddress, signal, subprocess, sys
 from meshlib.agent.netns import Namespace
 from meshlib.agent.watcher import Watcher
 one = Namespace(ipaddress.IPv4Address("{one.address}"))
 watcher = Watcher(one)
+watcher.settle()
 program = subprocess.Popen(["nsenter", f"--net={{one.path}}", "sleep", "1000"], start_new_session=True)
 watcher.watch(program.pid)
 print(program.pid, flush=True)
 signal.pause()
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as keeper:
-        assert keeper.stdout is not None
-        program = int(keeper.stdout.readline())
+            command = [sys.executable, "-c", code]
+            keeper = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            assert keeper.stdout is not None
+            program = int(keeper.stdout.readline())
         keeper.kill()
         wait_until(lambda: one not in netns.ours(), 30, "the end of the namespace")
         wait_until(lambda: not Path(f"/proc/{program}").exists(), 30, "the end of the program")
