@@ -18,11 +18,8 @@ Rules:
 import asyncio
 import logging
 import os
-import re
-import secrets
 import shutil
 import socket
-import tempfile
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,6 +29,7 @@ from meshlib.core.request import Peer
 from meshlib.dataplane.accept import Acceptor
 from meshlib.dataplane.doorstep import Port
 from meshlib.errors import ConfigError
+from meshlib.socket_folder import guessed_by_nobody, socket_folder
 from meshlib_grpc.inbound.peers import Met
 
 log = logging.getLogger(__name__)
@@ -40,9 +38,6 @@ SPEAKS = ("istio-http/2", "istio", "h2")
 """What HTTP/2 is called in ALPN."""
 _SOCKET = "grpc"
 _BUFFER = 64 * 1024
-_ELSEWHERE = "/tmp"  # noqa: S108 - a folder of our own is made there
-_PLAIN = re.compile(r"[A-Za-z0-9/._~-]*")
-"""Paths that gRPC writes as they are, where it reads and says addresses."""
 
 
 class Passage:
@@ -55,7 +50,10 @@ class Passage:
 
     def open(self) -> str:
         """Makes room for gRPC's socket; its address, for gRPC. ConfigError: there is none."""
-        self._folder = folder = _room()
+        try:
+            self._folder = folder = socket_folder()
+        except OSError as error:
+            raise ConfigError(f"there is no place for gRPC's socket: {error}") from None
         self._gone = weakref.finalize(self, _remove, str(folder), os.getpid())  # also at the process's end
         return f"unix:{folder / _SOCKET}"
 
@@ -76,32 +74,9 @@ class Passage:
         self._gone()
 
 
-def _room() -> Path:
-    """A folder of this user's alone in which connections can be named: of temporary files, if that does."""
-    failed: OSError | None = None
-    for place in (tempfile.gettempdir(), _ELSEWHERE):
-        if _PLAIN.fullmatch(place):
-            try:
-                return _room_in(place)
-            except OSError as error:
-                failed = error
-    raise ConfigError(f"there is no place for gRPC's socket: {failed}")
-
-
-def _room_in(place: str) -> Path:
-    """OSError: not there. A socket's path is short (107 bytes on Linux, 103 on macOS), so it is tried."""
-    folder = Path(tempfile.mkdtemp(prefix="meshlib-", dir=place))  # 0700
-    try:
-        _named(folder)[0].close()
-    except OSError:
-        folder.rmdir()
-        raise
-    return folder
-
-
 def _named(folder: Path) -> tuple[socket.socket, str]:
     """A socket with a name that nobody can guess, and the name. OSError."""
-    path = folder / secrets.token_hex(16)
+    path = folder / guessed_by_nobody()
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         made.setblocking(False)

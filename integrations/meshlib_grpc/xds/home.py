@@ -28,16 +28,16 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 from meshlib.bootstrap import Bootstrap
 from meshlib.dataplane.certfolder import CertFolder
 from meshlib.dataplane.certs import Certs
-from meshlib.dataplane.control_socket import LONGEST_PATH, listen_at
+from meshlib.dataplane.control_socket import listen_at
 from meshlib.dataplane.grpc_bootstrap import FILE, grpc_bootstrap
 from meshlib.dataplane.grpc_keep import LOOK_SECONDS, kept, socket_of
 from meshlib.dataplane.mesh import Mesh
 from meshlib.errors import ConfigError
+from meshlib.socket_folder import ELSEWHERE, socket_folder
 from meshlib.xds.names import MUTUAL, TLS_MODE_LABEL
 from meshlib_grpc.xds.reading import PREFIX, VARIABLE, readers
 from meshlib_grpc.xds.watch import Watch
@@ -48,10 +48,6 @@ PATIENCE = 1.0
 """Seconds for the keeper to end."""
 _YOUNG = 60.0
 """Seconds in which a folder without a lock may be one that is just made."""
-_ANY = "/tmp"  # noqa: S108 - a folder of a random name is made in it
-"""Where a folder is made if the one for temporary files will not do."""
-_MOST_FOLDER = LONGEST_PATH - 20
-"""Bytes of its path."""
 _numbers = itertools.count(1)
 
 
@@ -97,7 +93,8 @@ class Home:
         self._listening: socket.socket | None = None
         _sweep()
         try:
-            self.folder = CertFolder(_new_folder())
+            os.stat(tempfile.gettempdir())  # noqa: PTH116 - one that is gone is a mistake to be told of
+            self.folder = CertFolder(socket_folder(PREFIX))
         except OSError as error:
             raise ConfigError(f"no folder can be made for gRPC's bootstrap: {error}") from None
         try:
@@ -237,18 +234,9 @@ def _as_server(settings: Bootstrap) -> Bootstrap:
     return replace(settings, labels=tuple(sorted(labels.items())))
 
 
-def _new_folder() -> Path:
-    """Mode 0700, with room for the path of a socket, of letters that gRPC spells as we do. OSError."""
-    made = tempfile.mkdtemp(prefix=PREFIX)
-    if len(os.fsencode(made)) > _MOST_FOLDER or quote(made) != made:
-        Path(made).rmdir()
-        made = tempfile.mkdtemp(prefix=PREFIX, dir=_ANY)
-    return Path(made)
-
-
 def _sweep() -> None:
     """Removes folders of this user's that nobody has any more: their processes were killed."""
-    places = {Path(tempfile.gettempdir()), Path(_ANY)}
+    places = {Path(tempfile.gettempdir()), Path(ELSEWHERE)}
     for folder in _of_ours(one for place in places for one in place.glob(f"{PREFIX}*")):
         with contextlib.suppress(OSError):
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

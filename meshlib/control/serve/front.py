@@ -26,17 +26,14 @@ import contextlib
 import errno
 import itertools
 import logging
-import os
 import resource
 import shutil
 import socket
 import struct
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote
 
 from meshlib.control.serve.addresses import counted, listening
 from meshlib.control.serve.budget import Budget, BudgetLimits
@@ -44,6 +41,7 @@ from meshlib.control.serve.credentials import Credentials, Shown
 from meshlib.control.serve.pipe import FLUSH_SECONDS, Inside, Pipe
 from meshlib.control.serve.strangers import StrangerLimits, Strangers
 from meshlib.identity.spiffe import SpiffeId
+from meshlib.socket_folder import socket_folder
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +50,6 @@ ACCEPTS = 64
 NO_DESCRIPTORS_SECONDS = 0.5
 SPARE_DESCRIPTORS = 128
 HANG_UP_SECONDS = 0.1
-_MOST_FOLDER = 88
-"""Bytes of the folder's path, with room for a name; the kernel takes 103 on macOS, 107 on Linux."""
 SAY_SECONDS = 10.0
 """At most one line of the log about refused connections in that time."""
 
@@ -158,12 +154,7 @@ class Front:
 
     def private(self) -> str:
         """Where gRPC must listen, in its own spelling; makes the folder for it."""
-        folder = tempfile.mkdtemp(prefix="meshlib-")  # 0700
-        if len(os.fsencode(folder)) > _MOST_FOLDER or quote(folder) != folder:
-            # No socket has a longer path, and gRPC spells some letters in its own way.
-            Path(folder).rmdir()
-            folder = tempfile.mkdtemp(prefix="meshlib-", dir="/tmp")
-        self._folder = Path(folder)
+        self._folder = socket_folder()
         return f"unix:{self._folder / 'grpc'}"
 
     def who(self, peer: str) -> Peer | None:

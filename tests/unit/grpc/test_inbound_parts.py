@@ -14,12 +14,12 @@ from support.security_envoy import filters_of
 from support.small_ca import SmallCa
 
 import meshlib
+from meshlib import socket_folder
 from meshlib.bootstrap import bootstrap
 from meshlib.core.actions import Facts, Reply
 from meshlib.core.authz.question import Question
 from meshlib.core.request import Peer
 from meshlib.dataplane.decode.authz import decode_rbac
-from meshlib_grpc.inbound import door
 from meshlib_grpc.inbound.arrival import UNKNOWN, AuthorityUnknown, believed, given, head_of, tellable
 from meshlib_grpc.inbound.door import Passage
 from meshlib_grpc.inbound.peers import address_of, chain_of, shown
@@ -270,7 +270,7 @@ def test_a_passage_under_a_path_that_grpc_would_spell_otherwise(
 def test_no_passage(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = place / ("x" * 100)
     monkeypatch.setattr(tempfile, "tempdir", str(place / "none"))
-    monkeypatch.setattr(door, "_ELSEWHERE", str(long))
+    monkeypatch.setattr(socket_folder, "ELSEWHERE", str(long))
     with pytest.raises(meshlib.ConfigError, match=r"no place for gRPC's socket: .*No such file"):
         Passage().open()
     long.mkdir()
